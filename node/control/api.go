@@ -1,0 +1,129 @@
+// Package control is the control API of a Pyrsia node: HTTP and JSON over
+// mutually authenticated TLS 1.3 with pinned ed25519 keys. The operator is
+// its only caller. Nothing in it needs to be believed: blocks come with
+// their proofs, and checkpoints with the publisher's signature.
+package control
+
+import "fmt"
+
+// Port is the TCP port on which nodes serve the control API.
+const Port = 9443
+
+// Role is what a node does in its network.
+type Role string
+
+// The roles of a node.
+const (
+	// Publisher copies images from upstream registries and writes the ledger.
+	Publisher Role = "Publisher"
+	// Mirror follows the ledger and serves what it vouches for.
+	Mirror Role = "Mirror"
+)
+
+// Status is the answer of GET /v1/status?since=SIZE.
+type Status struct {
+	Role    Role   `json:"role"`
+	Version string `json:"version"`
+	// PeerID is the libp2p identity of the node, in base58.
+	PeerID string `json:"peerID"`
+	// Addrs are the multiaddrs at which the node listens for peers, without
+	// the /p2p part.
+	Addrs []string `json:"addrs"`
+	// Peers is the number of connected peers of this network.
+	Peers  int          `json:"peers"`
+	Ledger LedgerStatus `json:"ledger"`
+}
+
+// LedgerStatus is the newest state of the ledger that the node has verified.
+type LedgerStatus struct {
+	// Key is the ledger's verifier key (c2sp.org/signed-note).
+	Key string `json:"key"`
+	// Checkpoint is the signed checkpoint (c2sp.org/tlog-checkpoint); empty
+	// on a mirror that has not yet seen one.
+	Checkpoint string `json:"checkpoint,omitempty"`
+	// Consistency proves that the ledger extends the first SIZE blocks of the
+	// request's since=SIZE (RFC 6962, section 2.1.2): base64 hashes. It is
+	// absent when since is 0, or not smaller than the ledger.
+	Consistency []string `json:"consistency,omitempty"`
+}
+
+// ResolveRequest is the body of POST /v1/resolve: to which digest does the
+// upstream registry resolve this image now? Publishers only.
+type ResolveRequest struct {
+	// Image is a reference with a tag: "docker.io/library/alpine:3.20".
+	Image string `json:"image"`
+}
+
+// ResolveResponse is the upstream's answer.
+type ResolveResponse struct {
+	Digest string `json:"digest"`
+	// Current is the digest of the image's newest block; empty if there is none.
+	Current string `json:"current,omitempty"`
+}
+
+// PublishRequest is the body of POST /v1/publish: copy the image from its
+// upstream and record it on the ledger. The call is idempotent and does not
+// wait: it starts the work, or tells how far it is. Publishers only.
+type PublishRequest struct {
+	Image  string `json:"image"`
+	Digest string `json:"digest"`
+	// Floor is the newest checkpoint that the operator has verified. A
+	// publisher whose ledger does not contain it (a disk that was rolled
+	// back) refuses with ReasonLedgerBehind.
+	Floor string `json:"floor,omitempty"`
+}
+
+// PublishResponse tells how far a publication is.
+type PublishResponse struct {
+	// Block is there when the image is on the ledger: done.
+	Block *Block `json:"block,omitempty"`
+	// BytesDone of BytesTotal are copied; BytesTotal is 0 until it is known.
+	BytesDone  int64 `json:"bytesDone,omitempty"`
+	BytesTotal int64 `json:"bytesTotal,omitempty"`
+}
+
+// Block is one entry of the ledger with its proof.
+type Block struct {
+	// Height is the index of the entry in the log.
+	Height int64 `json:"height"`
+	// Entry is the entry itself: the JSON that the ledger package parses.
+	Entry string `json:"entry"`
+	// Proof is a c2sp.org/tlog-proof of the entry under a signed checkpoint.
+	Proof string `json:"proof"`
+}
+
+// Reason is a machine-readable cause of a refusal. Reasons are CamelCase, so
+// that they can stand in a Kubernetes condition.
+type Reason string
+
+// The reasons with which a node refuses.
+const (
+	ReasonInvalidRequest       Reason = "InvalidRequest"
+	ReasonNotPublisher         Reason = "NotPublisher"
+	ReasonImageNotFound        Reason = "ImageNotFound"
+	ReasonUpstreamUnauthorized Reason = "UpstreamUnauthorized"
+	ReasonUpstreamRateLimited  Reason = "UpstreamRateLimited"
+	ReasonUpstreamUnavailable  Reason = "UpstreamUnavailable"
+	ReasonUpstreamInvalid      Reason = "UpstreamInvalid"
+	ReasonLedgerBehind         Reason = "LedgerBehind"
+	ReasonInternal             Reason = "InternalError"
+)
+
+// Error is a refusal by the node, and the JSON body of every answer that is
+// not 200.
+type Error struct {
+	Reason Reason `json:"reason"`
+	// Message says what was wrong and what to do.
+	Message string `json:"message"`
+	// RetryAfterSeconds is how long the node asks to be left alone; 0 if it
+	// does not say.
+	RetryAfterSeconds int `json:"retryAfterSeconds,omitempty"`
+}
+
+func (e *Error) Error() string { return fmt.Sprintf("%s: %s", e.Reason, e.Message) }
+
+// Permanent tells whether the same request would be refused again until
+// somebody changes it.
+func (e *Error) Permanent() bool {
+	return e.Reason == ReasonInvalidRequest || e.Reason == ReasonNotPublisher
+}

@@ -1,0 +1,57 @@
+// Package durable writes files that survive a crash at any instruction.
+package durable
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+)
+
+// WriteFile puts data at name: after a crash at any moment name holds all of
+// the old content or all of the new. It returns when the new content would
+// survive a power cut.
+func WriteFile(name string, data []byte) (err error) {
+	f, err := os.CreateTemp(filepath.Dir(name), ".new-*")
+	if err != nil {
+		return fmt.Errorf("writing %s: %w", name, err)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(fmt.Errorf("writing %s: %w", name, err), f.Close(), os.Remove(f.Name()))
+		}
+	}()
+	if _, err = f.Write(data); err != nil {
+		return err
+	}
+	if err = f.Chmod(0o644); err != nil {
+		return err
+	}
+	return Rename(f, name)
+}
+
+// Rename moves the written temporary file f to name, durably, and closes it.
+// On an error f is left to the caller.
+func Rename(f *os.File, name string) error {
+	// Crash before the rename: name is as it was, and a temporary file stays
+	// that its owner removes at the next start.
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	if err := os.Rename(f.Name(), name); err != nil {
+		return err
+	}
+	if err := SyncDir(filepath.Dir(name)); err != nil {
+		return err
+	}
+	return f.Close()
+}
+
+// SyncDir makes the names in a folder durable.
+func SyncDir(path string) error {
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}

@@ -1,0 +1,138 @@
+package ledger
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"filippo.io/torchwood"
+	"golang.org/x/mod/sumdb/tlog"
+
+	"github.com/pyrsia/pyrsia-operator/node/internal/durable"
+)
+
+// dir is a ledger's folder in the layout of c2sp.org/tlog-tiles: checkpoint,
+// tile/LEVEL/..., tile/entries/... It implements torchwood.TileReader.
+type dir struct{ path string }
+
+// ReadTiles reads tiles. A partial tile may also be cut from a wider version
+// of it: a log only grows, so a wider tile begins with the narrower one.
+func (d dir) ReadTiles(_ context.Context, tiles []tlog.Tile) ([][]byte, error) {
+	out := make([][]byte, len(tiles))
+	for i, t := range tiles {
+		data, err := d.readTile(t)
+		if err != nil {
+			return nil, err
+		}
+		out[i] = data
+	}
+	return out, nil
+}
+
+func (d dir) readTile(t tlog.Tile) ([]byte, error) {
+	if t.H != torchwood.TileHeight {
+		return nil, fmt.Errorf("tile of height %d: only %d is in use", t.H, torchwood.TileHeight)
+	}
+	data, err := os.ReadFile(filepath.Join(d.path, torchwood.TilePath(t)))
+	if err == nil || !errors.Is(err, fs.ErrNotExist) || t.W == torchwood.TileWidth {
+		return data, err
+	}
+	wider, err := d.wider(t)
+	if err != nil {
+		return nil, err
+	}
+	if data, err = os.ReadFile(filepath.Join(d.path, torchwood.TilePath(wider))); err != nil {
+		return nil, err
+	}
+	return narrow(data, t)
+}
+
+// wider finds the stored version of a partial tile that has at least its
+// width: the full one, or the widest partial one.
+func (d dir) wider(t tlog.Tile) (tlog.Tile, error) {
+	full := t
+	full.W = torchwood.TileWidth
+	name := filepath.Join(d.path, torchwood.TilePath(full))
+	if _, err := os.Stat(name); err == nil {
+		return full, nil
+	}
+	entries, err := os.ReadDir(name + ".p")
+	if err != nil {
+		return t, err
+	}
+	best := 0
+	for _, e := range entries {
+		if w, err := strconv.Atoi(e.Name()); err == nil && w > best && w < torchwood.TileWidth {
+			best = w
+		}
+	}
+	if best < t.W {
+		return t, fmt.Errorf("tile %s: %w", torchwood.TilePath(t), fs.ErrNotExist)
+	}
+	full.W = best
+	return full, nil
+}
+
+// narrow cuts the first t.W hashes or entries from a wider version of t.
+func narrow(data []byte, t tlog.Tile) ([]byte, error) {
+	if t.L >= 0 {
+		if len(data) < t.W*tlog.HashSize {
+			return nil, fmt.Errorf("tile %s: too short", torchwood.TilePath(t))
+		}
+		return data[:t.W*tlog.HashSize], nil
+	}
+	rest := data
+	for range t.W {
+		var err error
+		if _, rest, err = torchwood.ReadTileEntry(rest); err != nil {
+			return nil, fmt.Errorf("tile %s: %w", torchwood.TilePath(t), err)
+		}
+	}
+	return data[:len(data)-len(rest)], nil
+}
+
+// SaveTiles implements torchwood.TileReader; what is read here is here.
+func (d dir) SaveTiles([]tlog.Tile, [][]byte) {}
+
+// ReadEndpoint reads another file of the ledger, such as "checkpoint".
+func (d dir) ReadEndpoint(_ context.Context, path string) ([]byte, error) {
+	return os.ReadFile(filepath.Join(d.path, filepath.FromSlash(path)))
+}
+
+// writeTile stores a verified tile, and drops the narrower versions that it
+// replaces. A tile that is there already is kept, unless it is not trusted.
+func (d dir) writeTile(t tlog.Tile, data []byte, overwrite bool) error {
+	name := filepath.Join(d.path, torchwood.TilePath(t))
+	if _, err := os.Stat(name); err == nil && !overwrite {
+		return nil
+	}
+	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+		return fmt.Errorf("storing a tile: %w", err)
+	}
+	// Crash: the tile is there whole or not at all; the next sync fetches it again.
+	if err := durable.WriteFile(name, data); err != nil {
+		return fmt.Errorf("storing a tile: %w", err)
+	}
+	full := t
+	full.W = torchwood.TileWidth
+	partial := filepath.Join(d.path, torchwood.TilePath(full)+".p")
+	if t.W == torchwood.TileWidth {
+		return os.RemoveAll(partial)
+	}
+	entries, err := os.ReadDir(partial)
+	if err != nil {
+		return fmt.Errorf("storing a tile: %w", err)
+	}
+	for _, e := range entries {
+		if w, err := strconv.Atoi(e.Name()); err == nil && w < t.W {
+			if err := os.Remove(filepath.Join(partial, e.Name())); err != nil {
+				return fmt.Errorf("dropping a narrower tile: %w", err)
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,166 @@
+package ledger
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+)
+
+const (
+	// MaxEntrySize is the largest entry in bytes: tlog-tiles gives its length
+	// 16 bits.
+	MaxEntrySize = 1<<16 - 1
+	// TypeAddArtifact records that the publisher copied an image.
+	TypeAddArtifact = "AddArtifact"
+	// maxPlatforms bounds an entry: official images have about a dozen.
+	maxPlatforms = 128
+)
+
+// ErrUnknownEntry is returned for an entry of a type or version that this
+// program does not know. Such an entry is part of the ledger like any other,
+// but says nothing that this program could act on.
+var ErrUnknownEntry = errors.New("unknown entry type or version")
+
+// AddArtifact is the entry that records one image. Its encoding is JSON with
+// exactly these members in this order, without white space, and any other
+// encoding of it is refused, so that equal content has one leaf hash.
+type AddArtifact struct {
+	Type    string `json:"type"`    // TypeAddArtifact
+	Version int    `json:"version"` // 1
+	// Artifact is the canonical image name: "docker.io/library/alpine:3.20".
+	Artifact string `json:"artifact"`
+	// Digest, MediaType and Size (bytes) describe the top manifest or index.
+	Digest    digest.Digest `json:"digest"`
+	MediaType string        `json:"mediaType"`
+	Size      int64         `json:"size"`
+	// Platforms are the images that the artifact holds, one per platform.
+	Platforms []Platform `json:"platforms"`
+	// Pieces is the digest of the artifact's piece list: each blob with the
+	// SHA-256 of each of its pieces.
+	Pieces digest.Digest `json:"pieces"`
+	// Upstream is the registry it was copied from: "registry-1.docker.io".
+	Upstream string `json:"upstream"`
+	// Time is when the publisher recorded it: RFC 3339, UTC, whole seconds.
+	Time time.Time `json:"time"`
+}
+
+// Platform is one platform's image.
+type Platform struct {
+	Platform string        `json:"platform"` // "linux/arm64/v8"
+	Digest   digest.Digest `json:"digest"`   // of its manifest
+	Config   digest.Digest `json:"config"`   // of its config: the image ID
+	Size     int64         `json:"size"`     // config and layers, bytes
+}
+
+// Marshal encodes the entry.
+func (e *AddArtifact) Marshal() ([]byte, error) {
+	if err := e.validate(); err != nil {
+		return nil, fmt.Errorf("entry for %s: %w", e.Artifact, err)
+	}
+	data, err := e.encode()
+	if err != nil {
+		return nil, err
+	}
+	if len(data) > MaxEntrySize {
+		return nil, fmt.Errorf("entry for %s: %d bytes, at most %d", e.Artifact, len(data), MaxEntrySize)
+	}
+	return data, nil
+}
+
+func (e *AddArtifact) encode() ([]byte, error) {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(e); err != nil {
+		return nil, fmt.Errorf("encoding an entry: %w", err)
+	}
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
+}
+
+// ParseEntry decodes and checks an entry.
+func ParseEntry(data []byte) (*AddArtifact, error) {
+	if len(data) > MaxEntrySize {
+		return nil, fmt.Errorf("entry of %d bytes: at most %d", len(data), MaxEntrySize)
+	}
+	var head struct {
+		Type    string `json:"type"`
+		Version int    `json:"version"`
+	}
+	if err := json.Unmarshal(data, &head); err != nil {
+		return nil, fmt.Errorf("entry: %w", err)
+	}
+	if head.Type != TypeAddArtifact || head.Version != 1 {
+		return nil, fmt.Errorf("%w: %.40q version %d", ErrUnknownEntry, head.Type, head.Version)
+	}
+	e := new(AddArtifact)
+	if err := json.Unmarshal(data, e); err != nil {
+		return nil, fmt.Errorf("entry: %w", err)
+	}
+	if err := e.validate(); err != nil {
+		return nil, fmt.Errorf("entry: %w", err)
+	}
+	canonical, err := e.encode()
+	if err != nil {
+		return nil, err
+	}
+	if !bytes.Equal(canonical, data) {
+		return nil, errors.New("entry: not in the canonical encoding")
+	}
+	return e, nil
+}
+
+func (e *AddArtifact) validate() error {
+	if e.Type != TypeAddArtifact || e.Version != 1 {
+		return fmt.Errorf("type %q version %d", e.Type, e.Version)
+	}
+	image, err := ParseImage(e.Artifact)
+	if err != nil {
+		return err
+	}
+	if image.String() != e.Artifact {
+		return fmt.Errorf("artifact %q: the canonical name is %q", e.Artifact, image)
+	}
+	if err := CheckDigest(e.Digest); err != nil {
+		return err
+	}
+	if err := CheckDigest(e.Pieces); err != nil {
+		return fmt.Errorf("pieces: %w", err)
+	}
+	if e.Size <= 0 {
+		return fmt.Errorf("size %d", e.Size)
+	}
+	if e.MediaType == "" || e.Upstream == "" {
+		return errors.New("mediaType and upstream must be there")
+	}
+	if len(e.Platforms) == 0 || len(e.Platforms) > maxPlatforms {
+		return fmt.Errorf("%d platforms: between 1 and %d", len(e.Platforms), maxPlatforms)
+	}
+	for _, p := range e.Platforms {
+		if p.Platform == "" || p.Size < 0 {
+			return fmt.Errorf("platform %q of %d bytes", p.Platform, p.Size)
+		}
+		if err := errors.Join(CheckDigest(p.Digest), CheckDigest(p.Config)); err != nil {
+			return fmt.Errorf("platform %q: %w", p.Platform, err)
+		}
+	}
+	if e.Time.IsZero() || e.Time.Location() != time.UTC || e.Time.Nanosecond() != 0 {
+		return fmt.Errorf("time %s: want whole seconds in UTC", e.Time.Format(time.RFC3339Nano))
+	}
+	return nil
+}
+
+// CheckDigest accepts SHA-256 digests alone: the one algorithm that every
+// registry and client speaks, and the one that pieces use.
+func CheckDigest(d digest.Digest) error {
+	if err := d.Validate(); err != nil {
+		return fmt.Errorf("digest %.80q: %w", string(d), err)
+	}
+	if d.Algorithm() != digest.SHA256 {
+		return fmt.Errorf("digest %s: only sha256 is supported", d)
+	}
+	return nil
+}

@@ -1,0 +1,165 @@
+package ledger
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"filippo.io/torchwood"
+	"golang.org/x/mod/sumdb/tlog"
+
+	"github.com/pyrsia/pyrsia-operator/node/internal/durable"
+)
+
+// ErrForked is returned when a validly signed checkpoint contradicts the
+// verified ledger. Both checkpoints are kept as evidence.
+var ErrForked = errors.New("the publisher signed two ledgers that contradict each other")
+
+// evidenceDir holds signed checkpoints that contradict the verified ledger.
+const evidenceDir = "evidence"
+
+// maxEvidence bounds the files in evidenceDir; one is proof enough.
+const maxEvidence = 100
+
+// Follower keeps a verified copy of somebody else's ledger.
+type Follower struct{ *Ledger }
+
+// OpenFollower opens or begins a copy at path of the ledger with key vkey.
+func OpenFollower(ctx context.Context, path, vkey string, log *slog.Logger) (*Follower, error) {
+	l, err := open(ctx, path, vkey, log)
+	if err != nil {
+		return nil, err
+	}
+	return &Follower{l}, nil
+}
+
+// Sync fetches from one source the blocks that this copy lacks and verifies
+// them: signature, consistency with what was verified before, and each block.
+// It reports whether the copy has grown. A source that is behind is no error.
+func (f *Follower) Sync(ctx context.Context, source torchwood.TileReader) (grown bool, err error) {
+	signed, err := source.ReadEndpoint(ctx, checkpointFile)
+	if err != nil {
+		return false, fmt.Errorf("asking for a checkpoint: %w", err)
+	}
+	c, err := VerifyCheckpoint(f.key, signed)
+	if err != nil {
+		return false, err
+	}
+	head, ok := f.Head()
+	if ok && c.Tree.N == head.Tree.N && c.Tree.Hash == head.Tree.Hash || ok && c.Tree.N < head.Tree.N {
+		return false, nil
+	}
+	err = f.adopt(ctx, source, head, c, true)
+	if err != nil && !errors.Is(err, ErrForked) && ctx.Err() == nil {
+		// A tile on this disk may be bad: once more, all from the source.
+		err = f.adopt(ctx, source, head, c, false)
+	}
+	return err == nil, err
+}
+
+// adopt makes c the head after verifying all that is new under it.
+func (f *Follower) adopt(ctx context.Context, source torchwood.TileReader, head, c Checkpoint, useLocal bool) error {
+	tr := &copier{dir: f.dir, source: source, useLocal: useLocal}
+	if err := f.checkGrowth(ctx, tr, head, c); err != nil {
+		return err
+	}
+	return f.advance(ctx, tr, c, func() error {
+		if tr.err != nil {
+			return tr.err
+		}
+		// Crash before this write: tiles without a checkpoint, which the next
+		// sync uses; an index that is ahead, which the next start rebuilds.
+		return durable.WriteFile(filepath.Join(f.dir.path, checkpointFile), c.Signed)
+	})
+}
+
+// checkGrowth proves that c extends head: the root of c's first head.N blocks,
+// from tiles that are authenticated by c, must be head's root.
+func (f *Follower) checkGrowth(ctx context.Context, tr torchwood.TileReader, head, c Checkpoint) error {
+	if head.Tree.N == 0 {
+		return nil
+	}
+	root := c.Tree.Hash
+	if c.Tree.N != head.Tree.N {
+		var err error
+		if root, err = tlog.TreeHash(head.Tree.N, torchwood.TileHashReaderWithContext(ctx, c.Tree, tr)); err != nil {
+			return fmt.Errorf("checking consistency: %w", err)
+		}
+	}
+	if root == head.Tree.Hash {
+		return nil
+	}
+	err := fmt.Errorf("%w: at %d blocks, root %s was verified and the new checkpoint of %d blocks has root %s",
+		ErrForked, head.Tree.N, head.Tree.Hash, c.Tree.N, root)
+	return errors.Join(err, f.keepEvidence(head, c))
+}
+
+func (f *Follower) keepEvidence(head, c Checkpoint) error {
+	path := filepath.Join(f.dir.path, evidenceDir)
+	if err := os.MkdirAll(path, 0o755); err != nil {
+		return fmt.Errorf("keeping the evidence: %w", err)
+	}
+	kept, err := os.ReadDir(path)
+	if err != nil || len(kept) >= maxEvidence {
+		return err
+	}
+	name := filepath.Join(path, fmt.Sprintf("fork-%s.txt", time.Now().UTC().Format("20060102T150405.000")))
+	// Crash: the evidence is whole or absent; the same checkpoint comes again.
+	return durable.WriteFile(name, fmt.Appendf(nil, "verified:\n%s\ncontradicting:\n%s", head.Signed, c.Signed))
+}
+
+// copier reads tiles from this disk, else from a source, and stores each one
+// as soon as it is proven to be under the checkpoint that is being adopted.
+type copier struct {
+	dir      dir
+	source   torchwood.TileReader
+	useLocal bool
+	err      error // of storing; owned by the one goroutine that adopts
+}
+
+func (c *copier) ReadTiles(ctx context.Context, tiles []tlog.Tile) ([][]byte, error) {
+	out := make([][]byte, len(tiles))
+	var missing []tlog.Tile
+	for i, t := range tiles {
+		if c.useLocal {
+			data, err := c.dir.readTile(t)
+			if err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return nil, err
+			}
+			out[i] = data
+		}
+		if out[i] == nil {
+			missing = append(missing, t)
+		}
+	}
+	if len(missing) == 0 {
+		return out, nil
+	}
+	fetched, err := c.source.ReadTiles(ctx, missing)
+	if err != nil {
+		return nil, err
+	}
+	for i := range out {
+		if out[i] == nil {
+			out[i], fetched = fetched[0], fetched[1:]
+		}
+	}
+	return out, nil
+}
+
+func (c *copier) SaveTiles(tiles []tlog.Tile, data [][]byte) {
+	for i, t := range tiles {
+		if c.err == nil {
+			c.err = c.dir.writeTile(t, data[i], !c.useLocal)
+		}
+	}
+}
+
+func (c *copier) ReadEndpoint(ctx context.Context, path string) ([]byte, error) {
+	return c.source.ReadEndpoint(ctx, path)
+}

@@ -1,0 +1,139 @@
+package ledger
+
+import (
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"filippo.io/torchwood"
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/mod/sumdb/tlog"
+)
+
+// maxArtifacts bounds the blocks in one answer of /api/v1/artifacts.
+const maxArtifacts = 100
+
+// BlockJSON is a block in the answers of /api/v1/.
+type BlockJSON struct {
+	Height int64 `json:"height"`
+	// Hash is the RFC 6962 leaf hash in base64.
+	Hash  string          `json:"hash"`
+	Entry json.RawMessage `json:"entry"`
+	// Proof is a c2sp.org/tlog-proof; only in answers about one block.
+	Proof string `json:"proof,omitempty"`
+}
+
+// Handler serves this copy of the ledger, read-only and open to everyone:
+//
+//	/checkpoint, /tile/...               c2sp.org/tlog-tiles
+//	/api/v1/artifacts?image= or digest=  blocks, newest first
+//	/api/v1/blocks/HEIGHT                one block with its proof
+func (l *Ledger) Handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /checkpoint", l.serveCheckpoint)
+	mux.HandleFunc("GET /tile/", l.serveTile)
+	mux.HandleFunc("GET /api/v1/artifacts", l.serveArtifacts)
+	mux.HandleFunc("GET /api/v1/blocks/{height}", l.serveBlock)
+	return mux
+}
+
+func (l *Ledger) serveCheckpoint(w http.ResponseWriter, _ *http.Request) {
+	head, ok := l.Head()
+	if !ok {
+		http.Error(w, "no checkpoint yet: this node has not reached a node of its network", http.StatusNotFound)
+		return
+	}
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("Cache-Control", "no-cache")
+	_, _ = w.Write(head.Signed)
+}
+
+func (l *Ledger) serveTile(w http.ResponseWriter, r *http.Request) {
+	t, err := torchwood.ParseTilePath(strings.TrimPrefix(r.URL.Path, "/"))
+	if err != nil {
+		http.Error(w, "not a tile path of c2sp.org/tlog-tiles", http.StatusNotFound)
+		return
+	}
+	data, err := l.dir.readTile(t)
+	if errors.Is(err, fs.ErrNotExist) {
+		http.Error(w, "this node does not have that tile", http.StatusNotFound)
+		return
+	}
+	if err != nil {
+		l.log.Error("reading a tile", "path", r.URL.Path, "error", err)
+		http.Error(w, "the tile cannot be read", http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "application/octet-stream")
+	w.Header().Set("Cache-Control", "public, max-age=31536000, immutable")
+	_, _ = w.Write(data)
+}
+
+func (l *Ledger) serveArtifacts(w http.ResponseWriter, r *http.Request) {
+	q := r.URL.Query()
+	var heights []int64
+	switch image, d := q.Get("image"), digest.Digest(q.Get("digest")); {
+	case image != "" && d == "":
+		name, err := ParseImage(image)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		heights = l.Heights(name, maxArtifacts)
+	case d != "" && image == "":
+		if err := CheckDigest(d); err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		heights = l.ByDigest(d, maxArtifacts)
+	default:
+		http.Error(w, "give image=NAME:TAG or digest=sha256:...", http.StatusBadRequest)
+		return
+	}
+	out := []BlockJSON{}
+	for _, h := range heights {
+		b, _, err := l.Block(r.Context(), h)
+		if err != nil {
+			l.fail(w, err)
+			return
+		}
+		out = append(out, blockJSON(b, nil))
+	}
+	writeJSON(w, out)
+}
+
+func (l *Ledger) serveBlock(w http.ResponseWriter, r *http.Request) {
+	height, err := strconv.ParseInt(r.PathValue("height"), 10, 64)
+	if err != nil {
+		http.Error(w, "the height of a block is a number", http.StatusBadRequest)
+		return
+	}
+	b, proof, err := l.Block(r.Context(), height)
+	if err != nil {
+		l.fail(w, err)
+		return
+	}
+	writeJSON(w, blockJSON(b, proof))
+}
+
+func (l *Ledger) fail(w http.ResponseWriter, err error) {
+	if errors.Is(err, ErrNotFound) {
+		http.Error(w, err.Error(), http.StatusNotFound)
+		return
+	}
+	l.log.Error("answering a query", "error", err)
+	http.Error(w, "the ledger cannot be read", http.StatusInternalServerError)
+}
+
+func blockJSON(b *Entry, proof []byte) BlockJSON {
+	return BlockJSON{Height: b.Height, Hash: tlog.RecordHash(b.Data).String(), Entry: b.Data, Proof: string(proof)}
+}
+
+func writeJSON(w http.ResponseWriter, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-cache")
+	_ = json.NewEncoder(w).Encode(v) // the client is gone: nobody to tell
+}

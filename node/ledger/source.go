@@ -1,0 +1,84 @@
+package ledger
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+
+	"filippo.io/torchwood"
+	"golang.org/x/mod/sumdb/tlog"
+	"golang.org/x/sync/errgroup"
+)
+
+const (
+	sourceTimeout     = 20 * time.Second // for one tile
+	sourceConcurrency = 8
+	// maxBundle is a full entry bundle: 256 entries with their 16-bit lengths.
+	maxBundle = torchwood.TileWidth * (2 + MaxEntrySize)
+)
+
+// Source reads somebody's copy of a ledger over HTTP (c2sp.org/tlog-tiles).
+// What it returns is bounded in size and time, and not verified. It makes one
+// attempt: whoever has several sources asks the next.
+type Source struct {
+	base   string
+	client *http.Client
+}
+
+// NewSource reads from the ledger at the URL base.
+func NewSource(base string, client *http.Client) *Source {
+	return &Source{base: base, client: client}
+}
+
+// ReadTiles implements torchwood.TileReader.
+func (s *Source) ReadTiles(ctx context.Context, tiles []tlog.Tile) ([][]byte, error) {
+	out := make([][]byte, len(tiles))
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(sourceConcurrency)
+	for i, t := range tiles {
+		group.Go(func() (err error) {
+			limit := int64(t.W) * tlog.HashSize
+			if t.L < 0 {
+				limit = maxBundle
+			}
+			out[i], err = s.get(ctx, torchwood.TilePath(t), limit)
+			return err
+		})
+	}
+	return out, group.Wait()
+}
+
+// SaveTiles implements torchwood.TileReader; a source keeps nothing.
+func (s *Source) SaveTiles([]tlog.Tile, [][]byte) {}
+
+// ReadEndpoint implements torchwood.TileReader.
+func (s *Source) ReadEndpoint(ctx context.Context, path string) ([]byte, error) {
+	return s.get(ctx, path, maxCheckpoint)
+}
+
+func (s *Source) get(ctx context.Context, path string, limit int64) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, sourceTimeout)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.base+"/"+path, nil)
+	if err != nil {
+		return nil, fmt.Errorf("fetching %s: %w", path, err)
+	}
+	resp, err := s.client.Do(req)
+	if err != nil {
+		return nil, fmt.Errorf("fetching %s: %w", path, err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("fetching %s: %s", path, resp.Status)
+	}
+	data, err := io.ReadAll(io.LimitReader(resp.Body, limit+1))
+	if err != nil {
+		return nil, fmt.Errorf("fetching %s: %w", path, err)
+	}
+	if int64(len(data)) > limit {
+		return nil, fmt.Errorf("fetching %s: more than %d bytes", path, limit)
+	}
+	return data, nil
+}
