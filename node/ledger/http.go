@@ -20,8 +20,9 @@ const maxArtifacts = 100
 type BlockJSON struct {
 	Height int64 `json:"height"`
 	// Hash is the RFC 6962 leaf hash in base64.
-	Hash  string          `json:"hash"`
-	Entry json.RawMessage `json:"entry"`
+	Hash string `json:"hash"`
+	// Entry is the entry itself, as a string: its bytes are what is hashed.
+	Entry string `json:"entry"`
 	// Proof is a c2sp.org/tlog-proof; only in answers about one block.
 	Proof string `json:"proof,omitempty"`
 }
@@ -129,7 +130,7 @@ func (l *Ledger) fail(w http.ResponseWriter, err error) {
 }
 
 func blockJSON(b *Entry, proof []byte) BlockJSON {
-	return BlockJSON{Height: b.Height, Hash: tlog.RecordHash(b.Data).String(), Entry: b.Data, Proof: string(proof)}
+	return BlockJSON{Height: b.Height, Hash: tlog.RecordHash(b.Data).String(), Entry: string(b.Data), Proof: string(proof)}
 }
 
 func writeJSON(w http.ResponseWriter, v any) {

@@ -143,7 +143,9 @@ func TestFollowerCopiesVerifiesAndServes(t *testing.T) {
 	source := serve(t, p.Ledger)
 	for round := range 3 {
 		for i := range 150 {
-			go func() { _, _ = p.Append(context.Background(), artifact(fmt.Sprintf("docker.io/library/r%d:%d", round, i), "x")) }()
+			go func() {
+				_, _ = p.Append(context.Background(), artifact(fmt.Sprintf("docker.io/library/r%d:%d", round, i), "x"))
+			}()
 		}
 		p.mustAppend(t, alpine, fmt.Sprint(round))
 		for p.Size() < int64(151*(round+1)) {

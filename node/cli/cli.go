@@ -1,0 +1,52 @@
+// Package cli is the command line of the program pyrsia.
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pyrsia/pyrsia-operator/node"
+)
+
+// errUsage marks a wrong use of a command: exit status 2.
+var errUsage = errors.New("see --help")
+
+// Main runs the program and returns its exit status: 0 for success, 1 for a
+// failure (also of a verification), 2 for a wrong use.
+func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	root := &cobra.Command{
+		Use:   "pyrsia",
+		Short: "A node of the Pyrsia network, and its command line",
+		Long: `Pyrsia copies official container images from their registry onto a peer-to-peer
+network and records each one in a signed, append-only ledger. Mirrors hand out
+only what the ledger vouches for.`,
+		Example: `  # A mirror for this machine's Docker or containerd, at 127.0.0.1:5001
+  pyrsia node --role Mirror --data /var/lib/pyrsia --ledger-key VKEY --bootstrap ADDRESS
+
+  # What does the ledger know of an image?
+  pyrsia log alpine:3.20`,
+		Version:       node.Version,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	root.SetArgs(args)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return fmt.Errorf("%w: %w (%s --help)", errUsage, err, c.CommandPath())
+	})
+	root.AddCommand(nodeCommand(), keygenCommand(), logCommand(), proofCommand(), verifyCommand(),
+		containerdCommand(), initDataCommand(), pauseCommand())
+	if err := root.ExecuteContext(ctx); err != nil {
+		fmt.Fprintln(stderr, "pyrsia:", err)
+		if errors.Is(err, errUsage) {
+			return 2
+		}
+		return 1
+	}
+	return 0
+}

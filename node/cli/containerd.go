@@ -1,0 +1,103 @@
+package cli
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pyrsia/pyrsia-operator/node/internal/containerd"
+)
+
+func containerdCommand() *cobra.Command {
+	var s containerd.Setup
+	var mirror, mode string
+	cmd := &cobra.Command{
+		Use:   "containerd",
+		Short: "Make a node the registry mirror of this machine's containerd, or take that back",
+		Long: `Writes certs.d/REGISTRY/hosts.toml, which containerd reads at each pull: nothing
+needs a restart. Its configuration must have config_path set to that certs.d.
+What was there before is kept, and restored exactly by uninstall.`,
+	}
+	f := cmd.PersistentFlags()
+	f.StringVar(&s.CertsD, "certs-d", "/etc/containerd/certs.d", "containerd's config_path")
+	f.StringArrayVar(&s.Registries, "registry", []string{"docker.io"}, "registry that the node mirrors; may be repeated")
+
+	install := &cobra.Command{
+		Use:   "install",
+		Short: "Send pulls to the node",
+		Args:  cobra.NoArgs,
+		RunE:  func(*cobra.Command, []string) error { return s.Install(mirror, containerd.Mode(mode)) },
+	}
+	install.Flags().StringVar(&mirror, "mirror", "http://127.0.0.1:5001", "URL of the node's mirror port")
+	install.Flags().StringVar(&mode, "mode", string(containerd.Strict), "Strict (what the node refuses is not pulled) or Fallback (goes on to the registry)")
+
+	uninstall := &cobra.Command{
+		Use:   "uninstall",
+		Short: "Restore what was there before",
+		Args:  cobra.NoArgs,
+		RunE:  func(*cobra.Command, []string) error { return s.Uninstall() },
+	}
+	status := &cobra.Command{
+		Use:   "status",
+		Short: "Show which registries' pulls go to a node",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			installed, err := s.Installed()
+			if err != nil {
+				return err
+			}
+			tw := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 3, ' ', 0)
+			fmt.Fprintln(tw, "REGISTRY\tMIRRORED")
+			for _, r := range s.Registries {
+				fmt.Fprintf(tw, "%s\t%t\n", r, installed[r])
+			}
+			return tw.Flush()
+		},
+	}
+	cmd.AddCommand(install, uninstall, status)
+	return cmd
+}
+
+// initDataCommand prepares a host path for a node that runs without
+// privileges: the one thing that needs root there.
+func initDataCommand() *cobra.Command {
+	var owner string
+	cmd := &cobra.Command{
+		Use:    "init-data DIR --owner UID:GID",
+		Short:  "Give a node's data folder to the user that the node runs as",
+		Hidden: true,
+		Args:   cobra.ExactArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			u, g, _ := strings.Cut(owner, ":")
+			uid, err1 := strconv.Atoi(u)
+			gid, err2 := strconv.Atoi(g)
+			if err1 != nil || err2 != nil {
+				return fmt.Errorf("%w: --owner UID:GID", errUsage)
+			}
+			if err := os.MkdirAll(args[0], 0o755); err != nil {
+				return fmt.Errorf("preparing the data folder: %w", err)
+			}
+			if err := os.Chown(args[0], uid, gid); err != nil {
+				return fmt.Errorf("preparing the data folder: %w", err)
+			}
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&owner, "owner", "65532:65532", "UID:GID")
+	return cmd
+}
+
+// pauseCommand is what a pod runs whose work its init containers have done.
+func pauseCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:    "pause",
+		Short:  "Wait until ended",
+		Hidden: true,
+		Args:   cobra.NoArgs,
+		RunE:   func(cmd *cobra.Command, _ []string) error { <-cmd.Context().Done(); return nil },
+	}
+}

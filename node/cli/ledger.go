@@ -1,0 +1,244 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/spf13/cobra"
+
+	"github.com/pyrsia/pyrsia-operator/node/ledger"
+)
+
+const (
+	defaultNode  = "http://127.0.0.1:8080"
+	queryTimeout = 30 * time.Second
+	maxAnswer    = 16 << 20
+)
+
+func keygenCommand() *cobra.Command {
+	var origin, file string
+	cmd := &cobra.Command{
+		Use:   "keygen --origin NAME --out FILE",
+		Short: "Make the signing key of a new ledger",
+		Long: `Writes the signing key to a new file that only you can read, and prints the
+verifier key that readers pin. The origin is the ledger's name for ever: a
+unique URL without a scheme, such as example.com/pyrsia.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if origin == "" || file == "" {
+				return fmt.Errorf("%w: give --origin and --out", errUsage)
+			}
+			skey, vkey, err := ledger.GenerateKey(origin)
+			if err != nil {
+				return err
+			}
+			f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+			if err != nil {
+				return fmt.Errorf("writing the signing key: %w", err)
+			}
+			if _, err := f.WriteString(skey + "\n"); err != nil {
+				return fmt.Errorf("writing the signing key: %w", err)
+			}
+			if err := f.Close(); err != nil {
+				return fmt.Errorf("writing the signing key: %w", err)
+			}
+			_, err = fmt.Fprintln(cmd.OutOrStdout(), vkey)
+			return err
+		},
+	}
+	cmd.Flags().StringVar(&origin, "origin", "", "name of the ledger: example.com/pyrsia")
+	cmd.Flags().StringVar(&file, "out", "", "new file for the signing key")
+	return cmd
+}
+
+func logCommand() *cobra.Command {
+	var nodeURL, output string
+	cmd := &cobra.Command{
+		Use:   "log IMAGE|DIGEST",
+		Short: "Show what the ledger says of an image, newest first",
+		Long: `Asks a node for all blocks of an image (alpine:3.20), or of a digest: of an
+index, of a platform's manifest, or the image ID that 'docker images' shows.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			blocks, err := query(cmd.Context(), nodeURL, args[0])
+			if err != nil {
+				return err
+			}
+			if output == "json" {
+				return json.NewEncoder(cmd.OutOrStdout()).Encode(blocks)
+			}
+			if len(blocks) == 0 {
+				return fmt.Errorf("%s is not on the ledger of %s", args[0], nodeURL)
+			}
+			return table(cmd.OutOrStdout(), blocks)
+		},
+	}
+	nodeFlag(cmd, &nodeURL)
+	cmd.Flags().StringVarP(&output, "output", "o", "table", "table or json")
+	return cmd
+}
+
+func nodeFlag(cmd *cobra.Command, url *string) {
+	cmd.Flags().StringVar(url, "node", defaultNode, "URL of a node's open port")
+}
+
+func query(ctx context.Context, nodeURL, what string) ([]ledger.BlockJSON, error) {
+	v := url.Values{"image": {what}}
+	if digest.Digest(what).Validate() == nil {
+		v = url.Values{"digest": {what}}
+	}
+	var blocks []ledger.BlockJSON
+	return blocks, get(ctx, nodeURL, "/api/v1/artifacts?"+v.Encode(), &blocks)
+}
+
+func get(ctx context.Context, nodeURL, path string, out any) error {
+	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimSuffix(nodeURL, "/")+path, nil)
+	if err != nil {
+		return fmt.Errorf("asking the node: %w", err)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return fmt.Errorf("asking the node: %w; give the URL of a node's open port by --node", err)
+	}
+	defer resp.Body.Close()
+	data, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	if err != nil {
+		return fmt.Errorf("asking the node: %w", err)
+	}
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("the node answered %s: %s", resp.Status, strings.TrimSpace(string(data)))
+	}
+	if err := json.Unmarshal(data, out); err != nil {
+		return fmt.Errorf("the node's answer: %w", err)
+	}
+	return nil
+}
+
+func table(w io.Writer, blocks []ledger.BlockJSON) error {
+	tw := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
+	fmt.Fprintln(tw, "BLOCK\tTIME\tIMAGE\tDIGEST\tPLATFORMS")
+	for _, b := range blocks {
+		a, err := ledger.ParseEntry([]byte(b.Entry))
+		if err != nil {
+			fmt.Fprintf(tw, "%d\t(%v)\n", b.Height, err)
+			continue
+		}
+		fmt.Fprintf(tw, "%d\t%s\t%s\t%s\t%d\n", b.Height, a.Time.Format(time.RFC3339), a.Artifact, a.Digest, len(a.Platforms))
+	}
+	return tw.Flush()
+}
+
+// bundle is what 'pyrsia proof' writes: an entry and its tlog-proof.
+type bundle struct {
+	Entry string `json:"entry"`
+	Proof string `json:"proof"`
+}
+
+func proofCommand() *cobra.Command {
+	var nodeURL, file string
+	cmd := &cobra.Command{
+		Use:   "proof IMAGE|DIGEST",
+		Short: "Fetch the proof that an image is on the ledger",
+		Long: `Writes the newest block of the image with its inclusion proof
+(c2sp.org/tlog-proof) as a bundle for 'pyrsia verify'.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			blocks, err := query(cmd.Context(), nodeURL, args[0])
+			if err != nil {
+				return err
+			}
+			if len(blocks) == 0 {
+				return fmt.Errorf("%s is not on the ledger of %s", args[0], nodeURL)
+			}
+			var b ledger.BlockJSON
+			if err := get(cmd.Context(), nodeURL, "/api/v1/blocks/"+strconv.FormatInt(blocks[0].Height, 10), &b); err != nil {
+				return err
+			}
+			data, err := json.MarshalIndent(bundle{Entry: b.Entry, Proof: b.Proof}, "", "  ")
+			if err != nil {
+				return fmt.Errorf("writing the proof: %w", err)
+			}
+			if file == "" {
+				_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s\n", data)
+				return err
+			}
+			return os.WriteFile(file, append(data, '\n'), 0o644)
+		},
+	}
+	nodeFlag(cmd, &nodeURL)
+	cmd.Flags().StringVar(&file, "out", "", "file to write (default: standard output)")
+	return cmd
+}
+
+func verifyCommand() *cobra.Command {
+	var vkey, file string
+	cmd := &cobra.Command{
+		Use:   "verify --key VKEY --proof FILE IMAGE@DIGEST",
+		Short: "Check a proof offline: exit status 0 means that the publisher recorded this image",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			name, d, ok := strings.Cut(args[0], "@")
+			if !ok || vkey == "" || file == "" {
+				return fmt.Errorf("%w: give IMAGE:TAG@sha256:..., --key and --proof", errUsage)
+			}
+			b, err := verifyBundle(vkey, file)
+			if err != nil {
+				return err
+			}
+			image, err := ledger.ParseImage(name)
+			if err != nil {
+				return err
+			}
+			if b.Artifact.Artifact != image.String() || !names(b.Artifact, digest.Digest(d)) {
+				return fmt.Errorf("the proof is good, but for %s@%s", b.Artifact.Artifact, b.Artifact.Digest)
+			}
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "verified: %s is block %d of %s, recorded %s\n",
+				args[0], b.Height, b.Checkpoint.Origin, b.Artifact.Time.Format(time.RFC3339))
+			return err
+		},
+	}
+	cmd.Flags().StringVar(&vkey, "key", "", "verifier key of the ledger")
+	cmd.Flags().StringVar(&file, "proof", "", "file that 'pyrsia proof' wrote")
+	return cmd
+}
+
+func verifyBundle(vkey, file string) (*ledger.VerifiedBlock, error) {
+	key, err := ledger.NewVerifier(vkey)
+	if err != nil {
+		return nil, err
+	}
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("reading the proof: %w", err)
+	}
+	var in bundle
+	if err := json.Unmarshal(data, &in); err != nil {
+		return nil, fmt.Errorf("reading the proof: %w", err)
+	}
+	return ledger.VerifyBlock(key, []byte(in.Entry), []byte(in.Proof))
+}
+
+// names tells whether an artifact is, or holds, the image with digest d.
+func names(a *ledger.AddArtifact, d digest.Digest) bool {
+	if a.Digest == d {
+		return true
+	}
+	for _, p := range a.Platforms {
+		if p.Digest == d || p.Config == d {
+			return true
+		}
+	}
+	return false
+}

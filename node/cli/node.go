@@ -1,0 +1,97 @@
+package cli
+
+import (
+	"fmt"
+	"log/slog"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"k8s.io/klog/v2"
+
+	"github.com/pyrsia/pyrsia-operator/node"
+	"github.com/pyrsia/pyrsia-operator/node/control"
+)
+
+func nodeCommand() *cobra.Command {
+	var c node.Config
+	var role, logLevel string
+	var p2pPort int
+	cmd := &cobra.Command{
+		Use:   "node",
+		Short: "Run a node: a publisher or a mirror",
+		Long: `A publisher copies images from upstream registries and signs the ledger.
+A mirror follows the ledger of the publisher whose key it was given, and serves
+container clients on this machine as their registry mirror. It never asks an
+upstream registry.`,
+		Example: `  pyrsia node --role Mirror --data /var/lib/pyrsia \
+    --ledger-key 'pyrsia.example/ledger+1a2b3c4d+AX...' \
+    --bootstrap /dns4/publisher.example/tcp/4001/p2p/12D3KooW...`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			var level slog.Level
+			if err := level.UnmarshalText([]byte(logLevel)); err != nil {
+				return fmt.Errorf("%w: --log-level: %w", errUsage, err)
+			}
+			c.Logger = slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: level}))
+			klog.SetSlogLogger(c.Logger.With("part", "tessera"))
+			c.Role = control.Role(role)
+			for _, r := range []control.Role{control.Publisher, control.Mirror} {
+				if strings.EqualFold(role, string(r)) {
+					c.Role = r
+				}
+			}
+			c.P2PListen = listenAddrs(p2pPort)
+			return node.Run(cmd.Context(), c)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&role, "role", "", "Publisher or Mirror")
+	f.StringVar(&c.DataDir, "data", "", "folder of the node's ledger, content and identity")
+	f.StringVar(&c.SigningKeyFile, "signing-key", "", "publisher: file with the ledger's signing key")
+	f.StringToStringVar(&c.Upstreams, "upstream", nil, "publisher: REGISTRY=URL to copy its images from, such as docker.io=https://registry-1.docker.io")
+	f.StringVar(&c.LedgerKey, "ledger-key", "", "mirror: verifier key of the ledger to trust")
+	f.Var((*byteSize)(&c.CacheSize), "cache-size", "mirror: bound on the content on disk in bytes, or with Ki, Mi, Gi, Ti (0: no bound)")
+	f.StringArrayVar(&c.Bootstrap, "bootstrap", nil, "multiaddr of a node to join by; may be repeated")
+	f.IntVar(&p2pPort, "p2p-port", 4001, "TCP and UDP port for peers; 0 takes any")
+	f.StringVar(&c.OpenAddr, "open-addr", "127.0.0.1:8080", "HOST:PORT of health, metrics, the ledger, and content for peers")
+	f.StringVar(&c.MirrorAddr, "mirror-addr", "", "mirror: HOST:PORT of the registry mirror, such as 127.0.0.1:5001")
+	f.StringVar(&c.ControlAddr, "control-addr", "", "HOST:PORT of the operator's API")
+	f.StringVar(&c.ControlKeyFile, "control-key", "", "file with this node's key for the operator's API")
+	f.StringVar(&c.OperatorKeyFile, "operator-key", "", "file with the operator's public key")
+	f.StringVar(&logLevel, "log-level", "info", "debug, info, warn or error")
+	return cmd
+}
+
+// listenAddrs are the multiaddrs of all interfaces, IPv4 and IPv6.
+func listenAddrs(port int) []string {
+	p := strconv.Itoa(port)
+	return []string{
+		"/ip4/0.0.0.0/tcp/" + p, "/ip6/::/tcp/" + p,
+		"/ip4/0.0.0.0/udp/" + p + "/quic-v1", "/ip6/::/udp/" + p + "/quic-v1",
+	}
+}
+
+// byteSize is a flag for a number of bytes.
+type byteSize int64
+
+func (b *byteSize) String() string { return strconv.FormatInt(int64(*b), 10) }
+
+// Type names the value in --help.
+func (b *byteSize) Type() string { return "bytes" }
+
+// Set reads a number with an optional binary suffix.
+func (b *byteSize) Set(s string) error {
+	shift := 0
+	for i, suffix := range []string{"Ki", "Mi", "Gi", "Ti"} {
+		if rest, ok := strings.CutSuffix(s, suffix); ok {
+			s, shift = rest, 10*(i+1)
+		}
+	}
+	n, err := strconv.ParseInt(s, 10, 64)
+	if err != nil || n < 0 || n > 1<<62>>shift {
+		return fmt.Errorf("%q is not a number of bytes", s)
+	}
+	*b = byteSize(n << shift)
+	return nil
+}

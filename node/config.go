@@ -1,0 +1,84 @@
+// Package node is a Pyrsia node: the ledger, its place in the peer-to-peer
+// network, and what its role adds. A publisher copies images from upstream
+// registries; a mirror serves container clients. It knows no Kubernetes.
+package node
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+
+	"github.com/pyrsia/pyrsia-operator/node/control"
+	"github.com/pyrsia/pyrsia-operator/node/ledger"
+)
+
+// Version is the program's version; the linker sets it.
+var Version = "dev"
+
+// Config says what a node is and where it listens. Addresses are HOST:PORT;
+// an empty one is not served.
+type Config struct {
+	Role    control.Role
+	DataDir string
+	// SigningKeyFile holds the ledger's signing key. Publishers only.
+	SigningKeyFile string
+	// LedgerKey is the verifier key of the ledger to follow. Mirrors only.
+	LedgerKey string
+	// Upstreams maps a registry's name ("docker.io") to the URL that its
+	// images are copied from. Publishers only.
+	Upstreams map[string]string
+	// CacheSize bounds the content on a mirror's disk in bytes; 0 is no bound.
+	CacheSize int64
+
+	P2PListen []string // multiaddrs
+	Bootstrap []string // multiaddrs with /p2p/ID of nodes to join by
+
+	OpenAddr       string // health, metrics, the ledger and content for peers
+	MirrorAddr     string // the registry mirror for container clients
+	ControlAddr    string // the operator's API
+	ControlKeyFile string // this node's private key for it, PEM
+	// OperatorKeyFile is the public key of the one caller of that API, PEM.
+	OperatorKeyFile string
+
+	Logger *slog.Logger
+}
+
+func (c *Config) validate() error {
+	var errs []error
+	if c.DataDir == "" {
+		errs = append(errs, errors.New("the data folder must be given"))
+	}
+	switch c.Role {
+	case control.Publisher:
+		if c.SigningKeyFile == "" {
+			errs = append(errs, errors.New("a publisher needs the ledger's signing key: 'pyrsia keygen' makes one"))
+		}
+		if c.LedgerKey != "" || c.MirrorAddr != "" {
+			errs = append(errs, errors.New("a publisher has its ledger's key already and serves no container clients"))
+		}
+	case control.Mirror:
+		if c.SigningKeyFile != "" || len(c.Upstreams) > 0 {
+			errs = append(errs, errors.New("a mirror signs nothing and asks no upstream"))
+		}
+		if _, err := ledger.NewVerifier(c.LedgerKey); err != nil {
+			errs = append(errs, err)
+		}
+	default:
+		errs = append(errs, fmt.Errorf("role %q: want %s or %s", c.Role, control.Publisher, control.Mirror))
+	}
+	if (c.ControlAddr == "") != (c.ControlKeyFile == "") || (c.ControlAddr == "") != (c.OperatorKeyFile == "") {
+		errs = append(errs, errors.New("the control API needs an address, this node's key and the operator's key together"))
+	}
+	return errors.Join(errs...)
+}
+
+// signingKey reads the signing key.
+func (c *Config) signingKey() (string, error) {
+	data, err := os.ReadFile(c.SigningKeyFile)
+	if err != nil {
+		return "", fmt.Errorf("reading the signing key: %w", err)
+	}
+	return strings.TrimSpace(string(data)), nil
+}

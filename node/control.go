@@ -1,0 +1,50 @@
+package node
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/pyrsia/pyrsia-operator/node/control"
+	"github.com/pyrsia/pyrsia-operator/node/ledger"
+)
+
+// Status implements control.Node.
+func (n *Node) Status(ctx context.Context, since int64) (*control.Status, error) {
+	proof, err := n.ledger.Consistency(ctx, since)
+	if err != nil {
+		return nil, err
+	}
+	s := &control.Status{
+		Role: n.config.Role, Version: Version,
+		PeerID: n.host.ID().String(), Peers: len(n.host.Peers()),
+		Ledger: control.LedgerStatus{Key: n.ledger.Key(), Consistency: ledger.EncodeHashes(proof)},
+	}
+	for _, a := range n.host.Addrs() {
+		s.Addrs = append(s.Addrs, a.String())
+	}
+	if head, ok := n.ledger.Head(); ok {
+		s.Ledger.Checkpoint = string(head.Signed)
+	}
+	return s, nil
+}
+
+// Resolve implements control.Node.
+func (n *Node) Resolve(ctx context.Context, req control.ResolveRequest) (*control.ResolveResponse, error) {
+	if n.publisher == nil {
+		return nil, n.notPublisher()
+	}
+	return n.publisher.Resolve(ctx, req)
+}
+
+// Publish implements control.Node.
+func (n *Node) Publish(ctx context.Context, req control.PublishRequest) (*control.PublishResponse, error) {
+	if n.publisher == nil {
+		return nil, n.notPublisher()
+	}
+	return n.publisher.Publish(ctx, req)
+}
+
+func (n *Node) notPublisher() error {
+	return &control.Error{Reason: control.ReasonNotPublisher,
+		Message: fmt.Sprintf("this node is a %s: only a publisher asks upstream registries", n.config.Role)}
+}

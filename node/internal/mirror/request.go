@@ -1,0 +1,70 @@
+package mirror
+
+import (
+	"net/http"
+	"strings"
+
+	"github.com/pyrsia/pyrsia-operator/node/ledger"
+)
+
+// parse reads a request of the distribution API. The kind is set also when
+// the request is refused.
+func parse(r *http.Request) (request, error) {
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		return request{kind: "other"}, &refusal{http.StatusMethodNotAllowed, "UNSUPPORTED", "a Pyrsia node is read-only: images come from the publisher"}
+	}
+	path, ok := strings.CutPrefix(r.URL.Path, "/v2")
+	if !ok {
+		return request{kind: "other"}, &refusal{http.StatusNotFound, "UNSUPPORTED", "this is a registry mirror: its API begins at /v2/"}
+	}
+	switch path {
+	case "", "/":
+		return request{kind: "base"}, nil
+	case "/_catalog":
+		return request{kind: "catalog"}, nil
+	}
+	name, kind, reference := split(strings.TrimPrefix(path, "/"))
+	if kind == "" || reference == "" {
+		return request{kind: "other"}, &refusal{http.StatusNotFound, "UNSUPPORTED", "not a path of the OCI distribution-spec"}
+	}
+	req := request{kind: kind, reference: reference}
+	image, err := ledger.ParseImage(registry(r) + "/" + name)
+	if err != nil || strings.Contains(name, ":") {
+		return req, &refusal{http.StatusBadRequest, "NAME_INVALID", "not a repository name: " + name}
+	}
+	req.repository = image.Name()
+	return req, nil
+}
+
+// split takes NAME/manifests/REFERENCE and the like apart; names may hold
+// slashes.
+func split(path string) (name, kind, reference string) {
+	parts := strings.Split(path, "/")
+	if len(parts) < 3 {
+		return "", "", ""
+	}
+	n := len(parts)
+	name, reference = strings.Join(parts[:n-2], "/"), parts[n-1]
+	switch parts[n-2] {
+	case "manifests":
+		return name, "manifest", reference
+	case "blobs":
+		return name, "blob", reference
+	case "referrers":
+		return name, "referrers", reference
+	case "tags":
+		if reference == "list" {
+			return name, "tags", reference
+		}
+	}
+	return "", "", ""
+}
+
+// registry is the registry whose mirror the client thinks this is: containerd
+// says so by ns=, dockerd can only mean Docker Hub.
+func registry(r *http.Request) string {
+	if ns := r.URL.Query().Get("ns"); ns != "" {
+		return ns
+	}
+	return defaultRegistry
+}

@@ -1,0 +1,127 @@
+package mirror
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+	"github.com/opencontainers/go-digest"
+
+	"github.com/pyrsia/pyrsia-operator/node/internal/pieces"
+	"github.com/pyrsia/pyrsia-operator/node/internal/transfer"
+	"github.com/pyrsia/pyrsia-operator/node/ledger"
+)
+
+// errNotVouched is returned for content that no block of the ledger leads to.
+var errNotVouched = errors.New("no block of the ledger vouches for it")
+
+const (
+	maxLists  = 256 // piece lists in memory
+	maxBlocks = 512 // blocks of one repository that are searched for a blob
+)
+
+// voucher finds the block that vouches for content, and the chain of digests
+// from the block to it: entry -> piece list -> blob.
+type voucher struct {
+	ledger  *ledger.Ledger
+	fetcher *transfer.Fetcher
+	lists   *lru.Cache[digest.Digest, map[digest.Digest]pieces.Blob]
+}
+
+// vouched is a blob that a block vouches for.
+type vouched struct {
+	pieces.Blob
+	list digest.Digest // of its piece list
+}
+
+// tag finds what an image's tag points to, by the newest block.
+func (v *voucher) tag(ctx context.Context, image ledger.Image) (vouched, error) {
+	height, d, ok := v.ledger.Latest(image)
+	if !ok {
+		return vouched{}, errNotVouched
+	}
+	return v.inBlock(ctx, height, image.Name(), d)
+}
+
+// digest finds content of a repository ("docker.io/library/alpine").
+func (v *voucher) digest(ctx context.Context, repository string, d digest.Digest) (vouched, error) {
+	if err := ledger.CheckDigest(d); err != nil {
+		return vouched{}, fmt.Errorf("%w: %w", errNotVouched, err)
+	}
+	// Manifests and configs are in the index of the ledger ...
+	for _, height := range v.ledger.ByDigest(d, maxBlocks) {
+		b, err := v.inBlock(ctx, height, repository, d)
+		if !errors.Is(err, errNotVouched) {
+			return b, err
+		}
+	}
+	// ... and layers in the piece lists, of which those in use are in memory.
+	return v.layer(ctx, repository, d)
+}
+
+func (v *voucher) layer(ctx context.Context, repository string, d digest.Digest) (vouched, error) {
+	searched := 0
+	for _, tag := range v.ledger.Tags(repository, "", maxBlocks) {
+		image, err := ledger.ParseImage(repository + ":" + tag)
+		if err != nil {
+			return vouched{}, err
+		}
+		for _, height := range v.ledger.Heights(image, maxBlocks-searched) {
+			b, err := v.inBlock(ctx, height, repository, d)
+			if err == nil {
+				return b, nil
+			}
+			searched++
+		}
+	}
+	return vouched{}, errNotVouched
+}
+
+// inBlock looks for a digest in one block's artifact.
+func (v *voucher) inBlock(ctx context.Context, height int64, repository string, d digest.Digest) (vouched, error) {
+	entry, _, err := v.ledger.Block(ctx, height)
+	if err != nil {
+		return vouched{}, err
+	}
+	if entry.Artifact == nil {
+		return vouched{}, errNotVouched
+	}
+	image, err := ledger.ParseImage(entry.Artifact.Artifact)
+	if err != nil {
+		return vouched{}, err
+	}
+	if image.Name() != repository {
+		return vouched{}, errNotVouched
+	}
+	blobs, err := v.list(ctx, entry.Artifact)
+	if err != nil {
+		return vouched{}, err
+	}
+	b, ok := blobs[d]
+	if !ok {
+		return vouched{}, errNotVouched
+	}
+	return vouched{Blob: b, list: entry.Artifact.Pieces}, nil
+}
+
+// list brings an artifact's piece list.
+func (v *voucher) list(ctx context.Context, a *ledger.AddArtifact) (map[digest.Digest]pieces.Blob, error) {
+	if blobs, ok := v.lists.Get(a.Pieces); ok {
+		return blobs, nil
+	}
+	data, err := v.fetcher.Small(ctx, a.Pieces, pieces.MaxList)
+	if err != nil {
+		return nil, fmt.Errorf("the piece list of %s: %w", a.Artifact, err)
+	}
+	l, err := pieces.Parse(data)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", a.Artifact, err)
+	}
+	blobs := make(map[digest.Digest]pieces.Blob, len(l.Blobs))
+	for _, b := range l.Blobs {
+		blobs[b.Digest] = b
+	}
+	v.lists.Add(a.Pieces, blobs)
+	return blobs, nil
+}

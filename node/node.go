@@ -1,0 +1,207 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"golang.org/x/mod/sumdb/note"
+
+	"github.com/pyrsia/pyrsia-operator/node/control"
+	"github.com/pyrsia/pyrsia-operator/node/internal/mirror"
+	"github.com/pyrsia/pyrsia-operator/node/internal/p2p"
+	"github.com/pyrsia/pyrsia-operator/node/internal/publish"
+	"github.com/pyrsia/pyrsia-operator/node/internal/store"
+	"github.com/pyrsia/pyrsia-operator/node/internal/transfer"
+	"github.com/pyrsia/pyrsia-operator/node/ledger"
+)
+
+// shutdownTimeout bounds how long pulls under way may go on at the end.
+const shutdownTimeout = 20 * time.Second
+
+// Node is a running node.
+type Node struct {
+	config   Config
+	log      *slog.Logger
+	registry *prometheus.Registry
+	store    *store.Store
+	verifier note.Verifier
+
+	ledger    *ledger.Ledger   // the verified copy, of either role
+	writer    *ledger.Writer   // publishers
+	follower  *ledger.Follower // mirrors
+	host      *p2p.Host
+	publisher *publish.Publisher // publishers
+	fetcher   *transfer.Fetcher  // mirrors
+	mirror    *mirror.Mirror     // mirrors
+
+	ready   atomic.Bool
+	wake    chan struct{}      // a peer has a new checkpoint
+	provide chan digest.Digest // piece lists to announce
+	servers []*http.Server
+	failed  chan error // a server that ended by itself
+	stop    context.CancelFunc
+	done    sync.WaitGroup
+	closers []func() error // in the order of opening
+}
+
+// Run runs a node until ctx ends, and then ends it gracefully.
+func Run(ctx context.Context, c Config) error {
+	n, err := Start(ctx, c)
+	if err != nil {
+		return err
+	}
+	var failure error
+	select {
+	case <-ctx.Done():
+	case failure = <-n.failed:
+	}
+	return errors.Join(failure, n.Close())
+}
+
+// Start starts a node. It lives until Close.
+func Start(ctx context.Context, c Config) (*Node, error) {
+	if err := c.validate(); err != nil {
+		return nil, err
+	}
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	n := &Node{
+		config: c, log: c.Logger, registry: prometheus.NewRegistry(),
+		wake: make(chan struct{}, 1), provide: make(chan digest.Digest, 1024), failed: make(chan error, 3),
+	}
+	n.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	run, stop := context.WithCancel(context.WithoutCancel(ctx))
+	n.stop = stop
+	if err := n.open(ctx, run); err != nil {
+		return nil, errors.Join(err, n.Close())
+	}
+	return n, nil
+}
+
+func (n *Node) open(ctx, run context.Context) (err error) {
+	if err := n.openLedger(ctx); err != nil {
+		return err
+	}
+	n.store, err = store.Open(filepath.Join(n.config.DataDir, "store"), n.config.CacheSize, n.log, func(digest.Digest) {})
+	if err != nil {
+		return err
+	}
+	if n.verifier, err = ledger.NewVerifier(n.ledger.Key()); err != nil {
+		return err
+	}
+	if err := n.join(ctx); err != nil {
+		return err
+	}
+	if err := n.openRole(run); err != nil {
+		return err
+	}
+	n.registerMetrics()
+	n.done.Go(func() { n.provideAll(run) })
+	return n.listen(run)
+}
+
+func (n *Node) openLedger(ctx context.Context) error {
+	path := filepath.Join(n.config.DataDir, "ledger")
+	if n.config.Role == control.Mirror {
+		f, err := ledger.OpenFollower(ctx, path, n.config.LedgerKey, n.log)
+		if err != nil {
+			return err
+		}
+		n.follower, n.ledger = f, f.Ledger
+		n.closers = append(n.closers, f.Close)
+		return nil
+	}
+	skey, err := n.config.signingKey()
+	if err != nil {
+		return err
+	}
+	w, err := ledger.OpenWriter(ctx, path, skey, n.log)
+	if err != nil {
+		return err
+	}
+	n.writer, n.ledger = w, w.Ledger
+	n.closers = append(n.closers, w.Close)
+	return nil
+}
+
+// join enters the peer-to-peer network.
+func (n *Node) join(ctx context.Context) (err error) {
+	n.host, err = p2p.New(ctx, p2p.Config{
+		KeyFile:   filepath.Join(n.config.DataDir, "identity.key"),
+		Listen:    n.config.P2PListen,
+		Bootstrap: n.config.Bootstrap,
+		LedgerKey: n.ledger.Key(),
+		HTTPPort:  port(n.config.OpenAddr),
+		Check: func(signed []byte) error {
+			_, err := ledger.VerifyCheckpoint(n.verifier, signed)
+			return err
+		},
+		Announced: n.announced,
+		Log:       n.log,
+	}, n.peerHandler())
+	if err != nil {
+		return err
+	}
+	n.closers = append(n.closers, n.host.Close)
+	return nil
+}
+
+func (n *Node) openRole(run context.Context) (err error) {
+	if n.config.Role == control.Publisher {
+		n.publisher, err = publish.New(n.writer, n.store, n.config.Upstreams, n.announceContent, n.log)
+		if err != nil {
+			return err
+		}
+		n.closers = append(n.closers, func() error { n.publisher.Close(); return nil })
+		n.done.Go(func() { n.spread(run) })
+		n.ready.Store(true)
+		return nil
+	}
+	n.fetcher = transfer.New(n.store, n.host, n.announceContent, n.registry, n.log)
+	n.closers = append(n.closers, func() error { n.fetcher.Close(); return nil })
+	if n.mirror, err = mirror.New(n.ledger, n.fetcher, n.registry, n.log); err != nil {
+		return err
+	}
+	n.done.Go(func() { n.follow(run) })
+	return nil
+}
+
+// Close ends the node: pulls under way may end, bounded.
+func (n *Node) Close() error {
+	n.ready.Store(false)
+	ctx, cancel := context.WithTimeout(context.Background(), shutdownTimeout)
+	defer cancel()
+	var errs []error
+	for _, s := range n.servers {
+		if err := s.Shutdown(ctx); err != nil {
+			errs = append(errs, fmt.Errorf("ending %s: %w", s.Addr, err), s.Close())
+		}
+	}
+	n.stop()
+	n.done.Wait()
+	for i := len(n.closers) - 1; i >= 0; i-- {
+		errs = append(errs, n.closers[i]())
+	}
+	return errors.Join(errs...)
+}
+
+// port is the port of HOST:PORT, or 0.
+func port(addr string) int {
+	a, err := net.ResolveTCPAddr("tcp", addr)
+	if addr == "" || err != nil {
+		return 0
+	}
+	return a.Port
+}

@@ -1,0 +1,116 @@
+package node
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/pyrsia/pyrsia-operator/node/control"
+	"github.com/pyrsia/pyrsia-operator/node/internal/store"
+)
+
+// listen opens the node's ports.
+func (n *Node) listen(ctx context.Context) error {
+	open := http.NewServeMux()
+	open.Handle("GET /", n.peerHandler())
+	open.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok\n")) })
+	open.HandleFunc("GET /readyz", n.serveReady)
+	open.Handle("GET /metrics", promhttp.HandlerFor(n.registry, promhttp.HandlerOpts{}))
+	if err := n.serveAt(ctx, n.config.OpenAddr, open, nil); err != nil {
+		return err
+	}
+	if n.mirror != nil {
+		if err := n.serveAt(ctx, n.config.MirrorAddr, n.mirror, nil); err != nil {
+			return err
+		}
+	}
+	if n.config.ControlAddr == "" {
+		return nil
+	}
+	keys, err := control.ReadKeys(n.config.ControlKeyFile, n.config.OperatorKeyFile)
+	if err != nil {
+		return err
+	}
+	tlsConfig, err := keys.ServerTLS()
+	if err != nil {
+		return err
+	}
+	return n.serveAt(ctx, n.config.ControlAddr, control.Handler(n), tlsConfig)
+}
+
+func (n *Node) serveAt(ctx context.Context, addr string, handler http.Handler, tlsConfig *tls.Config) error {
+	if addr == "" {
+		return nil
+	}
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp", addr)
+	if err != nil {
+		return fmt.Errorf("listening: %w", err)
+	}
+	if tlsConfig != nil {
+		l = tls.NewListener(l, tlsConfig)
+	}
+	s := &http.Server{Addr: addr, Handler: handler, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10}
+	n.servers = append(n.servers, s)
+	n.done.Go(func() {
+		if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			n.failed <- fmt.Errorf("serving %s: %w", addr, err)
+		}
+	})
+	return nil
+}
+
+// peerHandler serves what is open to everyone: the ledger, and content by
+// digest. Peers ask it at the open port or over libp2p.
+func (n *Node) peerHandler() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("GET /", n.ledger.Handler())
+	mux.HandleFunc("GET /blobs/sha256/{hex}", func(w http.ResponseWriter, r *http.Request) {
+		d := digest.NewDigestFromEncoded(digest.SHA256, r.PathValue("hex"))
+		if d.Validate() != nil {
+			http.Error(w, "not a SHA-256 digest", http.StatusBadRequest)
+			return
+		}
+		f, err := n.store.Open(d)
+		if err != nil {
+			if !errors.Is(err, store.ErrNotFound) {
+				n.log.Error("reading the store", "error", err)
+			}
+			http.Error(w, "this node does not have it", http.StatusNotFound)
+			return
+		}
+		defer f.Close()
+		w.Header().Set("Content-Type", "application/octet-stream")
+		w.Header().Set("Cache-Control", "public, max-age=31536000, immutable")
+		http.ServeContent(w, r, "", time.Time{}, f)
+	})
+	return mux
+}
+
+func (n *Node) serveReady(w http.ResponseWriter, _ *http.Request) {
+	if !n.ready.Load() {
+		http.Error(w, "no verified ledger yet: no node of the network was reached", http.StatusServiceUnavailable)
+		return
+	}
+	_, _ = w.Write([]byte("ok\n"))
+}
+
+func (n *Node) registerMetrics() {
+	gauge := func(name, help string, f func() float64) {
+		n.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, f))
+	}
+	gauge("pyrsia_ledger_blocks", "Verified blocks of the ledger.", func() float64 { return float64(n.ledger.Size()) })
+	gauge("pyrsia_p2p_peers", "Connected peers of this network.", func() float64 { return float64(len(n.host.Peers())) })
+	gauge("pyrsia_store_blobs", "Blobs in the store.", func() float64 { blobs, _ := n.store.Usage(); return float64(blobs) })
+	gauge("pyrsia_store_size_bytes", "Bytes in the store.", func() float64 { _, bytes := n.store.Usage(); return float64(bytes) })
+	n.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Name: "pyrsia_store_corrupt_blobs_total", Help: "Blobs on disk that did not have their digest any more.",
+	}, func() float64 { return float64(n.store.Corrupt()) }))
+}
