@@ -53,6 +53,7 @@ type Node struct {
 	stop    context.CancelFunc
 	done    sync.WaitGroup
 	closers []func() error // in the order of opening
+	close   func() error   // shutdown, once
 }
 
 // Run runs a node until ctx ends, and then ends it gracefully.
@@ -84,6 +85,7 @@ func Start(ctx context.Context, c Config) (*Node, error) {
 	n.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	run, stop := context.WithCancel(context.WithoutCancel(ctx))
 	n.stop = stop
+	n.close = sync.OnceValue(n.shutdown)
 	if err := n.open(ctx, run); err != nil {
 		return nil, errors.Join(err, n.Close())
 	}
@@ -179,7 +181,9 @@ func (n *Node) openRole(run context.Context) (err error) {
 }
 
 // Close ends the node: pulls under way may end, bounded.
-func (n *Node) Close() error {
+func (n *Node) Close() error { return n.close() }
+
+func (n *Node) shutdown() error {
 	n.ready.Store(false)
 	ctx, cancel := context.WithTimeout(context.Background(), shutdownTimeout)
 	defer cancel()

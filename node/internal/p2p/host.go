@@ -33,6 +33,8 @@ import (
 const (
 	lowPeers  = 96
 	highPeers = 160
+
+	shutdownTimeout = 5 * time.Second
 )
 
 // Config says how a node joins its network.
@@ -167,18 +169,18 @@ func (h *Host) ID() peer.ID { return h.host.ID() }
 // Addrs are the addresses at which this node listens.
 func (h *Host) Addrs() []multiaddr.Multiaddr { return h.host.Addrs() }
 
-// Close leaves the network.
+// Close leaves the network. Requests of peers under way may end, bounded.
 func (h *Host) Close() error {
 	h.stop()
-	h.done.Wait()
 	var err error
 	if h.server != nil {
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), shutdownTimeout)
 		defer cancel()
 		if h.server.Shutdown(ctx) != nil {
 			err = h.server.Close()
 		}
 	}
+	h.done.Wait()
 	if h.dht != nil {
 		err = errors.Join(err, h.dht.Close())
 	}
