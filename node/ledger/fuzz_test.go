@@ -1,0 +1,77 @@
+package ledger
+
+import (
+	"bytes"
+	"testing"
+
+	"golang.org/x/mod/sumdb/note"
+)
+
+// What parses is canonical: encoding it again gives the same bytes.
+func FuzzParseEntry(f *testing.F) {
+	seed, err := artifact(alpine, "x").Marshal()
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(seed)
+	f.Add([]byte(`{"type":"RevokeArtifact","version":1}`))
+	f.Add(bytes.Repeat([]byte("["), 10_000))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		e, err := ParseEntry(data)
+		if err != nil {
+			return
+		}
+		again, err := e.Marshal()
+		if err != nil || !bytes.Equal(again, data) {
+			t.Errorf("%q parses, but encodes as %q, %v", data, again, err)
+		}
+	})
+}
+
+// What names an image is canonical, or becomes so in one step.
+func FuzzParseImage(f *testing.F) {
+	for _, s := range []string{"alpine", "alpine:3.20", "localhost:5000/a/b:c", "a@sha256:00", "../../etc:1"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		image, err := ParseImage(s)
+		if err != nil {
+			return
+		}
+		again, err := ParseImage(image.String())
+		if err != nil || again != image {
+			t.Errorf("%q is %+v, and its canonical name %+v, %v", s, image, again, err)
+		}
+	})
+}
+
+// Nothing but what the key signed is accepted, and nothing crashes.
+func FuzzVerify(f *testing.F) {
+	skey, vkey, err := GenerateKey("ledger.example/fuzz")
+	if err != nil {
+		f.Fatal(err)
+	}
+	signer, _, err := NewSigner(skey)
+	if err != nil {
+		f.Fatal(err)
+	}
+	verifier, err := NewVerifier(vkey)
+	if err != nil {
+		f.Fatal(err)
+	}
+	const text = "ledger.example/fuzz\n1\nAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\n"
+	signed, err := note.Sign(&note.Note{Text: text}, signer)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(signed, []byte("{}"))
+	f.Add(append([]byte("c2sp.org/tlog-proof@v1\nindex 0\n\n"), signed...), []byte("{}"))
+	f.Fuzz(func(t *testing.T, data, entry []byte) {
+		if c, err := VerifyCheckpoint(verifier, data); err == nil && c.Tree.N != 1 {
+			t.Errorf("accepted a checkpoint that was not signed: %q", data)
+		}
+		if b, err := VerifyBlock(verifier, entry, data); err == nil {
+			t.Errorf("accepted a block of a ledger that has none: %+v", b)
+		}
+	})
+}

@@ -1,0 +1,112 @@
+package node
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/opencontainers/go-digest"
+)
+
+// ask makes one request of the mirror port.
+func (s *started) ask(t *testing.T, method, path string, header ...string) (*http.Response, []byte) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), method, "http://"+s.MirrorAddr+path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := 0; i < len(header); i += 2 {
+		req.Header.Set(header[i], header[i+1])
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp, body
+}
+
+// The read side of the OCI distribution-spec 1.1 and what clients add to it.
+func TestMirrorSpeaksTheDistributionSpec(t *testing.T) {
+	registry := dockerRegistry(t)
+	index, want := push(t, registry.Addr, "alpine:3.20", 5<<20)
+	push(t, registry.Addr, "alpine:3.21", 1<<10)
+	push(t, registry.Addr, "busybox:1", 1<<10)
+	publisher := newPublisher(t, registry.Addr)
+	for _, image := range []string{"alpine:3.20", "alpine:3.21", "busybox:1"} {
+		publisher.publish(t, image)
+	}
+	m := newMirror(t, publisher)
+	m.awaitBlocks(t, 3)
+	layer := layersOf(t, index)[0]
+	raw, err := index.RawManifest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	blob := "/v2/library/alpine/blobs/" + layer.String()
+
+	tests := map[string]struct {
+		method, path string
+		header       []string
+		code         int
+		want         map[string]string
+		body         string // exact, when not empty
+	}{
+		"ping":     {"GET", "/v2/", nil, 200, map[string]string{"Docker-Distribution-Api-Version": "registry/2.0"}, ""},
+		"head tag": {"HEAD", "/v2/library/alpine/manifests/3.20?ns=docker.io", nil, 200, map[string]string{"Docker-Content-Digest": want.String(), "Content-Length": fmt.Sprint(len(raw)), "Content-Type": "application/vnd.oci.image.index.v1+json"}, ""},
+		"tag":      {"GET", "/v2/library/alpine/manifests/3.20", nil, 200, map[string]string{"Docker-Content-Digest": want.String()}, string(raw)},
+		"digest":   {"GET", "/v2/library/alpine/manifests/" + want.String(), nil, 200, nil, string(raw)},
+		"short":    {"GET", "/v2/alpine/manifests/3.20", nil, 200, nil, string(raw)},
+		"unchanged": {"GET", "/v2/library/alpine/manifests/3.20", []string{"If-None-Match", `"` + want.String() + `"`},
+			304, nil, ""},
+		"compressed is never sent": {"GET", blob, []string{"Accept-Encoding", "zstd, gzip, deflate"}, 200, map[string]string{"Content-Encoding": ""}, ""},
+		"head blob":                {"HEAD", blob, nil, 200, map[string]string{"Docker-Content-Digest": layer.String(), "Accept-Ranges": "bytes"}, ""},
+		"range":                    {"GET", blob, []string{"Range", "bytes=0-9"}, 206, map[string]string{"Content-Length": "10"}, ""},
+		"suffix range":             {"GET", blob, []string{"Range", "bytes=-5"}, 206, map[string]string{"Content-Length": "5"}, ""},
+		"range past the end":       {"GET", blob, []string{"Range", "bytes=999999999-"}, 416, nil, ""},
+		"tags":                     {"GET", "/v2/library/alpine/tags/list", nil, 200, nil, `{"name":"library/alpine","tags":["3.20","3.21"]}` + "\n"},
+		"tags, first page":         {"GET", "/v2/library/alpine/tags/list?n=1", nil, 200, map[string]string{"Link": `</v2/library/alpine/tags/list?last=3.20&n=1>; rel="next"`}, `{"name":"library/alpine","tags":["3.20"]}` + "\n"},
+		"tags, last page":          {"GET", "/v2/library/alpine/tags/list?n=1&last=3.20", nil, 200, map[string]string{"Link": ""}, `{"name":"library/alpine","tags":["3.21"]}` + "\n"},
+		"catalog":                  {"GET", "/v2/_catalog", nil, 200, nil, `{"repositories":["library/alpine","library/busybox"]}` + "\n"},
+		"referrers":                {"GET", "/v2/library/alpine/referrers/" + want.String(), nil, 200, map[string]string{"Content-Type": "application/vnd.oci.image.index.v1+json"}, ""},
+		"unknown tag":              {"GET", "/v2/library/alpine/manifests/9", nil, 404, nil, ""},
+		"unknown blob":             {"GET", "/v2/library/alpine/blobs/" + digest.FromString("?").String(), nil, 404, nil, ""},
+		"another image's blob":     {"GET", "/v2/library/busybox/blobs/" + layer.String(), nil, 404, nil, ""},
+		"a layer as a manifest":    {"GET", "/v2/library/alpine/manifests/" + layer.String(), nil, 404, nil, ""},
+		"another registry":         {"GET", "/v2/library/alpine/manifests/3.20?ns=quay.io", nil, 404, nil, ""},
+		"path traversal":           {"GET", "/v2/library/%2e%2e/manifests/3.20", nil, 400, nil, ""},
+		"write":                    {"PUT", "/v2/library/alpine/manifests/3.20", nil, 405, nil, ""},
+		"not the API":              {"GET", "/", nil, 404, nil, ""},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			resp, body := m.ask(t, test.method, test.path, test.header...)
+			if resp.StatusCode != test.code {
+				t.Fatalf("status %s, want %d: %.200s", resp.Status, test.code, body)
+			}
+			for k, v := range test.want {
+				if got := resp.Header.Get(k); got != v {
+					t.Errorf("%s: %q, want %q", k, got, v)
+				}
+			}
+			if test.body != "" {
+				if diff := cmp.Diff(test.body, string(body)); diff != "" {
+					t.Error(diff)
+				}
+			}
+			if test.code >= 400 && test.code != 416 {
+				var refused struct{ Errors []struct{ Code, Message string } }
+				if err := json.Unmarshal(body, &refused); err != nil || len(refused.Errors) != 1 || refused.Errors[0].Message == "" {
+					t.Errorf("no OCI error body: %v: %.200s", err, body)
+				}
+			}
+		})
+	}
+}
