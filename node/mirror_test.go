@@ -102,7 +102,9 @@ func TestMirrorSpeaksTheDistributionSpec(t *testing.T) {
 				}
 			}
 			if test.code >= 400 && test.code != 416 {
-				var refused struct{ Errors []struct{ Code, Message string } }
+				var refused struct {
+					Errors []struct{ Code, Message string }
+				}
 				if err := json.Unmarshal(body, &refused); err != nil || len(refused.Errors) != 1 || refused.Errors[0].Message == "" {
 					t.Errorf("no OCI error body: %v: %.200s", err, body)
 				}

@@ -12,13 +12,13 @@ import (
 
 func TestParse(t *testing.T) {
 	tests := map[string]request{
-		"/v2":                                      {kind: "base"},
-		"/v2/":                                     {kind: "base"},
-		"/v2/_catalog":                             {kind: "catalog"},
-		"/v2/alpine/manifests/3":                   {"manifest", "docker.io/library/alpine", "3"},
-		"/v2/library/alpine/blobs/sha256:00":       {"blob", "docker.io/library/alpine", "sha256:00"},
-		"/v2/a/b/c/tags/list":                      {"tags", "docker.io/a/b/c", "list"},
-		"/v2/a/manifests/x?ns=quay.io":             {"manifest", "quay.io/a", "x"},
+		"/v2":                                {kind: "base"},
+		"/v2/":                               {kind: "base"},
+		"/v2/_catalog":                       {kind: "catalog"},
+		"/v2/alpine/manifests/3":             {"manifest", "docker.io/library/alpine", "3"},
+		"/v2/library/alpine/blobs/sha256:00": {"blob", "docker.io/library/alpine", "sha256:00"},
+		"/v2/a/b/c/tags/list":                {"tags", "docker.io/a/b/c", "list"},
+		"/v2/a/manifests/x?ns=quay.io":       {"manifest", "quay.io/a", "x"},
 		"/v2/a/manifests/x?ns=registry.example:50": {"manifest", "registry.example:50/a", "x"},
 	}
 	for path, want := range tests {
