@@ -1,0 +1,108 @@
+#!/bin/bash
+# build.sh PART...: builds the cluster's programs from their Go modules, unless they are there
+# already, and prints one folder per part. A part is a module beside this script:
+#
+#   kube        the commands of Kubernetes, kubectl and etcd (bin/ serves as KUBEBUILDER_ASSETS)
+#   containerd  containerd, its shim, ctr
+#   dns         CoreDNS and pause, as container images in images/
+#
+# The folder's name contains a hash of everything that it is built from, so an old build is never
+# taken for a new one, and several checkouts share one cache.
+set -euo pipefail
+HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck source=/dev/null
+. "$HERE/settings.sh"
+export CGO_ENABLED=0 GOFLAGS="-buildvcs=false -mod=readonly" GOWORK=off
+
+go_build() { # out packages...
+	go build -trimpath -ldflags "-s -w ${LDFLAGS:-}" -o "$1/" "${@:2}"
+}
+
+# Each build_PART runs in the folder of its module and fills the folder $1.
+
+build_kube() {
+	local v major minor p c
+	v=$(go list -m -f '{{.Version}}' k8s.io/kubernetes)
+	IFS=. read -r major minor _ <<<"${v#v}"
+	local LDFLAGS=
+	for p in k8s.io/component-base/version k8s.io/client-go/pkg/version; do
+		LDFLAGS+=" -X $p.gitVersion=$v -X $p.gitMajor=$major -X $p.gitMinor=$minor"
+		LDFLAGS+=" -X $p.gitTreeState=archive -X $p.buildDate=1970-01-01T00:00:00Z"
+	done
+	go_build "$1/bin" ./cmd/kube ./cmd/etcd
+	for c in kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy kubectl; do
+		ln -s kube "$1/bin/$c"
+	done
+}
+
+build_containerd() {
+	local v
+	v=$(go list -m -f '{{.Version}}' github.com/containerd/containerd/v2)
+	local LDFLAGS="-X github.com/containerd/containerd/v2/version.Version=$v"
+	go_build "$1/bin" tool
+}
+
+build_dns() {
+	local image
+	go_build "$1/bin" ./cmd/...
+	mkdir "$1/images"
+	for image in coredns pause; do
+		"$1/bin/mkimage" "$1/bin/$image" "cluster.local/$image:1" "$1/images/$image.tar"
+	done
+}
+
+key() { # part: runs in the folder of its module
+	{
+		go env GOVERSION GOARCH
+		declare -f go_build "build_$1"
+		find . -type f \( -name '*.go' -o -name go.mod -o -name go.sum \) -print0 | sort -z | xargs -0 sha256sum
+	} | sha256sum | cut -c1-16
+}
+
+# A line every now and then: the first build takes minutes, and `go build` says nothing.
+wait_for_build() { # part pid
+	local start=$SECONDS next=15
+	while kill -0 "$2" 2>/dev/null; do
+		sleep 0.2
+		if ((SECONDS - start >= next)); then
+			say "still building $1 ($next s)"
+			next=$((next + 15))
+		fi
+	done
+	wait "$2"
+}
+
+build() { # part
+	local dir new log
+	[ -e "$HERE/$1/go.mod" ] || fail "build.sh: there is no part \"$1\""
+	cd "$HERE/$1"
+	dir=$CACHE/$1-$(key "$1")
+	if [ ! -d "$dir" ]; then
+		mkdir -p "$CACHE"
+		exec 8>"$CACHE/$1.lock"
+		flock -n 8 || { say "waiting for another build of $1"; flock 8; }
+	fi
+	if [ ! -d "$dir" ]; then
+		new=$dir.new log=$CACHE/$1.build.log
+		rm -rf "$new"
+		mkdir -p "$new/bin"
+		say "building $1, which takes minutes the first time"
+		# A process group of its own, so that an interruption ends the compiler too.
+		set -m
+		("build_$1" "$new") >"$log" 2>&1 &
+		set +m
+		job=$!
+		trap 'kill -- "-$job" 2>/dev/null || true' EXIT
+		wait_for_build "$1" "$job" || {
+			tail -n 20 "$log" >&2
+			fail "building $1 failed: see $log"
+		}
+		# Other checkouts may run an older build at this moment: it is left where it is.
+		mv "$new" "$dir"
+		say "built $1"
+	fi
+	exec 8>&-
+	echo "$dir"
+}
+
+for part; do build "$part"; done
