@@ -12,6 +12,7 @@ down() {
 		[ ! -e "$link" ] || ip link del "${link##*/}"
 	done
 	ip link del "$ID" 2>/dev/null || true
+	close_ways
 	wait_until 10 "the control groups under $ID are not empty" no_cgroups
 	rm -rf "$RUN"
 }

@@ -12,6 +12,8 @@ export NET=${NET:-10.99.0}
 export POD=${POD:-10.244}
 # 1: the control plane runs a kubelet too, with the usual taint.
 export CP_KUBELET=${CP_KUBELET:-1}
+# 1: pods reach what this machine reaches, the internet too. Else nothing leaves the cluster.
+export EGRESS=${EGRESS:-0}
 # Where the CNI plugins are (bridge, host-local, loopback, portmap).
 export CNI_BIN=${CNI_BIN:-/usr/lib/cni}
 

@@ -23,7 +23,7 @@ up() {
 	say "API server ready"
 	wait_until 60 "the controller manager does nothing: see $RUN/cp/log/controller-manager.log" \
 		kubectl -n default get serviceaccount default
-	kubectl apply -f "$HERE/manifests" >/dev/null
+	manifests | kubectl apply -f - >/dev/null
 	wait_for_nodes
 	say "nodes Ready"
 	kubectl -n kube-system rollout status deploy/coredns --timeout=120s >/dev/null ||
@@ -34,7 +34,7 @@ up() {
 # The settings of the cluster that runs are those to go by until it is down.
 save_settings() {
 	local v
-	for v in WORKERS NET POD CP_KUBELET CNI_BIN NODE_PATH IMAGES; do
+	for v in WORKERS NET POD CP_KUBELET CNI_BIN EGRESS NODE_PATH IMAGES; do
 		printf '%s=%q\n' "$v" "${!v}"
 	done >"$RUN/settings"
 }
@@ -42,7 +42,7 @@ save_settings() {
 is_up() {
 	local i
 	[ -e "$RUN/settings" ] && ip link show "$ID" >/dev/null 2>&1 || return 1
-	for i in WORKERS NET POD CP_KUBELET; do
+	for i in WORKERS NET POD CP_KUBELET EGRESS; do
 		grep -qxF "$i=$(printf %q "${!i}")" "$RUN/settings" || return 1
 	done
 	load_settings
@@ -71,12 +71,21 @@ boot() {
 	ip link add "$ID" type bridge
 	ip addr add "$NET.1/24" dev "$ID"
 	ip link set "$ID" up
+	open_ways
 	for i in $(seq 0 "$WORKERS"); do
 		# So that the host reaches the pods. The routes go when the bridge goes.
 		ip route add "$POD.$i.0/24" via "$NET.$((10 + i))"
 		start_node "$(node_name "$i")"
 	done
 	say "nodes started"
+}
+
+# With egress, names that are not the cluster's are for the host's resolvers.
+manifests() {
+	local forward=
+	[ "$EGRESS" != 1 ] || forward="forward . /etc/resolv.conf"
+	sed -s "1i---
+		s|# FORWARD|$forward|" "$HERE"/manifests/*.yaml
 }
 
 wait_for_nodes() {

@@ -71,11 +71,16 @@ network() {
 	for i in $(seq 0 "$WORKERS"); do
 		[ "$i" = "$I" ] || ip route add "$POD.$i.0/24" via "$NET.$((10 + i))"
 	done
-	# There is no default route. Without this one a service's address would be "unreachable" before
-	# kube-proxy's rules see it.
+	# Without this one, and without a default route, a service's address would be "unreachable"
+	# before kube-proxy's rules see it.
 	ip route add 10.96.0.0/16 dev eth0
 	sysctl -qw net.ipv4.ip_forward=1
-	echo "nameserver 192.0.2.254" >/run/resolv.conf
+	if [ "$EGRESS" = 1 ]; then
+		ip route add default via "$NET.1"
+		cp "$RUN/resolv.conf" /run/resolv.conf
+	else
+		echo "nameserver 192.0.2.254" >/run/resolv.conf
+	fi
 }
 
 start() { # name command...
