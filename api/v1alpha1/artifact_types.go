@@ -1,0 +1,124 @@
+package v1alpha1
+
+import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+// ArtifactSpec is the wanted state of an Artifact.
+// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="an Artifact cannot be changed: make another one"
+type ArtifactSpec struct {
+	// image is the full name of the image: "docker.io/library/alpine:3.20".
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=512
+	// +kubebuilder:validation:Pattern=`^[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]{1,5})?(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)+:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$`
+	// +kubebuilder:validation:XValidation:rule="!self.startsWith('docker.io/') || self.split('/').size() > 2",message="write docker.io/library/NAME:TAG: official images are in library/"
+	// +required
+	Image string `json:"image,omitempty"`
+
+	// digest is the digest of the image's manifest or index.
+	// +kubebuilder:validation:MaxLength=71
+	// +kubebuilder:validation:Pattern=`^sha256:[0-9a-f]{64}$`
+	// +required
+	Digest string `json:"digest,omitempty"`
+
+	// publisherRef names the publisher, a PyrsiaNode in the same namespace.
+	// +required
+	PublisherRef LocalReference `json:"publisherRef,omitzero"`
+}
+
+// ArtifactStatus is the observed state of an Artifact.
+type ArtifactStatus struct {
+	// observedGeneration is the generation of the spec that the status is about.
+	// +optional
+	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
+
+	// conditions are the steps Published, Verified and Mirrored, and Ready,
+	// which sums them up.
+	// +kubebuilder:validation:MaxItems=16
+	// +listType=map
+	// +listMapKey=type
+	// +optional
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+
+	// block is the ledger's entry for the image, with all that is needed to
+	// verify it offline.
+	// +optional
+	Block *Block `json:"block,omitempty"`
+
+	// publishedAt is when the publisher recorded the image, as the entry says.
+	// +optional
+	PublishedAt *metav1.Time `json:"publishedAt,omitempty"`
+
+	// platforms are the platforms for which the image was published.
+	// +kubebuilder:validation:MaxItems=128
+	// +kubebuilder:validation:items:MaxLength=256
+	// +listType=atomic
+	// +optional
+	Platforms []string `json:"platforms,omitempty"`
+}
+
+// Block is one entry of the ledger with its proof.
+type Block struct {
+	// height is the index of the entry in the ledger.
+	// +kubebuilder:validation:Minimum=0
+	// +optional
+	Height int64 `json:"height"`
+
+	// hash is the entry's RFC 6962 leaf hash, in hexadecimal.
+	// +kubebuilder:validation:MaxLength=64
+	// +optional
+	Hash string `json:"hash,omitempty"`
+
+	// entry is the entry itself: the exact bytes that the hash is of.
+	// +kubebuilder:validation:MaxLength=65535
+	// +optional
+	Entry string `json:"entry,omitempty"`
+
+	// checkpoint is the signed checkpoint under which the entry was proven
+	// (c2sp.org/tlog-checkpoint).
+	// +kubebuilder:validation:MaxLength=16384
+	// +optional
+	Checkpoint string `json:"checkpoint,omitempty"`
+
+	// proof is the inclusion proof, which holds the checkpoint too
+	// (c2sp.org/tlog-proof).
+	// +kubebuilder:validation:MaxLength=32768
+	// +optional
+	Proof string `json:"proof,omitempty"`
+}
+
+// Artifact is one image with one digest, published on the ledger. It says
+// where on the ledger it is and holds the proof.
+// +kubebuilder:object:root=true
+// +kubebuilder:subresource:status
+// +kubebuilder:resource:shortName=pa,categories=pyrsia
+// +kubebuilder:printcolumn:name="Image",type=string,JSONPath=`.spec.image`
+// +kubebuilder:printcolumn:name="Digest",type=string,JSONPath=`.spec.digest`
+// +kubebuilder:printcolumn:name="Block",type=integer,JSONPath=`.status.block.height`
+// +kubebuilder:printcolumn:name="Verified",type=string,JSONPath=`.status.conditions[?(@.type=="Verified")].status`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+// +kubebuilder:printcolumn:name="Ready",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
+// +kubebuilder:printcolumn:name="Reason",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
+// +kubebuilder:printcolumn:name="Message",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Ready")].message`
+type Artifact struct {
+	metav1.TypeMeta `json:",inline"`
+
+	// metadata is the standard object metadata.
+	// +optional
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	// spec is the wanted state; it cannot be changed.
+	// +required
+	Spec ArtifactSpec `json:"spec,omitzero"`
+
+	// status is the observed state.
+	// +kubebuilder:default={"observedGeneration":-1}
+	// +optional
+	Status ArtifactStatus `json:"status,omitzero"`
+}
+
+// ArtifactList is a list of Artifacts.
+// +kubebuilder:object:root=true
+type ArtifactList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+	Items           []Artifact `json:"items"`
+}

@@ -1,0 +1,331 @@
+package v1alpha1
+
+import (
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// Role is what a PyrsiaNode does in its network.
+// +kubebuilder:validation:Enum=Publisher;Mirror
+type Role string
+
+// The roles of a PyrsiaNode.
+const (
+	RolePublisher Role = "Publisher"
+	RoleMirror    Role = "Mirror"
+)
+
+// ContainerdMode is how strictly containerd depends on the mirror.
+// +kubebuilder:validation:Enum=Strict;Fallback;Unmanaged
+type ContainerdMode string
+
+// The modes of containerd.
+const (
+	ContainerdStrict    ContainerdMode = "Strict"
+	ContainerdFallback  ContainerdMode = "Fallback"
+	ContainerdUnmanaged ContainerdMode = "Unmanaged"
+)
+
+// PyrsiaNodeSpec is the wanted state of a PyrsiaNode.
+// +kubebuilder:validation:XValidation:rule="self.role == oldSelf.role",message="role cannot be changed: make another PyrsiaNode",fieldPath=".role"
+// +kubebuilder:validation:XValidation:rule="self.role == 'Publisher' || !has(self.publisher)",message="publisher is for role Publisher only",fieldPath=".publisher"
+// +kubebuilder:validation:XValidation:rule="self.role == 'Mirror' || !has(self.mirror)",message="mirror is for role Mirror only",fieldPath=".mirror"
+// +kubebuilder:validation:XValidation:rule="self.role == 'Mirror' || !has(self.cacheSize)",message="cacheSize is for role Mirror only: a publisher keeps all that it publishes",fieldPath=".cacheSize"
+// +kubebuilder:validation:XValidation:rule="self.role == 'Mirror' ? has(self.network) : !has(self.network)",message="a mirror needs network, a publisher has none: it starts its own",fieldPath=".network"
+// +kubebuilder:validation:XValidation:rule="self.role == 'Mirror' || !has(self.storage.hostPath)",message="hostPath is for role Mirror only: a publisher has a volume",fieldPath=".storage.hostPath"
+// +kubebuilder:validation:XValidation:rule="self.role == 'Publisher' || !has(self.storage.storageClassName)",message="storageClassName is for role Publisher only: mirrors keep their cache on the host",fieldPath=".storage.storageClassName"
+// +kubebuilder:validation:XValidation:rule="self.role == 'Publisher' || !has(self.storage.size)",message="size is for role Publisher only: set cacheSize for a mirror",fieldPath=".storage.size"
+// +kubebuilder:validation:XValidation:rule="self.role == 'Mirror' || self.storage == oldSelf.storage",message="storage of a publisher cannot be changed: resize its PersistentVolumeClaim",fieldPath=".storage"
+type PyrsiaNodeSpec struct {
+	// role is what the node does. A Publisher copies images from upstream
+	// registries and records them on the ledger that it signs. A Mirror runs on
+	// each Kubernetes node, follows the ledger and serves what it vouches for.
+	// +required
+	Role Role `json:"role,omitempty"`
+
+	// image is the container image of the node. The operator's own default
+	// applies when it is empty.
+	// +kubebuilder:validation:MaxLength=512
+	// +optional
+	Image string `json:"image,omitempty"`
+
+	// storage is where the node keeps the ledger and the images.
+	// +kubebuilder:default={}
+	// +optional
+	Storage Storage `json:"storage,omitzero"`
+
+	// cacheSize is how much disk a mirror uses for images, on each Kubernetes
+	// node; what was used longest ago goes first. The default is 10Gi.
+	// +optional
+	CacheSize *resource.Quantity `json:"cacheSize,omitempty"`
+
+	// network is the network that a mirror joins: its one root of trust.
+	// +optional
+	Network *Network `json:"network,omitempty"`
+
+	// publisher configures the role Publisher.
+	// +optional
+	Publisher *Publisher `json:"publisher,omitempty"`
+
+	// mirror configures the role Mirror.
+	// +optional
+	Mirror *Mirror `json:"mirror,omitempty"`
+
+	// resources are the compute resources of the node's container.
+	// +optional
+	Resources *corev1.ResourceRequirements `json:"resources,omitempty"`
+
+	// nodeSelector chooses the Kubernetes nodes on which the pods run.
+	// +kubebuilder:validation:MaxProperties=64
+	// +optional
+	NodeSelector map[string]string `json:"nodeSelector,omitempty"`
+
+	// tolerations let the pods run on tainted Kubernetes nodes.
+	// +kubebuilder:validation:MaxItems=64
+	// +listType=atomic
+	// +optional
+	Tolerations []corev1.Toleration `json:"tolerations,omitempty"`
+}
+
+// Storage is where a node keeps its data.
+type Storage struct {
+	// size is the size of a publisher's volume. The default is 20Gi.
+	// +optional
+	Size *resource.Quantity `json:"size,omitempty"`
+
+	// storageClassName is the StorageClass of a publisher's volume; the
+	// cluster's default class when it is empty.
+	// +kubebuilder:validation:MaxLength=253
+	// +optional
+	StorageClassName *string `json:"storageClassName,omitempty"`
+
+	// hostPath is the directory in which a mirror keeps its data, on each
+	// Kubernetes node. The default is /var/lib/pyrsia/NAMESPACE-NAME.
+	// +kubebuilder:validation:MaxLength=1024
+	// +kubebuilder:validation:Pattern=`^/[A-Za-z0-9_./-]+$`
+	// +kubebuilder:validation:XValidation:rule="!self.split('/').exists(s, s == '..')",message="hostPath must not contain '..'"
+	// +optional
+	HostPath string `json:"hostPath,omitempty"`
+}
+
+// Network is the network that a mirror joins.
+// +kubebuilder:validation:XValidation:rule="has(self.publisherRef) != has(self.ledgerKey)",message="give exactly one root of trust: publisherRef, or ledgerKey with bootstrap"
+// +kubebuilder:validation:XValidation:rule="has(self.ledgerKey) == has(self.bootstrap)",message="ledgerKey and bootstrap go together"
+type Network struct {
+	// publisherRef names the publisher of the network, a PyrsiaNode in the
+	// same namespace.
+	// +optional
+	PublisherRef *LocalReference `json:"publisherRef,omitempty"`
+
+	// ledgerKey is the verifier key of another cluster's publisher, as its
+	// status.ledger.key shows it.
+	// +kubebuilder:validation:MaxLength=320
+	// +kubebuilder:validation:Pattern=`^[^\s+]{1,255}\+[0-9a-f]{8}\+[A-Za-z0-9+/]{43,}={0,2}$`
+	// +optional
+	LedgerKey string `json:"ledgerKey,omitempty"`
+
+	// bootstrap are the multiaddrs of the first peers, as the publisher's
+	// status.bootstrap shows them.
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=16
+	// +kubebuilder:validation:items:MaxLength=512
+	// +kubebuilder:validation:items:Pattern=`^/(ip4|ip6|dns|dns4|dns6)/[^/\s]+/(tcp|udp)/[0-9]{1,5}(/[^/\s]+)*/p2p/[1-9A-HJ-NP-Za-km-z]{40,64}$`
+	// +listType=set
+	// +optional
+	Bootstrap []string `json:"bootstrap,omitempty"`
+}
+
+// LocalReference names an object in the same namespace.
+type LocalReference struct {
+	// name is the name of the object.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	// +required
+	Name string `json:"name,omitempty"`
+}
+
+// Publisher configures the role Publisher.
+type Publisher struct {
+	// signingKeySecretRef names the Secret that holds the ledger's signing key
+	// under "signing.key", as 'pyrsia keygen' writes it. When it is unset, the
+	// operator makes the Secret NAME-signing-key once and never overwrites or
+	// deletes it: keep a copy, as a lost key ends the ledger.
+	// +optional
+	SigningKeySecretRef *LocalReference `json:"signingKeySecretRef,omitempty"`
+
+	// upstreams say where to copy images from; a registry that is not listed
+	// is asked at its own address.
+	// +kubebuilder:validation:MaxItems=32
+	// +listType=map
+	// +listMapKey=registry
+	// +optional
+	Upstreams []Upstream `json:"upstreams,omitempty"`
+}
+
+// Upstream is where the images of one registry are copied from.
+type Upstream struct {
+	// registry is the registry as it stands in image names.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	// +kubebuilder:validation:Pattern=`^[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]{1,5})?$`
+	// +required
+	Registry string `json:"registry,omitempty"`
+
+	// endpoint is the URL that is asked in its place, such as
+	// https://registry-1.docker.io.
+	// +kubebuilder:validation:MaxLength=512
+	// +kubebuilder:validation:XValidation:rule="isURL(self) && url(self).getScheme() in ['http', 'https'] && url(self).getHostname() != ''",message="endpoint must be an http or https URL"
+	// +required
+	Endpoint string `json:"endpoint,omitempty"`
+}
+
+// Mirror configures the role Mirror.
+type Mirror struct {
+	// registries are the registries that containerd asks the mirror for.
+	// +kubebuilder:default={"docker.io"}
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=32
+	// +kubebuilder:validation:items:MinLength=1
+	// +kubebuilder:validation:items:MaxLength=253
+	// +kubebuilder:validation:items:Pattern=`^[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]{1,5})?$`
+	// +listType=set
+	// +optional
+	Registries []string `json:"registries,omitempty"`
+
+	// port is where the mirror listens, on the loopback address of each
+	// Kubernetes node.
+	// +kubebuilder:default=5001
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=65535
+	// +optional
+	Port int32 `json:"port,omitempty"`
+
+	// containerd says what the operator does with containerd on each Kubernetes
+	// node. Strict: the registries are reached through the mirror alone, so that
+	// only images on the ledger can be pulled. Fallback: the mirror is asked
+	// first, then the registry. Unmanaged: containerd's configuration is left
+	// as it is.
+	// +kubebuilder:default=Strict
+	// +optional
+	Containerd ContainerdMode `json:"containerd,omitempty"`
+
+	// containerdConfigPath is containerd's registry configuration directory
+	// (its config_path setting).
+	// +kubebuilder:default=/etc/containerd/certs.d
+	// +kubebuilder:validation:MaxLength=1024
+	// +kubebuilder:validation:Pattern=`^/[A-Za-z0-9_./-]+$`
+	// +kubebuilder:validation:XValidation:rule="!self.split('/').exists(s, s == '..')",message="containerdConfigPath must not contain '..'"
+	// +optional
+	ContainerdConfigPath string `json:"containerdConfigPath,omitempty"`
+}
+
+// PyrsiaNodeStatus is the observed state of a PyrsiaNode.
+type PyrsiaNodeStatus struct {
+	// observedGeneration is the generation of the spec that the status is about.
+	// +optional
+	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
+
+	// conditions are the steps KeysReady, NetworkReady (mirrors), WorkloadReady
+	// and LedgerVerified, and Ready, which sums them up.
+	// +kubebuilder:validation:MaxItems=16
+	// +listType=map
+	// +listMapKey=type
+	// +optional
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+
+	// ledger is what the operator has verified of the node's ledger; of a
+	// mirror, what all its ready pods have.
+	// +optional
+	Ledger *LedgerStatus `json:"ledger,omitempty"`
+
+	// peerID is the libp2p identity of a publisher.
+	// +kubebuilder:validation:MaxLength=128
+	// +optional
+	PeerID string `json:"peerID,omitempty"`
+
+	// bootstrap are the multiaddrs at which other nodes join a publisher's network.
+	// +kubebuilder:validation:MaxItems=16
+	// +kubebuilder:validation:items:MaxLength=512
+	// +listType=set
+	// +optional
+	Bootstrap []string `json:"bootstrap,omitempty"`
+
+	// nodes counts the pods of the node.
+	// +optional
+	Nodes *NodeCounts `json:"nodes,omitempty"`
+}
+
+// LedgerStatus is a verified state of the ledger.
+type LedgerStatus struct {
+	// key is the ledger's verifier key (c2sp.org/signed-note). Once set it
+	// never changes.
+	// +kubebuilder:validation:MaxLength=320
+	// +optional
+	Key string `json:"key,omitempty"`
+
+	// size is the number of blocks.
+	// +optional
+	Size int64 `json:"size"`
+
+	// rootHash is the Merkle root over all blocks, in base64.
+	// +kubebuilder:validation:MaxLength=64
+	// +optional
+	RootHash string `json:"rootHash,omitempty"`
+
+	// checkpoint is the newest signed checkpoint that the operator has
+	// verified (c2sp.org/tlog-checkpoint). A publisher that does not extend it
+	// is not asked to publish.
+	// +kubebuilder:validation:MaxLength=16384
+	// +optional
+	Checkpoint string `json:"checkpoint,omitempty"`
+}
+
+// NodeCounts counts pods.
+type NodeCounts struct {
+	// desired is the number of pods that should run.
+	// +optional
+	Desired int32 `json:"desired"`
+
+	// ready is the number of pods that are ready.
+	// +optional
+	Ready int32 `json:"ready"`
+}
+
+// PyrsiaNode is a publisher, or a mirror on each Kubernetes node, of a Pyrsia
+// network.
+// +kubebuilder:object:root=true
+// +kubebuilder:subresource:status
+// +kubebuilder:resource:shortName=pn,categories=pyrsia
+// +kubebuilder:printcolumn:name="Role",type=string,JSONPath=`.spec.role`
+// +kubebuilder:printcolumn:name="Blocks",type=integer,JSONPath=`.status.ledger.size`
+// +kubebuilder:printcolumn:name="Nodes",type=integer,JSONPath=`.status.nodes.ready`
+// +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
+// +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+// +kubebuilder:printcolumn:name="Message",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Ready")].message`
+// +kubebuilder:validation:XValidation:rule="self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$') && self.metadata.name.size() <= 40",message="the name must be at most 40 lower-case letters, digits and '-', and begin with a letter: Services and pods carry it"
+type PyrsiaNode struct {
+	metav1.TypeMeta `json:",inline"`
+
+	// metadata is the standard object metadata.
+	// +optional
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	// spec is the wanted state.
+	// +required
+	Spec PyrsiaNodeSpec `json:"spec,omitzero"`
+
+	// status is the observed state.
+	// +kubebuilder:default={"observedGeneration":-1}
+	// +optional
+	Status PyrsiaNodeStatus `json:"status,omitzero"`
+}
+
+// PyrsiaNodeList is a list of PyrsiaNodes.
+// +kubebuilder:object:root=true
+type PyrsiaNodeList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+	Items           []PyrsiaNode `json:"items"`
+}

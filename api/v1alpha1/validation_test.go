@@ -1,0 +1,292 @@
+package v1alpha1
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/envtest"
+)
+
+var api client.Client
+
+func TestMain(m *testing.M) {
+	if os.Getenv("KUBEBUILDER_ASSETS") == "" {
+		os.Exit(m.Run()) // each test says why it skips
+	}
+	env := &envtest.Environment{CRDDirectoryPaths: []string{"../../config/crd"}, ErrorIfCRDPathMissing: true}
+	config, err := env.Start()
+	if err == nil {
+		scheme := runtime.NewScheme()
+		_ = AddToScheme(scheme) // cannot fail
+		api, err = client.New(config, client.Options{Scheme: scheme})
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "starting the API server:", err)
+		os.Exit(1)
+	}
+	code := m.Run()
+	if err := env.Stop(); err != nil {
+		fmt.Fprintln(os.Stderr, "stopping the API server:", err)
+	}
+	os.Exit(code)
+}
+
+func needAPI(t *testing.T) {
+	t.Helper()
+	if api != nil {
+		return
+	}
+	const reason = "KUBEBUILDER_ASSETS does not name the folder of kube-apiserver and etcd ('make test' does)"
+	if os.Getenv("CI") == "true" {
+		t.Fatal(reason)
+	}
+	t.Skip(reason)
+}
+
+// check creates obj, dry, and compares the answer: "" is acceptance, else a
+// part of the refusal.
+func check(t *testing.T, obj client.Object, want string) {
+	t.Helper()
+	obj.SetNamespace("default")
+	verdict(t, api.Create(t.Context(), obj, client.DryRunAll), want)
+}
+
+func verdict(t *testing.T, err error, want string) {
+	t.Helper()
+	switch {
+	case want == "" && err != nil:
+		t.Errorf("refused: %v", err)
+	case want != "" && err == nil:
+		t.Errorf("accepted, want a refusal with %q", want)
+	case want != "" && !strings.Contains(err.Error(), want):
+		t.Errorf("refused with %v\nwant %q", err, want)
+	}
+}
+
+const (
+	goodKey  = "pyrsia.io/default/publisher/0b9c5c1e+f2a1b3c4+AQJ0aGlydHktdHdvIGJ5dGVzIG9mIGEgcHVibGljIGtl"
+	goodPeer = "/dns4/publisher.example.com/tcp/4001/p2p/12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN"
+)
+
+func publisher(change ...func(*PyrsiaNodeSpec)) *PyrsiaNode {
+	n := &PyrsiaNode{Spec: PyrsiaNodeSpec{Role: RolePublisher}}
+	n.Name = "publisher"
+	for _, c := range change {
+		c(&n.Spec)
+	}
+	return n
+}
+
+func mirror(change ...func(*PyrsiaNodeSpec)) *PyrsiaNode {
+	n := &PyrsiaNode{Spec: PyrsiaNodeSpec{Role: RoleMirror, Network: &Network{PublisherRef: &LocalReference{Name: "publisher"}}}}
+	n.Name = "mirror"
+	for _, c := range change {
+		c(&n.Spec)
+	}
+	return n
+}
+
+func named(n *PyrsiaNode, name string) *PyrsiaNode { n.Name = name; return n }
+
+func TestPyrsiaNodeIsValidated(t *testing.T) {
+	needAPI(t)
+	size := resource.MustParse("1Gi")
+	byKey := func(key string, peers ...string) func(*PyrsiaNodeSpec) {
+		return func(s *PyrsiaNodeSpec) { s.Network = &Network{LedgerKey: key, Bootstrap: peers} }
+	}
+	upstream := func(registry, endpoint string) func(*PyrsiaNodeSpec) {
+		return func(s *PyrsiaNodeSpec) {
+			s.Publisher = &Publisher{Upstreams: []Upstream{{Registry: registry, Endpoint: endpoint}}}
+		}
+	}
+	for name, tc := range map[string]struct {
+		obj  *PyrsiaNode
+		want string
+	}{
+		"a publisher":     {publisher(), ""},
+		"a mirror":        {mirror(), ""},
+		"an unknown role": {publisher(func(s *PyrsiaNodeSpec) { s.Role = "Witness" }), `supported values: "Publisher", "Mirror"`},
+
+		"a publisher that publishes":     {publisher(func(s *PyrsiaNodeSpec) { s.Publisher = &Publisher{} }), ""},
+		"a mirror that publishes":        {mirror(func(s *PyrsiaNodeSpec) { s.Publisher = &Publisher{} }), "publisher is for role Publisher only"},
+		"a mirror that mirrors":          {mirror(func(s *PyrsiaNodeSpec) { s.Mirror = &Mirror{Port: 5002} }), ""},
+		"a publisher that mirrors":       {publisher(func(s *PyrsiaNodeSpec) { s.Mirror = &Mirror{} }), "mirror is for role Mirror only"},
+		"a mirror with a cache":          {mirror(func(s *PyrsiaNodeSpec) { s.CacheSize = &size }), ""},
+		"a publisher with a cache":       {publisher(func(s *PyrsiaNodeSpec) { s.CacheSize = &size }), "cacheSize is for role Mirror only"},
+		"a mirror without a network":     {mirror(func(s *PyrsiaNodeSpec) { s.Network = nil }), "a mirror needs network"},
+		"a publisher with a network":     {publisher(byKey(goodKey, goodPeer)), "a publisher has none"},
+		"a mirror on a host path":        {mirror(func(s *PyrsiaNodeSpec) { s.Storage.HostPath = "/mnt/x" }), ""},
+		"a publisher on a host path":     {publisher(func(s *PyrsiaNodeSpec) { s.Storage.HostPath = "/mnt/x" }), "hostPath is for role Mirror only"},
+		"a host path that climbs":        {mirror(func(s *PyrsiaNodeSpec) { s.Storage.HostPath = "/mnt/../etc" }), "must not contain '..'"},
+		"a publisher's storage class":    {publisher(func(s *PyrsiaNodeSpec) { s.Storage.StorageClassName = new("fast") }), ""},
+		"a mirror's storage class":       {mirror(func(s *PyrsiaNodeSpec) { s.Storage.StorageClassName = new("fast") }), "storageClassName is for role Publisher only"},
+		"a publisher's volume size":      {publisher(func(s *PyrsiaNodeSpec) { s.Storage.Size = &size }), ""},
+		"a mirror's volume size":         {mirror(func(s *PyrsiaNodeSpec) { s.Storage.Size = &size }), "size is for role Publisher only"},
+		"a network by key":               {mirror(byKey(goodKey, goodPeer)), ""},
+		"no root of trust":               {mirror(func(s *PyrsiaNodeSpec) { s.Network = &Network{} }), "exactly one root of trust"},
+		"two roots of trust":             {mirror(byKey(goodKey, goodPeer), func(s *PyrsiaNodeSpec) { s.Network.PublisherRef = &LocalReference{Name: "publisher"} }), "exactly one root of trust"},
+		"a key without peers":            {mirror(byKey(goodKey)), "ledgerKey and bootstrap go together"},
+		"a malformed key":                {mirror(byKey("not a key", goodPeer)), "spec.network.ledgerKey"},
+		"a malformed peer":               {mirror(byKey(goodKey, "publisher.example.com:4001")), "spec.network.bootstrap"},
+		"an upstream":                    {publisher(upstream("docker.io", "https://registry-1.docker.io")), ""},
+		"an upstream on this machine":    {publisher(upstream("docker.io", "http://10.0.0.1:5000")), ""},
+		"an upstream that is no URL":     {publisher(upstream("docker.io", "registry-1.docker.io")), "endpoint must be an http or https URL"},
+		"an upstream over another way":   {publisher(upstream("docker.io", "ftp://registry-1.docker.io")), "endpoint must be an http or https URL"},
+		"a registry that is a URL":       {publisher(upstream("https://docker.io", "https://registry-1.docker.io")), "registry"},
+		"a containerd path":              {mirror(func(s *PyrsiaNodeSpec) { s.Mirror = &Mirror{ContainerdConfigPath: "/etc/rancher/certs.d"} }), ""},
+		"a containerd path that climbs":  {mirror(func(s *PyrsiaNodeSpec) { s.Mirror = &Mirror{ContainerdConfigPath: "/etc/../root"} }), "must not contain '..'"},
+		"an unknown containerd mode":     {mirror(func(s *PyrsiaNodeSpec) { s.Mirror = &Mirror{Containerd: "Maybe"} }), "supported values"},
+		"a port out of range":            {mirror(func(s *PyrsiaNodeSpec) { s.Mirror = &Mirror{Port: 70000} }), "spec.mirror.port"},
+		"a name that a Service can have": {named(publisher(), "publisher-2"), ""},
+		"a name that is too long":        {named(publisher(), strings.Repeat("a", 41)), "at most 40"},
+		"a name with a dot":              {named(publisher(), "a.b"), "at most 40"},
+	} {
+		t.Run(name, func(t *testing.T) { check(t, tc.obj, tc.want) })
+	}
+}
+
+func imageSet(change ...func(*OfficialImageSetSpec)) *OfficialImageSet {
+	s := &OfficialImageSet{Spec: OfficialImageSetSpec{
+		PublisherRef: LocalReference{Name: "publisher"},
+		Images:       []ImageTags{{Repository: "alpine", Tags: []string{"3.20"}}},
+	}}
+	s.Name = "images"
+	for _, c := range change {
+		c(&s.Spec)
+	}
+	return s
+}
+
+func TestOfficialImageSetIsValidated(t *testing.T) {
+	needAPI(t)
+	interval := func(d time.Duration) func(*OfficialImageSetSpec) {
+		return func(s *OfficialImageSetSpec) { s.Interval = &metav1.Duration{Duration: d} }
+	}
+	images := func(images ...ImageTags) func(*OfficialImageSetSpec) {
+		return func(s *OfficialImageSetSpec) { s.Images = images }
+	}
+	for name, tc := range map[string]struct {
+		obj  *OfficialImageSet
+		want string
+	}{
+		"a set":                {imageSet(), ""},
+		"no images":            {imageSet(images()), "spec.images"},
+		"all ways to name one": {imageSet(images(ImageTags{"alpine", []string{"1"}}, ImageTags{"library/alpine", []string{"1"}}, ImageTags{"docker.io/library/a_b", []string{"RC-1_x"}}, ImageTags{"localhost:5000/a", []string{"1"}})), ""},
+		"the same twice":       {imageSet(images(ImageTags{"alpine", []string{"1"}}, ImageTags{"alpine", []string{"2"}})), "Duplicate value"},
+		"a tag twice":          {imageSet(images(ImageTags{"alpine", []string{"1", "1"}})), "Duplicate value"},
+		"a tag in the name":    {imageSet(images(ImageTags{"alpine:1", []string{"1"}})), "repository"},
+		"capitals":             {imageSet(images(ImageTags{"Alpine", []string{"1"}})), "repository"},
+		"a digest as a tag":    {imageSet(images(ImageTags{"alpine", []string{"sha256:0"}})), "tags"},
+		"a short interval":     {imageSet(interval(10 * time.Second)), ""},
+		"too short a one":      {imageSet(interval(9 * time.Second)), "10s or longer"},
+	} {
+		t.Run(name, func(t *testing.T) { check(t, tc.obj, tc.want) })
+	}
+}
+
+func artifact(image, digest string) *Artifact {
+	a := &Artifact{Spec: ArtifactSpec{Image: image, Digest: digest, PublisherRef: LocalReference{Name: "publisher"}}}
+	a.Name = "artifact"
+	return a
+}
+
+var goodDigest = "sha256:" + strings.Repeat("0123456789abcdef", 4)
+
+func TestArtifactIsValidated(t *testing.T) {
+	needAPI(t)
+	for name, tc := range map[string]struct {
+		obj  *Artifact
+		want string
+	}{
+		"an artifact":              {artifact("docker.io/library/alpine:3.20", goodDigest), ""},
+		"another registry":         {artifact("localhost:5000/alpine:3.20", goodDigest), ""},
+		"a short name":             {artifact("alpine:3.20", goodDigest), "spec.image"},
+		"no library":               {artifact("docker.io/alpine:3.20", goodDigest), "official images are in library/"},
+		"no tag":                   {artifact("docker.io/library/alpine", goodDigest), "spec.image"},
+		"a digest in the name":     {artifact("docker.io/library/alpine:3.20@"+goodDigest, goodDigest), "spec.image"},
+		"a digest of another kind": {artifact("docker.io/library/alpine:3.20", "sha512:00"), "spec.digest"},
+	} {
+		t.Run(name, func(t *testing.T) { check(t, tc.obj, tc.want) })
+	}
+}
+
+// What must not change cannot be changed, and what may can.
+func TestUpdatesAreValidated(t *testing.T) {
+	needAPI(t)
+	type node = PyrsiaNode
+	nodeCase := func(n *node, change func(*PyrsiaNodeSpec)) (client.Object, func()) {
+		return n, func() { change(&n.Spec) }
+	}
+	for name, tc := range map[string]struct {
+		make func() (client.Object, func())
+		want string
+	}{
+		"a node's image": {func() (client.Object, func()) {
+			return nodeCase(publisher(), func(s *PyrsiaNodeSpec) { s.Image = "example.com/pyrsia:v2" })
+		}, ""},
+		"a node's role": {func() (client.Object, func()) {
+			return nodeCase(mirror(), func(s *PyrsiaNodeSpec) { s.Role, s.Network = RolePublisher, nil })
+		}, "role cannot be changed"},
+		"a publisher's storage": {func() (client.Object, func()) {
+			return nodeCase(publisher(), func(s *PyrsiaNodeSpec) { s.Storage.Size = new(resource.MustParse("2Ti")) })
+		}, "storage of a publisher cannot be changed"},
+		"a mirror's storage": {func() (client.Object, func()) {
+			return nodeCase(mirror(), func(s *PyrsiaNodeSpec) { s.Storage.HostPath = "/mnt/x" })
+		}, ""},
+		"a set's images": {func() (client.Object, func()) {
+			s := imageSet()
+			return s, func() { s.Spec.Images[0].Tags = []string{"3.21"} }
+		}, ""},
+		"a set's publisher": {func() (client.Object, func()) {
+			s := imageSet()
+			return s, func() { s.Spec.PublisherRef.Name = "other" }
+		}, "publisherRef cannot be changed"},
+		"an artifact's labels": {func() (client.Object, func()) {
+			a := artifact("docker.io/library/alpine:3.20", goodDigest)
+			return a, func() { a.Labels = map[string]string{"a": "b"} }
+		}, ""},
+		"an artifact's tag": {func() (client.Object, func()) {
+			a := artifact("docker.io/library/alpine:3.20", goodDigest)
+			return a, func() { a.Spec.Image = "docker.io/library/alpine:3.21" }
+		}, "an Artifact cannot be changed"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			obj, change := tc.make()
+			obj.SetNamespace("default")
+			if err := api.Create(t.Context(), obj); err != nil {
+				t.Fatal(err)
+			}
+			change()
+			verdict(t, api.Update(t.Context(), obj), tc.want)
+			if err := api.Delete(t.Context(), obj); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+}
+
+// The status of a new object says that nobody has looked at it yet.
+func TestDefaults(t *testing.T) {
+	needAPI(t)
+	n, s := mirror(func(s *PyrsiaNodeSpec) { s.Mirror = &Mirror{} }), imageSet()
+	for _, obj := range []client.Object{n, s} {
+		check(t, obj, "")
+	}
+	if n.Status.ObservedGeneration != -1 || s.Status.ObservedGeneration != -1 {
+		t.Errorf("observedGeneration is %d and %d, want -1", n.Status.ObservedGeneration, s.Status.ObservedGeneration)
+	}
+	m := n.Spec.Mirror
+	if m.Port != 5001 || m.Containerd != ContainerdStrict || m.ContainerdConfigPath != "/etc/containerd/certs.d" || len(m.Registries) != 1 {
+		t.Errorf("the mirror's defaults are %+v", m)
+	}
+	if s.Spec.Interval.Duration != time.Hour || *s.Spec.HistoryLimit != 3 {
+		t.Errorf("the set's defaults are %v, %d", s.Spec.Interval, *s.Spec.HistoryLimit)
+	}
+}

@@ -1,0 +1,102 @@
+// Command pyrsia-operator runs the controllers of pyrsia.io.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+
+	"go.uber.org/zap/zapcore"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	_ "k8s.io/client-go/plugin/pkg/client/auth/exec" // credentials of managed clusters, outside a pod
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/healthz"
+	"sigs.k8s.io/controller-runtime/pkg/log/zap"
+	"sigs.k8s.io/controller-runtime/pkg/metrics/server"
+
+	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
+	"github.com/pyrsia/pyrsia-operator/controllers"
+)
+
+// +kubebuilder:rbac:groups=coordination.k8s.io,namespace=pyrsia-system,resources=leases,verbs=get;create;update
+// +kubebuilder:rbac:groups="",namespace=pyrsia-system,resources=events,verbs=create;patch
+
+// version is set by the build.
+var version = "dev"
+
+type config struct {
+	nodeImage   string
+	namespace   string
+	metricsAddr string
+	healthAddr  string
+	leaderElect bool
+	log         zap.Options
+}
+
+func main() {
+	c := config{log: zap.Options{StacktraceLevel: zapcore.PanicLevel}}
+	flag.StringVar(&c.nodeImage, "node-image", "ghcr.io/pyrsia/pyrsia:v0.1.0", "container image of PyrsiaNodes that name none")
+	flag.StringVar(&c.namespace, "namespace", os.Getenv("POD_NAMESPACE"), "the operator's own namespace, for its seed Secret and its Lease (default: $POD_NAMESPACE)")
+	flag.StringVar(&c.metricsAddr, "metrics-addr", ":8080", `where to serve Prometheus metrics; "0" for nowhere`)
+	flag.StringVar(&c.healthAddr, "health-addr", ":8081", "where to serve /healthz and /readyz")
+	flag.BoolVar(&c.leaderElect, "leader-elect", true, "let one of several replicas work, chosen by a Lease")
+	c.log.BindFlags(flag.CommandLine)
+	flag.Parse()
+	ctrl.SetLogger(zap.New(zap.UseFlagOptions(&c.log)))
+	ctrl.Log.Info("pyrsia-operator", "version", version)
+
+	if err := run(ctrl.SetupSignalHandler(), c); err != nil {
+		fmt.Fprintln(os.Stderr, "pyrsia-operator:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, c config) error {
+	if c.namespace == "" {
+		return fmt.Errorf("give --namespace or set POD_NAMESPACE: the namespace in which the operator keeps its seed")
+	}
+	scheme := runtime.NewScheme()
+	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, appsv1.AddToScheme, v1alpha1.AddToScheme} {
+		if err := add(scheme); err != nil {
+			return fmt.Errorf("building the scheme: %w", err)
+		}
+	}
+	restConfig, err := ctrl.GetConfig()
+	if err != nil {
+		return fmt.Errorf("finding the cluster: %w", err)
+	}
+	direct, err := client.New(restConfig, client.Options{Scheme: scheme})
+	if err != nil {
+		return fmt.Errorf("connecting to the cluster: %w", err)
+	}
+	seed, err := controllers.LoadSeed(ctx, direct, c.namespace)
+	if err != nil {
+		return err
+	}
+	mgr, err := ctrl.NewManager(restConfig, ctrl.Options{
+		Scheme:                        scheme,
+		Cache:                         controllers.CacheOptions(),
+		Metrics:                       server.Options{BindAddress: c.metricsAddr},
+		HealthProbeBindAddress:        c.healthAddr,
+		LeaderElection:                c.leaderElect,
+		LeaderElectionID:              "pyrsia-operator",
+		LeaderElectionNamespace:       c.namespace,
+		LeaderElectionReleaseOnCancel: true, // the process ends as soon as Start returns
+	})
+	if err != nil {
+		return fmt.Errorf("making the manager: %w", err)
+	}
+	if err := controllers.Setup(ctx, mgr, controllers.Config{Seed: seed, NodeImage: c.nodeImage}); err != nil {
+		return err
+	}
+	for _, add := range []func(string, healthz.Checker) error{mgr.AddHealthzCheck, mgr.AddReadyzCheck} {
+		if err := add("ping", healthz.Ping); err != nil {
+			return fmt.Errorf("adding the probes: %w", err)
+		}
+	}
+	return mgr.Start(ctx)
+}

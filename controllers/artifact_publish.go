@@ -1,0 +1,100 @@
+package controllers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
+	"github.com/pyrsia/pyrsia-operator/node/control"
+	"github.com/pyrsia/pyrsia-operator/node/ledger"
+)
+
+const (
+	// maxProof bounds a proof in bytes: a checkpoint of at most 16 KiB, and at
+	// most 64 hashes.
+	maxProof = 32 << 10
+	// maxRetryAfter bounds how long a node can ask to be left alone.
+	maxRetryAfter = time.Hour
+)
+
+// publish asks the publisher to copy the image and record it, until the block
+// is there.
+func (r *ArtifactReconciler) publish(ctx context.Context, art *v1alpha1.Artifact) (time.Duration, error) {
+	const condition = v1alpha1.ConditionPublished
+	if art.Status.Block != nil {
+		return 0, nil
+	}
+	if image, err := ledger.ParseImage(art.Spec.Image); err != nil || image.String() != art.Spec.Image {
+		message := "spec.image must be a full name with a tag, such as docker.io/library/alpine:3.20"
+		setFailed(art, condition, "InvalidImage", message)
+		return 0, reconcile.TerminalError(fmt.Errorf("%s", message))
+	}
+	publisher, node, err := r.Nodes.publisher(ctx, art.Namespace, art.Spec.PublisherRef.Name)
+	if unusable, ok := errors.AsType[*unusableError](err); ok {
+		setWaiting(art, condition, unusable.reason, unusable.message)
+		if unusable.permanent {
+			return 0, reconcile.TerminalError(err)
+		}
+		return waitForPublisher, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	resp, err := node.Publish(ctx, control.PublishRequest{
+		Image: art.Spec.Image, Digest: art.Spec.Digest, Floor: publisher.Status.Ledger.Checkpoint,
+	})
+	if err != nil {
+		return r.refused(art, condition, err)
+	}
+	if resp.Block == nil {
+		setWaiting(art, condition, "Publishing", "the publisher is copying the image")
+		return pollAfter(age(r.Now(), art.CreationTimestamp)), nil
+	}
+	if b := resp.Block; b.Height < 0 || len(b.Entry) > ledger.MaxEntrySize || len(b.Proof) > maxProof {
+		setFailed(art, condition, "InvalidBlock", "the publisher answered with an impossible block")
+		return 0, fmt.Errorf("the publisher %s answered with an impossible block", publisher.Name)
+	}
+	art.Status.Block = &v1alpha1.Block{Height: resp.Block.Height, Entry: resp.Block.Entry, Proof: resp.Block.Proof}
+	setDone(art, condition, "Published", fmt.Sprintf("The image is block %d of the ledger", resp.Block.Height))
+	return 0, nil
+}
+
+// refused decides what to do about a failed call: a refusal that would come
+// again for ever is Stalled, any other is tried again.
+func (r *ArtifactReconciler) refused(art *v1alpha1.Artifact, condition string, err error) (time.Duration, error) {
+	refusal, ok := errors.AsType[*control.Error](err)
+	if !ok {
+		setWaiting(art, condition, reasonUnreachable, "the publisher's control API does not answer")
+		return 0, err
+	}
+	setRefused(art, condition, conditionReason(refusal.Reason), refusal.Message)
+	err = fmt.Errorf("publishing %s: %w", art.Spec.Image, refusal)
+	if refusal.Permanent() {
+		return 0, reconcile.TerminalError(err)
+	}
+	if refusal.RetryAfterSeconds > 0 {
+		return retryAfter(refusal), nil
+	}
+	return 0, err
+}
+
+func retryAfter(refusal *control.Error) time.Duration {
+	return min(time.Duration(min(refusal.RetryAfterSeconds, int(maxRetryAfter.Seconds())))*time.Second, maxRetryAfter)
+}
+
+// conditionReason is a node's reason, if it can stand in a condition.
+func conditionReason(reason control.Reason) string {
+	for _, c := range reason {
+		if (c < 'A' || c > 'Z') && (c < 'a' || c > 'z') {
+			return string(control.ReasonInternal)
+		}
+	}
+	if reason == "" || len(reason) > 64 {
+		return string(control.ReasonInternal)
+	}
+	return string(reason)
+}

@@ -1,0 +1,70 @@
+package controllers
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
+	"github.com/pyrsia/pyrsia-operator/node/ledger"
+)
+
+// verify checks the block itself: it is on the ledger whose key is pinned, and
+// it is about this image and digest. What the publisher says is not believed.
+func (r *ArtifactReconciler) verify(ctx context.Context, art *v1alpha1.Artifact) (time.Duration, error) {
+	const condition = v1alpha1.ConditionVerified
+	if !isTrue(art, v1alpha1.ConditionPublished) || isTrue(art, condition) {
+		return 0, nil
+	}
+	publisher, _, err := r.Nodes.publisher(ctx, art.Namespace, art.Spec.PublisherRef.Name)
+	if unusable, ok := errors.AsType[*unusableError](err); ok {
+		setWaiting(art, condition, unusable.reason, unusable.message)
+		return pollAfter(age(r.Now(), art.CreationTimestamp)), nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	block, err := verifyBlock(publisher.Status.Ledger.Key, art)
+	if err != nil {
+		art.Status.Block = nil // ask for it again
+		setRefused(art, condition, "ProofInvalid", "the publisher's block does not verify: "+err.Error())
+		return 0, fmt.Errorf("verifying %s: %w", art.Spec.Image, err)
+	}
+	art.Status.Block.Hash = hex.EncodeToString(block.Hash[:])
+	art.Status.Block.Checkpoint = string(block.Checkpoint.Signed)
+	art.Status.PublishedAt = new(metav1.NewTime(block.Artifact.Time))
+	art.Status.Platforms = platforms(block.Artifact)
+	setDone(art, condition, "ProofVerified", "The inclusion proof of the block was checked against the publisher's pinned key")
+	return 0, nil
+}
+
+func verifyBlock(key string, art *v1alpha1.Artifact) (*ledger.VerifiedBlock, error) {
+	v, err := ledger.NewVerifier(key)
+	if err != nil {
+		return nil, err
+	}
+	got := art.Status.Block
+	block, err := ledger.VerifyBlock(v, []byte(got.Entry), []byte(got.Proof))
+	if err != nil {
+		return nil, err
+	}
+	if block.Height != got.Height || block.Artifact.Artifact != art.Spec.Image || string(block.Artifact.Digest) != art.Spec.Digest {
+		return nil, errors.New("it is about another image, digest or height")
+	}
+	return block, nil
+}
+
+// platforms are the names of the platforms, bounded as the API wants them.
+func platforms(entry *ledger.AddArtifact) []string {
+	var out []string
+	for _, p := range entry.Platforms {
+		out = append(out, bounded(p.Platform, 256))
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}

@@ -1,0 +1,178 @@
+package controllers
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
+)
+
+// A publisher whose disk goes back in time is found out, and what was verified
+// is kept; with its disk back it is trusted again.
+func TestPublisherThatIsRolledBack(t *testing.T) {
+	t.Parallel()
+	c := testCluster(t)
+	ns := c.namespace(t)
+	up := newUpstream(t)
+	digest := up.push(t, "library/alpine:3.20")
+	publisher := publisherNode(ns, up.URL)
+	c.create(t, publisher, imageSet(ns, time.Hour, v1alpha1.ImageTags{Repository: "alpine", Tags: []string{"3.20"}}))
+	pod := c.runPod(t, publisher, "")
+	c.awaitCurrent(t, c.artifact(t, ns, "docker.io/library/alpine:3.20", digest))
+	eventually(t, func() error {
+		c.get(t, publisher)
+		if ledgerSize(publisher) != 1 {
+			return fmt.Errorf("the ledger has %d blocks in the status, want 1", ledgerSize(publisher))
+		}
+		return nil
+	})
+	verified := *publisher.Status.Ledger
+	pod.stop()
+
+	empty := c.runPod(t, publisher, "") // the same key, another disk
+	c.awaitCondition(t, publisher, v1alpha1.ConditionLedgerVerified, metav1.ConditionFalse, reasonRolledBack)
+	if *publisher.Status.Ledger != verified {
+		t.Errorf("status.ledger changed to %+v", publisher.Status.Ledger)
+	}
+	c.hasEvents(t, ns, reasonRolledBack)
+	empty.stop()
+
+	c.runPod(t, publisher, pod.data)
+	c.awaitCondition(t, publisher, v1alpha1.ConditionLedgerVerified, metav1.ConditionTrue, "")
+}
+
+// A publisher that comes back with another signing key is another ledger.
+func TestPublisherWithAnotherKey(t *testing.T) {
+	t.Parallel()
+	c := testCluster(t)
+	ns := c.namespace(t)
+	publisher := publisherNode(ns, "http://127.0.0.1:1")
+	c.create(t, publisher)
+	pod := c.runPod(t, publisher, "")
+	c.awaitCondition(t, publisher, v1alpha1.ConditionLedgerVerified, metav1.ConditionTrue, "")
+	key := publisher.Status.Ledger.Key
+	pod.stop()
+
+	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: signingSecretName(publisher)}}
+	c.get(t, secret)
+	other := newBook(t)
+	secret.Data[signingKeyFile] = []byte(other.skey)
+	if err := c.Update(t.Context(), secret); err != nil {
+		t.Fatal(err)
+	}
+	c.runPod(t, publisher, "")
+	c.awaitCondition(t, publisher, v1alpha1.ConditionStalled, metav1.ConditionTrue, reasonKeyChanged)
+	if publisher.Status.Ledger.Key != key {
+		t.Error("the pinned key changed")
+	}
+}
+
+// What others change of the operator's objects is put right; what they add stays.
+func TestOwnedObjectsArePutRight(t *testing.T) {
+	t.Parallel()
+	c := testCluster(t)
+	ns := c.namespace(t)
+	publisher := publisherNode(ns, "http://127.0.0.1:1")
+	c.create(t, publisher)
+	c.awaitTemplate(t, publisher)
+	set := &appsv1.StatefulSet{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "publisher"}}
+	c.get(t, set)
+	set.Spec.Template.Spec.Containers[0].Image = "example.com/other"
+	set.Annotations = map[string]string{"example.com/note": "mine"}
+	if err := c.Update(t.Context(), set, client.FieldOwner("somebody")); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, func() error {
+		c.get(t, set)
+		if got := set.Spec.Template.Spec.Containers[0].Image; got == "example.com/other" {
+			return fmt.Errorf("the image is still %s", got)
+		}
+		return nil
+	})
+	if set.Annotations["example.com/note"] != "mine" {
+		t.Error("an annotation that is none of the operator's was removed")
+	}
+}
+
+// An object that happens to have the wanted name is not taken over.
+func TestForeignObjectIsLeftAlone(t *testing.T) {
+	t.Parallel()
+	c := testCluster(t)
+	ns := c.namespace(t)
+	foreign := &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "publisher"},
+		Spec:       corev1.ServiceSpec{Ports: []corev1.ServicePort{{Port: 80}}},
+	}
+	publisher := publisherNode(ns, "http://127.0.0.1:1")
+	c.create(t, foreign, publisher)
+	c.awaitCondition(t, publisher, v1alpha1.ConditionWorkloadReady, metav1.ConditionFalse, "NameConflict")
+	c.get(t, foreign)
+	if len(foreign.OwnerReferences) > 0 || foreign.Spec.Ports[0].Port != 80 {
+		t.Errorf("the Service was taken over: %+v", foreign)
+	}
+}
+
+// A mirror that goes gives each Kubernetes node its containerd set-up back
+// before it is gone.
+func TestMirrorIsCleanedUp(t *testing.T) {
+	t.Parallel()
+	c := testCluster(t)
+	ns := c.namespace(t)
+	publisher, mirror := publisherNode(ns, "http://127.0.0.1:1"), mirrorNode(ns)
+	c.create(t, publisher, mirror)
+	c.runPod(t, publisher, "")
+	c.awaitTemplate(t, mirror)
+	if err := c.Delete(t.Context(), mirror); err != nil {
+		t.Fatal(err)
+	}
+	cleanup := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: cleanupName(mirror)}}
+	eventually(t, func() error { return c.Get(t.Context(), client.ObjectKeyFromObject(cleanup), cleanup) })
+	if err := c.Get(t.Context(), client.ObjectKeyFromObject(mirror), new(appsv1.DaemonSet)); !apierrors.IsNotFound(err) {
+		t.Errorf("the mirror runs while it is cleaned up: %v", err)
+	}
+	c.setDaemonSetStatus(t, ns, cleanup.Name, 3, 2)
+	time.Sleep(time.Second)
+	c.get(t, mirror) // one Kubernetes node is not done
+	c.setDaemonSetStatus(t, ns, cleanup.Name, 3, 3)
+	eventually(t, func() error {
+		for _, obj := range []client.Object{mirror, cleanup} {
+			if err := c.Get(t.Context(), client.ObjectKeyFromObject(obj), obj); !apierrors.IsNotFound(err) {
+				return fmt.Errorf("%T %s is still there: %v", obj, obj.GetName(), err)
+			}
+		}
+		return nil
+	})
+}
+
+// The samples are accepted as they stand.
+func TestSamples(t *testing.T) {
+	t.Parallel()
+	c := testCluster(t)
+	ns := c.namespace(t)
+	files, err := filepath.Glob("../config/samples/*.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.HasSuffix(file, "kustomization.yaml") {
+			continue
+		}
+		obj := decode(t, c, data)
+		obj.SetNamespace(ns)
+		c.create(t, obj)
+	}
+}

@@ -1,0 +1,318 @@
+package controllers
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"net/http"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	eventsv1 "k8s.io/api/events/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/client-go/rest"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/config"
+	"sigs.k8s.io/controller-runtime/pkg/envtest"
+	"sigs.k8s.io/controller-runtime/pkg/log/zap"
+	"sigs.k8s.io/controller-runtime/pkg/metrics/server"
+	"sigs.k8s.io/yaml"
+
+	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
+)
+
+// patience is how long a test waits for what should come soon.
+const patience = 60 * time.Second
+
+// cluster is a real API server with the operator's controllers.
+type cluster struct {
+	client.Client
+	env    *envtest.Environment
+	scheme *runtime.Scheme
+	writes writeCounter
+	stop   func()
+}
+
+var (
+	theCluster  *cluster
+	startOnce   sync.Once
+	errStarting error
+)
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if theCluster != nil {
+		theCluster.stop()
+		if err := theCluster.env.Stop(); err != nil {
+			fmt.Fprintln(os.Stderr, "stopping the API server:", err)
+		}
+	}
+	os.Exit(code)
+}
+
+// testCluster is the package's API server, with the operator running.
+func testCluster(t *testing.T) *cluster {
+	t.Helper()
+	if os.Getenv("KUBEBUILDER_ASSETS") == "" {
+		const reason = "KUBEBUILDER_ASSETS does not name the folder of kube-apiserver and etcd ('make test' does)"
+		if os.Getenv("CI") == "true" {
+			t.Fatal(reason)
+		}
+		t.Skip(reason)
+	}
+	startOnce.Do(func() { theCluster, errStarting = startCluster() })
+	if errStarting != nil {
+		t.Fatalf("starting the API server: %v", errStarting)
+	}
+	return theCluster
+}
+
+func startCluster() (*cluster, error) {
+	ctrl.SetLogger(zap.New(zap.UseDevMode(true), zap.WriteTo(logFile())))
+	c := &cluster{
+		env:    &envtest.Environment{CRDDirectoryPaths: []string{"../config/crd"}, ErrorIfCRDPathMissing: true},
+		scheme: runtime.NewScheme(),
+	}
+	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, appsv1.AddToScheme, eventsv1.AddToScheme, v1alpha1.AddToScheme} {
+		if err := add(c.scheme); err != nil {
+			return nil, err
+		}
+	}
+	restConfig, err := c.env.Start()
+	if err != nil {
+		return nil, err
+	}
+	if c.Client, err = client.New(restConfig, client.Options{Scheme: c.scheme}); err != nil {
+		return nil, err
+	}
+	if err := c.install(); err != nil {
+		return nil, err
+	}
+	return c, c.startOperator(restConfig)
+}
+
+// install applies config/default, so that the operator has the rights that it
+// has on any cluster, and no more.
+func (c *cluster) install() error {
+	for _, file := range []string{"../config/default/namespace.yaml", "../config/default/install.yaml"} {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			return err
+		}
+		for doc := range strings.SplitSeq(string(data), "\n---\n") {
+			obj := new(unstructured.Unstructured)
+			if err := yaml.Unmarshal([]byte(doc), obj); err != nil {
+				return fmt.Errorf("%s: %w", file, err)
+			}
+			if obj.GetKind() == "" {
+				continue
+			}
+			if err := c.Create(context.Background(), obj); err != nil && !apierrors.IsAlreadyExists(err) {
+				return fmt.Errorf("installing %s %s: %w", obj.GetKind(), obj.GetName(), err)
+			}
+		}
+	}
+	return nil
+}
+
+// logFile takes the operator's log, if a test's author wants to see it.
+func logFile() *os.File {
+	if name := os.Getenv("PYRSIA_TEST_LOG"); name != "" {
+		if f, err := os.Create(name); err == nil {
+			return f
+		}
+	}
+	null, _ := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
+	return null
+}
+
+// startOperator runs the operator as its main does, but counts what it writes.
+func (c *cluster) startOperator(restConfig *rest.Config) error {
+	counted := rest.CopyConfig(restConfig)
+	counted.Impersonate = rest.ImpersonationConfig{
+		UserName: "system:serviceaccount:pyrsia-system:pyrsia-operator",
+		Groups:   []string{"system:serviceaccounts", "system:authenticated"},
+	}
+	counted.Wrap(func(next http.RoundTripper) http.RoundTripper {
+		return roundTripper(func(r *http.Request) (*http.Response, error) {
+			c.writes.count(r)
+			return next.RoundTrip(r)
+		})
+	})
+	ctx, cancel := context.WithCancel(context.Background())
+	direct, err := client.New(counted, client.Options{Scheme: c.scheme})
+	if err != nil {
+		cancel()
+		return err
+	}
+	seed, err := LoadSeed(ctx, direct, "pyrsia-system")
+	if err != nil {
+		cancel()
+		return err
+	}
+	mgr, err := ctrl.NewManager(counted, ctrl.Options{
+		Scheme: c.scheme, Cache: CacheOptions(), Metrics: server.Options{BindAddress: "0"},
+		Controller: config.Controller{SkipNameValidation: new(true)},
+	})
+	if err == nil {
+		err = Setup(ctx, mgr, Config{Seed: seed, NodeImage: "ghcr.io/pyrsia/pyrsia:test"})
+	}
+	if err != nil {
+		cancel()
+		return err
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- mgr.Start(ctx) }()
+	c.stop = func() { cancel(); <-ended }
+	return nil
+}
+
+// restartOperator ends the operator and starts it anew.
+func (c *cluster) restartOperator(t *testing.T) {
+	t.Helper()
+	c.stop()
+	if err := c.startOperator(c.env.Config); err != nil {
+		t.Fatalf("restarting the operator: %v", err)
+	}
+}
+
+// namespace makes a namespace for one test.
+func (c *cluster) namespace(t *testing.T) string {
+	t.Helper()
+	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "test-"}}
+	if err := c.Create(t.Context(), ns); err != nil {
+		t.Fatal(err)
+	}
+	return ns.Name
+}
+
+func (c *cluster) create(t *testing.T, objs ...client.Object) {
+	t.Helper()
+	for _, obj := range objs {
+		if err := c.Create(t.Context(), obj); err != nil {
+			t.Fatalf("creating %T %s: %v", obj, obj.GetName(), err)
+		}
+	}
+}
+
+// decode reads one object of a manifest.
+func decode(t *testing.T, c *cluster, data []byte) client.Object {
+	t.Helper()
+	obj, _, err := serializer.NewCodecFactory(c.scheme, serializer.EnableStrict).UniversalDeserializer().Decode(data, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return obj.(client.Object)
+}
+
+// get reads an object again.
+func (c *cluster) get(t *testing.T, obj client.Object) {
+	t.Helper()
+	if err := c.Get(t.Context(), client.ObjectKeyFromObject(obj), obj); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// eventually waits until check has nothing to complain about.
+func eventually(t *testing.T, check func() error) {
+	t.Helper()
+	var err error
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+		if err = check(); err == nil {
+			return
+		}
+	}
+	t.Fatalf("still after %v: %v", patience, err)
+}
+
+// awaitCondition waits for a condition with a status and a reason (any, if empty).
+func (c *cluster) awaitCondition(t *testing.T, obj object, name string, status metav1.ConditionStatus, reason string) metav1.Condition {
+	t.Helper()
+	var got *metav1.Condition
+	eventually(t, func() error {
+		if err := c.Get(t.Context(), client.ObjectKeyFromObject(obj), obj); err != nil {
+			return err
+		}
+		got = meta.FindStatusCondition(*obj.Conditions(), name)
+		if got == nil || got.Status != status || reason != "" && got.Reason != reason {
+			return fmt.Errorf("%s: want %s=%s (%s), conditions are:\n%s", obj.GetName(), name, status, reason, conditionsText(*obj.Conditions()))
+		}
+		return nil
+	})
+	return *got
+}
+
+func conditionsText(conditions []metav1.Condition) string {
+	var b strings.Builder
+	for _, c := range conditions {
+		fmt.Fprintf(&b, "  %s=%s %s: %s\n", c.Type, c.Status, c.Reason, c.Message)
+	}
+	return b.String()
+}
+
+// awaitCurrent waits until kstatus would call the object Current.
+func (c *cluster) awaitCurrent(t *testing.T, obj object) {
+	t.Helper()
+	c.awaitCondition(t, obj, v1alpha1.ConditionReady, metav1.ConditionTrue, "")
+	if *obj.ObservedGeneration() != obj.GetGeneration() {
+		t.Errorf("%s: observedGeneration %d of %d", obj.GetName(), *obj.ObservedGeneration(), obj.GetGeneration())
+	}
+	for _, name := range []string{v1alpha1.ConditionReconciling, v1alpha1.ConditionStalled} {
+		if meta.FindStatusCondition(*obj.Conditions(), name) != nil {
+			t.Errorf("%s is Ready and has the condition %s", obj.GetName(), name)
+		}
+	}
+}
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// writeCounter counts what is not a read.
+type writeCounter struct {
+	mu     sync.Mutex
+	counts map[string]int // owned by mu; by method and path
+}
+
+func (w *writeCounter) count(r *http.Request) {
+	if r.Method == http.MethodGet || strings.Contains(r.URL.Path, "/leases") {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.counts == nil {
+		w.counts = map[string]int{}
+	}
+	w.counts[r.Method+" "+r.URL.Path]++
+}
+
+// during returns the writes that are made in a namespace while do runs.
+func (w *writeCounter) during(namespace string, do func()) []string {
+	read := func() map[string]int {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		return maps.Clone(w.counts)
+	}
+	before := read()
+	do()
+	var out []string
+	for path, n := range read() {
+		if strings.Contains(path, "/namespaces/"+namespace+"/") && n > before[path] {
+			out = append(out, fmt.Sprintf("%d x %s", n-before[path], path))
+		}
+	}
+	slices.Sort(out)
+	return out
+}

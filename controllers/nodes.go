@@ -1,0 +1,129 @@
+package controllers
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
+	"github.com/pyrsia/pyrsia-operator/node/control"
+)
+
+// waitForPublisher is when to look again for a publisher that cannot be asked;
+// watches tell of most changes earlier.
+const waitForPublisher = time.Minute
+
+// clientIdle is how long a client that nobody asked for is kept.
+const clientIdle = 10 * time.Minute
+
+// Nodes reaches the pods of PyrsiaNodes over the control API.
+type Nodes struct {
+	reader client.Reader
+	seed   Seed
+	now    func() time.Time
+
+	mu      sync.Mutex
+	clients map[nodeAddress]*pooledClient // owned by mu
+}
+
+type nodeAddress struct {
+	uid types.UID // of the PyrsiaNode: decides the pinned key
+	ip  string
+}
+
+type pooledClient struct {
+	*control.Client
+	used time.Time
+}
+
+// NewNodes reads pods from reader and derives the nodes' keys from seed.
+func NewNodes(reader client.Reader, seed Seed, now func() time.Time) *Nodes {
+	return &Nodes{reader: reader, seed: seed, now: now, clients: map[nodeAddress]*pooledClient{}}
+}
+
+// client is a client of one pod, pinned to the PyrsiaNode's key.
+func (n *Nodes) client(node *v1alpha1.PyrsiaNode, ip string) (*control.Client, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	now := n.now()
+	address := nodeAddress{uid: node.UID, ip: ip}
+	if c := n.clients[address]; c != nil {
+		c.used = now
+		return c.Client, nil
+	}
+	for a, c := range n.clients {
+		if now.Sub(c.used) > clientIdle {
+			c.Close()
+			delete(n.clients, a)
+		}
+	}
+	c, err := control.NewClient(net.JoinHostPort(ip, strconv.Itoa(control.Port)), n.seed.operatorKeys(node))
+	if err != nil {
+		return nil, err
+	}
+	n.clients[address] = &pooledClient{Client: c, used: now}
+	return c, nil
+}
+
+// readyPods are the pods of a PyrsiaNode that are ready, by name.
+func (n *Nodes) readyPods(ctx context.Context, node *v1alpha1.PyrsiaNode) ([]corev1.Pod, error) {
+	pods := new(corev1.PodList)
+	if err := n.reader.List(ctx, pods, client.InNamespace(node.Namespace), client.MatchingLabels(labels(node, component(node)))); err != nil {
+		return nil, fmt.Errorf("listing the pods of %s: %w", node.Name, err)
+	}
+	ready := slices.DeleteFunc(pods.Items, func(p corev1.Pod) bool {
+		return p.Status.PodIP == "" || p.DeletionTimestamp != nil || !slices.ContainsFunc(p.Status.Conditions, func(c corev1.PodCondition) bool {
+			return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
+		})
+	})
+	slices.SortFunc(ready, func(a, b corev1.Pod) int { return strings.Compare(a.Name, b.Name) })
+	return ready, nil
+}
+
+// unusableError tells why a publisher cannot be asked.
+type unusableError struct {
+	reason, message string
+	permanent       bool // until somebody changes the reference
+}
+
+func (e *unusableError) Error() string { return e.message }
+
+// publisher finds a publisher that can be asked. The error is an
+// *unusableError if there is none yet.
+func (n *Nodes) publisher(ctx context.Context, namespace, name string) (*v1alpha1.PyrsiaNode, *control.Client, error) {
+	node := new(v1alpha1.PyrsiaNode)
+	err := n.reader.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, node)
+	if apierrors.IsNotFound(err) {
+		return nil, nil, &unusableError{reason: "PublisherNotFound", message: fmt.Sprintf("there is no PyrsiaNode %q in this namespace: create it, or correct publisherRef", name)}
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("reading the publisher %s: %w", name, err)
+	}
+	if node.Spec.Role != v1alpha1.RolePublisher {
+		return nil, nil, &unusableError{reason: "InvalidPublisherRef", message: fmt.Sprintf("the PyrsiaNode %q is a mirror: name a publisher in publisherRef", name), permanent: true}
+	}
+	if c := meta.FindStatusCondition(node.Status.Conditions, v1alpha1.ConditionLedgerVerified); c != nil && c.Status == metav1.ConditionFalse {
+		return nil, nil, &unusableError{reason: "PublisherLedgerNotVerified", message: fmt.Sprintf("the ledger of the publisher %q is not verified: see its condition LedgerVerified", name)}
+	}
+	pods, err := n.readyPods(ctx, node)
+	if err != nil {
+		return nil, nil, err
+	}
+	if len(pods) == 0 || node.Status.Ledger == nil || !node.DeletionTimestamp.IsZero() {
+		return nil, nil, &unusableError{reason: "PublisherNotReady", message: fmt.Sprintf("waiting for the publisher %q to be ready", name)}
+	}
+	c, err := n.client(node, pods[0].Status.PodIP)
+	return node, c, err
+}

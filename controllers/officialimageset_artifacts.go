@@ -1,0 +1,203 @@
+package controllers
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"strings"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
+
+	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
+	"github.com/pyrsia/pyrsia-operator/node/ledger"
+)
+
+// defaultHistoryLimit is how many Artifacts of earlier digests are kept.
+const defaultHistoryLimit = 3
+
+// artifacts makes the Artifacts that are wanted, and deletes those that are
+// not any more.
+func (r *OfficialImageSetReconciler) artifacts(w *work) step[*v1alpha1.OfficialImageSet] {
+	return func(ctx context.Context, set *v1alpha1.OfficialImageSet) (time.Duration, error) {
+		var errs []error
+		for _, image := range slices.Sorted(maps.Keys(w.pass.images)) {
+			errs = append(errs, r.ensure(ctx, set, w, image))
+		}
+		limit := defaultHistoryLimit
+		if set.Spec.HistoryLimit != nil {
+			limit = int(*set.Spec.HistoryLimit)
+		}
+		for _, image := range slices.Sorted(maps.Keys(w.have)) {
+			for _, art := range unwanted(w.have[image], w.pass.images[image], limit) {
+				errs = append(errs, r.delete(ctx, art))
+			}
+		}
+		return 0, errors.Join(errs...)
+	}
+}
+
+// ensure makes the Artifact of an image's digest. One that is published, but
+// no longer the image's newest block because the tag moved away and back, is
+// made again, so that it is published again.
+func (r *OfficialImageSetReconciler) ensure(ctx context.Context, set *v1alpha1.OfficialImageSet, w *work, image string) error {
+	i := w.pass.images[image]
+	if i.digest == "" {
+		return nil
+	}
+	if existing := find(w.have[image], i.digest); existing != nil {
+		if !i.moved || !isTrue(existing, v1alpha1.ConditionPublished) {
+			return nil
+		}
+		if err := r.delete(ctx, existing); err != nil {
+			return err
+		}
+		w.have[image] = slices.DeleteFunc(slices.Clone(w.have[image]), func(a *v1alpha1.Artifact) bool { return a == existing })
+	}
+	i.moved = false // what follows mends it, or is tried again after the next pass
+	art := newArtifact(set, image, i.digest)
+	if err := controllerutil.SetControllerReference(set, art, r.Client.Scheme()); err != nil {
+		return fmt.Errorf("making the Artifact of %s: %w", image, err)
+	}
+	taken, err := r.taken(ctx, art)
+	if err != nil {
+		return err
+	}
+	if taken {
+		i.conflict(image, art.Name, r.Now())
+		return nil
+	}
+	err = r.Client.Create(ctx, art)
+	if apierrors.IsAlreadyExists(err) {
+		return nil // the cache does not show it yet
+	}
+	return wrap(err, "making the Artifact of %s", image)
+}
+
+// taken tells whether an Artifact by the wanted name belongs to another.
+func (r *OfficialImageSetReconciler) taken(ctx context.Context, want *v1alpha1.Artifact) (bool, error) {
+	got := new(v1alpha1.Artifact)
+	if err := r.Client.Get(ctx, client.ObjectKeyFromObject(want), got); err != nil {
+		return false, client.IgnoreNotFound(wrap(err, "reading Artifact %s", want.Name))
+	}
+	was, is := metav1.GetControllerOf(got), metav1.GetControllerOf(want)
+	return was == nil || was.UID != is.UID || got.Spec.Image != want.Spec.Image, nil
+}
+
+// conflict keeps the failure that an Artifact's name is taken.
+func (i *resolution) conflict(image, name string, now time.Time) {
+	i.retryAt = now.Add(retryMax)
+	i.failure = &v1alpha1.ImageFailure{
+		Image: image, Reason: "NameConflict",
+		Message: fmt.Sprintf("the Artifact %q exists and belongs to another: take the image out of the other set, or delete that Artifact", name),
+	}
+}
+
+func (r *OfficialImageSetReconciler) delete(ctx context.Context, art *v1alpha1.Artifact) error {
+	err := r.Client.Delete(ctx, art.DeepCopy(), client.Preconditions{UID: &art.UID})
+	if apierrors.IsConflict(err) {
+		return nil // another one by this name: the next event shows it
+	}
+	return wrap(client.IgnoreNotFound(err), "deleting Artifact %s", art.Name)
+}
+
+func newArtifact(set *v1alpha1.OfficialImageSet, image, digest string) *v1alpha1.Artifact {
+	return &v1alpha1.Artifact{
+		ObjectMeta: metav1.ObjectMeta{Namespace: set.Namespace, Name: artifactName(image, digest)},
+		Spec:       v1alpha1.ArtifactSpec{Image: image, Digest: digest, PublisherRef: set.Spec.PublisherRef},
+	}
+}
+
+// artifactName is REPOSITORY-TAG-DIGEST12, as a DNS-1123 subdomain. A name
+// that had to be changed for that gets a hash, so that it stays unique.
+func artifactName(image, digest string) string {
+	parsed, err := ledger.ParseImage(image)
+	if err != nil {
+		parsed.Repository = image
+	}
+	repository := parsed.Repository
+	if parsed.Registry == "docker.io" {
+		repository = strings.TrimPrefix(repository, "library/")
+	} else {
+		repository = parsed.Registry + "/" + repository
+	}
+	plain := strings.ReplaceAll(repository, "/", "-") + "-" + parsed.Tag
+	name := strings.Map(func(c rune) rune {
+		if c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '-' || c == '.' {
+			return c
+		}
+		return '-'
+	}, strings.ToLower(plain))
+	for _, pair := range [][2]string{{"..", "."}, {".-", "-"}, {"-.", "-"}} {
+		for strings.Contains(name, pair[0]) {
+			name = strings.ReplaceAll(name, pair[0], pair[1])
+		}
+	}
+	const limit = 200
+	if name != plain || len(name) > limit {
+		sum := sha256.Sum256([]byte(image))
+		name = fmt.Sprintf("%s-%x", strings.Trim(name[:min(len(name), limit)], "-."), sum[:4])
+	}
+	return fmt.Sprintf("%s-%.12s", strings.Trim(name, "-."), strings.TrimPrefix(digest, "sha256:"))
+}
+
+// byImage sorts Artifacts by image, the newest of each first.
+func byImage(items []v1alpha1.Artifact) map[string][]*v1alpha1.Artifact {
+	out := map[string][]*v1alpha1.Artifact{}
+	for i := range items {
+		out[items[i].Spec.Image] = append(out[items[i].Spec.Image], &items[i])
+	}
+	height := func(a *v1alpha1.Artifact) int64 {
+		if a.Status.Block == nil {
+			return math.MaxInt64
+		}
+		return a.Status.Block.Height
+	}
+	for _, list := range out {
+		slices.SortFunc(list, func(a, b *v1alpha1.Artifact) int {
+			return cmp.Or(b.CreationTimestamp.Compare(a.CreationTimestamp.Time), cmp.Compare(height(b), height(a)), cmp.Compare(a.Name, b.Name))
+		})
+	}
+	return out
+}
+
+func find(have []*v1alpha1.Artifact, digest string) *v1alpha1.Artifact {
+	for _, a := range have {
+		if a.Spec.Digest == digest {
+			return a
+		}
+	}
+	return nil
+}
+
+// unwanted are the Artifacts to delete of one image: all, if it is not in the
+// set any more; else those of earlier digests beyond the limit, and those that
+// were overtaken before they were published.
+func unwanted(have []*v1alpha1.Artifact, i *resolution, limit int) []*v1alpha1.Artifact {
+	if i == nil {
+		return have
+	}
+	if i.digest == "" {
+		return nil // which one is the current one is not known
+	}
+	var out []*v1alpha1.Artifact
+	kept := 0
+	for _, a := range have {
+		switch {
+		case a.Spec.Digest == i.digest:
+		case !isTrue(a, v1alpha1.ConditionPublished) || kept == limit:
+			out = append(out, a)
+		default:
+			kept++
+		}
+	}
+	return out
+}

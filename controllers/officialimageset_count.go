@@ -1,0 +1,118 @@
+package controllers
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
+)
+
+// maxFailures bounds status.failures.
+const maxFailures = 20
+
+// count counts the images that are published, and sets both conditions.
+func (r *OfficialImageSetReconciler) count(w *work) step[*v1alpha1.OfficialImageSet] {
+	return func(_ context.Context, set *v1alpha1.OfficialImageSet) (time.Duration, error) {
+		failures := resolveFailures(w)
+		published, failed := 0, len(w.invalid)
+		for image, i := range w.pass.images {
+			art := find(w.have[image], i.digest)
+			switch {
+			case art != nil && isTrue(art, v1alpha1.ConditionReady):
+				published++
+			case i.failure != nil:
+				failed++
+			case art != nil:
+				if f := artifactFailure(art); f != nil {
+					failed++
+					failures = append(failures, *f)
+				}
+			}
+		}
+		desired := len(w.images) + len(w.invalid)
+		s := &set.Status
+		s.Desired, s.Published, s.Failed = int32(desired), int32(published), int32(failed)
+		s.Pending = int32(desired - published - failed)
+		slices.SortFunc(failures, func(a, b v1alpha1.ImageFailure) int { return cmp.Compare(a.Image, b.Image) })
+		s.Failures = failures[:min(len(failures), maxFailures)]
+		judgeResolved(set, w)
+		judgePublished(set)
+		return 0, nil
+	}
+}
+
+// artifactFailure is why an Artifact is not published; nil while it is under way.
+func artifactFailure(art *v1alpha1.Artifact) *v1alpha1.ImageFailure {
+	ready := meta.FindStatusCondition(art.Status.Conditions, v1alpha1.ConditionReady)
+	if ready == nil || ready.Status != metav1.ConditionFalse {
+		return nil
+	}
+	return &v1alpha1.ImageFailure{Image: art.Spec.Image, Reason: ready.Reason, Message: bounded(ready.Message, maxMessage)}
+}
+
+// judgeResolved sets Resolved from what is known of the images.
+func judgeResolved(set *v1alpha1.OfficialImageSet, w *work) {
+	const condition = v1alpha1.ConditionResolved
+	if w.unusable != nil {
+		setWaiting(set, condition, w.unusable.reason, w.unusable.message)
+		return
+	}
+	failures := resolveFailures(w)
+	if len(failures) > 0 {
+		reason, message := failures[0].Reason, fmt.Sprintf("%s: %s", failures[0].Image, failures[0].Message)
+		if slices.ContainsFunc(failures, func(f v1alpha1.ImageFailure) bool { return f.Reason != reason }) {
+			reason = "ResolveFailed"
+		}
+		if more := len(failures) - 1; more > 0 {
+			message = fmt.Sprintf("%s (and %d more: see status.failures)", bounded(message, maxMessage-64), more)
+		}
+		setFailed(set, condition, reason, message)
+		return
+	}
+	for _, i := range w.pass.images {
+		if i.digest == "" {
+			if set.Spec.Suspend {
+				setWaiting(set, condition, "Suspended", "spec.suspend is true: tags are not resolved")
+			} else {
+				setWaiting(set, condition, "Resolving", "asking the upstream registry for the digests of the tags")
+			}
+			return
+		}
+	}
+	setDone(set, condition, "Resolved", "All tags are resolved to digests")
+}
+
+// resolveFailures are the images that could not be resolved, by name.
+func resolveFailures(w *work) []v1alpha1.ImageFailure {
+	var out []v1alpha1.ImageFailure
+	for _, image := range slices.Sorted(maps.Keys(w.invalid)) {
+		out = append(out, v1alpha1.ImageFailure{Image: image, Reason: "InvalidImage", Message: bounded(w.invalid[image].Error(), maxMessage)})
+	}
+	for _, image := range slices.Sorted(maps.Keys(w.pass.images)) {
+		if f := w.pass.images[image].failure; f != nil {
+			out = append(out, *f)
+		}
+	}
+	return out
+}
+
+// judgePublished sets Published from the counts.
+func judgePublished(set *v1alpha1.OfficialImageSet) {
+	const condition = v1alpha1.ConditionPublished
+	s := set.Status
+	switch {
+	case s.Published == s.Desired:
+		setDone(set, condition, "Published", "All images are published, verified and mirrored")
+	case s.Failed > 0:
+		setFailed(set, condition, "ImagesFailed", fmt.Sprintf("%d of %d images are published; see status.failures", s.Published, s.Desired))
+	default:
+		setWaiting(set, condition, "Publishing", fmt.Sprintf("%d of %d images are published", s.Published, s.Desired))
+	}
+}

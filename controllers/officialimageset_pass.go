@@ -1,0 +1,121 @@
+package controllers
+
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
+)
+
+const (
+	// resolveAtOnce is how many tags of a set are resolved at the same time,
+	// and resolveBatch how many before its status is written.
+	resolveAtOnce = 8
+	resolveBatch  = 16
+
+	retryFirst = 2 * time.Second
+	retryMax   = 5 * time.Minute
+)
+
+// pass is what this process remembers of a set between reconciliations. All of
+// it can be lost: Artifacts and the set's status tell enough to begin again.
+type pass struct {
+	uid     types.UID
+	began   time.Time // of the pass that runs, or ran last
+	running bool
+	images  map[string]*resolution
+}
+
+// resolution is the last answer for one image.
+type resolution struct {
+	at       time.Time // the pass in which it was last resolved; zero: not yet
+	digest   string
+	moved    bool // back to a digest that is on the ledger, but not its newest
+	failures int
+	retryAt  time.Time
+	failure  *v1alpha1.ImageFailure
+}
+
+// passOf is the set's memory, brought in line with the wanted images.
+func (r *OfficialImageSetReconciler) passOf(set *v1alpha1.OfficialImageSet, w *work) *pass {
+	key := types.NamespacedName{Namespace: set.Namespace, Name: set.Name}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	p := r.passes[key]
+	if p == nil || p.uid != set.UID {
+		p = &pass{uid: set.UID, images: map[string]*resolution{}}
+		r.passes[key] = p
+	}
+	wanted := make(map[string]bool, len(w.images))
+	for _, image := range w.images {
+		wanted[image] = true
+		if p.images[image] == nil {
+			p.images[image] = remembered(set, image, w.have[image])
+		}
+	}
+	for image := range p.images {
+		if !wanted[image] {
+			delete(p.images, image)
+		}
+	}
+	return p
+}
+
+// remembered is what can be told of an image after the operator's restart.
+func remembered(set *v1alpha1.OfficialImageSet, image string, have []*v1alpha1.Artifact) *resolution {
+	i := &resolution{}
+	if len(have) > 0 && set.Status.LastResolvedTime != nil {
+		i.at, i.digest = set.Status.LastResolvedTime.Time, have[0].Spec.Digest
+	}
+	if len(have) > 0 && artifactFailure(have[0]) != nil {
+		return i // what status.failures tells of it is the Artifact's failure
+	}
+	for n := range set.Status.Failures {
+		if set.Status.Failures[n].Image == image {
+			i.failure = set.Status.Failures[n].DeepCopy()
+		}
+	}
+	return i
+}
+
+func (r *OfficialImageSetReconciler) forget(key types.NamespacedName) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.passes, key)
+}
+
+// dueAt is when an image is to be resolved next.
+func (i *resolution) dueAt(interval time.Duration) time.Time {
+	switch {
+	case i.failure != nil:
+		return i.retryAt
+	case i.at.IsZero():
+		return i.at
+	}
+	return i.at.Add(interval)
+}
+
+// due chooses at most limit images to resolve now, those that have waited
+// longest first, and tells when the next one is due.
+func (p *pass) due(now time.Time, interval time.Duration, limit int) (images []string, next time.Time) {
+	for image := range p.images {
+		images = append(images, image)
+	}
+	slices.SortFunc(images, func(a, b string) int {
+		return cmp.Or(p.images[a].dueAt(interval).Compare(p.images[b].dueAt(interval)), cmp.Compare(a, b))
+	})
+	for n, image := range images {
+		if at := p.images[image].dueAt(interval); at.After(now) || n == limit {
+			return images[:n], at
+		}
+	}
+	return images, time.Time{}
+}
+
+// backoff is how long to wait after so many failures of an image.
+func backoff(failures int) time.Duration {
+	return min(retryFirst<<min(failures-1, 16), retryMax)
+}

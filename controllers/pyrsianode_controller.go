@@ -1,0 +1,156 @@
+package controllers
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
+)
+
+// +kubebuilder:rbac:groups=pyrsia.io,resources=pyrsianodes,verbs=get;list;watch;patch
+// +kubebuilder:rbac:groups=pyrsia.io,resources=pyrsianodes/status,verbs=patch
+// +kubebuilder:rbac:groups=pyrsia.io,resources=pyrsianodes/finalizers,verbs=update
+// +kubebuilder:rbac:groups=apps,resources=statefulsets,verbs=get;list;watch;create;patch
+// +kubebuilder:rbac:groups=apps,resources=daemonsets,verbs=get;list;watch;create;patch;delete
+// +kubebuilder:rbac:groups="",resources=services,verbs=get;list;watch;create;patch
+// +kubebuilder:rbac:groups="",resources=pods,verbs=get;list;watch
+// +kubebuilder:rbac:groups="",resources=secrets,verbs=create;patch
+// +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
+
+const (
+	// pollSteady and pollBusy are how often a node is asked for its ledger:
+	// when all is done, and while something is in progress.
+	pollSteady = 10 * time.Second
+	pollBusy   = time.Second
+)
+
+// PyrsiaNodeReconciler runs the pods of PyrsiaNodes and watches their ledgers.
+type PyrsiaNodeReconciler struct {
+	Client    client.Client
+	Nodes     *Nodes
+	Seed      Seed
+	NodeImage string
+	Now       func() time.Time
+
+	applier applier
+	status  statusWriter
+
+	// keysApplied holds when the Secrets of a PyrsiaNode (by UID) were last
+	// written by this process.
+	keysApplied sync.Map
+}
+
+// Reconcile brings a PyrsiaNode closer to its spec.
+func (r *PyrsiaNodeReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
+	n := new(v1alpha1.PyrsiaNode)
+	if err := r.Client.Get(ctx, req.NamespacedName, n); err != nil {
+		return ctrl.Result{}, client.IgnoreNotFound(err)
+	}
+	if !n.DeletionTimestamp.IsZero() {
+		r.keysApplied.Delete(n.UID)
+		next, err := r.cleanup(ctx, n)
+		return ctrl.Result{RequeueAfter: next}, err
+	}
+	if err := r.hold(ctx, n); err != nil {
+		return ctrl.Result{}, err
+	}
+	before := n.DeepCopy()
+	in := podInputs{image: r.NodeImage, fingerprint: r.Seed.fingerprint(n)}
+	next, err := run(ctx, n, r.keys, r.network(&in), r.workload(&in), r.ledger(&in), r.pace)
+	return r.status.finish(ctx, before, n, next, err)
+}
+
+// pace decides when to ask the node again.
+func (r *PyrsiaNodeReconciler) pace(ctx context.Context, n *v1alpha1.PyrsiaNode) (time.Duration, error) {
+	if n.Status.Nodes == nil {
+		return 0, nil // watches tell of all that is awaited before there are pods
+	}
+	publisher := n.Name
+	if n.Spec.Network != nil && n.Spec.Network.PublisherRef != nil {
+		publisher = n.Spec.Network.PublisherRef.Name
+	}
+	for _, stage := range []string{stagePublish, stageMirror} {
+		artifacts := new(v1alpha1.ArtifactList)
+		err := r.Client.List(ctx, artifacts, client.InNamespace(n.Namespace), client.MatchingFields{indexStage: stage + publisher},
+			client.Limit(1), client.UnsafeDisableDeepCopy)
+		if err != nil {
+			return 0, wrap(err, "listing the Artifacts in progress")
+		}
+		if len(artifacts.Items) > 0 {
+			return pollBusy, nil
+		}
+	}
+	if n.Status.Nodes.Ready > 0 && !isTrue(n, v1alpha1.ConditionLedgerVerified) {
+		return 2 * pollBusy, nil
+	}
+	return pollSteady, nil
+}
+
+// SetupWithManager registers the controller.
+func (r *PyrsiaNodeReconciler) SetupWithManager(mgr ctrl.Manager) error {
+	r.applier = applier{client: mgr.GetClient(), live: mgr.GetAPIReader()}
+	r.status = statusWriter{client: mgr.GetClient(), recorder: mgr.GetEventRecorder("pyrsianode-controller")}
+	return ctrl.NewControllerManagedBy(mgr).
+		Named("pyrsianode").
+		For(&v1alpha1.PyrsiaNode{}, builder.WithPredicates(predicate.GenerationChangedPredicate{})).
+		Owns(&appsv1.StatefulSet{}).
+		Owns(&appsv1.DaemonSet{}).
+		Owns(&corev1.Service{}).
+		Watches(&corev1.Pod{}, handler.EnqueueRequestsFromMapFunc(nodeOfPod)).
+		// A publisher that gets its key wakes the mirrors that wait for it.
+		Watches(&v1alpha1.PyrsiaNode{}, handler.EnqueueRequestsFromMapFunc(r.mirrorsOf), builder.WithPredicates(usabilityChanged)).
+		// A new block wakes those that are to have it.
+		Watches(&v1alpha1.Artifact{}, handler.EnqueueRequestsFromMapFunc(r.networkOf), builder.WithPredicates(becameVerified)).
+		WithOptions(options(4)).
+		Complete(r)
+}
+
+// nodeOfPod is the PyrsiaNode that a pod belongs to.
+func nodeOfPod(_ context.Context, pod client.Object) []reconcile.Request {
+	return []reconcile.Request{{NamespacedName: types.NamespacedName{Namespace: pod.GetNamespace(), Name: pod.GetLabels()[labelInstance]}}}
+}
+
+// networkOf are the publisher of an Artifact and its mirrors.
+func (r *PyrsiaNodeReconciler) networkOf(ctx context.Context, obj client.Object) []reconcile.Request {
+	art, ok := obj.(*v1alpha1.Artifact)
+	if !ok {
+		return nil
+	}
+	publisher := &v1alpha1.PyrsiaNode{}
+	publisher.Namespace, publisher.Name = art.Namespace, art.Spec.PublisherRef.Name
+	return append(r.mirrorsOf(ctx, publisher), reconcile.Request{NamespacedName: client.ObjectKeyFromObject(publisher)})
+}
+
+// becameVerified passes Artifacts whose block has just been verified.
+var becameVerified = predicate.Funcs{
+	CreateFunc: func(event.CreateEvent) bool { return false },
+	DeleteFunc: func(event.DeleteEvent) bool { return false },
+	UpdateFunc: func(e event.UpdateEvent) bool {
+		was, ok1 := e.ObjectOld.(*v1alpha1.Artifact)
+		is, ok2 := e.ObjectNew.(*v1alpha1.Artifact)
+		return ok1 && ok2 && !isTrue(was, v1alpha1.ConditionVerified) && isTrue(is, v1alpha1.ConditionVerified)
+	},
+}
+
+// mirrorsOf are the mirrors that refer to a publisher.
+func (r *PyrsiaNodeReconciler) mirrorsOf(ctx context.Context, publisher client.Object) []reconcile.Request {
+	list := new(v1alpha1.PyrsiaNodeList)
+	err := r.Client.List(ctx, list, client.InNamespace(publisher.GetNamespace()), client.MatchingFields{indexPublisher: publisher.GetName()})
+	if err != nil {
+		ctrl.LoggerFrom(ctx).Error(err, "listing the mirrors of a publisher", "publisher", publisher.GetName())
+		return nil
+	}
+	return requests(list.Items)
+}

@@ -1,0 +1,255 @@
+package controllers
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/mod/sumdb/note"
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
+	"github.com/pyrsia/pyrsia-operator/node/control"
+	"github.com/pyrsia/pyrsia-operator/node/ledger"
+)
+
+const (
+	// pollTimeout bounds one call of a node's status.
+	pollTimeout = 5 * time.Second
+	// pollsAtOnce bounds the pods of one PyrsiaNode that are asked at once.
+	pollsAtOnce = 16
+	// maxPeerID bounds what a node says its peer ID is.
+	maxPeerID = 128
+)
+
+// report is what one pod said, and what the operator makes of it.
+type report struct {
+	pod        string
+	peerID     string
+	key        string
+	checkpoint *ledger.Checkpoint // verified; nil if the pod has none yet
+	reason     string             // why it is not verified
+	message    string
+}
+
+// The reasons for which a pod's ledger is not verified.
+const (
+	reasonUnreachable  = "NodeUnreachable"
+	reasonNoCheckpoint = "NoCheckpoint"
+	reasonKeyChanged   = "KeyChanged"
+	reasonBadSignature = "BadSignature"
+	reasonRolledBack   = "LedgerRolledBack"
+	reasonForked       = "LedgerForked"
+)
+
+// ledger asks the ready pods for their ledgers, and keeps what verifies: of a
+// publisher the newest checkpoint, the floor below which it must not fall; of
+// mirrors the oldest, so that all have what it covers. It does not wait for all
+// pods to be ready: a Kubernetes node that is down must not hide a fork.
+func (r *PyrsiaNodeReconciler) ledger(in *podInputs) step[*v1alpha1.PyrsiaNode] {
+	return func(ctx context.Context, n *v1alpha1.PyrsiaNode) (time.Duration, error) {
+		const condition = v1alpha1.ConditionLedgerVerified
+		if n.Status.Nodes == nil {
+			return 0, nil
+		}
+		pods, err := r.Nodes.readyPods(ctx, n)
+		if err != nil {
+			return 0, err
+		}
+		if len(pods) == 0 {
+			setWaiting(n, condition, "PodsNotReady", "waiting for a pod to be ready")
+			return 0, nil
+		}
+		pinned := in.ledgerKey
+		switch {
+		case n.Status.Ledger == nil:
+		case n.Spec.Role == v1alpha1.RolePublisher:
+			pinned = n.Status.Ledger.Key
+		case n.Status.Ledger.Key != pinned:
+			n.Status.Ledger = nil // the user chose another root of trust
+		}
+		reports, err := r.poll(ctx, n, pods, pinned)
+		if err != nil {
+			return 0, err
+		}
+		record(n, reports)
+		if worst := worstOf(reports); worst != nil {
+			message := fmt.Sprintf("pod %s: %s", worst.pod, worst.message)
+			switch worst.reason {
+			case reasonUnreachable, reasonNoCheckpoint:
+				setWaiting(n, condition, worst.reason, message)
+			case reasonKeyChanged:
+				setFailed(n, condition, worst.reason, message)
+				return 0, reconcile.TerminalError(fmt.Errorf("%s", message))
+			default:
+				setRefused(n, condition, worst.reason, message)
+			}
+			return 0, nil
+		}
+		setDone(n, condition, "Verified", "The ledger carries the pinned key's signature and extends what was verified before")
+		return 0, nil
+	}
+}
+
+// poll asks all pods, a bounded number at once.
+func (r *PyrsiaNodeReconciler) poll(ctx context.Context, n *v1alpha1.PyrsiaNode, pods []corev1.Pod, pinned string) ([]report, error) {
+	floor, err := verifiedBefore(n)
+	if err != nil {
+		return nil, err
+	}
+	var since int64
+	if floor != nil {
+		since = floor.Tree.N
+	}
+	reports := make([]report, len(pods)) // each goroutine owns one
+	var group errgroup.Group
+	group.SetLimit(pollsAtOnce)
+	for i, pod := range pods {
+		group.Go(func() error {
+			ctx, cancel := context.WithTimeout(ctx, pollTimeout)
+			defer cancel()
+			reports[i] = report{pod: pod.Name, reason: reasonUnreachable, message: "its control API does not answer"}
+			c, err := r.Nodes.client(n, pod.Status.PodIP)
+			if err != nil {
+				return err
+			}
+			status, err := c.Status(ctx, since)
+			if err != nil {
+				return nil // the report says so; the cause may differ each time
+			}
+			reports[i] = judge(n.Spec.Role, pinned, floor, status)
+			reports[i].pod = pod.Name
+			return nil
+		})
+	}
+	return reports, group.Wait()
+}
+
+// verifiedBefore is the checkpoint in the PyrsiaNode's status, if any.
+func verifiedBefore(n *v1alpha1.PyrsiaNode) (*ledger.Checkpoint, error) {
+	if n.Status.Ledger == nil || n.Status.Ledger.Checkpoint == "" {
+		return nil, nil
+	}
+	v, err := ledger.NewVerifier(n.Status.Ledger.Key)
+	if err != nil {
+		return nil, err
+	}
+	c, err := ledger.VerifyCheckpoint(v, []byte(n.Status.Ledger.Checkpoint))
+	if err != nil {
+		return nil, fmt.Errorf("status.ledger of %s: %w", n.Name, err)
+	}
+	return &c, nil
+}
+
+// judge verifies what a pod says of its ledger. pinned is empty before a
+// publisher's key is known; floor is what was verified before.
+func judge(role v1alpha1.Role, pinned string, floor *ledger.Checkpoint, status *control.Status) report {
+	out := report{key: status.Ledger.Key}
+	v, err := ledger.NewVerifier(status.Ledger.Key)
+	if err != nil {
+		out.reason, out.message = reasonBadSignature, "it tells no valid ledger key"
+		return out
+	}
+	if pinned != "" && strings.TrimSpace(status.Ledger.Key) != strings.TrimSpace(pinned) {
+		out.reason = reasonKeyChanged
+		out.message = "its ledger has another key than the one pinned in status.ledger.key: put the signing key back and restart the pod; for a new ledger make a new PyrsiaNode"
+		return out
+	}
+	if len(status.PeerID) <= maxPeerID && isBase58(status.PeerID) {
+		out.peerID = status.PeerID
+	}
+	if status.Ledger.Checkpoint == "" {
+		if role == v1alpha1.RolePublisher && floor != nil && floor.Tree.N > 0 {
+			out.reason, out.message = reasonRolledBack, rolledBack(0, floor.Tree.N)
+			return out
+		}
+		out.reason, out.message = reasonNoCheckpoint, "waiting for the first checkpoint of the ledger"
+		return out
+	}
+	return judgeCheckpoint(out, role, v, floor, status.Ledger)
+}
+
+func judgeCheckpoint(out report, role v1alpha1.Role, v note.Verifier, floor *ledger.Checkpoint, got control.LedgerStatus) report {
+	checkpoint, err := ledger.VerifyCheckpoint(v, []byte(got.Checkpoint))
+	if err != nil {
+		out.reason, out.message = reasonBadSignature, "its checkpoint is not signed by the pinned key"
+		return out
+	}
+	if floor != nil && checkpoint.Tree.N < floor.Tree.N {
+		if role == v1alpha1.RolePublisher {
+			out.reason, out.message = reasonRolledBack, rolledBack(checkpoint.Tree.N, floor.Tree.N)
+			return out
+		}
+		// A mirror may be new and still catching up: the others prove that
+		// they extend what it has, once that is what all have.
+		out.checkpoint = &checkpoint
+		return out
+	}
+	if floor != nil {
+		if err := ledger.VerifyConsistency(*floor, checkpoint, got.Consistency); err != nil {
+			out.reason = reasonForked
+			out.message = "its ledger does not extend the one verified before, in status.ledger.checkpoint: two histories were signed; do not trust this ledger before you know why"
+			return out
+		}
+	}
+	out.checkpoint = &checkpoint
+	return out
+}
+
+func rolledBack(got, want int64) string {
+	return fmt.Sprintf("its ledger has %d blocks, but %d were verified before: its disk was rolled back; restore the newest copy of its data", got, want)
+}
+
+func isBase58(s string) bool {
+	return s != "" && !strings.ContainsFunc(s, func(c rune) bool {
+		return !strings.ContainsRune("123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz", c)
+	})
+}
+
+// record keeps what was verified in the status.
+func record(n *v1alpha1.PyrsiaNode, reports []report) {
+	verified := slices.DeleteFunc(slices.Clone(reports), func(r report) bool { return r.reason != "" && r.reason != reasonNoCheckpoint })
+	if len(verified) == 0 {
+		return
+	}
+	if n.Spec.Role == v1alpha1.RolePublisher && verified[0].peerID != "" {
+		n.Status.PeerID = verified[0].peerID
+		n.Status.Bootstrap = []string{bootstrapAddress(n, verified[0].peerID)}
+	}
+	if n.Status.Ledger == nil {
+		n.Status.Ledger = &v1alpha1.LedgerStatus{Key: verified[0].key}
+	}
+	if len(verified) < len(reports) {
+		return // what all have is not known
+	}
+	oldest := slices.MinFunc(verified, func(a, b report) int { return cmp.Compare(a.size(), b.size()) })
+	if oldest.checkpoint == nil || oldest.size() == n.Status.Ledger.Size && n.Status.Ledger.Checkpoint != "" {
+		return
+	}
+	n.Status.Ledger.Size = oldest.checkpoint.Tree.N
+	n.Status.Ledger.RootHash = oldest.checkpoint.Tree.Hash.String()
+	n.Status.Ledger.Checkpoint = string(oldest.checkpoint.Signed)
+}
+
+func (r report) size() int64 {
+	if r.checkpoint == nil {
+		return 0
+	}
+	return r.checkpoint.Tree.N
+}
+
+// worstOf is the gravest report that is not verified; nil if all are.
+func worstOf(reports []report) *report {
+	grave := []string{reasonKeyChanged, reasonForked, reasonRolledBack, reasonBadSignature, reasonUnreachable, reasonNoCheckpoint}
+	for _, reason := range grave {
+		if i := slices.IndexFunc(reports, func(r report) bool { return r.reason == reason }); i >= 0 {
+			return &reports[i]
+		}
+	}
+	return nil
+}

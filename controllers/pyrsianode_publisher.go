@@ -1,0 +1,82 @@
+package controllers
+
+import (
+	"fmt"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	appsac "k8s.io/client-go/applyconfigurations/apps/v1"
+	coreac "k8s.io/client-go/applyconfigurations/core/v1"
+	metaac "k8s.io/client-go/applyconfigurations/meta/v1"
+
+	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
+)
+
+// defaultVolumeSize is the size of a publisher's volume.
+var defaultVolumeSize = resource.MustParse("20Gi")
+
+// statefulSet is the workload of a publisher: one pod with its volume.
+func statefulSet(n *v1alpha1.PyrsiaNode, in podInputs) *appsac.StatefulSetApplyConfiguration {
+	args := []string{"--signing-key", "/signing/" + signingKeyFile}
+	if n.Spec.Publisher != nil {
+		for _, u := range n.Spec.Publisher.Upstreams {
+			args = append(args, "--upstream", u.Registry+"="+u.Endpoint)
+		}
+	}
+	template := podTemplate(n, in, args)
+	template.Spec.WithVolumes(coreac.Volume().WithName("signing").
+		WithSecret(coreac.SecretVolumeSource().WithSecretName(signingSecretName(n)).WithDefaultMode(0o440).
+			WithItems(coreac.KeyToPath().WithKey(signingKeyFile).WithPath(signingKeyFile))))
+	template.Spec.Containers[0].WithVolumeMounts(
+		coreac.VolumeMount().WithName("signing").WithMountPath("/signing").WithReadOnly(true))
+
+	return appsac.StatefulSet(n.Name, n.Namespace).
+		WithLabels(labels(n, component(n))).
+		WithOwnerReferences(ownerReference(n)).
+		WithSpec(appsac.StatefulSetSpec().
+			WithReplicas(1).
+			WithServiceName(n.Name).
+			WithSelector(metaac.LabelSelector().WithMatchLabels(labels(n, component(n)))).
+			WithTemplate(template).
+			WithVolumeClaimTemplates(volumeClaim(n)))
+}
+
+// volumeClaim spells out what the API server would fill in, because it owns
+// the list as a whole: else the set would look changed for ever.
+func volumeClaim(n *v1alpha1.PyrsiaNode) *coreac.PersistentVolumeClaimApplyConfiguration {
+	size := defaultVolumeSize
+	if n.Spec.Storage.Size != nil {
+		size = *n.Spec.Storage.Size
+	}
+	spec := coreac.PersistentVolumeClaimSpec().
+		WithAccessModes(corev1.ReadWriteOnce).
+		WithVolumeMode(corev1.PersistentVolumeFilesystem).
+		WithResources(coreac.VolumeResourceRequirements().WithRequests(corev1.ResourceList{corev1.ResourceStorage: size}))
+	if class := n.Spec.Storage.StorageClassName; class != nil {
+		spec.WithStorageClassName(*class)
+	}
+	claim := coreac.PersistentVolumeClaim("data", "").
+		WithSpec(spec).
+		WithStatus(coreac.PersistentVolumeClaimStatus().WithPhase(corev1.ClaimPending))
+	claim.Namespace, claim.Kind, claim.APIVersion = nil, nil, nil
+	return claim
+}
+
+// extractStatefulSet is without what some API servers add to volume claims,
+// and others take away.
+func extractStatefulSet(live *appsv1.StatefulSet, manager string) (*appsac.StatefulSetApplyConfiguration, error) {
+	owned, err := appsac.ExtractStatefulSet(live, manager)
+	if err != nil || owned.Spec == nil {
+		return owned, err
+	}
+	for i := range owned.Spec.VolumeClaimTemplates {
+		owned.Spec.VolumeClaimTemplates[i].Kind, owned.Spec.VolumeClaimTemplates[i].APIVersion = nil, nil
+	}
+	return owned, nil
+}
+
+// bootstrapAddress is where other nodes of the cluster join the publisher.
+func bootstrapAddress(n *v1alpha1.PyrsiaNode, peerID string) string {
+	return fmt.Sprintf("/dns4/%s.%s.svc/tcp/%d/p2p/%s", n.Name, n.Namespace, portP2P, peerID)
+}

@@ -1,0 +1,159 @@
+// Package controllers holds the operator's controllers. Each brings one kind
+// of the API forward in steps; a step is a file, and has a condition.
+package controllers
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	apilabels "k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/util/workqueue"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
+)
+
+// The field indexes of the cache.
+const (
+	// indexPublisher finds the mirrors and the image sets of a publisher.
+	indexPublisher = "publisher"
+	// indexStage finds the Artifacts of a publisher that wait for something.
+	indexStage = "stage"
+	// indexOwner finds the Artifacts of an OfficialImageSet, by its UID.
+	indexOwner = "owner"
+)
+
+// Config is what the controllers need besides a manager.
+type Config struct {
+	Seed Seed
+	// NodeImage is the container image of PyrsiaNodes that name none.
+	NodeImage string
+}
+
+// Setup registers the controllers with a manager.
+func Setup(ctx context.Context, mgr ctrl.Manager, config Config) error {
+	if err := setupIndexes(ctx, mgr.GetFieldIndexer()); err != nil {
+		return err
+	}
+	nodes := NewNodes(mgr.GetClient(), config.Seed, time.Now)
+	for _, r := range []interface{ SetupWithManager(ctrl.Manager) error }{
+		&PyrsiaNodeReconciler{Client: mgr.GetClient(), Nodes: nodes, Seed: config.Seed, NodeImage: config.NodeImage, Now: time.Now},
+		&OfficialImageSetReconciler{Client: mgr.GetClient(), Nodes: nodes, Now: time.Now},
+		&ArtifactReconciler{Client: mgr.GetClient(), Nodes: nodes, Now: time.Now},
+	} {
+		if err := r.SetupWithManager(mgr); err != nil {
+			return fmt.Errorf("setting up %T: %w", r, err)
+		}
+	}
+	return nil
+}
+
+// CacheOptions keep out of the cache what the operator has not made.
+func CacheOptions() cache.Options {
+	own := cache.ByObject{Label: apilabels.SelectorFromSet(apilabels.Set{labelManagedBy: fieldOwner})}
+	pods := own
+	pods.Transform = func(obj any) (any, error) {
+		if pod, ok := obj.(*corev1.Pod); ok { // only its address and readiness are read
+			pod.ManagedFields, pod.Spec = nil, corev1.PodSpec{}
+		}
+		return obj, nil
+	}
+	return cache.Options{ByObject: map[client.Object]cache.ByObject{
+		&appsv1.StatefulSet{}: own,
+		&appsv1.DaemonSet{}:   own,
+		&corev1.Service{}:     own,
+		&corev1.Pod{}:         pods,
+	}}
+}
+
+func setupIndexes(ctx context.Context, indexer client.FieldIndexer) error {
+	publisherOf := func(obj client.Object) []string {
+		switch o := obj.(type) {
+		case *v1alpha1.PyrsiaNode:
+			if o.Spec.Network != nil && o.Spec.Network.PublisherRef != nil {
+				return []string{o.Spec.Network.PublisherRef.Name}
+			}
+		case *v1alpha1.OfficialImageSet:
+			return []string{o.Spec.PublisherRef.Name}
+		}
+		return nil
+	}
+	owner := func(obj client.Object) []string {
+		if ref := metav1.GetControllerOf(obj); ref != nil {
+			return []string{string(ref.UID)}
+		}
+		return nil
+	}
+	for _, index := range []struct {
+		obj   client.Object
+		field string
+		value client.IndexerFunc
+	}{
+		{&v1alpha1.PyrsiaNode{}, indexPublisher, publisherOf},
+		{&v1alpha1.OfficialImageSet{}, indexPublisher, publisherOf},
+		{&v1alpha1.Artifact{}, indexStage, stageOf},
+		{&v1alpha1.Artifact{}, indexOwner, owner},
+	} {
+		if err := indexer.IndexField(ctx, index.obj, index.field, index.value); err != nil {
+			return fmt.Errorf("indexing %T by %s: %w", index.obj, index.field, err)
+		}
+	}
+	return nil
+}
+
+// options limit how many objects are worked on at once, and back off from
+// failures: from a second to five minutes.
+func options(atOnce int) controller.Options {
+	return controller.Options{
+		MaxConcurrentReconciles: atOnce,
+		RateLimiter:             workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](time.Second, 5*time.Minute),
+	}
+}
+
+// usabilityChanged passes changes of a PyrsiaNode that matter to those who
+// refer to it; growth of its ledger is not among them.
+var usabilityChanged = predicate.Funcs{
+	UpdateFunc: func(e event.UpdateEvent) bool {
+		was, ok1 := e.ObjectOld.(*v1alpha1.PyrsiaNode)
+		is, ok2 := e.ObjectNew.(*v1alpha1.PyrsiaNode)
+		if !ok1 || !ok2 {
+			return false
+		}
+		return (was.Status.Ledger == nil) != (is.Status.Ledger == nil) ||
+			!equality.Semantic.DeepEqual(was.Status.Bootstrap, is.Status.Bootstrap) ||
+			conditionStatus(was, v1alpha1.ConditionWorkloadReady) != conditionStatus(is, v1alpha1.ConditionWorkloadReady) ||
+			conditionStatus(was, v1alpha1.ConditionLedgerVerified) != conditionStatus(is, v1alpha1.ConditionLedgerVerified)
+	},
+}
+
+func conditionStatus(obj object, name string) metav1.ConditionStatus {
+	if c := meta.FindStatusCondition(*obj.Conditions(), name); c != nil {
+		return c.Status
+	}
+	return metav1.ConditionUnknown
+}
+
+func requests[T any, P interface {
+	*T
+	client.Object
+}](items []T) []reconcile.Request {
+	out := make([]reconcile.Request, len(items))
+	for i := range items {
+		obj := P(&items[i])
+		out[i].NamespacedName = types.NamespacedName{Namespace: obj.GetNamespace(), Name: obj.GetName()}
+	}
+	return out
+}
