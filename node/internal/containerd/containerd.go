@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/pyrsia/pyrsia-operator/node/internal/durable"
@@ -44,12 +45,15 @@ type Setup struct {
 func (s Setup) hosts(registry string) string  { return filepath.Join(s.CertsD, registry, hostsFile) }
 func (s Setup) backup(registry string) string { return filepath.Join(s.CertsD, backupDir, registry) }
 
-// Install sends pulls of the registries to the mirror at the given URL. What
-// the user had is kept for Uninstall. To install again is safe, also after a
-// crash at any moment.
+// Install sends pulls of these registries, and no others, to the mirror at the
+// given URL. What the user had is kept for Uninstall. To install again is
+// safe, also after a crash at any moment.
 func (s Setup) Install(mirror string, mode Mode) error {
 	if mode != Strict && mode != Fallback {
 		return fmt.Errorf("mode %q: want %s or %s", mode, Strict, Fallback)
+	}
+	if err := s.uninstallOthers(mirror); err != nil {
+		return err
 	}
 	for _, r := range s.Registries {
 		if err := s.install(r, hostsTOML(r, mirror, mode)); err != nil {
@@ -109,6 +113,31 @@ func (s Setup) Uninstall() error {
 	// The last one out takes the folder along.
 	if err := os.Remove(filepath.Join(s.CertsD, backupDir)); err != nil && !errors.Is(err, fs.ErrNotExist) && !isNotEmpty(err) {
 		return err
+	}
+	return nil
+}
+
+// uninstallOthers restores the registries that an earlier Install sent to the
+// same mirror and that are not listed any more.
+func (s Setup) uninstallOthers(mirror string) error {
+	taken, err := os.ReadDir(filepath.Join(s.CertsD, backupDir))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("reading containerd's set-up: %w", err)
+	}
+	for _, t := range taken {
+		if slices.Contains(s.Registries, t.Name()) {
+			continue
+		}
+		current, err := os.ReadFile(s.hosts(t.Name()))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("reading containerd's set-up for %s: %w", t.Name(), err)
+		}
+		if !isOurs(current) || !bytes.Contains(current, fmt.Appendf(nil, "[host.%q]", mirror)) {
+			continue // another node's, or the user's again
+		}
+		if err := s.uninstall(t.Name()); err != nil {
+			return fmt.Errorf("restoring containerd's set-up for %s: %w", t.Name(), err)
+		}
 	}
 	return nil
 }

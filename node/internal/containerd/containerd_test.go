@@ -92,6 +92,30 @@ func TestUninstallLeavesWhatTheUserWroteSince(t *testing.T) {
 	}
 }
 
+func TestRegistriesThatAreNotListedAnyMoreAreRestored(t *testing.T) {
+	root := t.TempDir()
+	write(t, filepath.Join(root, "quay.io", hostsFile), "mine")
+	other := Setup{CertsD: root, Registries: []string{"ghcr.io"}}
+	if err := other.Install("http://127.0.0.1:5002", Strict); err != nil {
+		t.Fatal(err)
+	}
+	for _, registries := range [][]string{{"docker.io", "quay.io"}, {"docker.io"}} {
+		if err := (Setup{CertsD: root, Registries: registries}).Install(mirror, Strict); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := Setup{CertsD: root, Registries: []string{"docker.io", "ghcr.io", "quay.io"}}.Installed()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(map[string]bool{"docker.io": true, "ghcr.io": true, "quay.io": false}, got); diff != "" {
+		t.Error(diff)
+	}
+	if data, _ := os.ReadFile(filepath.Join(root, "quay.io", hostsFile)); string(data) != "mine" {
+		t.Errorf("quay.io: %q", data)
+	}
+}
+
 func TestNamesOutsideOfCertsDAreRefused(t *testing.T) {
 	for _, name := range []string{"", "..", "../etc", "a/b", ".pyrsia-backup"} {
 		s := Setup{CertsD: t.TempDir(), Registries: []string{name}}
