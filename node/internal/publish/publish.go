@@ -212,21 +212,22 @@ func refusal(err error, image ledger.Image, r *upstream.Registry) error {
 	if !ok {
 		return err
 	}
+	cause := u.Cause()
 	switch u.Kind {
 	case upstream.NotFound:
 		return &control.Error{Reason: control.ReasonImageNotFound,
-			Message: fmt.Sprintf("%s does not exist at %s: check the repository and the tag (%v)", image, r.Host(), err)}
+			Message: fmt.Sprintf("%s does not exist at %s: check the repository and the tag (%v)", image, r.Host(), cause)}
 	case upstream.Unauthorized:
 		return &control.Error{Reason: control.ReasonUpstreamUnauthorized,
-			Message: fmt.Sprintf("%s wants a login for %s, or has no such repository: check its name (%v)", r.Host(), image, err)}
+			Message: fmt.Sprintf("%s wants a login for %s, or has no such repository: check its name (%v)", r.Host(), image, cause)}
 	case upstream.RateLimited:
 		return &control.Error{Reason: control.ReasonUpstreamRateLimited, RetryAfterSeconds: 60,
-			Message: fmt.Sprintf("%s limits the rate of requests: the operator tries again later (%v)", r.Host(), err)}
+			Message: fmt.Sprintf("%s limits the rate of requests: the operator tries again later (%v)", r.Host(), cause)}
 	case upstream.Invalid:
 		return &control.Error{Reason: control.ReasonUpstreamInvalid,
-			Message: fmt.Sprintf("%s sent content that was refused: %v", r.Host(), err)}
+			Message: fmt.Sprintf("%s sent content that was refused: %v", r.Host(), u)}
 	default:
 		return &control.Error{Reason: control.ReasonUpstreamUnavailable,
-			Message: fmt.Sprintf("%s cannot be reached: check spec.publisher.upstreams and the network (%v)", r.Host(), err)}
+			Message: fmt.Sprintf("%s cannot be reached: check spec.publisher.upstreams and the network (%v)", r.Host(), cause)}
 	}
 }

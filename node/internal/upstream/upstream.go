@@ -43,8 +43,22 @@ type Error struct {
 
 func (e *Error) Error() string { return e.Err.Error() }
 
-// Unwrap gives the cause.
+// Unwrap gives the error that was met.
 func (e *Error) Unwrap() error { return e.Err }
+
+// Cause says in few words what went wrong, without the request that met it.
+func (e *Error) Cause() string {
+	if t, ok := errors.AsType[*transport.Error](e.Err); ok {
+		if len(t.Errors) > 0 && t.Errors[0].Message != "" {
+			return fmt.Sprintf("%d: %.200s", t.StatusCode, t.Errors[0].Message)
+		}
+		return fmt.Sprintf("%d %s", t.StatusCode, http.StatusText(t.StatusCode))
+	}
+	if u, ok := errors.AsType[*url.Error](e.Err); ok {
+		return u.Err.Error()
+	}
+	return e.Err.Error()
+}
 
 // maxManifest bounds a manifest in bytes: the limit that registries have
 // (OCI distribution-spec, "Pushing Manifests").
