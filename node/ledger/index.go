@@ -144,12 +144,12 @@ func rawDigest(d digest.Digest) ([]byte, error) {
 	return hex.DecodeString(d.Encoded())
 }
 
-// latest finds the newest block of an image: the height decides.
-func (x *index) latest(image string) (height int64, d digest.Digest, ok bool) {
+// latest finds the newest block of an image below a height.
+func (x *index) latest(image string, below int64) (height int64, d digest.Digest, ok bool) {
 	_ = x.db.View(func(tx *bbolt.Tx) error {
 		c := tx.Bucket(bucketImages).Cursor()
 		prefix := []byte(image + "\x00")
-		k, v := seekLast(c, prefix)
+		k, v := seekBefore(c, heightKey(prefix, below))
 		if bytes.HasPrefix(k, prefix) && len(k) == len(prefix)+8 {
 			height = int64(binary.BigEndian.Uint64(k[len(prefix):]))
 			d, ok = digest.NewDigestFromEncoded(digest.SHA256, hex.EncodeToString(v)), true
@@ -159,32 +159,33 @@ func (x *index) latest(image string) (height int64, d digest.Digest, ok bool) {
 	return height, d, ok
 }
 
-// seekLast finds the last key that is not greater than prefix and any height.
-func seekLast(c *bbolt.Cursor, prefix []byte) (k, v []byte) {
-	if k, _ = c.Seek(append(bytes.Clone(prefix), bytes.Repeat([]byte{0xff}, 9)...)); k == nil {
+// seekBefore finds the last key that is less than key.
+func seekBefore(c *bbolt.Cursor, key []byte) (k, v []byte) {
+	if k, _ = c.Seek(key); k == nil {
 		return c.Last()
 	}
 	return c.Prev()
 }
 
-// heights lists, newest first, up to limit blocks of an image.
-func (x *index) heights(image string, limit int) (out []int64) {
-	return x.list(bucketImages, []byte(image+"\x00"), limit)
+// heights lists, newest first, up to limit blocks of an image below a height.
+func (x *index) heights(image string, below int64, limit int) (out []int64) {
+	return x.list(bucketImages, []byte(image+"\x00"), below, limit)
 }
 
-// byDigest lists, newest first, up to limit blocks that name a digest.
-func (x *index) byDigest(d digest.Digest, limit int) []int64 {
+// byDigest lists, newest first, up to limit blocks below a height that name a
+// digest.
+func (x *index) byDigest(d digest.Digest, below int64, limit int) []int64 {
 	raw, err := rawDigest(d)
 	if err != nil {
 		return nil
 	}
-	return x.list(bucketDigests, raw, limit)
+	return x.list(bucketDigests, raw, below, limit)
 }
 
-func (x *index) list(bucket, prefix []byte, limit int) (out []int64) {
+func (x *index) list(bucket, prefix []byte, below int64, limit int) (out []int64) {
 	_ = x.db.View(func(tx *bbolt.Tx) error {
 		c := tx.Bucket(bucket).Cursor()
-		for k, _ := seekLast(c, prefix); bytes.HasPrefix(k, prefix) && len(out) < limit; k, _ = c.Prev() {
+		for k, _ := seekBefore(c, heightKey(prefix, below)); bytes.HasPrefix(k, prefix) && len(out) < limit; k, _ = c.Prev() {
 			out = append(out, int64(binary.BigEndian.Uint64(k[len(prefix):])))
 		}
 		return nil

@@ -32,7 +32,7 @@ type Ledger struct {
 	key   note.Verifier
 	vkey  string
 	dir   dir
-	index *index
+	index *index // may be ahead of head: queries go below head's size
 	log   *slog.Logger
 
 	head atomic.Pointer[Checkpoint] // nil until a checkpoint is verified and indexed
@@ -198,17 +198,19 @@ func (l *Ledger) Block(ctx context.Context, height int64) (*Entry, []byte, error
 
 // Latest finds the newest block of an image.
 func (l *Ledger) Latest(image Image) (height int64, d digest.Digest, ok bool) {
-	return l.index.latest(image.String())
+	return l.index.latest(image.String(), l.Size())
 }
 
 // Heights lists an image's blocks, newest first.
 func (l *Ledger) Heights(image Image, limit int) []int64 {
-	return l.index.heights(image.String(), limit)
+	return l.index.heights(image.String(), l.Size(), limit)
 }
 
 // ByDigest lists the blocks that name a digest (of an artifact, a platform's
 // manifest, an image ID or a piece list), newest first.
-func (l *Ledger) ByDigest(d digest.Digest, limit int) []int64 { return l.index.byDigest(d, limit) }
+func (l *Ledger) ByDigest(d digest.Digest, limit int) []int64 {
+	return l.index.byDigest(d, l.Size(), limit)
+}
 
 // Tags lists up to limit tags of a repository that sort after the tag after.
 func (l *Ledger) Tags(name, after string, limit int) []string {

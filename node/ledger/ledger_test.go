@@ -244,3 +244,31 @@ func TestFollowerRefusesAnotherKey(t *testing.T) {
 		t.Errorf("sync with another key's ledger: %v, %v", grown, err)
 	}
 }
+
+// What a query finds can be read and proven at once, also while the ledger grows.
+func TestQueriesNeverRunAheadOfTheHead(t *testing.T) {
+	p := newPublisher(t)
+	image, err := ParseImage(alpine)
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for i := range 20 {
+			p.mustAppend(t, alpine, fmt.Sprint(i))
+		}
+	}()
+	for {
+		if height, _, ok := p.Latest(image); ok {
+			if _, _, err := p.Block(t.Context(), height); err != nil {
+				t.Fatal(err)
+			}
+		}
+		select {
+		case <-done:
+			return
+		default:
+		}
+	}
+}

@@ -1,0 +1,126 @@
+# Everything that is built, tested and run. `make help` lists the targets.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# Names of the images: $(IMAGE_REGISTRY)/pyrsia-operator:$(IMAGE_TAG) and $(IMAGE_REGISTRY)/pyrsia:$(IMAGE_TAG).
+IMAGE_REGISTRY ?= ghcr.io/pyrsia
+IMAGE_TAG ?= v0.1.0
+PLATFORMS ?= linux/amd64,linux/arm64
+DIST ?= dist
+# Which tests to run, as for `go test -run`.
+RUN ?= .
+# Which rows to measure, as a regular expression.
+BENCH ?= .
+# docker.io: the demo publishes from Docker Hub and not from a registry on this machine.
+UPSTREAM ?=
+
+TOOL := go tool -modfile=hack/tools.mod
+LDFLAGS := -X main.version=$(IMAGE_TAG) -X github.com/pyrsia/pyrsia-operator/node.Version=$(IMAGE_TAG)
+
+include hack/cluster/cluster.mk
+include config/generate.mk
+
+##@ Build
+
+.PHONY: build
+build: ## Compile all programs to bin/
+	go build -ldflags "$(LDFLAGS)" -o bin/ ./cmd/...
+
+.PHONY: images
+images: ## Build the container images without a container engine, to dist/*.tar (IMAGE_TAG=, PLATFORMS=)
+	go run ./hack/images -registry $(IMAGE_REGISTRY) -tag $(IMAGE_TAG) -platforms $(PLATFORMS) -out $(DIST)
+
+.PHONY: push
+push: ## Build the container images and push them to IMAGE_REGISTRY=
+	go run ./hack/images -registry $(IMAGE_REGISTRY) -tag $(IMAGE_TAG) -platforms $(PLATFORMS) -out $(DIST) -push
+
+.PHONY: images-check
+images-check: ## Build the images again, elsewhere and without any cache, and compare the digests
+	@hack/images/check
+
+.PHONY: clean
+clean: ## Remove what was built
+	rm -rf bin dist tmp
+
+##@ Test
+
+.PHONY: test
+test: ## Run the unit tests and those against a real API server (RUN=REGEXP)
+	@$(REAL_PARTS); go test -run '$(RUN)' ./...
+
+.PHONY: e2e
+e2e: ## Run the end-to-end tests on a real cluster, which they start (root)
+	PYRSIA_E2E=1 go test -count=1 -v -timeout 30m -run '$(RUN)' ./hack/e2e
+
+.PHONY: bench
+bench: ## Measure against peers and physical limits, to the screen and bench.json (BENCH=REGEXP)
+	@go run ./hack/bench -run '$(BENCH)'
+
+.PHONY: verify
+verify: ## Regenerate everything and fail on a difference, then lint
+	@before=$$($(CHECKSUMS)); \
+	$(MAKE) --no-print-directory generate manifests; \
+	diff <(echo "$$before") <($(CHECKSUMS)) || { \
+	  git --no-pager diff -- $(GENERATED); \
+	  echo "Generated files were out of date: commit what 'make generate manifests' has written." >&2; exit 1; }
+	go mod tidy -diff
+	$(MAKE) --no-print-directory lint
+
+.PHONY: lint
+lint: ## Check format and code: gofmt, go vet, staticcheck, shellcheck
+	@files=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go')); \
+	[ -z "$$files" ] || { echo "run 'make fmt', for these files are not as gofmt writes them: $$files" >&2; exit 1; }
+	go vet ./...
+	$(TOOL) staticcheck ./...
+	@$(SHELLCHECK)
+
+.PHONY: fmt
+fmt: ## Format the code
+	gofmt -w $$(git ls-files -co --exclude-standard '*.go')
+
+##@ Deploy to the cluster of the current kubeconfig
+
+.PHONY: deploy
+deploy: ## Install the operator (IMAGE_REGISTRY=, IMAGE_TAG=)
+	kubectl kustomize config/default | sed -E '$(SET_IMAGES)' | kubectl apply --server-side -f -
+	kubectl -n pyrsia-system rollout status deployment/pyrsia-operator --timeout=120s
+
+.PHONY: undeploy
+undeploy: ## Remove the operator, its custom resources and all that they own
+	if kubectl get crd artifacts.pyrsia.io >/dev/null; then \
+	  for kind in officialimagesets artifacts pyrsianodes; do kubectl delete $$kind --all -A --timeout=180s; done; fi
+	kubectl delete -k config/default --ignore-not-found
+
+##@ Demo
+
+.PHONY: demo
+demo: ## Show everything on a real cluster on this machine, and leave it running (root; UPSTREAM=docker.io)
+	@go run ./hack/demo -upstream '$(UPSTREAM)'
+
+.PHONY: demo-down
+demo-down: cluster-down ## End the demo's cluster and remove all that it made
+	rm -rf tmp/demo
+
+.PHONY: help
+help: ## List the targets
+	@awk 'BEGIN {FS = ":.*## "} \
+	  /^##@ / {printf "\n%s\n", substr($$0, 5)} \
+	  /^[a-zA-Z0-9_-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+GENERATED := api config charts
+CHECKSUMS = git ls-files -co --exclude-standard -- $(GENERATED) | xargs sha256sum
+# REAL_PARTS gives the tests a real API server and a real registry. Without them
+# the tests that need them are skipped; not so in CI.
+define REAL_PARTS
+if kube=$$(hack/cluster/build.sh kube); then export KUBEBUILDER_ASSETS=$$kube/bin; \
+elif [ "$${CI:-}" = true ]; then exit 1; fi; \
+if debian=$$(hack/cluster/debian.sh); then export PYRSIA_DOCKER_REGISTRY=$$debian/docker-registry; \
+elif [ "$${CI:-}" = true ]; then exit 1; fi
+endef
+SHELLCHECK = if command -v shellcheck >/dev/null; \
+	then git ls-files -co --exclude-standard | xargs grep -lE '^\#!.*[/ ](ba)?sh( |$$)' | xargs shellcheck; \
+	elif [ "$${CI:-}" = true ]; then echo "shellcheck is not installed" >&2; exit 1; \
+	else echo "shellcheck is not installed: shell scripts are not checked"; fi
+SET_IMAGES = s|ghcr.io/pyrsia/(pyrsia(-operator)?):v0.1.0|$(IMAGE_REGISTRY)/\1:$(IMAGE_TAG)|

@@ -1,0 +1,222 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/transparency-dev/tessera"
+	"github.com/transparency-dev/tessera/storage/posix"
+
+	"github.com/pyrsia/pyrsia-operator/node/ledger"
+)
+
+const (
+	origin    = "bench.example/ledger"
+	bigLedger = 1_000_000 // blocks
+)
+
+func ledgerBenchmarks() []benchmark {
+	return []benchmark{
+		{[]string{"ledger-append"}, benchAppend},
+		{[]string{"ledger-cold-sync", "ledger-cold-sync-rss", "ledger-incremental-bytes", "ledger-lookup-p99", "ledger-proof"}, benchBig},
+	}
+}
+
+// artifact is entry i, of a usual size.
+func artifact(i int) *ledger.AddArtifact {
+	sum := func(part string) digest.Digest { return digest.FromString(fmt.Sprint(part, i)) }
+	a := &ledger.AddArtifact{
+		Type: ledger.TypeAddArtifact, Version: 1,
+		Artifact: fmt.Sprintf("docker.io/library/image%d:%d", i%1000, i/1000),
+		Digest:   sum("index"), MediaType: "application/vnd.oci.image.index.v1+json", Size: 9000,
+		Pieces: sum("pieces"), Upstream: "registry-1.docker.io",
+		Time: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC).Add(time.Duration(i) * time.Second),
+	}
+	for _, p := range []string{"linux/amd64", "linux/arm64"} {
+		a.Platforms = append(a.Platforms, ledger.Platform{Platform: p, Digest: sum(p), Config: sum("config" + p), Size: 3_000_000})
+	}
+	return a
+}
+
+// appenders is how many clients append at once: a batch's worth.
+const appenders = 256
+
+// benchAppend compares appends with Tessera's own, both until the block is
+// under a signed checkpoint.
+func benchAppend(ctx context.Context, dir string) ([]row, error) {
+	const n = 20_000
+	entries := make([]*ledger.AddArtifact, n)
+	raw := make([][]byte, n)
+	for i := range entries {
+		entries[i] = artifact(i)
+		var err error
+		if raw[i], err = entries[i].Marshal(); err != nil {
+			return nil, err
+		}
+	}
+	skey, _, err := ledger.GenerateKey(origin)
+	if err != nil {
+		return nil, err
+	}
+	w, err := ledger.OpenWriter(ctx, filepath.Join(dir, "ours"), skey, slog.Default())
+	if err != nil {
+		return nil, err
+	}
+	ours, err := rate(n, func(i int) error { _, err := w.Append(ctx, entries[i]); return err })
+	if err = errors.Join(err, w.Close()); err != nil {
+		return nil, err
+	}
+	theirs, err := tesseraRate(ctx, filepath.Join(dir, "theirs"), skey, raw)
+	if err != nil {
+		return nil, err
+	}
+	return []row{{Name: "ledger-append", Value: ours / theirs, Unit: "x", Ratio: ours / theirs, target: ">= 0.9 x",
+		Against: fmt.Sprintf("Tessera's POSIX driver, %d clients, batches of 256: %.0f/s, this ledger %.0f/s", appenders, theirs, ours)}}, nil
+}
+
+func tesseraRate(ctx context.Context, dir, skey string, raw [][]byte) (float64, error) {
+	signer, _, err := ledger.NewSigner(skey)
+	if err != nil {
+		return 0, err
+	}
+	driver, err := posix.New(ctx, posix.Config{Path: dir})
+	if err != nil {
+		return 0, err
+	}
+	run, stop := context.WithCancel(ctx)
+	defer stop()
+	a, shutdown, reader, err := tessera.NewAppender(run, driver, tessera.NewAppendOptions().WithCheckpointSigner(signer).
+		WithCheckpointInterval(200*time.Millisecond).WithBatching(256, 50*time.Millisecond))
+	if err != nil {
+		return 0, err
+	}
+	await := tessera.NewPublicationAwaiter(run, reader.ReadCheckpoint, 25*time.Millisecond)
+	perSecond, err := rate(len(raw), func(i int) error {
+		_, _, err := await.Await(ctx, a.Add(ctx, tessera.NewEntry(raw[i])))
+		return err
+	})
+	return perSecond, errors.Join(err, shutdown(ctx))
+}
+
+// rate does n things by many clients and returns how many a second.
+func rate(n int, do func(i int) error) (float64, error) {
+	var next atomic.Int64
+	var mu sync.Mutex
+	var failure error
+	var wg sync.WaitGroup
+	start := time.Now()
+	for range appenders {
+		wg.Go(func() {
+			for i := int(next.Add(1)) - 1; i < n; i = int(next.Add(1)) - 1 {
+				if err := do(i); err != nil {
+					mu.Lock()
+					failure = errors.Join(failure, err)
+					mu.Unlock()
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	return float64(n) / time.Since(start).Seconds(), failure
+}
+
+// benchBig measures on a ledger of a million blocks, which a follower copies.
+func benchBig(ctx context.Context, dir string) ([]row, error) {
+	big, err := makeLedger(filepath.Join(dir, "big"), bigLedger+100)
+	if err != nil {
+		return nil, err
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	server := &http.Server{Handler: big}
+	go func() { _ = server.Serve(l) }()
+	defer server.Close()
+	source := ledger.NewSource("http://"+l.Addr().String(), http.DefaultClient)
+
+	start := time.Now()
+	for _, e := range big.sizes[:bigLedger] {
+		sha256.Sum256(big.zeros[:e])
+	}
+	floor := time.Since(start)
+
+	f, err := ledger.OpenFollower(ctx, filepath.Join(dir, "copy"), big.vkey, slog.Default())
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	big.show(bigLedger)
+	start = time.Now()
+	stopWatch := watchRSS()
+	if _, err := f.Sync(ctx, source); err != nil {
+		return nil, err
+	}
+	rss := stopWatch() - big.memory()
+	cold := time.Since(start)
+
+	big.show(bigLedger + 100)
+	before := big.sent.Load()
+	if _, err := f.Sync(ctx, source); err != nil {
+		return nil, err
+	}
+	incremental := big.sent.Load() - before
+
+	rows := []row{
+		{Name: "ledger-cold-sync", Value: cold.Seconds() / floor.Seconds(), Unit: "x", Ratio: cold.Seconds() / floor.Seconds(), target: "< 8 x",
+			Against: fmt.Sprintf("SHA-256 of the same %d entries: %s, sync, verify and index: %s", bigLedger, floor.Round(time.Millisecond), cold.Round(time.Millisecond))},
+		{Name: "ledger-cold-sync-rss", Value: rss / (1 << 20), Unit: "MB", Ratio: rss / (200 << 20), target: "< 200 MB", Against: "200 MB"},
+		{Name: "ledger-incremental-bytes", Value: float64(incremental) / (1 << 10), Unit: "KiB", Ratio: float64(incremental) / (64 << 10), target: "< 64 KiB", Against: "64 KiB for 100 new blocks"},
+	}
+	queries, err := benchQueries(ctx, f, big.vkey)
+	return append(rows, queries...), err
+}
+
+// benchQueries measures look-ups and proofs on the follower's copy.
+func benchQueries(ctx context.Context, f *ledger.Follower, vkey string) ([]row, error) {
+	const n = 20_000
+	key, err := ledger.NewVerifier(vkey)
+	if err != nil {
+		return nil, err
+	}
+	lookups, proofs := make([]time.Duration, n), make([]time.Duration, n/10)
+	for i := range lookups {
+		image, err := ledger.ParseImage(artifact(i * 37 % bigLedger).Artifact)
+		if err != nil {
+			return nil, err
+		}
+		start := time.Now()
+		if _, _, ok := f.Latest(image); !ok {
+			return nil, fmt.Errorf("%s is not there", image)
+		}
+		lookups[i] = time.Since(start)
+	}
+	for i := range proofs {
+		start := time.Now()
+		block, proof, err := f.Block(ctx, int64(i*389%bigLedger))
+		if err != nil {
+			return nil, err
+		}
+		if _, err := ledger.VerifyBlock(key, block.Data, proof); err != nil {
+			return nil, err
+		}
+		proofs[i] = time.Since(start)
+	}
+	lookup, proof := percentile(lookups, 0.99), percentile(proofs, 0.5)
+	us := func(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1000 }
+	return []row{
+		{Name: "ledger-lookup-p99", Value: us(lookup), Unit: "us", Ratio: us(lookup) / 100, target: "< 100 us", Against: "100 us"},
+		{Name: "ledger-proof", Value: us(proof), Unit: "us", Ratio: us(proof) / 50, target: "< 50 us", Against: "50 us to make and check a proof"},
+	}, nil
+}

@@ -1,0 +1,44 @@
+package steps
+
+import (
+	"context"
+	"runtime"
+)
+
+// startCluster starts the cluster afresh, so that the demo is the same each
+// time. It reaches the internet only if the publisher is to.
+func startCluster(ctx context.Context, w *World) error {
+	if w.Upstream == DockerHub {
+		w.env = append(w.env, "EGRESS=1")
+	}
+	for _, argv := range [][]string{
+		{"make", "--no-print-directory", "kube-binaries"},
+		{clusterScript, "down"},
+		{clusterScript, "up"},
+	} {
+		if err := w.Show(ctx, argv...); err != nil {
+			return err
+		}
+	}
+	if err := w.readCluster(ctx); err != nil {
+		return err
+	}
+	if err := w.connect(); err != nil {
+		return err
+	}
+	return w.Show(ctx, "kubectl", "get", "nodes")
+}
+
+// loadImages builds the project's images for this machine and gives them to
+// the nodes, as `ctr images import` does.
+func loadImages(ctx context.Context, w *World) error {
+	if err := w.Show(ctx, "make", "--no-print-directory", "images", "PLATFORMS=linux/"+runtime.GOARCH, "DIST=tmp/demo"); err != nil {
+		return err
+	}
+	for _, tar := range []string{"tmp/demo/pyrsia-operator.tar", "tmp/demo/pyrsia.tar"} {
+		if err := w.Quietly(ctx, clusterScript, "load", tar); err != nil {
+			return err
+		}
+	}
+	return nil
+}

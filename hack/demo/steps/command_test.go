@@ -1,0 +1,62 @@
+package steps
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+func TestShowPrintsTheCommandAndItsOutput(t *testing.T) {
+	var out bytes.Buffer
+	w := &World{Out: &out, Root: t.TempDir()}
+	if err := w.Show(t.Context(), "sh", "-c", "echo one; echo two >&2"); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := out.String(), "$ sh -c 'echo one; echo two >&2'\none\ntwo\n"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if err := w.Show(t.Context(), "sh", "-c", "exit 3"); err == nil || !strings.Contains(err.Error(), "exit status 3") {
+		t.Errorf("a command that fails: %v", err)
+	}
+}
+
+func TestShellQuote(t *testing.T) {
+	tests := map[string][]string{
+		"kubectl get pn,ois,pa":         {"kubectl", "get", "pn,ois,pa"},
+		"kubectl wait pa --for=x=Ready": {"kubectl", "wait", "pa", "--for=x=Ready"},
+		`echo 'it'\''s' ''`:             {"echo", "it's", ""},
+		"get -o 'jsonpath={.status}'":   {"get", "-o", "jsonpath={.status}"},
+	}
+	for want, argv := range tests {
+		if got := shellQuote(argv); got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+	}
+}
+
+func TestAwaitTellsThatItWaitsAndWhatIsMissing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var out bytes.Buffer
+		w := &World{Out: &out}
+		start := time.Now()
+		err := w.Await(t.Context(), "snow", 10*time.Second, func(context.Context) (bool, string, error) {
+			return time.Since(start) > 8500*time.Millisecond, "it is warm", nil
+		})
+		if err != nil {
+			t.Error(err)
+		}
+		if got, want := out.String(), "  ... waiting for snow, 2 s\n  ... waiting for snow, 6 s\n"; got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+		err = w.Await(t.Context(), "snow", 5*time.Second, func(context.Context) (bool, string, error) {
+			return false, "", errors.New("no weather")
+		})
+		if err == nil || err.Error() != "waiting for snow: not within 5s: no weather" {
+			t.Errorf("got %v", err)
+		}
+	})
+}

@@ -1,0 +1,48 @@
+// Package steps is the demo, step by step. `make demo` runs the steps for a
+// reader; `make e2e` runs the same ones as tests. Each step checks what it
+// claims and returns an error where the claim does not hold.
+package steps
+
+import (
+	"context"
+	"fmt"
+	"time"
+)
+
+// Step is one part of the demo.
+type Step struct {
+	Name string
+	// Proves is the step's claim in plain words.
+	Proves string
+	Run    func(context.Context, *World) error
+}
+
+// Do runs the step and prints its time and what it proves.
+func (s Step) Do(ctx context.Context, w *World) error {
+	fmt.Fprintf(w.Out, "=== %s\n", s.Name)
+	start := time.Now()
+	if err := s.Run(ctx, w); err != nil {
+		w.diagnose(ctx)
+		return fmt.Errorf("%s: %w", s.Name, err)
+	}
+	fmt.Fprintf(w.Out, "--- %.1f s. Proves: %s\n", time.Since(start).Seconds(), s.Proves)
+	return nil
+}
+
+// diagnose prints what helps to find out why a step failed, as far as the
+// cluster can still tell.
+func (w *World) diagnose(ctx context.Context) {
+	if w.Client == nil || ctx.Err() != nil {
+		return
+	}
+	for _, argv := range [][]string{
+		{"kubectl", "get", "pods", "-A", "-o", "wide"},
+		{"kubectl", "get", "pn,ois,pa", "-o", "wide"},
+		{"kubectl", "get", "events", "--field-selector", "type=Warning", "--sort-by", ".lastTimestamp"},
+		{"kubectl", "-n", "pyrsia-system", "logs", "deployment/pyrsia-operator", "--tail=20"},
+	} {
+		if err := w.Show(ctx, argv...); err != nil {
+			fmt.Fprintln(w.Out, err)
+		}
+	}
+}

@@ -1,0 +1,62 @@
+package steps
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/pyrsia/pyrsia-operator/hack/demo/upstream"
+)
+
+// startUpstream runs a registry on this machine and pushes the images to it
+// that the demo publishes.
+func startUpstream(ctx context.Context, w *World) error {
+	dir := filepath.Join(w.Root, "tmp", "demo", "upstream")
+	if err := os.RemoveAll(dir); err != nil {
+		return err
+	}
+	debian, err := w.Output(ctx, "hack/cluster/debian.sh")
+	if err != nil {
+		return err
+	}
+	debian = strings.TrimSpace(debian)
+	busybox, err := os.ReadFile(filepath.Join(debian, "busybox"))
+	if err != nil {
+		return fmt.Errorf("reading Debian's static busybox: %w", err)
+	}
+	w.registry, err = upstream.Start(ctx, filepath.Join(debian, "docker-registry"), dir, w.registryAddr())
+	if err != nil {
+		return err
+	}
+	w.content = upstream.Content{Registry: w.registryAddr(), Busybox: busybox}
+	if w.pushed, err = w.content.PushAll(ctx); err != nil {
+		return err
+	}
+	if err := w.content.PushUnpublished(ctx); err != nil {
+		return err
+	}
+	fmt.Fprintf(w.Out, "docker-registry listens on %s; pushed to it:\n", w.registryAddr())
+	for _, image := range slices.Sorted(maps.Keys(w.pushed)) {
+		fmt.Fprintf(w.Out, "  library/%-12s %s\n", image, w.pushed[image])
+	}
+	fmt.Fprintln(w.Out, "  library/unpublished:1, which no OfficialImageSet will name")
+	return nil
+}
+
+// loseUpstream moves a published tag, then stops the upstream for good.
+func loseUpstream(ctx context.Context, w *World) error {
+	moved, err := w.content.Move(ctx)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(w.Out, "library/moving:1 was %s\n         upstream is now %s\n", w.pushed["moving:1"], moved)
+	if err := w.registry.Stop(); err != nil {
+		return err
+	}
+	fmt.Fprintf(w.Out, "The upstream on %s is stopped.\n", w.registryAddr())
+	return nil
+}

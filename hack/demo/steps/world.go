@@ -1,0 +1,126 @@
+package steps
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/tools/clientcmd"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
+	"github.com/pyrsia/pyrsia-operator/hack/demo/upstream"
+)
+
+// DockerHub is the name of the upstream that is not on this machine.
+const DockerHub = "docker.io"
+
+// World is what the steps work on and leave for each other.
+type World struct {
+	Out io.Writer
+	// Root is the folder of the checkout.
+	Root string
+	// Upstream is DockerHub, or empty for a registry on this machine.
+	Upstream string
+
+	// Set by the step that starts the cluster.
+
+	// Client reads the cluster's objects.
+	Client client.Client
+	env    []string          // for commands: KUBECONFIG, PATH
+	vars   map[string]string // what `cluster env` says
+
+	// Set by the step that starts the upstream registry.
+
+	registry *upstream.Registry // nil on Docker Hub
+	content  upstream.Content
+	// pushed are the digests that the upstream had at publication; none are
+	// known of Docker Hub.
+	pushed map[string]v1.Hash
+}
+
+// Close ends what the steps started outside the cluster.
+func (w *World) Close() error {
+	if w.registry == nil {
+		return nil
+	}
+	return w.registry.Stop()
+}
+
+// small is the image with which the demo shows what holds for every image.
+func (w *World) small() string {
+	if w.Upstream == DockerHub {
+		return "busybox:1.37"
+	}
+	return "busybox:1.35"
+}
+
+// registryAddr is where the cluster reaches the upstream: on this machine.
+func (w *World) registryAddr() string { return w.vars["CLUSTER_HOST_IP"] + ":5000" }
+
+const clusterScript = "hack/cluster/cluster"
+
+// readCluster learns from the cluster script how to reach the cluster.
+func (w *World) readCluster(ctx context.Context) error {
+	out, err := w.Output(ctx, clusterScript, "env")
+	if err != nil {
+		return err
+	}
+	w.vars = map[string]string{}
+	for line := range strings.Lines(out) {
+		k, v, ok := strings.Cut(strings.TrimPrefix(strings.TrimSpace(line), "export "), "=")
+		if ok {
+			w.vars[k] = strings.Trim(v, `'"`)
+			w.env = append(w.env, k+"="+os.Expand(w.vars[k], w.expand))
+		}
+	}
+	return nil
+}
+
+func (w *World) expand(k string) string {
+	if v, ok := w.vars[k]; ok && k != "PATH" {
+		return v
+	}
+	return os.Getenv(k)
+}
+
+// connect makes the client of the cluster's API.
+func (w *World) connect() error {
+	config, err := clientcmd.BuildConfigFromFlags("", w.vars["KUBECONFIG"])
+	if err != nil {
+		return fmt.Errorf("reading the cluster's kubeconfig: %w", err)
+	}
+	scheme := runtime.NewScheme()
+	if err := corev1.AddToScheme(scheme); err != nil {
+		return err
+	}
+	if err := v1alpha1.AddToScheme(scheme); err != nil {
+		return err
+	}
+	w.Client, err = client.New(config, client.Options{Scheme: scheme})
+	return err
+}
+
+// lookPath finds a program on the PATH that commands get.
+func (w *World) lookPath(name string) string {
+	if strings.Contains(name, "/") {
+		return ""
+	}
+	for _, kv := range w.env {
+		if path, ok := strings.CutPrefix(kv, "PATH="); ok {
+			for _, dir := range filepath.SplitList(path) {
+				if p, err := exec.LookPath(filepath.Join(dir, name)); err == nil {
+					return p
+				}
+			}
+		}
+	}
+	return ""
+}

@@ -1,0 +1,45 @@
+// Package e2e holds the tests that run on a real cluster, which they start.
+// `make e2e` runs them.
+package e2e
+
+import (
+	"os"
+	"path/filepath"
+	"runtime"
+	"testing"
+
+	"github.com/pyrsia/pyrsia-operator/hack/demo/steps"
+)
+
+// TestEndToEnd runs the demo, whose steps check what they claim, and then what
+// a demo does not show. The cluster stays, for a look at it if a test fails.
+func TestEndToEnd(t *testing.T) {
+	if os.Getenv("PYRSIA_E2E") == "" {
+		t.Skip("needs a cluster: run 'make e2e'")
+	}
+	if runtime.GOOS != "linux" || os.Geteuid() != 0 {
+		t.Fatal("the cluster is made of Linux namespaces, which needs root on Linux")
+	}
+	root, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &steps.World{Out: os.Stdout, Root: root}
+	t.Cleanup(func() {
+		if err := w.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	for _, s := range steps.All("") {
+		if !t.Run(s.Name, func(t *testing.T) {
+			if err := s.Do(t.Context(), w); err != nil {
+				t.Fatal(err)
+			}
+		}) {
+			t.FailNow() // the next steps build on this one
+		}
+	}
+	t.Run("Columns", func(t *testing.T) { columns(t, w) })
+	t.Run("Bad input", func(t *testing.T) { badInput(t, w) })
+	t.Run("Nothing is written in a steady state", func(t *testing.T) { steady(t, w) })
+}
