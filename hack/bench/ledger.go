@@ -197,8 +197,8 @@ func benchQueries(ctx context.Context, f *ledger.Follower, vkey string) ([]row, 
 			return nil, err
 		}
 		start := time.Now()
-		if _, _, ok := f.Latest(image); !ok {
-			return nil, fmt.Errorf("%s is not there", image)
+		if _, err := f.Latest(ctx, image); err != nil {
+			return nil, err
 		}
 		lookups[i] = time.Since(start)
 	}

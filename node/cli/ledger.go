@@ -201,7 +201,7 @@ func verifyCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if b.Artifact.Artifact != image.String() || !names(b.Artifact, digest.Digest(d)) {
+			if b.Artifact.Artifact != image.String() || !b.Artifact.Names(digest.Digest(d)) {
 				return fmt.Errorf("the proof is good, but for %s@%s", b.Artifact.Artifact, b.Artifact.Digest)
 			}
 			_, err = fmt.Fprintf(cmd.OutOrStdout(), "verified: %s is block %d of %s, recorded %s\n",
@@ -228,17 +228,4 @@ func verifyBundle(vkey, file string) (*ledger.VerifiedBlock, error) {
 		return nil, fmt.Errorf("reading the proof: %w", err)
 	}
 	return ledger.VerifyBlock(key, []byte(in.Entry), []byte(in.Proof))
-}
-
-// names tells whether an artifact is, or holds, the image with digest d.
-func names(a *ledger.AddArtifact, d digest.Digest) bool {
-	if a.Digest == d {
-		return true
-	}
-	for _, p := range a.Platforms {
-		if p.Digest == d || p.Config == d {
-			return true
-		}
-	}
-	return false
 }

@@ -104,28 +104,34 @@ func (d dir) ReadEndpoint(_ context.Context, path string) ([]byte, error) {
 }
 
 // writeTile stores a verified tile, and drops the narrower versions that it
-// replaces. A tile that is there already is kept, unless it is not trusted.
-func (d dir) writeTile(t tlog.Tile, data []byte, overwrite bool) error {
+// replaces. A tile that is there already is kept, unless it is not trusted;
+// else the result is the file that has yet to be made durable.
+func (d dir) writeTile(t tlog.Tile, data []byte, overwrite bool) (string, error) {
 	name := filepath.Join(d.path, torchwood.TilePath(t))
 	if _, err := os.Stat(name); err == nil && !overwrite {
-		return nil
+		return "", nil
 	}
 	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
-		return fmt.Errorf("storing a tile: %w", err)
+		return "", fmt.Errorf("storing a tile: %w", err)
 	}
-	// Crash: the tile is there whole or not at all; the next sync fetches it again.
-	if err := durable.WriteFile(name, data); err != nil {
-		return fmt.Errorf("storing a tile: %w", err)
+	// Crash: a tile that is there, not there, or after a power cut empty; no
+	// checkpoint refers to it yet, and the next sync fetches it again.
+	if err := durable.Replace(name, data); err != nil {
+		return "", fmt.Errorf("storing a tile: %w", err)
 	}
+	return name, d.dropNarrower(t)
+}
+
+func (d dir) dropNarrower(t tlog.Tile) error {
 	full := t
 	full.W = torchwood.TileWidth
 	partial := filepath.Join(d.path, torchwood.TilePath(full)+".p")
-	if t.W == torchwood.TileWidth {
-		return os.RemoveAll(partial)
-	}
 	entries, err := os.ReadDir(partial)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
 	if err != nil {
-		return fmt.Errorf("storing a tile: %w", err)
+		return fmt.Errorf("dropping a narrower tile: %w", err)
 	}
 	for _, e := range entries {
 		if w, err := strconv.Atoi(e.Name()); err == nil && w < t.W {
@@ -133,6 +139,9 @@ func (d dir) writeTile(t tlog.Tile, data []byte, overwrite bool) error {
 				return fmt.Errorf("dropping a narrower tile: %w", err)
 			}
 		}
+	}
+	if t.W == torchwood.TileWidth {
+		_ = os.Remove(partial) // empty, unless somebody put a file there
 	}
 	return nil
 }

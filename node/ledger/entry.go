@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -151,6 +152,13 @@ func (e *AddArtifact) validate() error {
 		return fmt.Errorf("time %s: want whole seconds in UTC", e.Time.Format(time.RFC3339Nano))
 	}
 	return nil
+}
+
+// Names tells whether the entry names a digest: of the artifact, a platform's
+// manifest, an image ID or the piece list.
+func (e *AddArtifact) Names(d digest.Digest) bool {
+	return e.Digest == d || e.Pieces == d ||
+		slices.ContainsFunc(e.Platforms, func(p Platform) bool { return p.Digest == d || p.Config == d })
 }
 
 // CheckDigest accepts SHA-256 digests alone: the one algorithm that every

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"filippo.io/torchwood"
@@ -22,6 +23,10 @@ var ErrForked = errors.New("the publisher signed two ledgers that contradict eac
 
 // evidenceDir holds signed checkpoints that contradict the verified ledger.
 const evidenceDir = "evidence"
+
+// manyFiles is from how many files on it is cheaper to make the whole file
+// system durable than one after the other.
+const manyFiles = 64
 
 // maxEvidence bounds the files in evidenceDir; one is proof enough.
 const maxEvidence = 100
@@ -69,8 +74,8 @@ func (f *Follower) adopt(ctx context.Context, source torchwood.TileReader, head,
 		return err
 	}
 	return f.advance(ctx, tr, c, func() error {
-		if tr.err != nil {
-			return tr.err
+		if err := tr.sync(); err != nil {
+			return err
 		}
 		// Crash before this write: tiles without a checkpoint, which the next
 		// sync uses; an index that is ahead, which the next start rebuilds.
@@ -119,7 +124,10 @@ type copier struct {
 	dir      dir
 	source   torchwood.TileReader
 	useLocal bool
-	err      error // of storing; owned by the one goroutine that adopts
+
+	mu      sync.Mutex // guards what follows
+	err     error      // of storing
+	written []string   // files that are not durable yet
 }
 
 func (c *copier) ReadTiles(ctx context.Context, tiles []tlog.Tile) ([][]byte, error) {
@@ -154,10 +162,32 @@ func (c *copier) ReadTiles(ctx context.Context, tiles []tlog.Tile) ([][]byte, er
 
 func (c *copier) SaveTiles(tiles []tlog.Tile, data [][]byte) {
 	for i, t := range tiles {
-		if c.err == nil {
-			c.err = c.dir.writeTile(t, data[i], !c.useLocal)
+		name, err := c.dir.writeTile(t, data[i], !c.useLocal)
+		c.mu.Lock()
+		c.err = errors.Join(c.err, err)
+		if name != "" {
+			c.written = append(c.written, name)
+		}
+		c.mu.Unlock()
+	}
+}
+
+// sync makes durable what was stored.
+func (c *copier) sync() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err != nil {
+		return c.err
+	}
+	if len(c.written) > manyFiles {
+		return durable.SyncAll(c.dir.path)
+	}
+	for _, name := range c.written {
+		if err := durable.SyncFile(name); err != nil {
+			return fmt.Errorf("storing a tile: %w", err)
 		}
 	}
+	return nil
 }
 
 func (c *copier) ReadEndpoint(ctx context.Context, path string) ([]byte, error) {

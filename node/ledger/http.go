@@ -75,33 +75,33 @@ func (l *Ledger) serveTile(w http.ResponseWriter, r *http.Request) {
 
 func (l *Ledger) serveArtifacts(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
-	var heights []int64
+	var found []*Entry
+	var err error
 	switch image, d := q.Get("image"), digest.Digest(q.Get("digest")); {
 	case image != "" && d == "":
-		name, err := ParseImage(image)
-		if err != nil {
-			http.Error(w, err.Error(), http.StatusBadRequest)
+		name, perr := ParseImage(image)
+		if perr != nil {
+			http.Error(w, perr.Error(), http.StatusBadRequest)
 			return
 		}
-		heights = l.Heights(name, maxArtifacts)
+		found, err = l.History(r.Context(), name, maxArtifacts)
 	case d != "" && image == "":
-		if err := CheckDigest(d); err != nil {
-			http.Error(w, err.Error(), http.StatusBadRequest)
+		if derr := CheckDigest(d); derr != nil {
+			http.Error(w, derr.Error(), http.StatusBadRequest)
 			return
 		}
-		heights = l.ByDigest(d, maxArtifacts)
+		found, err = l.ByDigest(r.Context(), d, maxArtifacts)
 	default:
 		http.Error(w, "give image=NAME:TAG or digest=sha256:...", http.StatusBadRequest)
 		return
 	}
+	if err != nil {
+		l.fail(w, err)
+		return
+	}
 	out := []BlockJSON{}
-	for _, h := range heights {
-		b, _, err := l.Block(r.Context(), h)
-		if err != nil {
-			l.fail(w, err)
-			return
-		}
-		out = append(out, blockJSON(b, nil))
+	for _, e := range found {
+		out = append(out, blockJSON(e, nil))
 	}
 	writeJSON(w, out)
 }

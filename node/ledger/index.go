@@ -1,229 +1,245 @@
 package ledger
 
 import (
-	"bytes"
-	"encoding/binary"
-	"encoding/hex"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
-	"time"
+	"sync"
 
-	"github.com/opencontainers/go-digest"
-	"go.etcd.io/bbolt"
+	"golang.org/x/mod/sumdb/tlog"
 )
 
-// The index finds blocks by image name and by any digest that a block names.
-// It is derived: each transaction holds the blocks of a batch together with
-// the number of blocks indexed so far, so a crash leaves a shorter index, and
-// the next start goes on from there or begins anew.
-var (
-	bucketMeta    = []byte("meta")
-	bucketImages  = []byte("images")  // image NUL height -> digest
-	bucketDigests = []byte("digests") // sha256 height -> kind
-	keySize       = []byte("size")
-)
+// segmentBlocks is how many blocks a segment holds.
+const segmentBlocks = 1 << 16
 
-// Kinds of digests that lead to a block.
-const (
-	kindArtifact = 'a' // the top manifest or index
-	kindManifest = 'm' // a platform's manifest
-	kindConfig   = 'c' // a platform's config: the image ID
-	kindPieces   = 'p' // the piece list
-)
+// index finds blocks by image name and by the digests that they name. Full
+// segments are on disk; the blocks after them are in memory, and are read from
+// the tiles again at the next start. All of it is derived from the blocks.
+type index struct {
+	folder string
+	full   int64 // blocks in a segment
 
-type index struct{ db *bbolt.DB }
+	mu       sync.RWMutex // guards what follows
+	segments []*segment   // of all blocks below their ends, in order
+	tail     map[indexKey]int32
+	chain    []link // the records of the tail, each linked to the key's one before
+	size     int64  // blocks that are indexed
+	names    names
+	fresh    []string // names that no segment has
+}
 
-func openIndex(file string) (*index, error) {
-	db, err := bbolt.Open(file, 0o644, &bbolt.Options{Timeout: 5 * time.Second})
-	if err != nil {
-		return nil, fmt.Errorf("opening the index %s: %w", file, err)
+type link struct {
+	height int64
+	key    indexKey
+	prev   int32 // in chain; -1: none
+}
+
+// openIndex maps the segments that follow on each other from block 0 on.
+// What comes after a gap or a corrupt one is dropped and indexed again.
+func openIndex(folder string, full int64) (*index, error) {
+	if err := os.MkdirAll(folder, 0o755); err != nil {
+		return nil, fmt.Errorf("opening the index: %w", err)
 	}
-	x := &index{db: db}
-	if err := db.Update(createBuckets); err != nil {
-		return nil, errors.Join(fmt.Errorf("opening the index %s: %w", file, err), db.Close())
+	x := &index{folder: folder, full: full}
+	x.clear()
+	files, err := filepath.Glob(filepath.Join(folder, "*"+segmentSuffix))
+	if err != nil {
+		return nil, fmt.Errorf("opening the index: %w", err)
+	}
+	slices.Sort(files)
+	for _, f := range files {
+		s, err := openSegment(f)
+		if err == nil && s.from == x.size {
+			x.adopt(s)
+			continue
+		}
+		if _, corrupt := errors.AsType[*CorruptError](err); err != nil && !corrupt {
+			return nil, errors.Join(err, x.close())
+		}
+		if err := os.Remove(f); err != nil {
+			return nil, errors.Join(fmt.Errorf("dropping a piece of the index: %w", err), x.close())
+		}
 	}
 	return x, nil
 }
 
-func createBuckets(tx *bbolt.Tx) error {
-	for _, b := range [][]byte{bucketMeta, bucketImages, bucketDigests} {
-		if _, err := tx.CreateBucketIfNotExists(b); err != nil {
-			return err
-		}
+func (x *index) clear() {
+	x.tail, x.chain, x.fresh = map[indexKey]int32{}, nil, nil
+	x.names = names{tags: map[string][]string{}}
+}
+
+func (x *index) adopt(s *segment) {
+	x.segments = append(x.segments, s)
+	x.size = s.to
+	for _, n := range s.names {
+		x.names.add(n)
 	}
-	return nil
+}
+
+func (x *index) close() error {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	var errs []error
+	for _, s := range x.segments {
+		errs = append(errs, s.close())
+	}
+	x.segments = nil
+	return errors.Join(errs...)
 }
 
 // reset empties the index.
 func (x *index) reset() error {
-	return x.db.Update(func(tx *bbolt.Tx) error {
-		for _, b := range [][]byte{bucketMeta, bucketImages, bucketDigests} {
-			if err := tx.DeleteBucket(b); err != nil {
-				return err
-			}
+	if err := x.close(); err != nil {
+		return err
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.clear()
+	x.size = 0
+	files, err := filepath.Glob(filepath.Join(x.folder, "*"+segmentSuffix))
+	for _, f := range files {
+		if rerr := os.Remove(f); rerr != nil && !errors.Is(rerr, fs.ErrNotExist) {
+			err = errors.Join(err, rerr)
 		}
-		return createBuckets(tx)
-	})
+	}
+	return err
 }
 
-// size is the number of blocks that are indexed.
-func (x *index) size() (n int64) {
-	_ = x.db.View(func(tx *bbolt.Tx) error { // the function returns no error
-		if v := tx.Bucket(bucketMeta).Get(keySize); len(v) == 8 {
-			n = int64(binary.BigEndian.Uint64(v))
+// blocks is the number of blocks that are indexed.
+func (x *index) blocks() int64 {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	return x.size
+}
+
+// belongs checks that the newest segment is of a ledger: of the one whose root
+// at any size root tells.
+func (x *index) belongs(root func(size int64) (tlog.Hash, error)) (bool, error) {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	if len(x.segments) == 0 {
+		return true, nil
+	}
+	newest := x.segments[len(x.segments)-1]
+	h, err := root(newest.to)
+	return h == newest.root, err
+}
+
+// add indexes the next block. root gives the ledger's root at a size, which
+// is asked for when a segment is full.
+func (x *index) add(b indexed, root func(size int64) (tlog.Hash, error)) error {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	height := x.size
+	for _, k := range b.keys {
+		prev, ok := x.tail[k]
+		if !ok {
+			prev = -1
+		} else if x.chain[prev].height == height {
+			continue // a single-platform image's manifest is its artifact too
 		}
+		x.tail[k] = int32(len(x.chain))
+		x.chain = append(x.chain, link{height, k, prev})
+	}
+	if b.image != "" && x.names.add(b.image) {
+		x.fresh = append(x.fresh, b.image)
+	}
+	x.size++
+	if x.size%x.full != 0 {
 		return nil
-	})
-	return n
+	}
+	return x.flush(root)
 }
 
-// indexed is a verified block on its way into the index; artifact is nil for
-// a block of an unknown type.
-type indexed struct {
-	height   int64
-	artifact *AddArtifact
-}
-
-// add indexes blocks that follow on what is indexed; size is the number of
-// blocks after them.
-func (x *index) add(blocks []indexed, size int64) error {
-	return x.db.Update(func(tx *bbolt.Tx) error {
-		images, digests := tx.Bucket(bucketImages), tx.Bucket(bucketDigests)
-		for _, b := range blocks {
-			if b.artifact == nil {
-				continue
-			}
-			if err := addBlock(images, digests, b); err != nil {
-				return fmt.Errorf("indexing block %d: %w", b.height, err)
-			}
-		}
-		return tx.Bucket(bucketMeta).Put(keySize, binary.BigEndian.AppendUint64(nil, uint64(size)))
-	})
-}
-
-func addBlock(images, digests *bbolt.Bucket, b indexed) error {
-	top, err := rawDigest(b.artifact.Digest)
+// flush writes the tail as a segment; the caller holds mu.
+func (x *index) flush(root func(size int64) (tlog.Hash, error)) error {
+	h, err := root(x.size)
+	if err != nil {
+		return fmt.Errorf("indexing: %w", err)
+	}
+	records := make([]record, len(x.chain))
+	for i, l := range x.chain {
+		records[i] = record{l.key, l.height}
+	}
+	slices.SortFunc(records, compareRecords)
+	s, err := writeSegment(x.folder, x.size-x.full, x.size, h, records, x.fresh)
 	if err != nil {
 		return err
 	}
-	if err := images.Put(heightKey([]byte(b.artifact.Artifact+"\x00"), b.height), top); err != nil {
-		return err
-	}
-	put := func(d digest.Digest, kind byte) error {
-		raw, err := rawDigest(d)
-		if err != nil {
-			return err
-		}
-		key := heightKey(raw, b.height)
-		if digests.Get(key) != nil {
-			return nil // a single-platform image's manifest is its artifact too
-		}
-		return digests.Put(key, []byte{kind})
-	}
-	if err := put(b.artifact.Digest, kindArtifact); err != nil {
-		return err
-	}
-	for _, p := range b.artifact.Platforms {
-		if err := errors.Join(put(p.Digest, kindManifest), put(p.Config, kindConfig)); err != nil {
-			return err
+	x.segments = append(x.segments, s)
+	clear(x.tail)
+	x.chain, x.fresh = x.chain[:0], nil
+	return nil
+}
+
+// heights yields the blocks below a height that have a key, the newest first,
+// until yield returns false.
+func (x *index) heights(key indexKey, below int64, yield func(int64) bool) {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	i, ok := x.tail[key]
+	for ; ok && i >= 0; i = x.chain[i].prev {
+		if x.chain[i].height < below && !yield(x.chain[i].height) {
+			return
 		}
 	}
-	return put(b.artifact.Pieces, kindPieces)
-}
-
-func heightKey(prefix []byte, height int64) []byte {
-	return binary.BigEndian.AppendUint64(bytes.Clone(prefix), uint64(height))
-}
-
-func rawDigest(d digest.Digest) ([]byte, error) {
-	if err := CheckDigest(d); err != nil {
-		return nil, err
+	for _, s := range slices.Backward(x.segments) {
+		if s.from < below && !s.heights(key, below, yield) {
+			return
+		}
 	}
-	return hex.DecodeString(d.Encoded())
 }
 
-// latest finds the newest block of an image below a height.
-func (x *index) latest(image string, below int64) (height int64, d digest.Digest, ok bool) {
-	_ = x.db.View(func(tx *bbolt.Tx) error {
-		c := tx.Bucket(bucketImages).Cursor()
-		prefix := []byte(image + "\x00")
-		k, v := seekBefore(c, heightKey(prefix, below))
-		if bytes.HasPrefix(k, prefix) && len(k) == len(prefix)+8 {
-			height = int64(binary.BigEndian.Uint64(k[len(prefix):]))
-			d, ok = digest.NewDigestFromEncoded(digest.SHA256, hex.EncodeToString(v)), true
-		}
-		return nil
-	})
-	return height, d, ok
+// names are the image names of the ledger, sorted.
+type names struct {
+	repositories []string            // sorted
+	tags         map[string][]string // of each repository, sorted
 }
 
-// seekBefore finds the last key that is less than key.
-func seekBefore(c *bbolt.Cursor, key []byte) (k, v []byte) {
-	if k, _ = c.Seek(key); k == nil {
-		return c.Last()
+// add reports whether the name is new.
+func (n *names) add(image string) bool {
+	colon := strings.LastIndexByte(image, ':')
+	if colon < 0 {
+		return false // not canonical: a block that queries will not show either
 	}
-	return c.Prev()
-}
-
-// heights lists, newest first, up to limit blocks of an image below a height.
-func (x *index) heights(image string, below int64, limit int) (out []int64) {
-	return x.list(bucketImages, []byte(image+"\x00"), below, limit)
-}
-
-// byDigest lists, newest first, up to limit blocks below a height that name a
-// digest.
-func (x *index) byDigest(d digest.Digest, below int64, limit int) []int64 {
-	raw, err := rawDigest(d)
-	if err != nil {
-		return nil
+	repository, tag := image[:colon], image[colon+1:]
+	tags, known := n.tags[repository]
+	if !known {
+		repository = strings.Clone(repository)
+		n.repositories = insert(n.repositories, repository)
 	}
-	return x.list(bucketDigests, raw, below, limit)
+	at, found := slices.BinarySearch(tags, tag)
+	if found {
+		return false
+	}
+	n.tags[repository] = slices.Insert(tags, at, strings.Clone(tag))
+	return true
 }
 
-func (x *index) list(bucket, prefix []byte, below int64, limit int) (out []int64) {
-	_ = x.db.View(func(tx *bbolt.Tx) error {
-		c := tx.Bucket(bucket).Cursor()
-		for k, _ := seekBefore(c, heightKey(prefix, below)); bytes.HasPrefix(k, prefix) && len(out) < limit; k, _ = c.Prev() {
-			out = append(out, int64(binary.BigEndian.Uint64(k[len(prefix):])))
-		}
-		return nil
-	})
-	return out
+func insert(sorted []string, s string) []string {
+	at, _ := slices.BinarySearch(sorted, s)
+	return slices.Insert(sorted, at, s)
 }
 
-// tags lists up to limit tags of a repository ("docker.io/library/alpine")
-// that sort after the tag after.
-func (x *index) tags(name, after string, limit int) (out []string) {
-	prefix := name + ":"
-	_ = x.db.View(func(tx *bbolt.Tx) error {
-		c := tx.Bucket(bucketImages).Cursor()
-		k, _ := c.Seek([]byte(prefix + after))
-		for bytes.HasPrefix(k, []byte(prefix)) && len(out) < limit {
-			image, _, _ := strings.Cut(string(k), "\x00")
-			if tag := image[len(prefix):]; tag > after {
-				out = append(out, tag)
-			}
-			k, _ = c.Seek([]byte(image + "\x01")) // past all heights of this tag
-		}
-		return nil
-	})
-	return out
+// tagsOf lists up to limit tags of a repository that sort after the tag after.
+func (x *index) tagsOf(repository, after string, limit int) []string {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	tags := x.names.tags[repository]
+	at, found := slices.BinarySearch(tags, after)
+	if found {
+		at++
+	}
+	return slices.Clone(tags[at:min(len(tags), at+limit)])
 }
 
-// repositories lists all names that have a tag, sorted.
-func (x *index) repositories() (out []string) {
-	_ = x.db.View(func(tx *bbolt.Tx) error {
-		c := tx.Bucket(bucketImages).Cursor()
-		for k, _ := c.First(); k != nil; {
-			image, _, _ := strings.Cut(string(k), "\x00")
-			name := image[:strings.LastIndexByte(image, ':')]
-			out = append(out, name)
-			k, _ = c.Seek([]byte(name + ";")) // the byte after ':', so past all its tags
-		}
-		return nil
-	})
-	slices.Sort(out) // names and keys sort differently around ':'
-	return out
+// repositories lists the names of all repositories, sorted.
+func (x *index) repositories() []string {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	return slices.Clone(x.names.repositories)
 }

@@ -12,9 +12,8 @@ import (
 	"sync/atomic"
 
 	"filippo.io/torchwood"
-	"github.com/opencontainers/go-digest"
+	lru "github.com/hashicorp/golang-lru/v2"
 	"golang.org/x/mod/sumdb/note"
-	"golang.org/x/mod/sumdb/tlog"
 )
 
 // ErrNotFound is returned when the ledger has no block that answers.
@@ -22,18 +21,20 @@ var ErrNotFound = errors.New("not on the ledger")
 
 const (
 	checkpointFile = "checkpoint"
-	indexFile      = "index.db"
-	indexBatch     = 4096 // blocks in one index transaction
+	indexFolder    = "index"
+	maxEntries     = 1024 // in memory
 )
 
 // Ledger is this node's verified copy of the ledger. All methods are safe for
 // concurrent use.
 type Ledger struct {
-	key   note.Verifier
-	vkey  string
-	dir   dir
-	index *index // may be ahead of head: queries go below head's size
-	log   *slog.Logger
+	key     note.Verifier
+	vkey    string
+	dir     dir
+	cache   *tileCache
+	entries *lru.Cache[int64, *Entry]
+	index   *index // may be ahead of head: queries go below head's size
+	log     *slog.Logger
 
 	head atomic.Pointer[Checkpoint] // nil until a checkpoint is verified and indexed
 
@@ -51,13 +52,18 @@ func open(ctx context.Context, path, vkey string, log *slog.Logger) (*Ledger, er
 	if err := os.MkdirAll(path, 0o755); err != nil {
 		return nil, fmt.Errorf("opening the ledger: %w", err)
 	}
-	x, err := openIndex(filepath.Join(path, indexFile))
-	if err != nil {
+	l := &Ledger{key: key, vkey: vkey, dir: dir{path}, log: log, changed: make(chan struct{})}
+	if l.cache, err = newTileCache(l.dir); err != nil {
 		return nil, err
 	}
-	l := &Ledger{key: key, vkey: vkey, dir: dir{path}, index: x, log: log, changed: make(chan struct{})}
+	if l.entries, err = lru.New[int64, *Entry](maxEntries); err != nil {
+		return nil, fmt.Errorf("opening the ledger: %w", err)
+	}
+	if l.index, err = openIndex(filepath.Join(path, indexFolder), segmentBlocks); err != nil {
+		return nil, err
+	}
 	if err := l.load(ctx); err != nil {
-		return nil, errors.Join(err, x.db.Close())
+		return nil, errors.Join(err, l.index.close())
 	}
 	return l, nil
 }
@@ -73,6 +79,18 @@ func (l *Ledger) load(ctx context.Context) error {
 	c, err := VerifyCheckpoint(l.key, signed)
 	if err != nil {
 		return fmt.Errorf("the ledger in %s is not the one of key %s: %w", l.dir.path, l.key.Name(), err)
+	}
+	if l.index.blocks() <= c.Tree.N {
+		ours, err := l.index.belongs(proven{ctx, l.cache, c.Tree}.root)
+		if err != nil {
+			return fmt.Errorf("opening the ledger: %w", err)
+		}
+		if !ours {
+			l.log.Warn("rebuilding the index: it is of another ledger")
+			if err := l.index.reset(); err != nil {
+				return fmt.Errorf("rebuilding the index: %w", err)
+			}
+		}
 	}
 	return l.advance(ctx, l.dir, c, committed)
 }
@@ -105,7 +123,7 @@ func (l *Ledger) Changed() <-chan struct{} {
 }
 
 // Close gives the files back.
-func (l *Ledger) Close() error { return l.index.db.Close() }
+func (l *Ledger) Close() error { return l.index.close() }
 
 // advance verifies each block between the index and the checkpoint c, reading
 // tiles from tr, indexes them, calls commit, and makes c the head.
@@ -115,16 +133,15 @@ func (l *Ledger) advance(ctx context.Context, tr torchwood.TileReader, c Checkpo
 	if head, ok := l.Head(); ok && c.Tree.N <= head.Tree.N {
 		return nil // a concurrent call was faster
 	}
-	from := l.index.size()
-	if from > c.Tree.N {
+	if l.index.blocks() > c.Tree.N {
 		// The index of another disk, or of a later time: it is derived.
-		l.log.Warn("rebuilding the index", "indexed", from, "ledger", c.Tree.N)
+		l.log.Warn("rebuilding the index", "indexed", l.index.blocks(), "ledger", c.Tree.N)
 		if err := l.index.reset(); err != nil {
 			return fmt.Errorf("rebuilding the index: %w", err)
 		}
-		from = 0
 	}
-	if err := l.indexBlocks(ctx, tr, c.Tree, from); err != nil {
+	if err := l.indexBlocks(ctx, tr, c.Tree); err != nil {
+		l.cache.tiles.Purge() // what was proven may not be on the disk
 		return err
 	}
 	if err := commit(); err != nil {
@@ -134,111 +151,4 @@ func (l *Ledger) advance(ctx context.Context, tr torchwood.TileReader, c Checkpo
 	close(l.changed)
 	l.changed = make(chan struct{})
 	return nil
-}
-
-func (l *Ledger) indexBlocks(ctx context.Context, tr torchwood.TileReader, tree tlog.Tree, from int64) error {
-	if from == tree.N {
-		return nil
-	}
-	client, err := torchwood.NewClient(tr)
-	if err != nil {
-		return fmt.Errorf("reading the ledger: %w", err)
-	}
-	batch := make([]indexed, 0, min(indexBatch, tree.N-from))
-	for height, data := range client.AllEntries(ctx, tree, from) {
-		artifact, err := ParseEntry(data)
-		if err != nil {
-			// Proven to be on the ledger, and kept; but it says nothing to us.
-			l.log.Warn("block is not indexed", "block", height, "error", err)
-		}
-		batch = append(batch, indexed{height: height, artifact: artifact})
-		if len(batch) == indexBatch {
-			if err := l.index.add(batch, height+1); err != nil {
-				return err
-			}
-			batch = batch[:0]
-		}
-	}
-	if err := client.Err(); err != nil {
-		return fmt.Errorf("reading the ledger's blocks from %d on: %w", from, err)
-	}
-	if len(batch) == 0 {
-		return nil
-	}
-	return l.index.add(batch, tree.N)
-}
-
-// Entry is a verified block as it is on this node's copy.
-type Entry struct {
-	Height   int64
-	Data     []byte       // the entry's bytes
-	Artifact *AddArtifact // nil when the block's type is unknown
-}
-
-// Block reads the block at a height, with a tlog-proof under the head.
-func (l *Ledger) Block(ctx context.Context, height int64) (*Entry, []byte, error) {
-	head, ok := l.Head()
-	if !ok || height < 0 || height >= head.Tree.N {
-		return nil, nil, fmt.Errorf("block %d: %w", height, ErrNotFound)
-	}
-	client, err := torchwood.NewClient(l.dir)
-	if err != nil {
-		return nil, nil, fmt.Errorf("block %d: %w", height, err)
-	}
-	data, proof, err := client.Entry(ctx, head.Tree, height)
-	if err != nil {
-		return nil, nil, fmt.Errorf("block %d: %w", height, err)
-	}
-	artifact, err := ParseEntry(data)
-	if err != nil && !errors.Is(err, ErrUnknownEntry) {
-		l.log.Warn("block cannot be read", "block", height, "error", err)
-	}
-	return &Entry{Height: height, Data: data, Artifact: artifact}, torchwood.FormatProof(height, proof, head.Signed), nil
-}
-
-// Latest finds the newest block of an image.
-func (l *Ledger) Latest(image Image) (height int64, d digest.Digest, ok bool) {
-	return l.index.latest(image.String(), l.Size())
-}
-
-// Heights lists an image's blocks, newest first.
-func (l *Ledger) Heights(image Image, limit int) []int64 {
-	return l.index.heights(image.String(), l.Size(), limit)
-}
-
-// ByDigest lists the blocks that name a digest (of an artifact, a platform's
-// manifest, an image ID or a piece list), newest first.
-func (l *Ledger) ByDigest(d digest.Digest, limit int) []int64 {
-	return l.index.byDigest(d, l.Size(), limit)
-}
-
-// Tags lists up to limit tags of a repository that sort after the tag after.
-func (l *Ledger) Tags(name, after string, limit int) []string {
-	return l.index.tags(name, after, limit)
-}
-
-// Repositories lists the names of all repositories, sorted.
-func (l *Ledger) Repositories() []string { return l.index.repositories() }
-
-// Consistency proves that the head extends the ledger's first since blocks.
-func (l *Ledger) Consistency(ctx context.Context, since int64) (tlog.TreeProof, error) {
-	head, ok := l.Head()
-	if !ok || since <= 0 || since >= head.Tree.N {
-		return nil, nil
-	}
-	proof, err := tlog.ProveTree(head.Tree.N, since, torchwood.TileHashReaderWithContext(ctx, head.Tree, l.dir))
-	if err != nil {
-		return nil, fmt.Errorf("proving consistency with %d blocks: %w", since, err)
-	}
-	return proof, nil
-}
-
-// Contains checks that an earlier checkpoint is part of this copy's history.
-func (l *Ledger) Contains(ctx context.Context, c Checkpoint) error {
-	head, _ := l.Head()
-	proof, err := l.Consistency(ctx, c.Tree.N)
-	if err != nil {
-		return err
-	}
-	return VerifyConsistency(c, head, EncodeHashes(proof))
 }

@@ -155,8 +155,8 @@ func TestFollowerCopiesVerifiesAndServes(t *testing.T) {
 			t.Fatalf("sync: %v, %v", grown, err)
 		}
 		image, _ := ParseImage(alpine)
-		if _, d, ok := f.Latest(image); !ok || d != digest.FromString(fmt.Sprint(round)) {
-			t.Errorf("round %d: latest %s is %s", round, alpine, d)
+		if e, err := f.Latest(t.Context(), image); err != nil || e.Artifact.Digest != digest.FromString(fmt.Sprint(round)) {
+			t.Errorf("round %d: latest %s is %+v, %v", round, alpine, e, err)
 		}
 	}
 	// A second follower copies from the first alone.
@@ -260,10 +260,12 @@ func TestQueriesNeverRunAheadOfTheHead(t *testing.T) {
 		}
 	}()
 	for {
-		if height, _, ok := p.Latest(image); ok {
-			if _, _, err := p.Block(t.Context(), height); err != nil {
+		if e, err := p.Latest(t.Context(), image); err == nil {
+			if _, _, err := p.Block(t.Context(), e.Height); err != nil {
 				t.Fatal(err)
 			}
+		} else if !errors.Is(err, ErrNotFound) {
+			t.Fatal(err)
 		}
 		select {
 		case <-done:

@@ -143,9 +143,14 @@ func (w *Writer) Append(ctx context.Context, e *AddArtifact) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	if height, d, ok := w.Latest(image); ok && d == e.Digest {
+	latest, err := w.Latest(ctx, image)
+	if err != nil && !errors.Is(err, ErrNotFound) {
 		release()
-		return height, nil
+		return 0, err
+	}
+	if err == nil && latest.Artifact.Digest == e.Digest {
+		release()
+		return latest.Height, nil
 	}
 	// The image stays acquired until this block's fate is known, also when
 	// the caller is gone by then: else a second append could double it.

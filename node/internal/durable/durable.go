@@ -6,12 +6,28 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+
+	"golang.org/x/sys/unix"
 )
 
 // WriteFile puts data at name: after a crash at any moment name holds all of
 // the old content or all of the new. It returns when the new content would
 // survive a power cut.
-func WriteFile(name string, data []byte) (err error) {
+func WriteFile(name string, data []byte) error { return write(name, data, Rename) }
+
+// Replace is WriteFile without the wait: a power cut before SyncFile or
+// SyncAll may leave an empty file, but a crash of the process leaves all of
+// the old content or all of the new.
+func Replace(name string, data []byte) error {
+	return write(name, data, func(f *os.File, name string) error {
+		if err := os.Rename(f.Name(), name); err != nil {
+			return err
+		}
+		return f.Close()
+	})
+}
+
+func write(name string, data []byte, rename func(f *os.File, name string) error) (err error) {
 	f, err := os.CreateTemp(filepath.Dir(name), ".new-*")
 	if err != nil {
 		return fmt.Errorf("writing %s: %w", name, err)
@@ -27,7 +43,28 @@ func WriteFile(name string, data []byte) (err error) {
 	if err = f.Chmod(0o644); err != nil {
 		return err
 	}
-	return Rename(f, name)
+	return rename(f, name)
+}
+
+// SyncFile makes a file and its name durable.
+func SyncFile(name string) error {
+	f, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	return SyncDir(filepath.Dir(name))
+}
+
+// SyncAll makes everything durable on the file system that a folder is on.
+func SyncAll(path string) error {
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(unix.Syncfs(int(d.Fd())), d.Close())
 }
 
 // Rename moves the written temporary file f to name, durably, and closes it.

@@ -37,11 +37,14 @@ type vouched struct {
 
 // tag finds what an image's tag points to, by the newest block.
 func (v *voucher) tag(ctx context.Context, image ledger.Image) (vouched, error) {
-	height, d, ok := v.ledger.Latest(image)
-	if !ok {
+	latest, err := v.ledger.Latest(ctx, image)
+	if errors.Is(err, ledger.ErrNotFound) {
 		return vouched{}, errNotVouched
 	}
-	return v.inBlock(ctx, height, image.Name(), d)
+	if err != nil {
+		return vouched{}, err
+	}
+	return v.inBlock(ctx, latest.Artifact, image.Name(), latest.Artifact.Digest)
 }
 
 // digest finds content of a repository ("docker.io/library/alpine").
@@ -50,10 +53,14 @@ func (v *voucher) digest(ctx context.Context, repository string, d digest.Digest
 		return vouched{}, fmt.Errorf("%w: %w", errNotVouched, err)
 	}
 	// Manifests and configs are in the index of the ledger ...
-	for _, height := range v.ledger.ByDigest(d, maxBlocks) {
-		b, err := v.inBlock(ctx, height, repository, d)
+	blocks, err := v.ledger.ByDigest(ctx, d, maxBlocks)
+	if err != nil {
+		return vouched{}, err
+	}
+	for _, b := range blocks {
+		found, err := v.inBlock(ctx, b.Artifact, repository, d)
 		if !errors.Is(err, errNotVouched) {
-			return b, err
+			return found, err
 		}
 	}
 	// ... and layers in the piece lists, of which those in use are in memory.
@@ -67,10 +74,14 @@ func (v *voucher) layer(ctx context.Context, repository string, d digest.Digest)
 		if err != nil {
 			return vouched{}, err
 		}
-		for _, height := range v.ledger.Heights(image, maxBlocks-searched) {
-			b, err := v.inBlock(ctx, height, repository, d)
+		blocks, err := v.ledger.History(ctx, image, maxBlocks-searched)
+		if err != nil {
+			return vouched{}, err
+		}
+		for _, b := range blocks {
+			found, err := v.inBlock(ctx, b.Artifact, repository, d)
 			if err == nil {
-				return b, nil
+				return found, nil
 			}
 			searched++
 		}
@@ -79,22 +90,15 @@ func (v *voucher) layer(ctx context.Context, repository string, d digest.Digest)
 }
 
 // inBlock looks for a digest in one block's artifact.
-func (v *voucher) inBlock(ctx context.Context, height int64, repository string, d digest.Digest) (vouched, error) {
-	entry, _, err := v.ledger.Block(ctx, height)
-	if err != nil {
-		return vouched{}, err
-	}
-	if entry.Artifact == nil {
-		return vouched{}, errNotVouched
-	}
-	image, err := ledger.ParseImage(entry.Artifact.Artifact)
+func (v *voucher) inBlock(ctx context.Context, a *ledger.AddArtifact, repository string, d digest.Digest) (vouched, error) {
+	image, err := ledger.ParseImage(a.Artifact)
 	if err != nil {
 		return vouched{}, err
 	}
 	if image.Name() != repository {
 		return vouched{}, errNotVouched
 	}
-	blobs, err := v.list(ctx, entry.Artifact)
+	blobs, err := v.list(ctx, a)
 	if err != nil {
 		return vouched{}, err
 	}
@@ -102,7 +106,7 @@ func (v *voucher) inBlock(ctx context.Context, height int64, repository string, 
 	if !ok {
 		return vouched{}, errNotVouched
 	}
-	return vouched{Blob: b, list: entry.Artifact.Pieces}, nil
+	return vouched{Blob: b, list: a.Pieces}, nil
 }
 
 // list brings an artifact's piece list.

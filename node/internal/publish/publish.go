@@ -90,10 +90,14 @@ func (p *Publisher) Resolve(ctx context.Context, req control.ResolveRequest) (*c
 		return nil, refusal(err, image, registry)
 	}
 	resp := &control.ResolveResponse{Digest: d.String()}
-	if _, current, ok := p.writer.Latest(image); ok {
-		resp.Current = current.String()
+	latest, err := p.writer.Latest(ctx, image)
+	if err == nil {
+		resp.Current = latest.Artifact.Digest.String()
 	}
-	return resp, nil
+	if errors.Is(err, ledger.ErrNotFound) {
+		err = nil
+	}
+	return resp, err
 }
 
 func (p *Publisher) upstream(name string) (ledger.Image, *upstream.Registry, error) {
@@ -125,8 +129,12 @@ func (p *Publisher) Publish(ctx context.Context, req control.PublishRequest) (*c
 				Message: fmt.Sprintf("%v: restore the publisher's volume, or copy the ledger back from a mirror", err)}
 		}
 	}
-	if height, d, ok := p.writer.Latest(image); ok && d == k.digest {
-		return p.block(ctx, height)
+	latest, err := p.writer.Latest(ctx, image)
+	if err != nil && !errors.Is(err, ledger.ErrNotFound) {
+		return nil, err
+	}
+	if err == nil && latest.Artifact.Digest == k.digest {
+		return p.block(ctx, latest.Height)
 	}
 	j, err := p.start(k, image, registry)
 	if err != nil {

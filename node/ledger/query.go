@@ -1,0 +1,157 @@
+package ledger
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+
+	"filippo.io/torchwood"
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/mod/sumdb/tlog"
+)
+
+// Entry is a verified block as it is on this node's copy.
+type Entry struct {
+	Height   int64
+	Data     []byte       // the entry's bytes
+	Artifact *AddArtifact // nil when the block's type is unknown
+}
+
+// Entry reads the block at a height, checked against the head.
+func (l *Ledger) Entry(ctx context.Context, height int64) (*Entry, error) {
+	head, ok := l.Head()
+	if !ok || height < 0 || height >= head.Tree.N {
+		return nil, fmt.Errorf("block %d: %w", height, ErrNotFound)
+	}
+	if e, ok := l.entries.Get(height); ok {
+		return e, nil
+	}
+	p := proven{ctx, l.cache, head.Tree}
+	t := p.tile(0, height/torchwood.TileWidth)
+	t.L = -1
+	bundle, err := l.dir.readTile(t)
+	if err != nil {
+		return nil, fmt.Errorf("block %d: %w", height, err)
+	}
+	want, err := p.hash(0, height)
+	if err != nil {
+		return nil, fmt.Errorf("block %d: %w", height, err)
+	}
+	var data []byte
+	for range height%torchwood.TileWidth + 1 {
+		if data, bundle, err = torchwood.ReadTileEntry(bundle); err != nil {
+			return nil, fmt.Errorf("block %d: %w", height, err)
+		}
+	}
+	if tlog.RecordHash(data) != want {
+		return nil, fmt.Errorf("block %d: %w", height, &CorruptError{Path: torchwood.TilePath(t)})
+	}
+	artifact, err := ParseEntry(data)
+	if err != nil && !errors.Is(err, ErrUnknownEntry) {
+		l.log.Warn("block cannot be read", "block", height, "error", err)
+	}
+	e := &Entry{Height: height, Data: bytes.Clone(data), Artifact: artifact}
+	l.entries.Add(height, e)
+	return e, nil
+}
+
+// Block reads the block at a height, with a tlog-proof under the head.
+func (l *Ledger) Block(ctx context.Context, height int64) (*Entry, []byte, error) {
+	e, err := l.Entry(ctx, height)
+	if err != nil {
+		return nil, nil, err
+	}
+	head, _ := l.Head()
+	proof, err := tlog.ProveRecord(head.Tree.N, height, proven{ctx, l.cache, head.Tree})
+	if err != nil {
+		return nil, nil, fmt.Errorf("block %d: %w", height, err)
+	}
+	return e, torchwood.FormatProof(height, proof, head.Signed), nil
+}
+
+// Latest finds the newest block of an image.
+func (l *Ledger) Latest(ctx context.Context, image Image) (*Entry, error) {
+	found, err := l.find(ctx, imageKey(image.String()), 1, image.isOf)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", image, err)
+	}
+	if len(found) == 0 {
+		return nil, fmt.Errorf("%s: %w", image, ErrNotFound)
+	}
+	return found[0], nil
+}
+
+// History lists up to limit blocks of an image, newest first.
+func (l *Ledger) History(ctx context.Context, image Image, limit int) ([]*Entry, error) {
+	return l.find(ctx, imageKey(image.String()), limit, image.isOf)
+}
+
+func (i Image) isOf(a *AddArtifact) bool { return a.Artifact == i.String() }
+
+// ByDigest lists up to limit blocks that name a digest (of an artifact, a
+// platform's manifest, an image ID or a piece list), newest first.
+func (l *Ledger) ByDigest(ctx context.Context, d digest.Digest, limit int) ([]*Entry, error) {
+	key, ok := digestKey([]byte(d))
+	if !ok {
+		return nil, fmt.Errorf("digest %.80q: only sha256 is supported", string(d))
+	}
+	return l.find(ctx, key, limit, func(a *AddArtifact) bool { return a.Names(d) })
+}
+
+// find reads the blocks under a key that match, newest first.
+func (l *Ledger) find(ctx context.Context, key indexKey, limit int, match func(*AddArtifact) bool) (out []*Entry, err error) {
+	below := l.Size()
+	for len(out) < limit && below > 0 {
+		var heights []int64
+		l.index.heights(key, below, func(h int64) bool {
+			heights = append(heights, h)
+			return len(heights) < limit
+		})
+		if len(heights) == 0 {
+			return out, nil
+		}
+		for _, h := range heights {
+			e, err := l.Entry(ctx, h)
+			if err != nil {
+				return nil, err
+			}
+			if e.Artifact != nil && match(e.Artifact) && len(out) < limit {
+				out = append(out, e)
+			}
+			below = h
+		}
+	}
+	return out, nil
+}
+
+// Tags lists up to limit tags of a repository that sort after the tag after.
+func (l *Ledger) Tags(repository, after string, limit int) []string {
+	return l.index.tagsOf(repository, after, limit)
+}
+
+// Repositories lists the names of all repositories, sorted.
+func (l *Ledger) Repositories() []string { return l.index.repositories() }
+
+// Consistency proves that the head extends the ledger's first since blocks.
+func (l *Ledger) Consistency(ctx context.Context, since int64) (tlog.TreeProof, error) {
+	head, ok := l.Head()
+	if !ok || since <= 0 || since >= head.Tree.N {
+		return nil, nil
+	}
+	proof, err := tlog.ProveTree(head.Tree.N, since, proven{ctx, l.cache, head.Tree})
+	if err != nil {
+		return nil, fmt.Errorf("proving consistency with %d blocks: %w", since, err)
+	}
+	return proof, nil
+}
+
+// Contains checks that an earlier checkpoint is part of this copy's history.
+func (l *Ledger) Contains(ctx context.Context, c Checkpoint) error {
+	head, _ := l.Head()
+	proof, err := l.Consistency(ctx, c.Tree.N)
+	if err != nil {
+		return err
+	}
+	return VerifyConsistency(c, head, EncodeHashes(proof))
+}
