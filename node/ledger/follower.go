@@ -59,6 +59,12 @@ func (f *Follower) Sync(ctx context.Context, source torchwood.TileReader) (grown
 	if ok && c.Tree.N == head.Tree.N && c.Tree.Hash == head.Tree.Hash || ok && c.Tree.N < head.Tree.N {
 		return false, nil
 	}
+	if r, can := source.(entryReader); can && ok && head.Tree.N > 0 && c.Tree.N-head.Tree.N <= maxGrowth {
+		if err := f.grow(ctx, r, head, c); err == nil {
+			return true, nil
+		}
+		// Whatever the reason, the tiles tell: a fork, or a source without entries.
+	}
 	err = f.adopt(ctx, source, head, c, true)
 	if err != nil && !errors.Is(err, ErrForked) && ctx.Err() == nil {
 		// A tile on this disk may be bad: once more, all from the source.
@@ -73,6 +79,12 @@ func (f *Follower) adopt(ctx context.Context, source torchwood.TileReader, head,
 	if err := f.checkGrowth(ctx, tr, head, c); err != nil {
 		return err
 	}
+	return f.commit(ctx, tr, c)
+}
+
+// commit indexes what tr has under c, and makes c the stored checkpoint and
+// the head.
+func (f *Follower) commit(ctx context.Context, tr *copier, c Checkpoint) error {
 	return f.advance(ctx, tr, c, func() error {
 		if err := tr.sync(); err != nil {
 			return err

@@ -1,8 +1,10 @@
 package ledger
 
 import (
+	"compress/gzip"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
 	"net/http"
 	"strconv"
@@ -32,12 +34,14 @@ type BlockJSON struct {
 //	/checkpoint, /tile/...               c2sp.org/tlog-tiles
 //	/api/v1/artifacts?image= or digest=  blocks, newest first
 //	/api/v1/blocks/HEIGHT                one block with its proof
+//	/api/v1/entries/HEIGHT?n=            entries from a height on, as in a bundle
 func (l *Ledger) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /checkpoint", l.serveCheckpoint)
 	mux.HandleFunc("GET /tile/", l.serveTile)
 	mux.HandleFunc("GET /api/v1/artifacts", l.serveArtifacts)
 	mux.HandleFunc("GET /api/v1/blocks/{height}", l.serveBlock)
+	mux.HandleFunc("GET /api/v1/entries/{height}", l.serveEntries)
 	return mux
 }
 
@@ -118,6 +122,39 @@ func (l *Ledger) serveBlock(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	writeJSON(w, blockJSON(b, proof))
+}
+
+// serveEntries answers with what a follower lacks. It is compressed: half of
+// an entry are digests in hexadecimal.
+func (l *Ledger) serveEntries(w http.ResponseWriter, r *http.Request) {
+	from, err1 := strconv.ParseInt(r.PathValue("height"), 10, 64)
+	n, err2 := strconv.ParseInt(r.URL.Query().Get("n"), 10, 64)
+	if err1 != nil || err2 != nil || from < 0 || n < 1 || n > maxGrowth {
+		http.Error(w, fmt.Sprintf("give a height, and n from 1 to %d", maxGrowth), http.StatusBadRequest)
+		return
+	}
+	var body []byte
+	for height := from; height < from+n; height++ {
+		e, err := l.Entry(r.Context(), height)
+		if err == nil {
+			body, err = torchwood.AppendTileEntry(body, e.Data)
+		}
+		if err != nil {
+			l.fail(w, err)
+			return
+		}
+	}
+	w.Header().Set("Content-Type", "application/octet-stream")
+	w.Header().Set("Cache-Control", "public, max-age=31536000, immutable")
+	w.Header().Set("Vary", "Accept-Encoding")
+	if !strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") {
+		_, _ = w.Write(body)
+		return
+	}
+	w.Header().Set("Content-Encoding", "gzip")
+	zw := gzip.NewWriter(w)
+	_, _ = zw.Write(body) // the client is gone: nobody to tell
+	_ = zw.Close()
 }
 
 func (l *Ledger) fail(w http.ResponseWriter, err error) {

@@ -58,6 +58,23 @@ func (s *Source) ReadEndpoint(ctx context.Context, path string) ([]byte, error) 
 	return s.get(ctx, path, maxCheckpoint)
 }
 
+// ReadEntries reads n entries from a height on, from a Pyrsia node.
+func (s *Source) ReadEntries(ctx context.Context, from int64, n int) ([][]byte, error) {
+	data, err := s.get(ctx, fmt.Sprintf("api/v1/entries/%d?n=%d", from, n), min(int64(n)*(2+MaxEntrySize), maxBundle))
+	if err != nil {
+		return nil, err
+	}
+	var out [][]byte
+	for len(data) > 0 {
+		var entry []byte
+		if entry, data, err = torchwood.ReadTileEntry(data); err != nil {
+			return nil, fmt.Errorf("fetching entries from %d on: %w", from, err)
+		}
+		out = append(out, entry)
+	}
+	return out, nil
+}
+
 func (s *Source) get(ctx context.Context, path string, limit int64) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, sourceTimeout)
 	defer cancel()
