@@ -13,7 +13,7 @@ import (
 )
 
 // errUsage marks a wrong use of a command: exit status 2.
-var errUsage = errors.New("see --help")
+var errUsage = errors.New("wrong use")
 
 // Main runs the program and returns its exit status: 0 for success, 1 for a
 // failure (also of a verification), 2 for a wrong use.
@@ -49,4 +49,14 @@ only what the ledger vouches for.`,
 		return 1
 	}
 	return 0
+}
+
+// exactly demands n arguments.
+func exactly(n int) cobra.PositionalArgs {
+	return func(c *cobra.Command, args []string) error {
+		if err := cobra.ExactArgs(n)(c, args); err != nil {
+			return fmt.Errorf("%w: %w (%s --help)", errUsage, err, c.CommandPath())
+		}
+		return nil
+	}
 }

@@ -29,7 +29,7 @@ What was there before is kept, and restored exactly by uninstall.`,
 	install := &cobra.Command{
 		Use:   "install",
 		Short: "Send pulls to the node",
-		Args:  cobra.NoArgs,
+		Args:  exactly(0),
 		RunE:  func(*cobra.Command, []string) error { return s.Install(mirror, containerd.Mode(mode)) },
 	}
 	install.Flags().StringVar(&mirror, "mirror", "http://127.0.0.1:5001", "URL of the node's mirror port")
@@ -38,13 +38,13 @@ What was there before is kept, and restored exactly by uninstall.`,
 	uninstall := &cobra.Command{
 		Use:   "uninstall",
 		Short: "Restore what was there before",
-		Args:  cobra.NoArgs,
+		Args:  exactly(0),
 		RunE:  func(*cobra.Command, []string) error { return s.Uninstall() },
 	}
 	status := &cobra.Command{
 		Use:   "status",
 		Short: "Show which registries' pulls go to a node",
-		Args:  cobra.NoArgs,
+		Args:  exactly(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			installed, err := s.Installed()
 			if err != nil {
@@ -70,7 +70,7 @@ func initDataCommand() *cobra.Command {
 		Use:    "init-data DIR --owner UID:GID",
 		Short:  "Give a node's data folder to the user that the node runs as",
 		Hidden: true,
-		Args:   cobra.ExactArgs(1),
+		Args:   exactly(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			u, g, _ := strings.Cut(owner, ":")
 			uid, err1 := strconv.Atoi(u)
@@ -97,7 +97,7 @@ func pauseCommand() *cobra.Command {
 		Use:    "pause",
 		Short:  "Wait until ended",
 		Hidden: true,
-		Args:   cobra.NoArgs,
+		Args:   exactly(0),
 		RunE:   func(cmd *cobra.Command, _ []string) error { <-cmd.Context().Done(); return nil },
 	}
 }

@@ -33,7 +33,7 @@ func keygenCommand() *cobra.Command {
 		Long: `Writes the signing key to a new file that only you can read, and prints the
 verifier key that readers pin. The origin is the ledger's name for ever: a
 unique URL without a scheme, such as example.com/pyrsia.`,
-		Args: cobra.NoArgs,
+		Args: exactly(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if origin == "" || file == "" {
 				return fmt.Errorf("%w: give --origin and --out", errUsage)
@@ -68,7 +68,7 @@ func logCommand() *cobra.Command {
 		Short: "Show what the ledger says of an image, newest first",
 		Long: `Asks a node for all blocks of an image (alpine:3.20), or of a digest: of an
 index, of a platform's manifest, or the image ID that 'docker images' shows.`,
-		Args: cobra.ExactArgs(1),
+		Args: exactly(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			blocks, err := query(cmd.Context(), nodeURL, args[0])
 			if err != nil {
@@ -153,7 +153,7 @@ func proofCommand() *cobra.Command {
 		Short: "Fetch the proof that an image is on the ledger",
 		Long: `Writes the newest block of the image with its inclusion proof
 (c2sp.org/tlog-proof) as a bundle for 'pyrsia verify'.`,
-		Args: cobra.ExactArgs(1),
+		Args: exactly(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			blocks, err := query(cmd.Context(), nodeURL, args[0])
 			if err != nil {
@@ -187,7 +187,7 @@ func verifyCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "verify --key VKEY --proof FILE IMAGE@DIGEST",
 		Short: "Check a proof offline: exit status 0 means that the publisher recorded this image",
-		Args:  cobra.ExactArgs(1),
+		Args:  exactly(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			name, d, ok := strings.Cut(args[0], "@")
 			if !ok || vkey == "" || file == "" {

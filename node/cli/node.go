@@ -27,7 +27,7 @@ upstream registry.`,
 		Example: `  pyrsia node --role Mirror --data /var/lib/pyrsia \
     --ledger-key 'pyrsia.example/ledger+1a2b3c4d+AX...' \
     --bootstrap /dns4/publisher.example/tcp/4001/p2p/12D3KooW...`,
-		Args: cobra.NoArgs,
+		Args: exactly(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var level slog.Level
 			if err := level.UnmarshalText([]byte(logLevel)); err != nil {

@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 
@@ -115,7 +116,7 @@ func (p proven) checkLeaves(t tlog.Tile, leaves []byte) error {
 		if err != nil {
 			return err
 		}
-		if newHashTile(leaves).levels[torchwood.TileHeight][0] != want {
+		if rootOf(leaves) != want {
 			return &CorruptError{Path: torchwood.TilePath(tlog.Tile{H: t.H, L: -1, N: t.N, W: t.W})}
 		}
 		return nil
@@ -124,10 +125,8 @@ func (p proven) checkLeaves(t tlog.Tile, leaves []byte) error {
 	if err != nil {
 		return err
 	}
-	for i, want := range tile.levels[0] {
-		if [tlog.HashSize]byte(leaves[i*tlog.HashSize:]) != want {
-			return &CorruptError{Path: torchwood.TilePath(tlog.Tile{H: t.H, L: -1, N: t.N, W: t.W})}
-		}
+	if !bytes.Equal(leaves, tile.leaves) {
+		return &CorruptError{Path: torchwood.TilePath(tlog.Tile{H: t.H, L: -1, N: t.N, W: t.W})}
 	}
 	return nil
 }

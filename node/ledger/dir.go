@@ -1,13 +1,17 @@
 package ledger
 
 import (
+	"bufio"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync"
 
 	"filippo.io/torchwood"
 	"golang.org/x/mod/sumdb/tlog"
@@ -50,6 +54,46 @@ func (d dir) readTile(t tlog.Tile) ([]byte, error) {
 	}
 	return narrow(data, t)
 }
+
+// readEntry reads the i'th entry of a bundle, and no more of the file than
+// what is before it.
+func (d dir) readEntry(t tlog.Tile, i int) ([]byte, error) {
+	f, err := os.Open(filepath.Join(d.path, torchwood.TilePath(t)))
+	if errors.Is(err, fs.ErrNotExist) && t.W < torchwood.TileWidth {
+		if t, err = d.wider(t); err != nil {
+			return nil, err
+		}
+		f, err = os.Open(filepath.Join(d.path, torchwood.TilePath(t)))
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	r := readers.Get().(*bufio.Reader)
+	defer readers.Put(r)
+	r.Reset(f)
+	for {
+		head, err := r.Peek(2)
+		if err != nil {
+			return nil, &CorruptError{Path: torchwood.TilePath(t)}
+		}
+		length := int(binary.BigEndian.Uint16(head))
+		_, _ = r.Discard(2) // peeked
+		if i == 0 {
+			entry := make([]byte, length)
+			if _, err := io.ReadFull(r, entry); err != nil {
+				return nil, &CorruptError{Path: torchwood.TilePath(t)}
+			}
+			return entry, nil
+		}
+		if _, err := r.Discard(length); err != nil {
+			return nil, &CorruptError{Path: torchwood.TilePath(t)}
+		}
+		i--
+	}
+}
+
+var readers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, 64<<10) }}
 
 // wider finds the stored version of a partial tile that has at least its
 // width: the full one, or the widest partial one.

@@ -1,7 +1,6 @@
 package ledger
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -28,21 +27,15 @@ func (l *Ledger) Entry(ctx context.Context, height int64) (*Entry, error) {
 		return e, nil
 	}
 	p := proven{ctx, l.cache, head.Tree}
-	t := p.tile(0, height/torchwood.TileWidth)
-	t.L = -1
-	bundle, err := l.dir.readTile(t)
-	if err != nil {
-		return nil, fmt.Errorf("block %d: %w", height, err)
-	}
 	want, err := p.hash(0, height)
 	if err != nil {
 		return nil, fmt.Errorf("block %d: %w", height, err)
 	}
-	var data []byte
-	for range height%torchwood.TileWidth + 1 {
-		if data, bundle, err = torchwood.ReadTileEntry(bundle); err != nil {
-			return nil, fmt.Errorf("block %d: %w", height, err)
-		}
+	t := p.tile(0, height/torchwood.TileWidth)
+	t.L = -1
+	data, err := l.dir.readEntry(t, int(height%torchwood.TileWidth))
+	if err != nil {
+		return nil, fmt.Errorf("block %d: %w", height, err)
 	}
 	if tlog.RecordHash(data) != want {
 		return nil, fmt.Errorf("block %d: %w", height, &CorruptError{Path: torchwood.TilePath(t)})
@@ -51,7 +44,7 @@ func (l *Ledger) Entry(ctx context.Context, height int64) (*Entry, error) {
 	if err != nil && !errors.Is(err, ErrUnknownEntry) {
 		l.log.Warn("block cannot be read", "block", height, "error", err)
 	}
-	e := &Entry{Height: height, Data: bytes.Clone(data), Artifact: artifact}
+	e := &Entry{Height: height, Data: data, Artifact: artifact}
 	l.entries.Add(height, e)
 	return e, nil
 }
@@ -63,11 +56,21 @@ func (l *Ledger) Block(ctx context.Context, height int64) (*Entry, []byte, error
 		return nil, nil, err
 	}
 	head, _ := l.Head()
-	proof, err := tlog.ProveRecord(head.Tree.N, height, proven{ctx, l.cache, head.Tree})
+	proof, err := l.Prove(ctx, height, head)
 	if err != nil {
-		return nil, nil, fmt.Errorf("block %d: %w", height, err)
+		return nil, nil, err
 	}
 	return e, torchwood.FormatProof(height, proof, head.Signed), nil
+}
+
+// Prove makes the inclusion proof of a block (RFC 6962, section 2.1.1) in the
+// tree of a checkpoint that was the head.
+func (l *Ledger) Prove(ctx context.Context, height int64, c Checkpoint) (tlog.RecordProof, error) {
+	proof, err := tlog.ProveRecord(c.Tree.N, height, proven{ctx, l.cache, c.Tree})
+	if err != nil {
+		return nil, fmt.Errorf("proving block %d: %w", height, err)
+	}
+	return proof, nil
 }
 
 // Latest finds the newest block of an image.

@@ -4,36 +4,68 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 
 	"filippo.io/torchwood"
 	lru "github.com/hashicorp/golang-lru/v2"
 	"golang.org/x/mod/sumdb/tlog"
 )
 
-// maxTiles bounds the hash tiles in memory: 16 KiB each.
-const maxTiles = 1024
+// maxTiles bounds the hash tiles in memory: 8 KiB each, and as much again for
+// those that proofs were made from.
+const maxTiles = 4096
 
-// hashTile is a tile whose hashes were proven to be the log's, with all
-// hashes inside of it: levels[0] are those of the tile, levels[i] those i
-// levels higher, as far as their subtrees are complete.
+// hashTile is a tile whose hashes were proven to be the log's.
 type hashTile struct {
-	levels [torchwood.TileHeight + 1][]tlog.Hash
+	leaves []byte // as in the file
+
+	once sync.Once
+	// inner[i] are the hashes i levels above the leaves, as far as their
+	// subtrees are complete.
+	inner [torchwood.TileHeight + 1][]tlog.Hash
 }
 
-func newHashTile(data []byte) *hashTile {
-	t := new(hashTile)
-	t.levels[0] = make([]tlog.Hash, len(data)/tlog.HashSize)
-	for i := range t.levels[0] {
-		copy(t.levels[0][i][:], data[i*tlog.HashSize:])
+// hash is the n'th hash of a level inside of the tile (0: the leaves).
+func (t *hashTile) hash(level int, n int64) (h tlog.Hash, ok bool) {
+	if n < 0 || n >= int64(len(t.leaves)/tlog.HashSize>>level) {
+		return h, false
 	}
-	for l := 1; l < len(t.levels); l++ {
-		below := t.levels[l-1]
-		t.levels[l] = make([]tlog.Hash, len(below)/2)
-		for i := range t.levels[l] {
-			t.levels[l][i] = tlog.NodeHash(below[2*i], below[2*i+1])
+	if level == 0 {
+		copy(h[:], t.leaves[n*tlog.HashSize:])
+		return h, true
+	}
+	t.once.Do(func() {
+		t.inner[0] = make([]tlog.Hash, len(t.leaves)/tlog.HashSize)
+		for i := range t.inner[0] {
+			copy(t.inner[0][i][:], t.leaves[i*tlog.HashSize:])
+		}
+		for l := 1; l < len(t.inner); l++ {
+			t.inner[l] = parents(t.inner[l-1])
+		}
+	})
+	return t.inner[level][n], true
+}
+
+func parents(below []tlog.Hash) []tlog.Hash {
+	out := make([]tlog.Hash, len(below)/2)
+	for i := range out {
+		out[i] = tlog.NodeHash(below[2*i], below[2*i+1])
+	}
+	return out
+}
+
+// rootOf is the hash of a full tile.
+func rootOf(leaves []byte) tlog.Hash {
+	var hashes [torchwood.TileWidth]tlog.Hash
+	for i := range hashes {
+		copy(hashes[i][:], leaves[i*tlog.HashSize:])
+	}
+	for n := len(hashes) / 2; n > 0; n /= 2 {
+		for i := range n {
+			hashes[i] = tlog.NodeHash(hashes[2*i], hashes[2*i+1])
 		}
 	}
-	return t
+	return hashes[0]
 }
 
 // tileCache keeps hash tiles that were proven once, and reads the others. A
@@ -61,7 +93,7 @@ func (c *tileCache) SaveTiles(tiles []tlog.Tile, data [][]byte) {
 	c.TileReader.SaveTiles(tiles, data)
 	for i, t := range tiles {
 		if t.L >= 0 {
-			c.tiles.Add(t, newHashTile(data[i]))
+			c.tiles.Add(t, &hashTile{leaves: data[i]})
 		}
 	}
 }
@@ -97,10 +129,11 @@ func (p proven) hash(level int, n int64) (tlog.Hash, error) {
 	if err != nil {
 		return tlog.Hash{}, err
 	}
-	if at < 0 || at >= int64(len(tile.levels[within])) {
+	h, ok := tile.hash(within, at)
+	if !ok {
 		return tlog.Hash{}, fmt.Errorf("the tree of %d blocks has no hash %d at level %d", p.tree.N, n, level)
 	}
-	return tile.levels[within][at], nil
+	return h, nil
 }
 
 // tile is the n'th tile of a level as it is in this tree.
@@ -123,14 +156,14 @@ func (p proven) read(t tlog.Tile) (*hashTile, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the ledger: %w", err)
 	}
-	tile := newHashTile(data[0])
 	want, err := p.hash((t.L+1)*torchwood.TileHeight, t.N)
 	if err != nil {
 		return nil, err
 	}
-	if len(tile.levels[torchwood.TileHeight]) != 1 || tile.levels[torchwood.TileHeight][0] != want {
+	if len(data[0]) != torchwood.TileWidth*tlog.HashSize || rootOf(data[0]) != want {
 		return nil, &CorruptError{Path: torchwood.TilePath(t)}
 	}
+	tile := &hashTile{leaves: data[0]}
 	p.cache.TileReader.SaveTiles([]tlog.Tile{t}, data)
 	p.cache.tiles.Add(t, tile)
 	return tile, nil

@@ -1,0 +1,110 @@
+package cli
+
+import (
+	"bytes"
+	"log/slog"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/pyrsia/pyrsia-operator/node/ledger"
+)
+
+// pyrsia runs the command line.
+func pyrsia(t *testing.T, args ...string) (status int, stdout, stderr string) {
+	t.Helper()
+	var out, errs bytes.Buffer
+	status = Main(t.Context(), args, &out, &errs)
+	return status, out.String(), errs.String()
+}
+
+func TestFromAKeyToAVerifiedProof(t *testing.T) {
+	dir := t.TempDir()
+	keyFile, proofFile := filepath.Join(dir, "signing.key"), filepath.Join(dir, "proof.json")
+	status, vkey, stderr := pyrsia(t, "keygen", "--origin", "ledger.example/cli", "--out", keyFile)
+	if status != 0 {
+		t.Fatal(stderr)
+	}
+	vkey = strings.TrimSpace(vkey)
+	if info, err := os.Stat(keyFile); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("the signing key's file: %v, %v", info.Mode(), err)
+	}
+	if status, _, _ := pyrsia(t, "keygen", "--origin", "ledger.example/cli", "--out", keyFile); status != 1 {
+		t.Errorf("keygen over a key that is there: status %d, want 1", status)
+	}
+	skey, err := os.ReadFile(keyFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, err := ledger.OpenWriter(t.Context(), filepath.Join(dir, "ledger"), string(skey), slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	image, config := digest.FromString("index"), digest.FromString("config")
+	if _, err := w.Append(t.Context(), &ledger.AddArtifact{
+		Type: ledger.TypeAddArtifact, Version: 1, Artifact: "docker.io/library/alpine:3.20",
+		Digest: image, MediaType: "application/vnd.oci.image.index.v1+json", Size: 1,
+		Platforms: []ledger.Platform{{Platform: "linux/amd64", Digest: digest.FromString("manifest"), Config: config, Size: 1}},
+		Pieces:    digest.FromString("pieces"), Upstream: "registry.example", Time: time.Now().UTC().Truncate(time.Second),
+	}); err != nil {
+		t.Fatal(err)
+	}
+	node := httptest.NewServer(w.Handler())
+	defer node.Close()
+
+	for _, what := range []string{"alpine:3.20", image.String(), config.String()} {
+		if status, stdout, stderr := pyrsia(t, "log", "--node", node.URL, what); status != 0 || !strings.Contains(stdout, image.String()) {
+			t.Errorf("log %s: %d %s%s", what, status, stdout, stderr)
+		}
+	}
+	if status, _, stderr := pyrsia(t, "proof", "--node", node.URL, "alpine:3.20", "--out", proofFile); status != 0 {
+		t.Fatal(stderr)
+	}
+	_, otherKey, err := ledger.GenerateKey("ledger.example/cli")
+	if err != nil {
+		t.Fatal(err)
+	}
+	verify := func(key, name string) (int, string) {
+		status, _, stderr := pyrsia(t, "verify", "--key", key, "--proof", proofFile, name)
+		return status, stderr
+	}
+	for name, want := range map[string]int{
+		"alpine:3.20@" + image.String():                               0,
+		"alpine:3.20@" + config.String():                              0,
+		"alpine:3.21@" + image.String():                               1,
+		"alpine:3.20@" + digest.FromString("something else").String(): 1,
+		"alpine:3.20": 2,
+	} {
+		if status, stderr := verify(vkey, name); status != want {
+			t.Errorf("verify %s: status %d, want %d: %s", name, status, want, stderr)
+		}
+	}
+	if status, stderr := verify(otherKey, "alpine:3.20@"+image.String()); status != 1 {
+		t.Errorf("verify with another key: status %d: %s", status, stderr)
+	}
+}
+
+func TestWrongUse(t *testing.T) {
+	for name, test := range map[string]struct {
+		args []string
+		want int
+	}{
+		"no such flag":     {[]string{"node", "--nonsense"}, 2},
+		"too few":          {[]string{"log"}, 2},
+		"unknown role":     {[]string{"node", "--role", "Boss", "--data", t.TempDir()}, 1},
+		"malformed key":    {[]string{"node", "--role", "Mirror", "--data", t.TempDir(), "--ledger-key", "nonsense"}, 1},
+		"mirror that asks": {[]string{"node", "--role", "Mirror", "--data", t.TempDir(), "--upstream", "docker.io=https://registry.example"}, 1},
+		"size":             {[]string{"node", "--cache-size", "many"}, 2},
+	} {
+		status, _, stderr := pyrsia(t, test.args...)
+		if status != test.want || stderr == "" {
+			t.Errorf("%s: status %d, want %d: %q", name, status, test.want, stderr)
+		}
+	}
+}
