@@ -339,14 +339,22 @@ type zeros struct{}
 
 func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 
-func layersOf(t *testing.T, index v1.ImageIndex) (out []digest.Digest) {
+func manifestsOf(t *testing.T, index v1.ImageIndex) (out []digest.Digest) {
 	t.Helper()
 	m, err := index.IndexManifest()
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, desc := range m.Manifests {
-		img, err := index.Image(desc.Digest)
+		out = append(out, digest.Digest(desc.Digest.String()))
+	}
+	return out
+}
+
+func layersOf(t *testing.T, index v1.ImageIndex) (out []digest.Digest) {
+	t.Helper()
+	for _, d := range manifestsOf(t, index) {
+		img, err := index.Image(v1.Hash{Algorithm: d.Algorithm().String(), Hex: d.Encoded()})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -2,14 +2,49 @@ package node
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/go-digest"
+
+	"github.com/pyrsia/pyrsia-operator/node/control"
 )
+
+// What the publisher withdraws is refused, and why; the history stays.
+func TestRevokedImagesAreRefused(t *testing.T) {
+	registry := dockerRegistry(t)
+	index, d := push(t, registry.Addr, "bad:1", 1<<10)
+	publisher := newPublisher(t, registry.Addr)
+	publisher.publish(t, "bad:1")
+	m := newMirror(t, publisher)
+	m.awaitBlocks(t, 1)
+	if _, err := m.pull(t.Context(), "bad:1"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := publisher.writer.Revoke(t.Context(), 0, "contains malware", time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	m.awaitBlocks(t, 2)
+	for _, path := range []string{"manifests/1", "manifests/" + d.String(), "manifests/" + manifestsOf(t, index)[0].String()} {
+		resp, body := m.ask(t, "GET", "/v2/library/bad/"+path)
+		if resp.StatusCode != http.StatusForbidden || !strings.Contains(string(body), "withdrawn by the publisher in block 1: contains malware") {
+			t.Errorf("%s: %s %.300s", path, resp.Status, body)
+		}
+	}
+	if resp, _ := m.ask(t, "GET", "/v2/library/bad/blobs/"+layersOf(t, index)[0].String()); resp.StatusCode != http.StatusNotFound {
+		t.Errorf("layer: %s", resp.Status)
+	}
+	_, err := publisher.control.Publish(t.Context(), control.PublishRequest{Image: "bad:1", Digest: d.String()})
+	if refusal, ok := errors.AsType[*control.Error](err); !ok || refusal.Reason != control.ReasonRevoked {
+		t.Errorf("published again: %v, want %s", err, control.ReasonRevoked)
+	}
+}
 
 // ask makes one request of the mirror port.
 func (s *started) ask(t *testing.T, method, path string, header ...string) (*http.Response, []byte) {

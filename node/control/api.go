@@ -106,6 +106,7 @@ const (
 	ReasonUpstreamUnavailable  Reason = "UpstreamUnavailable"
 	ReasonUpstreamInvalid      Reason = "UpstreamInvalid"
 	ReasonLedgerBehind         Reason = "LedgerBehind"
+	ReasonRevoked              Reason = "Revoked"
 	ReasonInternal             Reason = "InternalError"
 )
 
@@ -125,5 +126,5 @@ func (e *Error) Error() string { return fmt.Sprintf("%s: %s", e.Reason, e.Messag
 // Permanent tells whether the same request would be refused again until
 // somebody changes it.
 func (e *Error) Permanent() bool {
-	return e.Reason == ReasonInvalidRequest || e.Reason == ReasonNotPublisher
+	return e.Reason == ReasonInvalidRequest || e.Reason == ReasonNotPublisher || e.Reason == ReasonRevoked
 }

@@ -57,22 +57,27 @@ type Platform struct {
 	Size     int64         `json:"size"`     // config and layers, bytes
 }
 
+// body is the content of an entry.
+type body interface{ validate() error }
+
 // Marshal encodes the entry.
-func (e *AddArtifact) Marshal() ([]byte, error) {
+func (e *AddArtifact) Marshal() ([]byte, error) { return marshal(e) }
+
+func marshal(e body) ([]byte, error) {
 	if err := e.validate(); err != nil {
-		return nil, fmt.Errorf("entry for %s: %w", e.Artifact, err)
+		return nil, fmt.Errorf("entry: %w", err)
 	}
-	data, err := e.encode()
+	data, err := encode(e)
 	if err != nil {
 		return nil, err
 	}
 	if len(data) > MaxEntrySize {
-		return nil, fmt.Errorf("entry for %s: %d bytes, at most %d", e.Artifact, len(data), MaxEntrySize)
+		return nil, fmt.Errorf("entry of %d bytes: at most %d", len(data), MaxEntrySize)
 	}
 	return data, nil
 }
 
-func (e *AddArtifact) encode() ([]byte, error) {
+func encode(e body) ([]byte, error) {
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
 	enc.SetEscapeHTML(false)
@@ -82,50 +87,48 @@ func (e *AddArtifact) encode() ([]byte, error) {
 	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
 }
 
-// ParseEntry decodes and checks an entry.
+// ParseEntry decodes and checks an AddArtifact entry.
 func ParseEntry(data []byte) (*AddArtifact, error) {
+	e := new(AddArtifact)
+	return e, parse(data, TypeAddArtifact, e)
+}
+
+// parse decodes an entry of a type, whose encoding must be the canonical one.
+func parse(data []byte, kind string, e body) error {
 	if len(data) > MaxEntrySize {
-		return nil, fmt.Errorf("entry of %d bytes: at most %d", len(data), MaxEntrySize)
+		return fmt.Errorf("entry of %d bytes: at most %d", len(data), MaxEntrySize)
 	}
 	var head struct {
 		Type    string `json:"type"`
 		Version int    `json:"version"`
 	}
 	if err := json.Unmarshal(data, &head); err != nil {
-		return nil, fmt.Errorf("entry: %w", err)
+		return fmt.Errorf("entry: %w", err)
 	}
-	if head.Type != TypeAddArtifact || head.Version != 1 {
-		return nil, fmt.Errorf("%w: %.40q version %d", ErrUnknownEntry, head.Type, head.Version)
+	if head.Type != kind || head.Version != 1 {
+		return fmt.Errorf("%w: %.40q version %d", ErrUnknownEntry, head.Type, head.Version)
 	}
-	e := new(AddArtifact)
 	if err := json.Unmarshal(data, e); err != nil {
-		return nil, fmt.Errorf("entry: %w", err)
+		return fmt.Errorf("entry: %w", err)
 	}
 	if err := e.validate(); err != nil {
-		return nil, fmt.Errorf("entry: %w", err)
+		return fmt.Errorf("entry: %w", err)
 	}
-	canonical, err := e.encode()
+	canonical, err := encode(e)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if !bytes.Equal(canonical, data) {
-		return nil, errors.New("entry: not in the canonical encoding")
+		return errors.New("entry: not in the canonical encoding")
 	}
-	return e, nil
+	return nil
 }
 
 func (e *AddArtifact) validate() error {
 	if e.Type != TypeAddArtifact || e.Version != 1 {
 		return fmt.Errorf("type %q version %d", e.Type, e.Version)
 	}
-	image, err := ParseImage(e.Artifact)
-	if err != nil {
-		return err
-	}
-	if image.String() != e.Artifact {
-		return fmt.Errorf("artifact %q: the canonical name is %q", e.Artifact, image)
-	}
-	if err := CheckDigest(e.Digest); err != nil {
+	if err := checkArtifact(e.Artifact, e.Digest, e.Time); err != nil {
 		return err
 	}
 	if err := CheckDigest(e.Pieces); err != nil {
@@ -148,10 +151,22 @@ func (e *AddArtifact) validate() error {
 			return fmt.Errorf("platform %q: %w", p.Platform, err)
 		}
 	}
-	if e.Time.IsZero() || e.Time.Location() != time.UTC || e.Time.Nanosecond() != 0 {
-		return fmt.Errorf("time %s: want whole seconds in UTC", e.Time.Format(time.RFC3339Nano))
-	}
 	return nil
+}
+
+// checkArtifact checks what all entries have.
+func checkArtifact(artifact string, d digest.Digest, at time.Time) error {
+	image, err := ParseImage(artifact)
+	if err != nil {
+		return err
+	}
+	if image.String() != artifact {
+		return fmt.Errorf("artifact %q: the canonical name is %q", artifact, image)
+	}
+	if at.IsZero() || at.Location() != time.UTC || at.Nanosecond() != 0 {
+		return fmt.Errorf("time %s: want whole seconds in UTC", at.Format(time.RFC3339Nano))
+	}
+	return CheckDigest(d)
 }
 
 // Names tells whether the entry names a digest: of the artifact, a platform's

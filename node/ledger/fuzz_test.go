@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"bytes"
+	"strings"
 	"testing"
 
 	"golang.org/x/mod/sumdb/note"
@@ -14,11 +15,15 @@ func FuzzParseEntry(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add(seed)
-	f.Add([]byte(`{"type":"RevokeArtifact","version":1}`))
+	f.Add([]byte(`{"type":"RevokeArtifact","version":1,"artifact":"docker.io/library/a:1","digest":"sha256:` + strings.Repeat("0", 64) + `","block":1,"reason":"bad","time":"2026-01-02T03:04:05Z"}`))
 	f.Add(bytes.Repeat([]byte("["), 10_000))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		e, err := ParseEntry(data)
-		if err != nil {
+		var e interface{ Marshal() ([]byte, error) }
+		if a, err := ParseEntry(data); err == nil {
+			e = a
+		} else if r, err := ParseRevocation(data); err == nil {
+			e = r
+		} else {
 			return
 		}
 		again, err := e.Marshal()

@@ -274,3 +274,49 @@ func TestQueriesNeverRunAheadOfTheHead(t *testing.T) {
 		}
 	}
 }
+
+func TestRevocation(t *testing.T) {
+	p := newPublisher(t)
+	bad := p.mustAppend(t, alpine, "malware")
+	good := p.mustAppend(t, alpine, "good")
+	now := time.Date(2026, 1, 2, 3, 4, 5, 678, time.UTC)
+	by, err := p.Revoke(t.Context(), bad, "CVE-2026-0001: contains malware", now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again, err := p.Revoke(t.Context(), bad, "again", now); err != nil || again != by {
+		t.Errorf("revoked again: block %d, %v, want %d", again, err, by)
+	}
+	for height, reason := range map[int64]string{by: "a revocation", 99: "no such block"} {
+		if _, err := p.Revoke(t.Context(), height, reason, now); err == nil {
+			t.Errorf("block %d was revoked", height)
+		}
+	}
+	if _, err := p.Revoke(t.Context(), good, "two\nlines", now); err == nil {
+		t.Error("a reason of two lines was accepted")
+	}
+	f := newFollower(t, p.vkey)
+	if _, err := f.Sync(t.Context(), serve(t, p.Ledger)); err != nil {
+		t.Fatal(err)
+	}
+	for height, want := range map[int64]string{bad: "CVE-2026-0001: contains malware", good: ""} {
+		e, err := f.Entry(t.Context(), height)
+		if err != nil {
+			t.Fatal(err)
+		}
+		revocation, err := f.RevokedBy(t.Context(), e)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := revocation != nil; got != (want != "") || got && revocation.Revocation.Reason != want {
+			t.Errorf("block %d: revoked by %+v, want %q", height, revocation, want)
+		}
+	}
+	image, err := ParseImage(alpine)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if history, err := f.History(t.Context(), image, 10); err != nil || len(history) != 2 {
+		t.Errorf("history: %v, %v, want both blocks", history, err)
+	}
+}

@@ -12,9 +12,11 @@ import (
 
 // Entry is a verified block as it is on this node's copy.
 type Entry struct {
-	Height   int64
-	Data     []byte       // the entry's bytes
-	Artifact *AddArtifact // nil when the block's type is unknown
+	Height int64
+	Data   []byte // the entry's bytes
+	// At most one of these is set: none when the block's type is unknown.
+	Artifact   *AddArtifact
+	Revocation *RevokeArtifact
 }
 
 // Entry reads the block at a height, checked against the head.
@@ -40,13 +42,28 @@ func (l *Ledger) Entry(ctx context.Context, height int64) (*Entry, error) {
 	if tlog.RecordHash(data) != want {
 		return nil, fmt.Errorf("block %d: %w", height, &CorruptError{Path: torchwood.TilePath(t)})
 	}
-	artifact, err := ParseEntry(data)
-	if err != nil && !errors.Is(err, ErrUnknownEntry) {
+	e := &Entry{Height: height, Data: data}
+	if err := e.parse(); err != nil && !errors.Is(err, ErrUnknownEntry) {
 		l.log.Warn("block cannot be read", "block", height, "error", err)
 	}
-	e := &Entry{Height: height, Data: data, Artifact: artifact}
 	l.entries.Add(height, e)
 	return e, nil
+}
+
+func (e *Entry) parse() error {
+	artifact, err := ParseEntry(e.Data)
+	if err == nil {
+		e.Artifact = artifact
+		return nil
+	}
+	if !errors.Is(err, ErrUnknownEntry) {
+		return err
+	}
+	revocation, err := ParseRevocation(e.Data)
+	if err == nil {
+		e.Revocation = revocation
+	}
+	return err
 }
 
 // Block reads the block at a height, with a tlog-proof under the head.
@@ -90,7 +107,7 @@ func (l *Ledger) History(ctx context.Context, image Image, limit int) ([]*Entry,
 	return l.find(ctx, imageKey(image.String()), limit, image.isOf)
 }
 
-func (i Image) isOf(a *AddArtifact) bool { return a.Artifact == i.String() }
+func (i Image) isOf(e *Entry) bool { return e.Artifact != nil && e.Artifact.Artifact == i.String() }
 
 // ByDigest lists up to limit blocks that name a digest (of an artifact, a
 // platform's manifest, an image ID or a piece list), newest first.
@@ -99,11 +116,11 @@ func (l *Ledger) ByDigest(ctx context.Context, d digest.Digest, limit int) ([]*E
 	if !ok {
 		return nil, fmt.Errorf("digest %.80q: only sha256 is supported", string(d))
 	}
-	return l.find(ctx, key, limit, func(a *AddArtifact) bool { return a.Names(d) })
+	return l.find(ctx, key, limit, func(e *Entry) bool { return e.Artifact != nil && e.Artifact.Names(d) })
 }
 
 // find reads the blocks under a key that match, newest first.
-func (l *Ledger) find(ctx context.Context, key indexKey, limit int, match func(*AddArtifact) bool) (out []*Entry, err error) {
+func (l *Ledger) find(ctx context.Context, key indexKey, limit int, match func(*Entry) bool) (out []*Entry, err error) {
 	below := l.Size()
 	for len(out) < limit && below > 0 {
 		var heights []int64
@@ -119,7 +136,7 @@ func (l *Ledger) find(ctx context.Context, key indexKey, limit int, match func(*
 			if err != nil {
 				return nil, err
 			}
-			if e.Artifact != nil && match(e.Artifact) && len(out) < limit {
+			if match(e) && len(out) < limit {
 				out = append(out, e)
 			}
 			below = h

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"encoding/hex"
+	"errors"
 
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/mod/sumdb/tlog"
@@ -16,6 +17,12 @@ type indexKey uint64
 // imageKey is the key of an image's canonical name.
 func imageKey(image string) indexKey {
 	h := tlog.RecordHash([]byte(image)) // a domain of its own, apart from content
+	return indexKey(binary.BigEndian.Uint64(h[:8]))
+}
+
+// blockKey is the key of what is said about a block.
+func blockKey(height int64) indexKey {
+	h := tlog.RecordHash(binary.BigEndian.AppendUint64([]byte("block "), uint64(height)))
 	return indexKey(binary.BigEndian.Uint64(h[:8]))
 }
 
@@ -48,6 +55,9 @@ func scanEntry(data []byte) (indexed, error) {
 		return out, nil
 	}
 	e, err := ParseEntry(data)
+	if errors.Is(err, ErrUnknownEntry) {
+		return scanRevocation(data)
+	}
 	if err != nil {
 		return indexed{}, err
 	}
@@ -64,6 +74,14 @@ func scanEntry(data []byte) (indexed, error) {
 	}
 	add(e.Pieces)
 	return out, nil
+}
+
+func scanRevocation(data []byte) (indexed, error) {
+	e, err := ParseRevocation(data)
+	if err != nil {
+		return indexed{}, err
+	}
+	return indexed{keys: []indexKey{blockKey(e.Block)}}, nil
 }
 
 // scanner reads canonical JSON.

@@ -139,18 +139,30 @@ func (w *Writer) Append(ctx context.Context, e *AddArtifact) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	release, err := w.acquire(ctx, e.Artifact)
+	return w.append(ctx, e.Artifact, data, func() (*Entry, error) {
+		latest, err := w.Latest(ctx, image)
+		if errors.Is(err, ErrNotFound) || err == nil && latest.Artifact.Digest != e.Digest {
+			return nil, nil
+		}
+		return latest, err
+	})
+}
+
+// append appends an entry about an image, unless known finds that it is on the
+// ledger.
+func (w *Writer) append(ctx context.Context, image string, data []byte, known func() (*Entry, error)) (int64, error) {
+	release, err := w.acquire(ctx, image)
 	if err != nil {
 		return 0, err
 	}
-	latest, err := w.Latest(ctx, image)
-	if err != nil && !errors.Is(err, ErrNotFound) {
+	there, err := known()
+	if err != nil {
 		release()
 		return 0, err
 	}
-	if err == nil && latest.Artifact.Digest == e.Digest {
+	if there != nil {
 		release()
-		return latest.Height, nil
+		return there.Height, nil
 	}
 	// The image stays acquired until this block's fate is known, also when
 	// the caller is gone by then: else a second append could double it.
@@ -168,7 +180,7 @@ func (w *Writer) Append(ctx context.Context, e *AddArtifact) (int64, error) {
 	case r := <-done:
 		return r.height, r.err
 	case <-ctx.Done():
-		return 0, fmt.Errorf("appending %s: %w", e.Artifact, ctx.Err())
+		return 0, fmt.Errorf("appending %s: %w", image, ctx.Err())
 	}
 }
 

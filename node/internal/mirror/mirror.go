@@ -277,6 +277,9 @@ func (e *refusal) Error() string { return e.message }
 // with 404: after a 5xx clients retry for a minute before they tell anyone.
 func (m *Mirror) refuse(w http.ResponseWriter, r *http.Request, req request, err error) {
 	out, ok := errors.AsType[*refusal](err)
+	if revoked, is := errors.AsType[*revokedError](err); is {
+		out, ok = &refusal{http.StatusForbidden, "DENIED", revoked.Error()}, true
+	}
 	if !ok {
 		code := "MANIFEST_UNKNOWN"
 		if req.kind == "blob" {

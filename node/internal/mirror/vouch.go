@@ -16,6 +16,14 @@ import (
 // errNotVouched is returned for content that no block of the ledger leads to.
 var errNotVouched = errors.New("no block of the ledger vouches for it")
 
+// revokedError refuses what a later block has withdrawn.
+type revokedError struct{ by *ledger.Entry }
+
+func (e *revokedError) Error() string {
+	r := e.by.Revocation
+	return fmt.Sprintf("%s@%s was withdrawn by the publisher in block %d: %s", r.Artifact, r.Digest, e.by.Height, r.Reason)
+}
+
 const (
 	maxLists  = 256 // piece lists in memory
 	maxBlocks = 512 // blocks of one repository that are searched for a blob
@@ -44,7 +52,7 @@ func (v *voucher) tag(ctx context.Context, image ledger.Image) (vouched, error) 
 	if err != nil {
 		return vouched{}, err
 	}
-	return v.inBlock(ctx, latest.Artifact, image.Name(), latest.Artifact.Digest)
+	return v.inBlock(ctx, latest, image.Name(), latest.Artifact.Digest)
 }
 
 // digest finds content of a repository ("docker.io/library/alpine").
@@ -57,14 +65,29 @@ func (v *voucher) digest(ctx context.Context, repository string, d digest.Digest
 	if err != nil {
 		return vouched{}, err
 	}
+	found, err := v.inBlocks(ctx, blocks, repository, d)
+	if !errors.Is(err, errNotVouched) {
+		return found, err
+	}
+	// ... and layers in the piece lists, of which those in use are in memory.
+	return v.layer(ctx, repository, d)
+}
+
+// inBlocks looks for a digest in several blocks. One that is withdrawn does
+// not keep others from vouching.
+func (v *voucher) inBlocks(ctx context.Context, blocks []*ledger.Entry, repository string, d digest.Digest) (vouched, error) {
+	refusal := errNotVouched
 	for _, b := range blocks {
-		found, err := v.inBlock(ctx, b.Artifact, repository, d)
+		found, err := v.inBlock(ctx, b, repository, d)
+		if _, revoked := errors.AsType[*revokedError](err); revoked {
+			refusal = err
+			continue
+		}
 		if !errors.Is(err, errNotVouched) {
 			return found, err
 		}
 	}
-	// ... and layers in the piece lists, of which those in use are in memory.
-	return v.layer(ctx, repository, d)
+	return vouched{}, refusal
 }
 
 func (v *voucher) layer(ctx context.Context, repository string, d digest.Digest) (vouched, error) {
@@ -79,24 +102,32 @@ func (v *voucher) layer(ctx context.Context, repository string, d digest.Digest)
 			return vouched{}, err
 		}
 		for _, b := range blocks {
-			found, err := v.inBlock(ctx, b.Artifact, repository, d)
-			if err == nil {
+			// A list that no peer has now does not keep the others from vouching.
+			if found, err := v.inBlock(ctx, b, repository, d); err == nil {
 				return found, nil
 			}
-			searched++
 		}
+		searched += len(blocks)
 	}
 	return vouched{}, errNotVouched
 }
 
 // inBlock looks for a digest in one block's artifact.
-func (v *voucher) inBlock(ctx context.Context, a *ledger.AddArtifact, repository string, d digest.Digest) (vouched, error) {
+func (v *voucher) inBlock(ctx context.Context, block *ledger.Entry, repository string, d digest.Digest) (vouched, error) {
+	a := block.Artifact
 	image, err := ledger.ParseImage(a.Artifact)
 	if err != nil {
 		return vouched{}, err
 	}
 	if image.Name() != repository {
 		return vouched{}, errNotVouched
+	}
+	by, err := v.ledger.RevokedBy(ctx, block)
+	if err != nil {
+		return vouched{}, err
+	}
+	if by != nil {
+		return vouched{}, &revokedError{by}
 	}
 	blobs, err := v.list(ctx, a)
 	if err != nil {

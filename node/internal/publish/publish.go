@@ -134,7 +134,7 @@ func (p *Publisher) Publish(ctx context.Context, req control.PublishRequest) (*c
 		return nil, err
 	}
 	if err == nil && latest.Artifact.Digest == k.digest {
-		return p.block(ctx, latest.Height)
+		return p.existing(ctx, latest)
 	}
 	j, err := p.start(k, image, registry)
 	if err != nil {
@@ -157,6 +157,20 @@ func (p *Publisher) Publish(ctx context.Context, req control.PublishRequest) (*c
 		return nil, refusal(j.err, image, registry)
 	}
 	return p.block(ctx, j.height)
+}
+
+// existing answers with a block that is there, unless it was withdrawn: what
+// is revoked is not published again by accident.
+func (p *Publisher) existing(ctx context.Context, e *ledger.Entry) (*control.PublishResponse, error) {
+	by, err := p.writer.RevokedBy(ctx, e)
+	if err != nil {
+		return nil, err
+	}
+	if by != nil {
+		return nil, &control.Error{Reason: control.ReasonRevoked,
+			Message: fmt.Sprintf("%s@%s was withdrawn in block %d (%s): publish another digest", e.Artifact.Artifact, e.Artifact.Digest, by.Height, by.Revocation.Reason)}
+	}
+	return p.block(ctx, e.Height)
 }
 
 func (p *Publisher) block(ctx context.Context, height int64) (*control.PublishResponse, error) {
