@@ -138,11 +138,12 @@ func benchBig(ctx context.Context, dir string) ([]row, error) {
 	if err != nil {
 		return nil, err
 	}
-	source, stop, err := serve(big)
+	url, stop, err := serve(big)
 	if err != nil {
 		return nil, err
 	}
 	defer stop()
+	source := ledger.NewSource(url, http.DefaultClient)
 
 	start := time.Now()
 	for _, e := range big.sizes[:bigLedger] {
@@ -150,29 +151,25 @@ func benchBig(ctx context.Context, dir string) ([]row, error) {
 	}
 	floor := time.Since(start)
 
+	big.show(bigLedger)
+	copied, err := syncInProcess(ctx, url, big.vkey, filepath.Join(dir, "copy"))
+	if err != nil {
+		return nil, err
+	}
 	f, err := ledger.OpenFollower(ctx, filepath.Join(dir, "copy"), big.vkey, slog.Default())
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	big.show(bigLedger)
-	start = time.Now()
-	stopWatch := watchRSS()
-	if _, err := f.Sync(ctx, source); err != nil {
-		return nil, err
-	}
-	rss := stopWatch() - big.memory()
-	cold := time.Since(start)
-
 	incremental, err := benchIncrement(ctx, filepath.Join(dir, "second"), big, f, source)
 	if err != nil {
 		return nil, err
 	}
 
 	rows := []row{
-		{Name: "ledger-cold-sync", Value: cold.Seconds() / floor.Seconds(), Unit: "x", Ratio: cold.Seconds() / floor.Seconds(), target: "< 8 x",
-			Against: fmt.Sprintf("SHA-256 of the same %d entries: %s, sync, verify and index: %s", bigLedger, floor.Round(time.Millisecond), cold.Round(time.Millisecond))},
-		{Name: "ledger-cold-sync-rss", Value: rss / (1 << 20), Unit: "MB", Ratio: rss / (200 << 20), target: "< 200 MB", Against: "200 MB"},
+		{Name: "ledger-cold-sync", Value: copied.Seconds / floor.Seconds(), Unit: "x", Ratio: copied.Seconds / floor.Seconds(), target: "< 8 x",
+			Against: fmt.Sprintf("SHA-256 of the same %d entries: %s, sync, verify and index: %s", bigLedger, floor.Round(time.Millisecond), time.Duration(copied.Seconds*float64(time.Second)).Round(time.Millisecond))},
+		{Name: "ledger-cold-sync-rss", Value: copied.PeakRSS / (1 << 20), Unit: "MB", Ratio: copied.PeakRSS / (200 << 20), target: "< 200 MB", Against: "200 MB"},
 		{Name: "ledger-incremental-bytes", Value: float64(incremental) / (1 << 10), Unit: "KiB", Ratio: float64(incremental) / (64 << 10), target: "< 64 KiB", Against: "64 KiB for 100 new blocks"},
 	}
 	queries, err := benchQueries(ctx, f, big)
@@ -188,11 +185,12 @@ func benchIncrement(ctx context.Context, dir string, big *bigTree, f *ledger.Fol
 	}
 	defer second.Close()
 	counted := &counter{handler: f.Handler()}
-	first, stop, err := serve(counted)
+	url, stop, err := serve(counted)
 	if err != nil {
 		return 0, err
 	}
 	defer stop()
+	first := ledger.NewSource(url, http.DefaultClient)
 	if _, err := second.Sync(ctx, first); err != nil {
 		return 0, err
 	}
@@ -205,15 +203,15 @@ func benchIncrement(ctx context.Context, dir string, big *bigTree, f *ledger.Fol
 	return counted.sent.Load() - before, err
 }
 
-// serve serves a ledger on loopback.
-func serve(h http.Handler) (*ledger.Source, func() error, error) {
+// serve serves a ledger on loopback, at the URL that it returns.
+func serve(h http.Handler) (string, func() error, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		return nil, nil, err
+		return "", nil, err
 	}
 	server := &http.Server{Handler: h}
 	go func() { _ = server.Serve(l) }()
-	return ledger.NewSource("http://"+l.Addr().String(), http.DefaultClient), server.Close, nil
+	return "http://" + l.Addr().String(), server.Close, nil
 }
 
 // counter counts the bytes of bodies as they go over the wire.

@@ -45,6 +45,13 @@ func benchmarks() []benchmark {
 }
 
 func main() {
+	if len(os.Args) == 5 && os.Args[1] == syncCommand {
+		if err := syncAlone(context.Background(), os.Args[2], os.Args[3], os.Args[4]); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	pattern := flag.String("run", ".", "rows to measure, as a regular expression")
 	out := flag.String("out", "bench.json", "file for the results")
 	flag.Parse()

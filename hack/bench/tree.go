@@ -1,16 +1,12 @@
 package main
 
 import (
-	"bytes"
 	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
-	"runtime"
-	"strconv"
 	"strings"
 	"sync/atomic"
-	"time"
 
 	"filippo.io/torchwood"
 	"golang.org/x/mod/sumdb/note"
@@ -86,9 +82,6 @@ func (b *bigTree) ReadHashes(indexes []int64) ([]tlog.Hash, error) {
 // show makes the ledger have n blocks.
 func (b *bigTree) show(n int) { b.size.Store(int64(n)) }
 
-// memory is what this ledger itself takes, bytes.
-func (b *bigTree) memory() float64 { return float64(len(b.hashes)*tlog.HashSize + 4*len(b.sizes)) }
-
 // ServeHTTP serves c2sp.org/tlog-tiles.
 func (b *bigTree) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	data, err := b.read(strings.TrimPrefix(r.URL.Path, "/"))
@@ -127,37 +120,4 @@ func (b *bigTree) read(path string) ([]byte, error) {
 		}
 	}
 	return data[:len(data)-len(rest)], nil
-}
-
-// watchRSS samples this process's memory until the result is called, which
-// gives the greatest sample in bytes.
-func watchRSS() func() float64 {
-	runtime.GC()
-	stop, done := make(chan struct{}), make(chan float64)
-	go func() {
-		peak := 0.0
-		for {
-			peak = max(peak, rss())
-			select {
-			case <-stop:
-				done <- peak
-				return
-			case <-time.After(20 * time.Millisecond):
-			}
-		}
-	}()
-	return func() float64 { close(stop); return <-done }
-}
-
-func rss() float64 {
-	data, err := os.ReadFile("/proc/self/statm")
-	if err != nil {
-		return 0
-	}
-	fields := bytes.Fields(data)
-	pages, err := strconv.Atoi(string(fields[1]))
-	if err != nil {
-		return 0
-	}
-	return float64(pages * os.Getpagesize())
 }

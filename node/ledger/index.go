@@ -25,17 +25,13 @@ type index struct {
 
 	mu       sync.RWMutex // guards what follows
 	segments []*segment   // of all blocks below their ends, in order
-	tail     map[indexKey]int32
-	chain    []link // the records of the tail, each linked to the key's one before
-	size     int64  // blocks that are indexed
+	tail     []record     // of the blocks after the segments, by height
+	mapped   int          // records of the tail that newest and prev know
+	newest   map[indexKey]int32
+	prev     []int32 // of each record of the tail: the key's one before; -1: none
+	size     int64   // blocks that are indexed
 	names    names
 	fresh    []string // names that no segment has
-}
-
-type link struct {
-	height int64
-	key    indexKey
-	prev   int32 // in chain; -1: none
 }
 
 // openIndex maps the segments that follow on each other from block 0 on.
@@ -68,8 +64,13 @@ func openIndex(folder string, full int64) (*index, error) {
 }
 
 func (x *index) clear() {
-	x.tail, x.chain, x.fresh = map[indexKey]int32{}, nil, nil
+	x.emptyTail()
 	x.names = names{tags: map[string][]string{}}
+}
+
+func (x *index) emptyTail() {
+	x.tail, x.prev, x.mapped, x.fresh = x.tail[:0], x.prev[:0], 0, nil
+	x.newest = map[indexKey]int32{}
 }
 
 func (x *index) adopt(s *segment) {
@@ -134,16 +135,11 @@ func (x *index) belongs(root func(size int64) (tlog.Hash, error)) (bool, error) 
 func (x *index) add(b indexed, root func(size int64) (tlog.Hash, error)) error {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	height := x.size
-	for _, k := range b.keys {
-		prev, ok := x.tail[k]
-		if !ok {
-			prev = -1
-		} else if x.chain[prev].height == height {
-			continue // a single-platform image's manifest is its artifact too
+	for i, k := range b.keys {
+		// A single-platform image's manifest is its artifact too.
+		if !slices.Contains(b.keys[:i], k) {
+			x.tail = append(x.tail, record{k, x.size})
 		}
-		x.tail[k] = int32(len(x.chain))
-		x.chain = append(x.chain, link{height, k, prev})
 	}
 	if b.image != "" && x.names.add(b.image) {
 		x.fresh = append(x.fresh, b.image)
@@ -161,29 +157,67 @@ func (x *index) flush(root func(size int64) (tlog.Hash, error)) error {
 	if err != nil {
 		return fmt.Errorf("indexing: %w", err)
 	}
-	records := make([]record, len(x.chain))
-	for i, l := range x.chain {
-		records[i] = record{l.key, l.height}
-	}
-	slices.SortFunc(records, compareRecords)
-	s, err := writeSegment(x.folder, x.size-x.full, x.size, h, records, x.fresh)
+	s, err := writeSegment(x.folder, x.size-x.full, x.size, h, sortByKey(x.tail), x.fresh)
 	if err != nil {
 		return err
 	}
 	x.segments = append(x.segments, s)
-	clear(x.tail)
-	x.chain, x.fresh = x.chain[:0], nil
+	x.emptyTail()
 	return nil
+}
+
+// sortByKey sorts records whose heights ascend by key and then height: a radix
+// sort, 16 bits at a time, which keeps the order of what it holds equal.
+func sortByKey(in []record) []record {
+	from, to := slices.Clone(in), make([]record, len(in))
+	counts := make([]int32, 1<<16+1)
+	for shift := 0; shift < 64; shift += 16 {
+		clear(counts)
+		for _, r := range from {
+			counts[int(uint16(r.key>>shift))+1]++
+		}
+		for i := 1; i < len(counts); i++ {
+			counts[i] += counts[i-1]
+		}
+		for _, r := range from {
+			digit := uint16(r.key >> shift)
+			to[counts[digit]] = r
+			counts[digit]++
+		}
+		from, to = to, from
+	}
+	return from
+}
+
+// mapTail makes the tail's records findable. It is put off until somebody
+// asks: a follower that copies a long ledger fills many tails before that.
+func (x *index) mapTail() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for ; x.mapped < len(x.tail); x.mapped++ {
+		k := x.tail[x.mapped].key
+		before, ok := x.newest[k]
+		if !ok {
+			before = -1
+		}
+		x.prev = append(x.prev, before)
+		x.newest[k] = int32(x.mapped)
+	}
 }
 
 // heights yields the blocks below a height that have a key, the newest first,
 // until yield returns false.
 func (x *index) heights(key indexKey, below int64, yield func(int64) bool) {
 	x.mu.RLock()
+	if x.mapped < len(x.tail) {
+		x.mu.RUnlock()
+		x.mapTail()
+		x.mu.RLock()
+	}
 	defer x.mu.RUnlock()
-	i, ok := x.tail[key]
-	for ; ok && i >= 0; i = x.chain[i].prev {
-		if x.chain[i].height < below && !yield(x.chain[i].height) {
+	i, ok := x.newest[key]
+	for ; ok && i >= 0; i = x.prev[i] {
+		if h := x.tail[i].height; h < below && !yield(h) {
 			return
 		}
 	}

@@ -1,0 +1,74 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"os"
+	"os/exec"
+	"strconv"
+	"time"
+
+	"github.com/pyrsia/pyrsia-operator/node/ledger"
+)
+
+// syncCommand has this program copy a ledger and nothing else, so that its
+// memory is the follower's alone.
+const syncCommand = "sync"
+
+// syncResult is what that process prints.
+type syncResult struct {
+	Seconds float64
+	PeakRSS float64 // bytes
+}
+
+func syncInProcess(ctx context.Context, url, vkey, dir string) (*syncResult, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.CommandContext(ctx, self, syncCommand, url, vkey, dir)
+	cmd.Stderr = os.Stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return nil, fmt.Errorf("copying the ledger: %w", err)
+	}
+	result := new(syncResult)
+	return result, json.Unmarshal(out, result)
+}
+
+// syncAlone is the process's side.
+func syncAlone(ctx context.Context, url, vkey, dir string) error {
+	f, err := ledger.OpenFollower(ctx, dir, vkey, slog.New(slog.DiscardHandler))
+	if err != nil {
+		return err
+	}
+	start := time.Now()
+	if _, err := f.Sync(ctx, ledger.NewSource(url, http.DefaultClient)); err != nil {
+		return errors.Join(err, f.Close())
+	}
+	result := syncResult{Seconds: time.Since(start).Seconds()}
+	if result.PeakRSS, err = peakRSS(); err != nil {
+		return errors.Join(err, f.Close())
+	}
+	return errors.Join(json.NewEncoder(os.Stdout).Encode(result), f.Close())
+}
+
+// peakRSS is the greatest memory that this process ever had, bytes.
+func peakRSS() (float64, error) {
+	status, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return 0, err
+	}
+	_, rest, ok := bytes.Cut(status, []byte("VmHWM:"))
+	fields := bytes.Fields(rest)
+	if !ok || len(fields) == 0 {
+		return 0, errors.New("/proc/self/status has no VmHWM")
+	}
+	kib, err := strconv.Atoi(string(fields[0]))
+	return float64(kib) * 1024, err
+}
