@@ -14,6 +14,7 @@ import (
 
 	"github.com/transparency-dev/tessera"
 	"github.com/transparency-dev/tessera/storage/posix"
+	"golang.org/x/sync/singleflight"
 )
 
 const (
@@ -33,8 +34,8 @@ type Writer struct {
 	*Ledger
 	appender *tessera.Appender
 	reader   tessera.LogReader
-	await    *tessera.PublicationAwaiter
 	shutdown func(context.Context) error
+	reading  singleflight.Group // one wait for the next checkpoint, shared by all appends
 	stop     context.CancelFunc
 	lock     *os.File
 
@@ -75,7 +76,6 @@ func OpenWriter(ctx context.Context, path, skey string, log *slog.Logger) (*Writ
 		stop()
 		return nil, errors.Join(fmt.Errorf("opening the ledger: %w", err), l.Close(), lock.Close())
 	}
-	w.await = tessera.NewPublicationAwaiter(run, w.reader.ReadCheckpoint, checkpointInterval/8)
 	if err := w.settle(ctx); err != nil {
 		return nil, errors.Join(err, w.Close())
 	}
@@ -187,18 +187,37 @@ func (w *Writer) append(ctx context.Context, image string, data []byte, known fu
 func (w *Writer) add(ctx context.Context, data []byte) (int64, error) {
 	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
 	defer cancel()
-	i, signed, err := w.await.Await(ctx, w.appender.Add(ctx, tessera.NewEntry(data)))
+	i, err := w.appender.Add(ctx, tessera.NewEntry(data))()
 	if err != nil {
 		return 0, fmt.Errorf("appending to the ledger: %w", err)
+	}
+	height := int64(i.Index)
+	for w.Size() <= height {
+		if err := ctx.Err(); err != nil {
+			return 0, fmt.Errorf("waiting for a checkpoint of block %d: %w", height, err)
+		}
+		if _, err, _ := w.reading.Do("", w.readCheckpoint); err != nil {
+			return 0, fmt.Errorf("appending to the ledger: %w", err)
+		}
+	}
+	return height, nil
+}
+
+// readCheckpoint waits a little, for Tessera publishes by the clock, and makes
+// the checkpoint that is there by then the head.
+func (w *Writer) readCheckpoint() (any, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), settleTimeout)
+	defer cancel()
+	<-time.After(checkpointInterval / 8)
+	signed, err := w.reader.ReadCheckpoint(ctx)
+	if err != nil {
+		return nil, err
 	}
 	c, err := VerifyCheckpoint(w.key, signed)
 	if err != nil {
-		return 0, fmt.Errorf("appending to the ledger: %w", err)
+		return nil, err
 	}
-	if err := w.advance(ctx, w.dir, c, committed); err != nil {
-		return 0, fmt.Errorf("appending to the ledger: %w", err)
-	}
-	return int64(i.Index), nil
+	return nil, w.advance(ctx, w.dir, c, committed)
 }
 
 // acquire serialises the appends of one image; those of different images run
