@@ -38,33 +38,50 @@ func (d dir) ReadTiles(_ context.Context, tiles []tlog.Tile) ([][]byte, error) {
 }
 
 func (d dir) readTile(t tlog.Tile) ([]byte, error) {
-	if t.H != torchwood.TileHeight {
-		return nil, fmt.Errorf("tile of height %d: only %d is in use", t.H, torchwood.TileHeight)
-	}
-	data, err := os.ReadFile(filepath.Join(d.path, torchwood.TilePath(t)))
-	if err == nil || !errors.Is(err, fs.ErrNotExist) || t.W == torchwood.TileWidth {
-		return data, err
-	}
-	wider, err := d.wider(t)
+	f, stored, err := d.open(t)
 	if err != nil {
 		return nil, err
 	}
-	if data, err = os.ReadFile(filepath.Join(d.path, torchwood.TilePath(wider))); err != nil {
-		return nil, err
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, fmt.Errorf("tile %s: %w", torchwood.TilePath(stored), err)
+	}
+	data := make([]byte, info.Size())
+	if _, err := io.ReadFull(f, data); err != nil {
+		return nil, fmt.Errorf("tile %s: %w", torchwood.TilePath(stored), err)
+	}
+	if stored.W == t.W {
+		return data, nil
 	}
 	return narrow(data, t)
+}
+
+// opens is how often a tile is looked for that is being replaced by a wider one.
+const opens = 4
+
+// open opens a tile, or a wider version of it: the result says which.
+func (d dir) open(t tlog.Tile) (f *os.File, stored tlog.Tile, err error) {
+	if t.H != torchwood.TileHeight {
+		return nil, t, fmt.Errorf("tile of height %d: only %d is in use", t.H, torchwood.TileHeight)
+	}
+	stored = t
+	for range opens {
+		f, err = os.Open(filepath.Join(d.path, torchwood.TilePath(stored)))
+		if err == nil || !errors.Is(err, fs.ErrNotExist) || t.W == torchwood.TileWidth {
+			return f, stored, err
+		}
+		if stored, err = d.wider(t); err != nil {
+			return nil, t, err
+		}
+	}
+	return nil, t, fmt.Errorf("tile %s: %w", torchwood.TilePath(t), fs.ErrNotExist)
 }
 
 // readEntry reads the i'th entry of a bundle, and no more of the file than
 // what is before it.
 func (d dir) readEntry(t tlog.Tile, i int) ([]byte, error) {
-	f, err := os.Open(filepath.Join(d.path, torchwood.TilePath(t)))
-	if errors.Is(err, fs.ErrNotExist) && t.W < torchwood.TileWidth {
-		if t, err = d.wider(t); err != nil {
-			return nil, err
-		}
-		f, err = os.Open(filepath.Join(d.path, torchwood.TilePath(t)))
-	}
+	f, t, err := d.open(t)
 	if err != nil {
 		return nil, err
 	}
@@ -148,12 +165,13 @@ func (d dir) ReadEndpoint(_ context.Context, path string) ([]byte, error) {
 }
 
 // writeTile stores a verified tile, and drops the narrower versions that it
-// replaces. A tile that is there already is kept, unless it is not trusted;
-// else the result is the file that has yet to be made durable.
+// replaces. A tile that is there already is kept, unless it is not trusted. The
+// result is its file, which has yet to be made durable: also one that was
+// there, for whoever wrote it may have died before.
 func (d dir) writeTile(t tlog.Tile, data []byte, overwrite bool) (string, error) {
 	name := filepath.Join(d.path, torchwood.TilePath(t))
 	if _, err := os.Stat(name); err == nil && !overwrite {
-		return "", nil
+		return name, nil
 	}
 	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
 		return "", fmt.Errorf("storing a tile: %w", err)

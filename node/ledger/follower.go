@@ -85,7 +85,7 @@ func (f *Follower) adopt(ctx context.Context, source torchwood.TileReader, head,
 // commit indexes what tr has under c, and makes c the stored checkpoint and
 // the head.
 func (f *Follower) commit(ctx context.Context, tr *copier, c Checkpoint) error {
-	return f.advance(ctx, tr, c, func() error {
+	err := f.advance(ctx, tr, c, func() error {
 		if err := tr.sync(); err != nil {
 			return err
 		}
@@ -93,6 +93,11 @@ func (f *Follower) commit(ctx context.Context, tr *copier, c Checkpoint) error {
 		// sync uses; an index that is ahead, which the next start rebuilds.
 		return durable.WriteFile(filepath.Join(f.dir.path, checkpointFile), c.Signed)
 	})
+	if err != nil {
+		// What was indexed before the failure is not stored again.
+		return errors.Join(err, tr.sync())
+	}
+	return nil
 }
 
 // checkGrowth proves that c extends head: the root of c's first head.N blocks,

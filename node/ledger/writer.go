@@ -39,6 +39,8 @@ type Writer struct {
 	stop     context.CancelFunc
 	lock     *os.File
 
+	adds sync.WaitGroup // appends whose blocks have no checkpoint yet; each is bounded
+
 	mu      sync.Mutex // guards pending
 	pending map[string]chan struct{}
 }
@@ -171,11 +173,11 @@ func (w *Writer) append(ctx context.Context, image string, data []byte, known fu
 		err    error
 	}
 	done := make(chan result, 1)
-	go func() {
+	w.adds.Go(func() {
 		defer release()
 		height, err := w.add(context.WithoutCancel(ctx), data)
 		done <- result{height, err}
-	}()
+	})
 	select {
 	case r := <-done:
 		return r.height, r.err
@@ -264,6 +266,7 @@ func (w *Writer) Close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), settleTimeout)
 	defer cancel()
 	err := w.shutdown(ctx)
+	w.adds.Wait()
 	w.stop()
 	return errors.Join(err, w.Ledger.Close(), w.lock.Close())
 }

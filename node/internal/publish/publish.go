@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"sync"
 	"time"
 
@@ -145,14 +146,10 @@ func (p *Publisher) Publish(ctx context.Context, req control.PublishRequest) (*c
 	case <-time.After(quickWait):
 	case <-ctx.Done():
 	}
-	select {
-	case <-j.ended:
-	default:
+	if !j.over() {
 		return &control.PublishResponse{BytesDone: j.progress.Done.Load(), BytesTotal: j.progress.Total.Load()}, nil
 	}
-	p.mu.Lock()
-	delete(p.jobs, k) // whoever asks again starts again
-	p.mu.Unlock()
+	p.forget(k, j) // whoever asks again starts again
 	if j.err != nil {
 		return nil, refusal(j.err, image, registry)
 	}
@@ -187,6 +184,9 @@ func (p *Publisher) start(k key, image ledger.Image, registry *upstream.Registry
 	if j, ok := p.jobs[k]; ok {
 		return j, nil
 	}
+	if len(p.jobs) >= maxJobs {
+		maps.DeleteFunc(p.jobs, func(_ key, j *job) bool { return j.over() }) // failures that nobody asks for any more
+	}
 	if len(p.jobs) >= maxJobs || p.ctx.Err() != nil {
 		return nil, &control.Error{Reason: control.ReasonInternal, Message: "the publisher has enough to do: ask again later"}
 	}
@@ -201,9 +201,29 @@ func (p *Publisher) start(k key, image ledger.Image, registry *upstream.Registry
 			j.err = p.ctx.Err()
 			return
 		}
-		j.height, j.err = p.run(k, image, registry, &j.progress)
+		if j.height, j.err = p.run(k, image, registry, &j.progress); j.err == nil {
+			p.forget(k, j) // the ledger tells from now on
+		}
 	})
 	return j, nil
+}
+
+func (p *Publisher) forget(k key, j *job) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.jobs[k] == j {
+		delete(p.jobs, k)
+	}
+}
+
+// over tells whether the job has ended.
+func (j *job) over() bool {
+	select {
+	case <-j.ended:
+		return true
+	default:
+		return false
+	}
 }
 
 // run copies the image and then appends its block. Crash before the append:

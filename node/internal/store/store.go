@@ -184,6 +184,7 @@ func (s *Store) Open(d digest.Digest) (*os.File, error) {
 		return nil, fmt.Errorf("blob %s: %w", d, err)
 	}
 	if err := s.check(e, f); err != nil {
+		s.drop(e) // also one that cannot be read: peers may have it
 		return nil, errors.Join(err, f.Close())
 	}
 	return f, nil

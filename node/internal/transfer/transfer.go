@@ -30,6 +30,7 @@ const (
 	// the time after which clients give a mirror up.
 	FirstPiece   = 15 * time.Second
 	findTimeout  = 5 * time.Second
+	smallTimeout = 4 * time.Second // of one peer, so that a slow one leaves time for others
 	pieceTimeout = 30 * time.Second
 	blobTimeout  = 30 * time.Minute
 	workers      = 4 // pieces of one blob at once
@@ -105,6 +106,9 @@ func (f *Fetcher) Open(ctx context.Context, b pieces.Blob, key digest.Digest) (R
 	if err != nil {
 		return nil, err
 	}
+	if d == nil { // it has just arrived
+		return f.store.Open(b.Digest)
+	}
 	r := &reader{d: d}
 	ctx, cancel := context.WithTimeout(ctx, FirstPiece)
 	defer cancel()
@@ -127,13 +131,17 @@ func (f *Fetcher) ReadAll(ctx context.Context, b pieces.Blob, key digest.Digest,
 	return data, errors.Join(err, r.Close())
 }
 
-// join gives the running download of a blob, or starts it.
+// join gives the running download of a blob, or starts it; nil if one has
+// ended since the store was asked.
 func (f *Fetcher) join(b pieces.Blob, key digest.Digest) (*download, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if d, ok := f.active[b.Digest]; ok {
 		d.addRef()
 		return d, nil
+	}
+	if f.store.Has(b.Digest) {
+		return nil, nil
 	}
 	if err := f.ctx.Err(); err != nil {
 		return nil, fmt.Errorf("fetching blob %s: the node is going down", b.Digest)
@@ -186,6 +194,8 @@ func (f *Fetcher) Small(ctx context.Context, want digest.Digest, limit int64) ([
 }
 
 func (f *Fetcher) small(ctx context.Context, p *p2p.Peer, want digest.Digest, limit int64) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, smallTimeout)
+	defer cancel()
 	resp, err := p.Get(ctx, blobPath(want), nil)
 	if err != nil {
 		return nil, err
