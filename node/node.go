@@ -96,7 +96,9 @@ func (n *Node) open(ctx, run context.Context) (err error) {
 	if err := n.openLedger(ctx); err != nil {
 		return err
 	}
-	n.store, err = store.Open(filepath.Join(n.config.DataDir, "store"), n.config.CacheSize, n.log, func(digest.Digest) {})
+	n.store, err = store.Open(filepath.Join(n.config.DataDir, "store"), store.Config{
+		Max: n.config.CacheSize, Pinned: n.config.Role == control.Publisher, Log: n.log,
+	})
 	if err != nil {
 		return err
 	}

@@ -78,7 +78,7 @@ func (n *Node) peerHandler() http.Handler {
 			http.Error(w, "not a SHA-256 digest", http.StatusBadRequest)
 			return
 		}
-		f, err := n.store.Open(d)
+		f, err := n.store.Open(r.Context(), d)
 		if err != nil {
 			if !errors.Is(err, store.ErrNotFound) {
 				n.log.Error("reading the store", "error", err)

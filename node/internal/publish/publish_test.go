@@ -36,7 +36,7 @@ func TestFinishedJobsDoNotPileUp(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer w.Close()
-	s, err := store.Open(t.TempDir(), 0, quiet, func(digest.Digest) {})
+	s, err := store.Open(t.TempDir(), store.Config{Log: quiet})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,12 +1,12 @@
 // Package store keeps blobs on disk in the OCI image layout, each one checked
-// against its digest before it can be read: when it is written, and again on
-// the first read after a start or after its file has changed.
+// against its digest before it can be read: when it is written, on the first
+// read after a start or after its file has changed, and by a slow scrub.
 package store
 
 import (
+	"cmp"
 	"container/list"
-	"crypto/sha256"
-	"encoding/hex"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -26,83 +27,114 @@ import (
 // ErrNotFound is returned for a blob that is not in the store.
 var ErrNotFound = errors.New("not in the store")
 
+// ErrFull is returned when there is no room for a blob, and no unused one
+// that could go for it.
+var ErrFull = errors.New("no room in the store")
+
+// Config says what a store keeps.
+type Config struct {
+	// Max bounds the blobs, bytes: what was not used for longest goes first.
+	// 0 is no bound, so that nothing is dropped but for want of disk.
+	Max int64
+	// Pinned content never goes, also when the disk is full.
+	Pinned bool
+	// Corrupt is called for each blob that was found corrupt and put aside;
+	// may be nil.
+	Corrupt func(digest.Digest)
+	Log     *slog.Logger
+}
+
 // Store is a set of blobs. It is safe for concurrent use.
 type Store struct {
 	root    string
-	max     int64 // bytes; 0 means without bound
-	log     *slog.Logger
+	config  Config
 	corrupt atomic.Int64
-	evicted func(digest.Digest)
 
-	mu    sync.Mutex // guards what follows, and the fields of entries
-	blobs map[digest.Digest]*entry
-	used  *list.List // of *entry, the least recently used first
-	size  int64
+	mu       sync.Mutex // guards what follows, the fields of entries, and the names in blobs/
+	blobs    map[digest.Digest]*entry
+	used     *list.List // of *entry, the least recently used first
+	size     int64      // of the blobs, bytes
+	reserved int64      // for those that are being written
+	trash    int        // number of files that were thrown away
 }
 
 type entry struct {
 	digest  digest.Digest
 	size    int64
 	place   *list.Element
+	readers int         // that have it open: its disk space would not be freed
 	checked fingerprint // of the file when it last had the right digest
-
-	verify sync.Mutex // held while the file is hashed
+	check   *check      // that is running
 }
 
-// fingerprint changes when a file's content may have.
-type fingerprint struct {
-	inode        uint64
-	size         int64
-	mtime, ctime syscall.Timespec
+// Open opens the store at root, or begins it.
+func Open(root string, c Config) (*Store, error) {
+	s := &Store{root: root, config: c, blobs: map[digest.Digest]*entry{}, used: list.New()}
+	if err := s.open(); err != nil {
+		return nil, fmt.Errorf("opening the store: %w", err)
+	}
+	return s, nil
 }
 
-func fingerprintOf(info fs.FileInfo) fingerprint {
-	st := info.Sys().(*syscall.Stat_t)
-	return fingerprint{inode: st.Ino, size: st.Size, mtime: st.Mtim, ctime: st.Ctim}
-}
-
-// Open opens the store at root, or begins it. It keeps at most max bytes and
-// drops what was not used for longest; 0 means that it drops nothing. evicted
-// is called for each blob that is no longer there.
-func Open(root string, max int64, log *slog.Logger, evicted func(digest.Digest)) (*Store, error) {
-	s := &Store{root: root, max: max, log: log, evicted: evicted, blobs: map[digest.Digest]*entry{}, used: list.New()}
+func (s *Store) open() error {
+	// What a dead process was writing or dropping is of no use to this one.
+	if err := os.RemoveAll(s.ingestDir()); err != nil {
+		return err
+	}
 	for _, d := range []string{s.blobDir(), s.ingestDir(), s.quarantineDir()} {
 		if err := os.MkdirAll(d, 0o755); err != nil {
-			return nil, fmt.Errorf("opening the store: %w", err)
+			return err
 		}
-	}
-	// What a dead process was writing is of no use to this one.
-	if err := os.RemoveAll(s.ingestDir()); err != nil {
-		return nil, fmt.Errorf("opening the store: %w", err)
-	}
-	if err := os.Mkdir(s.ingestDir(), 0o755); err != nil {
-		return nil, fmt.Errorf("opening the store: %w", err)
 	}
 	for name, content := range map[string]string{
 		"oci-layout": `{"imageLayoutVersion":"1.0.0"}`,
 		"index.json": `{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}`,
 	} {
-		if err := durable.WriteFile(filepath.Join(root, name), []byte(content)); err != nil {
-			return nil, fmt.Errorf("opening the store: %w", err)
+		if err := writeOnce(filepath.Join(s.root, name), []byte(content)); err != nil {
+			return err
 		}
 	}
-	return s, s.scan()
+	return s.scan()
 }
 
+// writeOnce does not write what is there already: a store on a full disk
+// opens all the same.
+func writeOnce(name string, content []byte) error {
+	if old, err := os.ReadFile(name); err == nil && string(old) == string(content) {
+		return nil
+	}
+	return durable.WriteFile(name, content)
+}
+
+// scan finds the blobs. Those that were read last, as far as the file system
+// notes it, are the last to go.
 func (s *Store) scan() error {
 	files, err := os.ReadDir(s.blobDir())
 	if err != nil {
-		return fmt.Errorf("opening the store: %w", err)
+		return err
 	}
+	type found struct {
+		entry *entry
+		used  int64
+	}
+	all := make([]found, 0, len(files))
 	for _, f := range files {
 		d := digest.NewDigestFromEncoded(digest.SHA256, f.Name())
 		info, err := f.Info()
-		if err != nil || d.Validate() != nil {
-			s.log.Warn("not a blob", "file", f.Name())
+		if err != nil || d.Validate() != nil || !info.Mode().IsRegular() {
+			s.config.Log.Warn("not a blob", "file", f.Name())
 			continue
 		}
-		s.add(&entry{digest: d, size: info.Size()})
+		st := info.Sys().(*syscall.Stat_t)
+		all = append(all, found{&entry{digest: d, size: info.Size()}, max(st.Atim.Nano(), st.Mtim.Nano())})
 	}
+	slices.SortFunc(all, func(a, b found) int { return cmp.Compare(a.used, b.used) })
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, f := range all {
+		s.add(f.entry)
+	}
+	s.shrink(0)
 	return nil
 }
 
@@ -113,36 +145,69 @@ func (s *Store) file(d digest.Digest) string {
 	return filepath.Join(s.blobDir(), d.Encoded())
 }
 
-// add makes an entry known, and gives back those that had to go for it.
+// add makes an entry known; the caller holds mu.
 func (s *Store) add(e *entry) {
-	s.mu.Lock()
 	if old, ok := s.blobs[e.digest]; ok {
 		s.forget(old)
 	}
 	e.place = s.used.PushBack(e)
 	s.blobs[e.digest] = e
 	s.size += e.size
-	var gone []*entry
-	for s.max > 0 && s.size > s.max && s.used.Len() > 1 {
-		oldest := s.used.Front().Value.(*entry)
-		s.forget(oldest)
-		gone = append(gone, oldest)
-	}
-	s.mu.Unlock()
-	for _, e := range gone {
-		// Crash before this: the next start finds the file and counts it again.
-		if err := os.Remove(s.file(e.digest)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			s.log.Error("evicting a blob", "digest", e.digest, "error", err)
-		}
-		s.evicted(e.digest)
-	}
 }
 
 // forget drops an entry; the caller holds mu.
 func (s *Store) forget(e *entry) {
+	if s.blobs[e.digest] != e {
+		return
+	}
 	s.used.Remove(e.place)
 	delete(s.blobs, e.digest)
 	s.size -= e.size
+}
+
+// shrink evicts until so many bytes more are within the bound, as far as
+// there is something to evict. The caller holds mu, which shrink may give up
+// for a while.
+func (s *Store) shrink(room int64) {
+	for s.config.Max > 0 && s.size+s.reserved+room > s.config.Max && s.evict() > 0 {
+	}
+}
+
+// evict drops the blob that was not used for longest and gives its size, or 0
+// if all are in use. The caller holds mu, which evict gives up for a while.
+func (s *Store) evict() int64 {
+	if s.config.Pinned {
+		return 0
+	}
+	for place := s.used.Front(); place != nil; place = place.Next() {
+		e := place.Value.(*entry)
+		if e.readers > 0 {
+			continue
+		}
+		s.forget(e)
+		if err := s.throwAway(s.file(e.digest)); err != nil {
+			s.config.Log.Error("evicting a blob", "digest", e.digest, "error", err)
+		}
+		return max(e.size, 1)
+	}
+	return 0
+}
+
+// throwAway removes a file. The caller holds mu, but not while the disk works:
+// the name is free for a new file before.
+func (s *Store) throwAway(name string) error {
+	s.trash++
+	// Crash before the removal: the next start empties the folder.
+	trash := filepath.Join(s.ingestDir(), fmt.Sprintf("trash-%d", s.trash))
+	if err := os.Rename(name, trash); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return err
+	}
+	s.mu.Unlock()
+	defer s.mu.Lock()
+	return os.Remove(trash)
 }
 
 // Has tells whether the store holds a blob, without a look at its content.
@@ -163,80 +228,93 @@ func (s *Store) Usage() (blobs int, bytes int64) {
 // Corrupt counts the blobs that were found corrupt on disk.
 func (s *Store) Corrupt() int64 { return s.corrupt.Load() }
 
+// Usable tells whether the store can be read and written. A full disk is no
+// failure: blobs are passed on without being stored.
+func (s *Store) Usable() error {
+	if _, err := os.Stat(s.blobDir()); err != nil {
+		return fmt.Errorf("the store is not usable: %w", err)
+	}
+	f, err := os.CreateTemp(s.ingestDir(), "probe-*")
+	if isFull(err) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("the store is not usable: %w", err)
+	}
+	return errors.Join(f.Close(), os.Remove(f.Name()))
+}
+
+// Blob is an open blob whose content is verified.
+type Blob struct {
+	*os.File
+	close func() error
+}
+
+// Close closes the blob: from now on it may be evicted.
+func (b *Blob) Close() error { return b.close() }
+
 // Open opens a blob whose content has the right digest. A corrupt one is put
-// aside and is not found.
-func (s *Store) Open(d digest.Digest) (*os.File, error) {
+// aside and is not found. If the file must be hashed before, ctx bounds the
+// wait, and the hashing goes on for whoever asks next.
+func (s *Store) Open(ctx context.Context, d digest.Digest) (*Blob, error) {
 	s.mu.Lock()
 	e, ok := s.blobs[d]
 	if ok {
+		e.readers++
 		s.used.MoveToBack(e.place)
 	}
 	s.mu.Unlock()
 	if !ok {
 		return nil, fmt.Errorf("blob %s: %w", d, ErrNotFound)
 	}
-	f, err := os.Open(s.file(d))
+	f, err := s.openChecked(ctx, e)
 	if err != nil {
-		s.drop(e)
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("blob %s: %w", d, ErrNotFound)
-		}
+		s.release(e)
 		return nil, fmt.Errorf("blob %s: %w", d, err)
 	}
-	if err := s.check(e, f); err != nil {
-		s.drop(e) // also one that cannot be read: peers may have it
-		return nil, errors.Join(err, f.Close())
-	}
-	return f, nil
+	return &Blob{File: f, close: sync.OnceValue(func() error {
+		s.release(e)
+		return f.Close()
+	})}, nil
 }
 
-// check hashes the file unless it did before and the file is the same.
-func (s *Store) check(e *entry, f *os.File) error {
-	e.verify.Lock()
-	defer e.verify.Unlock()
-	info, err := f.Stat()
-	if err != nil {
-		return fmt.Errorf("blob %s: %w", e.digest, err)
-	}
-	now := fingerprintOf(info)
-	if e.checked == now {
-		return nil
-	}
-	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
-		return fmt.Errorf("blob %s: %w", e.digest, err)
-	}
-	if _, err := f.Seek(0, io.SeekStart); err != nil {
-		return fmt.Errorf("blob %s: %w", e.digest, err)
-	}
-	if hex.EncodeToString(h.Sum(nil)) == e.digest.Encoded() {
-		e.checked = now
-		return nil
-	}
-	s.corrupt.Add(1)
-	s.drop(e)
-	s.log.Error("a blob on disk is corrupt: it is put aside and fetched again when it is asked for", "digest", e.digest)
-	if err := os.Rename(s.file(e.digest), filepath.Join(s.quarantineDir(), e.digest.Encoded())); err != nil {
-		s.log.Error("putting a corrupt blob aside", "digest", e.digest, "error", err)
-	}
-	return fmt.Errorf("blob %s was corrupt on disk: %w", e.digest, ErrNotFound)
-}
-
-func (s *Store) drop(e *entry) {
+func (s *Store) release(e *entry) {
 	s.mu.Lock()
-	known := s.blobs[e.digest] == e
-	if known {
-		s.forget(e)
-	}
-	s.mu.Unlock()
-	if known {
-		s.evicted(e.digest)
+	defer s.mu.Unlock()
+	e.readers--
+	s.shrink(0)
+}
+
+// openChecked opens an entry's file once it has the right digest.
+func (s *Store) openChecked(ctx context.Context, e *entry) (*os.File, error) {
+	for {
+		f, err := os.Open(s.file(e.digest))
+		if err != nil {
+			s.mu.Lock()
+			s.forget(e) // also when it cannot be read: peers may have it
+			s.mu.Unlock()
+			if errors.Is(err, fs.ErrNotExist) {
+				return nil, ErrNotFound
+			}
+			return nil, err
+		}
+		checked, err := s.isChecked(e, f)
+		if err == nil && checked {
+			return f, nil
+		}
+		// The file is opened again after its check: it may be another one then.
+		if err := errors.Join(err, f.Close()); err != nil {
+			return nil, err
+		}
+		if err := s.verify(ctx, e); err != nil {
+			return nil, err
+		}
 	}
 }
 
 // ReadAll reads a whole blob of at most limit bytes.
-func (s *Store) ReadAll(d digest.Digest, limit int64) ([]byte, error) {
-	f, err := s.Open(d)
+func (s *Store) ReadAll(ctx context.Context, d digest.Digest, limit int64) ([]byte, error) {
+	f, err := s.Open(ctx, d)
 	if err != nil {
 		return nil, err
 	}

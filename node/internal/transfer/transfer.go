@@ -93,7 +93,7 @@ type Reader interface {
 // key is the digest of the piece list that vouches for it. When Open returns,
 // the first piece is there and verified.
 func (f *Fetcher) Open(ctx context.Context, b pieces.Blob, key digest.Digest) (Reader, error) {
-	file, err := f.store.Open(b.Digest)
+	file, err := f.store.Open(ctx, b.Digest)
 	if err == nil {
 		f.bytes.WithLabelValues("store").Add(float64(b.Size))
 		return file, nil
@@ -107,7 +107,7 @@ func (f *Fetcher) Open(ctx context.Context, b pieces.Blob, key digest.Digest) (R
 		return nil, err
 	}
 	if d == nil { // it has just arrived
-		return f.store.Open(b.Digest)
+		return f.store.Open(ctx, b.Digest)
 	}
 	r := &reader{d: d}
 	ctx, cancel := context.WithTimeout(ctx, FirstPiece)
@@ -146,7 +146,7 @@ func (f *Fetcher) join(b pieces.Blob, key digest.Digest) (*download, error) {
 	if err := f.ctx.Err(); err != nil {
 		return nil, fmt.Errorf("fetching blob %s: the node is going down", b.Digest)
 	}
-	ingest, err := f.store.Create(b.Digest)
+	ingest, err := f.store.Create(b.Digest, b.Size)
 	if err != nil {
 		return nil, err
 	}
@@ -171,7 +171,7 @@ func (f *Fetcher) join(b pieces.Blob, key digest.Digest) (*download, error) {
 
 // Small brings a blob of unknown size, at most limit bytes, by its digest.
 func (f *Fetcher) Small(ctx context.Context, want digest.Digest, limit int64) ([]byte, error) {
-	data, err := f.store.ReadAll(want, limit)
+	data, err := f.store.ReadAll(ctx, want, limit)
 	if err == nil {
 		return data, nil
 	}

@@ -189,12 +189,12 @@ func (c *copier) fetch(ctx context.Context) error {
 }
 
 func (c *copier) blob(ctx context.Context, b *pieces.Blob) error {
-	f, err := c.store.Open(b.Digest)
+	f, err := c.store.Open(ctx, b.Digest)
 	if errors.Is(err, store.ErrNotFound) {
 		if err := c.download(ctx, b); err != nil {
 			return err
 		}
-		f, err = c.store.Open(b.Digest)
+		f, err = c.store.Open(ctx, b.Digest)
 	} else {
 		c.progress.Done.Add(b.Size)
 	}
@@ -216,7 +216,7 @@ func (c *copier) blob(ctx context.Context, b *pieces.Blob) error {
 }
 
 func (c *copier) download(ctx context.Context, b *pieces.Blob) error {
-	ingest, err := c.store.Create(b.Digest)
+	ingest, err := c.store.Create(b.Digest, b.Size)
 	if err != nil {
 		return err
 	}
