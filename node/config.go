@@ -33,7 +33,20 @@ type Config struct {
 	CacheSize int64
 
 	P2PListen []string // multiaddrs
-	Bootstrap []string // multiaddrs with /p2p/ID of nodes to join by
+	// Bootstrap is where to join: multiaddrs with /p2p/ID, /dnsaddr/DOMAIN, or
+	// http://HOST:PORT of the open ports of nodes, such as a headless Service.
+	Bootstrap  []string
+	AllowPeers []string // peer IDs of a closed network; none admits everyone
+	// EncryptTransfers has content go between peers over libp2p's encrypted
+	// streams alone, and never over plain HTTP.
+	EncryptTransfers bool
+	// NAT has the node be reached by hole punching and relays where it is
+	// behind a NAT, and relay for others where it is not.
+	NAT bool
+	// UploadLimit, DownloadLimit and PeerLimit bound what goes to and comes
+	// from peers, in bytes per second: of the whole node, and each way with
+	// each peer. 0 is no bound.
+	UploadLimit, DownloadLimit, PeerLimit int64
 
 	OpenAddr       string // health, metrics, the ledger and content for peers
 	MirrorAddr     string // the registry mirror for container clients

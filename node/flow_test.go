@@ -316,11 +316,26 @@ func startLiar(t *testing.T, publisher *started) string {
 		Bootstrap: []string{publisher.address()},
 		LedgerKey: publisher.ledger.Key(),
 		Check:     func([]byte) error { return nil },
+		Joined:    func() {},
+		Holds:     func(digest.Digest) bool { return true },
 		Announced: func(peer.ID) {},
 		Log:       testLogger(t),
-	}, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = liar.Start(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Range") != "" {
 			w.WriteHeader(http.StatusPartialContent)
+		}
+		if r.Method == http.MethodPost { // it offers every piece
+			want, _ := io.ReadAll(r.Body)
+			for i := range 8 * len(want) {
+				if want[i/8]>>(i%8)&1 == 1 {
+					fmt.Fprintf(w, `{"piece":%d}`, i)
+					return
+				}
+			}
 		}
 		_, _ = io.CopyN(w, zeros{}, 4<<20)
 	}))

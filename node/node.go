@@ -12,7 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/opencontainers/go-digest"
+	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"golang.org/x/mod/sumdb/note"
@@ -43,11 +43,13 @@ type Node struct {
 	host      *p2p.Host
 	publisher *publish.Publisher // publishers
 	fetcher   *transfer.Fetcher  // mirrors
-	mirror    *mirror.Mirror     // mirrors
+	sharing   *transfer.Server
+	bandwidth *transfer.Limits
+	started   time.Time
+	mirror    *mirror.Mirror // mirrors
 
 	ready   atomic.Bool
-	wake    chan struct{}      // a peer has a new checkpoint
-	provide chan digest.Digest // piece lists to announce
+	wake    chan struct{} // a peer has a new checkpoint
 	servers []*http.Server
 	failed  chan error // a server that ended by itself
 	stop    context.CancelFunc
@@ -79,8 +81,8 @@ func Start(ctx context.Context, c Config) (*Node, error) {
 		c.Logger = slog.Default()
 	}
 	n := &Node{
-		config: c, log: c.Logger, registry: prometheus.NewRegistry(),
-		wake: make(chan struct{}, 1), provide: make(chan digest.Digest, 1024), failed: make(chan error, 3),
+		config: c, log: c.Logger, started: time.Now(), registry: prometheus.NewRegistry(),
+		wake: make(chan struct{}, 1), failed: make(chan error, 3),
 	}
 	n.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	run, stop := context.WithCancel(context.WithoutCancel(ctx))
@@ -105,14 +107,19 @@ func (n *Node) open(ctx, run context.Context) (err error) {
 	if n.verifier, err = ledger.NewVerifier(n.ledger.Key()); err != nil {
 		return err
 	}
-	if err := n.join(ctx); err != nil {
+	if err := n.openHost(ctx); err != nil {
 		return err
 	}
-	if err := n.openRole(run); err != nil {
+	if err := n.openRole(); err != nil {
+		return err
+	}
+	// Peers may ask as soon as the host has started.
+	n.sharing = transfer.NewServer(n.store, n.fetcher, n.limits(), n.registry, n.log)
+	if err := n.host.Start(n.peerHandler()); err != nil {
 		return err
 	}
 	n.registerMetrics()
-	n.done.Go(func() { n.provideAll(run) })
+	n.work(run)
 	return n.listen(run)
 }
 
@@ -140,21 +147,29 @@ func (n *Node) openLedger(ctx context.Context) error {
 	return nil
 }
 
-// join enters the peer-to-peer network.
-func (n *Node) join(ctx context.Context) (err error) {
+// openHost makes the node's place in the peer-to-peer network.
+func (n *Node) openHost(ctx context.Context) (err error) {
 	n.host, err = p2p.New(ctx, p2p.Config{
 		KeyFile:   filepath.Join(n.config.DataDir, "identity.key"),
+		PeersFile: filepath.Join(n.config.DataDir, "peers.json"),
 		Listen:    n.config.P2PListen,
 		Bootstrap: n.config.Bootstrap,
+		Allow:     n.config.AllowPeers,
 		LedgerKey: n.ledger.Key(),
-		HTTPPort:  port(n.config.OpenAddr),
+		Encrypt:   n.config.EncryptTransfers,
+		NAT:       n.config.NAT,
+		HTTPPort:  n.httpPort(),
+		Joined:    n.wakeUp,
+		// An artifact's piece list is used whenever one of its blobs is, so it
+		// leaves the store after them.
+		Holds: n.store.Has,
 		Check: func(signed []byte) error {
 			_, err := ledger.VerifyCheckpoint(n.verifier, signed)
 			return err
 		},
-		Announced: n.announced,
+		Announced: func(peer.ID) { n.wakeUp() },
 		Log:       n.log,
-	}, n.peerHandler())
+	})
 	if err != nil {
 		return err
 	}
@@ -162,24 +177,32 @@ func (n *Node) join(ctx context.Context) (err error) {
 	return nil
 }
 
-func (n *Node) openRole(run context.Context) (err error) {
+func (n *Node) openRole() (err error) {
 	if n.config.Role == control.Publisher {
 		n.publisher, err = publish.New(n.writer, n.store, n.config.Upstreams, n.announceContent, n.log)
 		if err != nil {
 			return err
 		}
 		n.closers = append(n.closers, func() error { n.publisher.Close(); return nil })
-		n.done.Go(func() { n.spread(run) })
-		n.ready.Store(true)
 		return nil
 	}
-	n.fetcher = transfer.New(n.store, n.host, n.announceContent, n.registry, n.log)
+	n.fetcher = transfer.New(n.store, n.host, n.announceContent, n.limits(), n.registry, n.log)
 	n.closers = append(n.closers, func() error { n.fetcher.Close(); return nil })
 	if n.mirror, err = mirror.New(n.ledger, n.fetcher, n.registry, n.log); err != nil {
 		return err
 	}
-	n.done.Go(func() { n.follow(run) })
 	return nil
+}
+
+// work starts what the node does by itself.
+func (n *Node) work(run context.Context) {
+	n.done.Go(func() { n.announceStore(run) })
+	if n.config.Role == control.Publisher {
+		n.done.Go(func() { n.spread(run) })
+		n.ready.Store(true)
+		return
+	}
+	n.done.Go(func() { n.follow(run) })
 }
 
 // Close ends the node: pulls under way may end, bounded.

@@ -9,18 +9,23 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/opencontainers/go-digest"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/pyrsia/pyrsia-operator/node/control"
-	"github.com/pyrsia/pyrsia-operator/node/internal/store"
 )
 
 // listen opens the node's ports.
 func (n *Node) listen(ctx context.Context) error {
 	open := http.NewServeMux()
-	open.Handle("GET /", n.peerHandler())
+	if n.config.EncryptTransfers {
+		open.Handle("GET /", n.ledger.Handler())
+	} else {
+		open.Handle("GET /", n.peerHandler())
+	}
+	open.HandleFunc("GET /peer", n.host.ServeHello)
+	open.HandleFunc("GET /api/v1/status", n.serveStatus)
+	open.HandleFunc("GET /api/v1/peers", n.servePeers)
 	open.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok\n")) })
 	open.HandleFunc("GET /readyz", n.serveReady)
 	open.Handle("GET /metrics", promhttp.HandlerFor(n.registry, promhttp.HandlerOpts{}))
@@ -72,25 +77,7 @@ func (n *Node) serveAt(ctx context.Context, addr string, handler http.Handler, t
 func (n *Node) peerHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /", n.ledger.Handler())
-	mux.HandleFunc("GET /blobs/sha256/{hex}", func(w http.ResponseWriter, r *http.Request) {
-		d := digest.NewDigestFromEncoded(digest.SHA256, r.PathValue("hex"))
-		if d.Validate() != nil {
-			http.Error(w, "not a SHA-256 digest", http.StatusBadRequest)
-			return
-		}
-		f, err := n.store.Open(r.Context(), d)
-		if err != nil {
-			if !errors.Is(err, store.ErrNotFound) {
-				n.log.Error("reading the store", "error", err)
-			}
-			http.Error(w, "this node does not have it", http.StatusNotFound)
-			return
-		}
-		defer f.Close()
-		w.Header().Set("Content-Type", "application/octet-stream")
-		w.Header().Set("Cache-Control", "public, max-age=31536000, immutable")
-		http.ServeContent(w, r, "", time.Time{}, f)
-	})
+	n.sharing.Register(mux)
 	return mux
 }
 

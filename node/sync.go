@@ -5,9 +5,6 @@ import (
 	"errors"
 	"time"
 
-	"github.com/libp2p/go-libp2p/core/peer"
-	"github.com/opencontainers/go-digest"
-
 	"github.com/pyrsia/pyrsia-operator/node/internal/p2p"
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
 )
@@ -16,16 +13,13 @@ const (
 	// pollInterval is how often a mirror asks a peer although nobody gossips.
 	pollInterval = 10 * time.Second
 	// joinInterval is how often it asks until it has a first checkpoint.
-	joinInterval   = 250 * time.Millisecond
-	syncTimeout    = 10 * time.Minute
-	provideTimeout = time.Minute
-	// provideAgain is well under the day for which the DHT keeps a record.
-	provideAgain = 6 * time.Hour
-	maxTold      = 10_000 // announcements remembered
+	joinInterval = 250 * time.Millisecond
+	syncTimeout  = 10 * time.Minute
 )
 
-// announced is called when a peer gossips a new checkpoint.
-func (n *Node) announced(peer.ID) {
+// wakeUp has the mirror ask for the ledger: a peer gossiped a new checkpoint,
+// or has just been connected.
+func (n *Node) wakeUp() {
 	select {
 	case n.wake <- struct{}{}:
 	default: // it is awake
@@ -83,39 +77,6 @@ func (n *Node) spread(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-changed:
-		}
-	}
-}
-
-// announceContent has the network told that this node holds an artifact.
-func (n *Node) announceContent(list digest.Digest) {
-	select {
-	case n.provide <- list:
-	default:
-		// Peers that are connected find it anyway: they ask.
-		n.log.Debug("too much to announce", "list", list)
-	}
-}
-
-func (n *Node) provideAll(ctx context.Context) {
-	told := map[digest.Digest]time.Time{}
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case list := <-n.provide:
-			if time.Since(told[list]) < provideAgain {
-				continue
-			}
-			if len(told) == maxTold {
-				clear(told)
-			}
-			told[list] = time.Now()
-			pctx, cancel := context.WithTimeout(ctx, provideTimeout)
-			if err := n.host.Provide(pctx, list); err != nil {
-				n.log.Debug("announcing content", "list", list, "error", err)
-			}
-			cancel()
 		}
 	}
 }

@@ -3,15 +3,24 @@ package p2p
 import (
 	"context"
 	"fmt"
+	"sync"
+	"time"
 
 	"github.com/ipfs/go-cid"
-	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/peerstore"
 	"github.com/multiformats/go-multihash"
 	"github.com/opencontainers/go-digest"
 )
 
-// maxProviders bounds how many nodes a lookup asks for.
-const maxProviders = 16
+const (
+	// maxProviders bounds how many nodes one lookup asks for, and maxFound how
+	// many of them are connected to.
+	maxProviders = 64
+	maxFound     = 16
+	findDials    = 8 // at a time
+	findDial     = 2 * time.Second
+)
 
 // contentID names content in the DHT by its SHA-256.
 func contentID(d digest.Digest) (cid.Cid, error) {
@@ -22,37 +31,54 @@ func contentID(d digest.Digest) (cid.Cid, error) {
 	return cid.NewCidV1(cid.Raw, hash), nil
 }
 
-// Provide tells the network that this node has content.
-func (h *Host) Provide(ctx context.Context, d digest.Digest) error {
-	id, err := contentID(d)
+// Find asks the network who has content, connects to them, and calls found
+// for each one as soon as it answers. Peers that are connected anyway are
+// better asked directly. Who claims to have content may lie: that costs one
+// of maxFound dials.
+func (h *Host) Find(ctx context.Context, d digest.Digest, found func(*Peer)) error {
+	exact, err := contentID(d)
 	if err != nil {
 		return err
 	}
-	if err := h.dht.Provide(ctx, id, true); err != nil {
-		return fmt.Errorf("announcing %s: %w", d, err)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	infos := make(chan peer.AddrInfo)
+	var lookups, dials sync.WaitGroup
+	for _, id := range []cid.Cid{exact, shardID(shardOf(d))} {
+		lookups.Go(func() {
+			for info := range h.dht.FindProvidersAsync(ctx, id, maxProviders) {
+				select {
+				case infos <- info:
+				case <-ctx.Done():
+					return
+				}
+			}
+		})
 	}
-	return nil
-}
-
-// Find asks the network who has content, and connects to them. The peers that
-// are connected anyway are better asked directly.
-func (h *Host) Find(ctx context.Context, d digest.Digest) ([]*Peer, error) {
-	id, err := contentID(d)
-	if err != nil {
-		return nil, err
-	}
-	var out []*Peer
-	for info := range h.dht.FindProvidersAsync(ctx, id, maxProviders) {
-		if info.ID == h.ID() {
+	go func() {
+		lookups.Wait()
+		close(infos)
+	}()
+	slots := make(chan struct{}, findDials)
+	seen := map[peer.ID]bool{h.ID(): true}
+	for info := range infos {
+		if seen[info.ID] {
 			continue
 		}
-		h.remember(info.ID, info.Addrs)
-		if h.host.Network().Connectedness(info.ID) != network.Connected {
-			h.connect(ctx, info)
+		seen[info.ID] = true
+		if len(seen) > maxFound {
+			break
 		}
-		if p, ok := h.Peer(info.ID); ok {
-			out = append(out, p)
-		}
+		h.host.Peerstore().AddAddrs(info.ID, info.Addrs, peerstore.TempAddrTTL)
+		slots <- struct{}{}
+		dials.Go(func() {
+			defer func() { <-slots }()
+			h.connect(ctx, info, findDial)
+			if p, ok := h.await(ctx, info.ID); ok {
+				found(p)
+			}
+		})
 	}
-	return out, nil
+	dials.Wait()
+	return ctx.Err()
 }

@@ -17,15 +17,22 @@ import (
 	"sync"
 	"time"
 
+	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/libp2p/go-libp2p"
 	dht "github.com/libp2p/go-libp2p-kad-dht"
+	"github.com/libp2p/go-libp2p-kad-dht/records"
 	pubsub "github.com/libp2p/go-libp2p-pubsub"
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/libp2p/go-libp2p/p2p/net/connmgr"
+	"github.com/libp2p/go-libp2p/p2p/security/noise"
+	libp2ptls "github.com/libp2p/go-libp2p/p2p/security/tls"
+	quic "github.com/libp2p/go-libp2p/p2p/transport/quic"
+	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
 	"github.com/multiformats/go-multiaddr"
+	"github.com/opencontainers/go-digest"
 
 	"github.com/pyrsia/pyrsia-operator/node/internal/durable"
 )
@@ -33,6 +40,7 @@ import (
 const (
 	lowPeers  = 96
 	highPeers = 160
+	maxBanned = 4096
 
 	shutdownTimeout = 5 * time.Second
 )
@@ -40,14 +48,26 @@ const (
 // Config says how a node joins its network.
 type Config struct {
 	KeyFile   string   // of the libp2p identity; made if absent
+	PeersFile string   // of the peers of the last run; empty keeps none
 	Listen    []string // multiaddrs
-	Bootstrap []string // multiaddrs with /p2p/ID, also /dns4, /dns6 and /dnsaddr
+	Bootstrap []string // multiaddrs with /p2p/ID, /dnsaddr/DOMAIN, or http://HOST:PORT of open ports
+	Allow     []string // peer IDs of a closed network; none admits everyone
 	LedgerKey string   // names the network: nodes of another ledger stay apart
+	// Encrypt has content go over libp2p's secured streams alone.
+	Encrypt bool
+	// NAT has the node find out whether it can be reached, and if not, be
+	// reached by hole punching and through other nodes' relays.
+	NAT bool
 	// HTTPPort is the TCP port at which this node serves peers plain HTTP; 0
 	// if it does not.
 	HTTPPort int
 	// Check accepts a checkpoint that came by gossip.
 	Check func(signed []byte) error
+	// Holds tells whether the node still has something of an artifact that it
+	// announced by Hold; the digest is its piece list's.
+	Holds func(list digest.Digest) bool
+	// Joined is called when a node of this network was connected.
+	Joined func()
 	// Announced is called with each accepted checkpoint and who sent it.
 	Announced func(peer.ID)
 	Log       *slog.Logger
@@ -63,52 +83,97 @@ type Host struct {
 	server *http.Server
 	client *http.Client // plain HTTP to peers
 
-	mu    sync.Mutex // guards peers
-	peers map[peer.ID]*Peer
+	banned *lru.Cache[peer.ID, time.Time] // until when; also of peers that are gone
+	wake   chan struct{}                  // keepPeers has something to do
 
+	announcer *announcer
+
+	mu    sync.Mutex // guards what follows
+	peers map[peer.ID]*Peer
+	known map[peer.ID]peer.AddrInfo // that were connected once
+	heard map[peer.ID]peer.AddrInfo // that a peer has named, to be dialled
+
+	run  context.Context // of everything the host does by itself
 	stop context.CancelFunc
 	done sync.WaitGroup
 }
 
-// New joins the network. handler answers the HTTP requests of peers.
-func New(ctx context.Context, c Config, handler http.Handler) (*Host, error) {
+// New makes a node's place in the network, which it joins by Start.
+func New(ctx context.Context, c Config) (*Host, error) {
 	key, err := identity(c.KeyFile)
 	if err != nil {
 		return nil, err
 	}
-	conns, err := connmgr.NewConnManager(lowPeers, highPeers)
-	if err != nil {
-		return nil, fmt.Errorf("starting libp2p: %w", err)
-	}
-	lh, err := libp2p.New(
-		libp2p.Identity(key),
-		libp2p.ListenAddrStrings(c.Listen...),
-		libp2p.ConnectionManager(conns),
-		libp2p.UserAgent("pyrsia"),
-		libp2p.DisableRelay(),
-	)
+	banned, err := lru.New[peer.ID, time.Time](maxBanned)
 	if err != nil {
 		return nil, fmt.Errorf("starting libp2p: %w", err)
 	}
 	run, stop := context.WithCancel(context.WithoutCancel(ctx))
 	network := sha256.Sum256([]byte(c.LedgerKey))
 	h := &Host{
-		host: lh, config: c, peers: map[peer.ID]*Peer{}, stop: stop,
+		config: c, run: run, stop: stop, announcer: newAnnouncer(),
+		peers: map[peer.ID]*Peer{}, known: map[peer.ID]peer.AddrInfo{}, heard: map[peer.ID]peer.AddrInfo{},
+		banned: banned, wake: make(chan struct{}, 1),
 		prefix: protocol.ID("/pyrsia/" + hex.EncodeToString(network[:8])),
 		client: newPlainClient(),
 	}
-	if err := h.start(run, handler); err != nil {
-		return nil, errors.Join(err, h.Close())
+	if h.host, err = newLibp2p(key, c, h.infos); err != nil {
+		stop()
+		return nil, err
 	}
 	return h, nil
 }
 
-func (h *Host) start(ctx context.Context, handler http.Handler) (err error) {
-	bootstrap, err := parseBootstrap(h.config.Bootstrap)
+// newLibp2p makes a libp2p host that does not listen yet. relays are peers that
+// may relay for it.
+func newLibp2p(key crypto.PrivKey, c Config, relays func() []peer.AddrInfo) (host.Host, error) {
+	conns, err := connmgr.NewConnManager(lowPeers, highPeers)
+	if err != nil {
+		return nil, fmt.Errorf("starting libp2p: %w", err)
+	}
+	allowed, err := parseAllowed(c.Allow)
+	if err != nil {
+		return nil, err
+	}
+	limits, err := resources()
+	if err != nil {
+		return nil, err
+	}
+	options := []libp2p.Option{
+		libp2p.Identity(key),
+		libp2p.NoListenAddrs,
+		libp2p.Transport(tcp.NewTCPTransport),
+		libp2p.Transport(quic.NewTransport),
+		// Noise comes first: it has no certificates that a wrong clock refuses.
+		libp2p.Security(noise.ID, noise.New),
+		libp2p.Security(libp2ptls.ID, libp2ptls.New),
+		libp2p.ConnectionManager(conns),
+		libp2p.ConnectionGater(allowed),
+		libp2p.ResourceManager(limits),
+		libp2p.UserAgent("pyrsia"),
+		libp2p.DisableMetrics(),
+	}
+	if c.NAT {
+		options = append(options, natOptions(relays)...)
+	} else {
+		options = append(options, libp2p.DisableRelay())
+	}
+	h, err := libp2p.New(options...)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("starting libp2p: %w", err), limits.Close())
+	}
+	return h, nil
+}
+
+// Start joins the network. handler answers the HTTP requests of peers.
+func (h *Host) Start(handler http.Handler) error {
+	ctx := h.run
+	places, err := parseBootstrap(h.config.Bootstrap)
 	if err != nil {
 		return err
 	}
-	h.dht, err = dht.New(h.host, dht.ProtocolPrefix(h.prefix), dht.Mode(dht.ModeServer), dht.DisableValues())
+	h.dht, err = dht.New(h.host, dht.ProtocolPrefix(h.prefix), dht.Mode(dht.ModeServer), dht.DisableValues(),
+		dht.ProviderDatastore(newProviderRecords()), dht.ProviderManagerOpts(records.ProvideValidity(recordValidity)))
 	if err != nil {
 		return fmt.Errorf("starting the DHT: %w", err)
 	}
@@ -118,8 +183,38 @@ func (h *Host) start(ctx context.Context, handler http.Handler) (err error) {
 	if err := h.gossip(ctx); err != nil {
 		return err
 	}
-	h.done.Go(func() { h.keepPeers(ctx, bootstrap) })
+	if err := h.watch(ctx); err != nil {
+		return err
+	}
+	before, err := readPeers(h.config.PeersFile)
+	if err != nil {
+		h.config.Log.Warn("the node joins by its bootstrap addresses alone", "error", err)
+	}
+	for _, info := range before[:min(len(before), maxKnown)] {
+		h.known[info.ID] = info
+	}
+	// Only now, so that whoever connects learns all protocols of this node.
+	listen, err := parseAddrs(h.config.Listen)
+	if err != nil {
+		return err
+	}
+	if err := h.host.Network().Listen(listen...); err != nil {
+		return fmt.Errorf("listening for peers: %w", err)
+	}
+	h.done.Go(func() { h.keepPeers(ctx, places) })
+	h.done.Go(func() { h.announceAll(ctx) })
 	return nil
+}
+
+func parseAddrs(addrs []string) (out []multiaddr.Multiaddr, err error) {
+	for _, s := range addrs {
+		a, err := multiaddr.NewMultiaddr(s)
+		if err != nil {
+			return nil, fmt.Errorf("address %q to listen on: %w", s, err)
+		}
+		out = append(out, a)
+	}
+	return out, nil
 }
 
 // identity reads the node's key, or makes it.
@@ -152,17 +247,6 @@ func identity(file string) (crypto.PrivKey, error) {
 	return key, os.Chmod(file, 0o600)
 }
 
-func parseBootstrap(addrs []string) (out []peer.AddrInfo, err error) {
-	for _, s := range addrs {
-		info, err := peer.AddrInfoFromString(s)
-		if err != nil {
-			return nil, fmt.Errorf("bootstrap address %q: %w; want /dns4/HOST/tcp/4001/p2p/ID or /ip4/ADDRESS/tcp/4001/p2p/ID", s, err)
-		}
-		out = append(out, *info)
-	}
-	return out, nil
-}
-
 // ID is this node's identity.
 func (h *Host) ID() peer.ID { return h.host.ID() }
 
@@ -180,6 +264,7 @@ func (h *Host) Close() error {
 			err = h.server.Close()
 		}
 	}
+	h.savePeers()
 	h.done.Wait()
 	if h.dht != nil {
 		err = errors.Join(err, h.dht.Close())

@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -29,14 +31,15 @@ func (h *Host) httpProtocol() protocol.ID { return h.prefix + "/http/1" }
 // serve answers HTTP over libp2p streams: the same handler that serves the
 // open port, for peers that cannot reach it.
 func (h *Host) serve(handler http.Handler) error {
-	l, err := gostream.Listen(h.host, h.httpProtocol(), gostream.IgnoreEOF())
+	l, err := gostream.Listen(h.host, h.httpProtocol())
 	if err != nil {
 		return fmt.Errorf("serving HTTP over libp2p: %w", err)
 	}
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /peer", h.serveHello)
+	mux.HandleFunc("GET "+helloPath, h.ServeHello)
 	mux.Handle("/", handler)
-	h.server = &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute}
+	h.server = &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
+		BaseContext: func(net.Listener) context.Context { return h.run }}
 	h.done.Go(func() {
 		// A listener whose host was closed ends with the context's error.
 		if err := h.server.Serve(l); err != nil && !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, context.Canceled) {
@@ -60,15 +63,15 @@ func newPlainClient() *http.Client {
 
 // Peer is another node of this network.
 type Peer struct {
-	ID     peer.ID
-	host   *Host
-	stream *http.Client // over libp2p
+	ID       peer.ID
+	host     *Host
+	stream   *http.Client // over libp2p
+	received atomic.Int64 // verified bytes of content
 
 	mu       sync.Mutex // guards what follows
-	said     bool       // it has told who it is
-	httpPort int
-	plainOff time.Time // until then its HTTP port is not tried
-	banned   time.Time // until then it is not asked for content
+	httpPort int        // 0 until it has told
+	plainOff time.Time  // until then its HTTP port is not tried
+	avoided  time.Time  // until then others are asked first
 }
 
 func newPeer(h *Host, id peer.ID) *Peer {
@@ -79,7 +82,7 @@ func newPeer(h *Host, id peer.ID) *Peer {
 			},
 			ResponseHeaderTimeout: 10 * time.Second,
 			IdleConnTimeout:       time.Minute,
-			MaxConnsPerHost:       16,
+			MaxConnsPerHost:       64,
 		},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}
@@ -89,33 +92,49 @@ func newPeer(h *Host, id peer.ID) *Peer {
 // result.
 func (p *Peer) StreamClient() (*http.Client, string) { return p.stream, streamBase }
 
-func (p *Peer) known() bool {
+func (p *Peer) learn(said *hello) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.said
-}
-
-func (p *Peer) learn(httpPort int) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.said = true
-	if httpPort > 0 && httpPort < 1<<16 {
-		p.httpPort = httpPort
+	if said.HTTPPort > 0 && said.HTTPPort < 1<<16 {
+		p.httpPort = said.HTTPPort
 	}
 }
 
-// Ban keeps the peer from being asked for content for a while.
-func (p *Peer) Ban(d time.Duration) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.banned = time.Now().Add(d)
-}
+// Ban keeps the peer from being asked for content for a while, also when it
+// goes and comes back.
+func (p *Peer) Ban(d time.Duration) { p.host.banned.Add(p.ID, time.Now().Add(d)) }
 
 // Banned tells whether the peer is banned now.
 func (p *Peer) Banned() bool {
+	until, ok := p.host.banned.Get(p.ID)
+	return ok && time.Now().Before(until)
+}
+
+// Avoid has other peers asked before this one for a while.
+func (p *Peer) Avoid(d time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return time.Now().Before(p.banned)
+	p.avoided = time.Now().Add(d)
+}
+
+// Avoided tells whether other peers are asked first now.
+func (p *Peer) Avoided() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return time.Now().Before(p.avoided)
+}
+
+// Connected tells whether this is the peer that is connected now: a peer that
+// went and came back is another.
+func (p *Peer) Connected() bool {
+	now, ok := p.host.Peer(p.ID)
+	return ok && now == p
+}
+
+// Post sends the peer a small body over libp2p, where each side knows who the
+// other is.
+func (p *Peer) Post(ctx context.Context, path string, header http.Header, body io.Reader) (*http.Response, error) {
+	return p.do(ctx, p.stream, http.MethodPost, streamBase+path, header, body)
 }
 
 // Get asks the peer for a path: over plain HTTP where its port is known and
@@ -123,7 +142,7 @@ func (p *Peer) Banned() bool {
 // cheap way loses nothing.
 func (p *Peer) Get(ctx context.Context, path string, header http.Header) (*http.Response, error) {
 	if base := p.plainBase(); base != "" {
-		resp, err := p.get(ctx, p.host.client, base+path, header)
+		resp, err := p.do(ctx, p.host.client, http.MethodGet, base+path, header, nil)
 		if err == nil || ctx.Err() != nil {
 			return resp, err
 		}
@@ -132,7 +151,7 @@ func (p *Peer) Get(ctx context.Context, path string, header http.Header) (*http.
 		p.mu.Unlock()
 		p.host.config.Log.Debug("a peer's HTTP port is out of reach, going on over libp2p", "peer", p.ID, "error", err)
 	}
-	return p.get(ctx, p.stream, path, header)
+	return p.do(ctx, p.stream, http.MethodGet, streamBase+path, header, nil)
 }
 
 // plainBase is the URL of the peer's HTTP port at the address that it is
@@ -141,7 +160,7 @@ func (p *Peer) plainBase() string {
 	p.mu.Lock()
 	port, off := p.httpPort, time.Now().Before(p.plainOff)
 	p.mu.Unlock()
-	if port == 0 || off {
+	if port == 0 || off || p.host.config.Encrypt {
 		return ""
 	}
 	for _, c := range p.host.host.Network().ConnsToPeer(p.ID) {
@@ -152,11 +171,8 @@ func (p *Peer) plainBase() string {
 	return ""
 }
 
-func (p *Peer) get(ctx context.Context, client *http.Client, url string, header http.Header) (*http.Response, error) {
-	if client == p.stream {
-		url = streamBase + url
-	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+func (p *Peer) do(ctx context.Context, client *http.Client, method, url string, header http.Header, body io.Reader) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, method, url, body)
 	if err != nil {
 		return nil, fmt.Errorf("asking peer %s: %w", p.ID, err)
 	}

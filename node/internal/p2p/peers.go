@@ -3,6 +3,7 @@ package p2p
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -10,156 +11,302 @@ import (
 	"slices"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/event"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
-	"github.com/libp2p/go-libp2p/core/peerstore"
-	"github.com/multiformats/go-multiaddr"
+	"github.com/libp2p/go-libp2p/p2p/host/eventbus"
+	"golang.org/x/sync/errgroup"
 )
 
 const (
 	fastInterval = time.Second      // of keepPeers while peers are being found
-	slowInterval = 30 * time.Second // and then
+	slowInterval = 15 * time.Second // and then
 	dialTimeout  = 10 * time.Second
+	dials        = 8 // at a time
 	enoughPeers  = 32
-	maxPeersJSON = 64 << 10
+	maxKnown     = 256 // nodes that were connected and may be dialled again
+	maxPeersJSON = 128 << 10
 	maxExchanged = 64 // peers in one answer
+	maxAddrs     = 8  // of one peer
 )
 
-// hello is the answer of GET /peer: what a node tells its neighbours.
-type hello struct {
-	HTTPPort int             `json:"httpPort,omitempty"`
-	Peers    []peer.AddrInfo `json:"peers"`
+// watch follows which nodes are connected. Nodes of other networks, which
+// speak none of this one's protocols, are sent away.
+func (h *Host) watch(ctx context.Context) error {
+	sub, err := h.host.EventBus().Subscribe([]any{
+		new(event.EvtPeerIdentificationCompleted), new(event.EvtPeerConnectednessChanged),
+	}, eventbus.BufSize(256))
+	if err != nil {
+		return fmt.Errorf("watching the peers: %w", err)
+	}
+	h.done.Go(func() {
+		defer sub.Close()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case e := <-sub.Out():
+				h.happened(ctx, e)
+			}
+		}
+	})
+	return nil
+}
+
+func (h *Host) happened(ctx context.Context, e any) {
+	switch e := e.(type) {
+	case event.EvtPeerIdentificationCompleted:
+		if !slices.Contains(e.Protocols, h.httpProtocol()) {
+			h.config.Log.Debug("a node of another network was sent away", "peer", e.Peer, "agent", e.AgentVersion)
+			_ = h.host.Network().ClosePeer(e.Peer) // it goes in any case
+			return
+		}
+		h.joined(ctx, e.Peer)
+	case event.EvtPeerConnectednessChanged:
+		if e.Connectedness != network.Connected && e.Connectedness != network.Limited {
+			h.left(e.Peer)
+		}
+	}
+}
+
+func (h *Host) joined(ctx context.Context, id peer.ID) {
+	h.mu.Lock()
+	p, known := h.peers[id]
+	if !known {
+		p = newPeer(h, id)
+		h.peers[id] = p
+	}
+	addrs := h.host.Peerstore().Addrs(id)
+	if _, ok := h.known[id]; ok || len(h.known) < maxKnown {
+		h.known[id] = peer.AddrInfo{ID: id, Addrs: addrs[:min(len(addrs), maxAddrs)]}
+	}
+	h.mu.Unlock()
+	if known {
+		return
+	}
+	h.done.Go(func() {
+		h.ask(ctx, p)
+		h.config.Joined()
+		h.awaken()
+	})
+}
+
+func (h *Host) left(id peer.ID) {
+	h.mu.Lock()
+	p, ok := h.peers[id]
+	delete(h.peers, id)
+	h.mu.Unlock()
+	if ok {
+		p.stream.CloseIdleConnections()
+		h.awaken()
+	}
+}
+
+func (h *Host) awaken() {
+	select {
+	case h.wake <- struct{}{}:
+	default: // it is awake
+	}
+}
+
+// ask has a peer tell who it is and whom it knows.
+func (h *Host) ask(ctx context.Context, p *Peer) {
+	said, err := p.hello(ctx)
+	if err != nil {
+		h.config.Log.Debug("asking a peer", "peer", p.ID, "error", err)
+		return
+	}
+	p.learn(said)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, info := range said.Peers[:min(len(said.Peers), maxExchanged)] {
+		if len(h.heard) < maxKnown {
+			h.heard[info.ID] = info
+		}
+	}
 }
 
 // keepPeers connects to the bootstrap nodes, and through them to the others,
 // for as long as the node lives. In a network of up to enoughPeers everyone
 // knows everyone, and nothing needs a lookup.
-func (h *Host) keepPeers(ctx context.Context, bootstrap []peer.AddrInfo) {
-	started := time.Now()
+func (h *Host) keepPeers(ctx context.Context, places []bootstrap) {
+	started, next := time.Now(), time.Now()
+	saved := time.Now()
 	for {
-		for _, info := range bootstrap {
-			h.connect(ctx, info)
-		}
-		for _, info := range h.exchange(ctx) {
-			if len(h.Peers()) >= enoughPeers {
-				break
+		full := !time.Now().Before(next)
+		if full {
+			h.joinAt(ctx, places)
+			if peers := h.Peers(); len(peers) > 0 {
+				h.ask(ctx, peers[rand.IntN(len(peers))])
 			}
-			h.connect(ctx, info)
 		}
-		interval := slowInterval
-		if time.Since(started) < slowInterval || len(bootstrap) > 0 && len(h.Peers()) == 0 {
-			interval = fastInterval
+		h.dialHeard(ctx, full)
+		if full {
+			interval := slowInterval
+			if time.Since(started) < slowInterval || len(places) > 0 && len(h.Peers()) == 0 {
+				interval = fastInterval
+			}
+			next = time.Now().Add(interval/2 + rand.N(interval))
+		}
+		if time.Since(saved) > slowInterval {
+			h.savePeers()
+			saved = time.Now()
 		}
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(interval/2 + rand.N(interval)):
+		case <-h.wake:
+		case <-time.After(time.Until(next)):
 		}
 	}
 }
 
-func (h *Host) connect(ctx context.Context, info peer.AddrInfo) {
+// joinAt dials the bootstrap nodes.
+func (h *Host) joinAt(ctx context.Context, places []bootstrap) {
+	if len(h.Peers()) >= enoughPeers {
+		return
+	}
+	var group errgroup.Group
+	group.SetLimit(dials)
+	for _, b := range places {
+		group.Go(func() error {
+			ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+			defer cancel()
+			infos, err := b.peers(ctx)
+			if err != nil {
+				h.config.Log.Debug("finding first peers", "error", err)
+			}
+			for _, info := range infos {
+				h.connect(ctx, info, dialTimeout)
+			}
+			return nil
+		})
+	}
+	_ = group.Wait() // none returns an error
+}
+
+// dialHeard dials nodes that others have named, and, once in a while, some of
+// those that were connected before.
+func (h *Host) dialHeard(ctx context.Context, again bool) {
+	h.mu.Lock()
+	var infos []peer.AddrInfo
+	for _, info := range h.heard {
+		infos = append(infos, info)
+	}
+	clear(h.heard)
+	if again {
+		left := dials // at a time, for they may be gone for good
+		for id, info := range h.known {
+			if _, connected := h.peers[id]; !connected && left > 0 {
+				infos = append(infos, info)
+				left--
+			}
+		}
+	}
+	room := enoughPeers - len(h.peers)
+	h.mu.Unlock()
+	var group errgroup.Group
+	group.SetLimit(dials)
+	for _, info := range infos[:max(0, min(len(infos), room))] {
+		group.Go(func() error { h.connect(ctx, info, dialTimeout); return nil })
+	}
+	_ = group.Wait() // none returns an error
+}
+
+func (h *Host) connect(ctx context.Context, info peer.AddrInfo, timeout time.Duration) {
 	if info.ID == h.ID() || h.host.Network().Connectedness(info.ID) == network.Connected {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	if err := h.host.Connect(ctx, info); err != nil {
 		h.config.Log.Debug("dialling a peer", "peer", info.ID, "error", err)
 	}
 }
 
-// exchange asks each peer that has not told it yet who it is, and one at
-// random for its newest neighbours.
-func (h *Host) exchange(ctx context.Context) (found []peer.AddrInfo) {
-	peers := h.Peers()
-	random := -1
-	if len(peers) > 0 {
-		random = rand.IntN(len(peers))
-	}
-	for i, p := range peers {
-		if i != random && p.known() {
-			continue
+// await finds a peer whose connection is new: that it belongs to this network
+// is known a moment later.
+func (h *Host) await(ctx context.Context, id peer.ID) (*Peer, bool) {
+	for range 20 {
+		if p, ok := h.Peer(id); ok {
+			return p, true
 		}
-		said, err := p.hello(ctx)
-		if err != nil {
-			h.config.Log.Debug("asking a peer", "peer", p.ID, "error", err)
-			continue
+		if h.host.Network().Connectedness(id) != network.Connected || !sleep(ctx, 10*time.Millisecond) {
+			break
 		}
-		p.learn(said.HTTPPort)
-		found = append(found, said.Peers[:min(len(said.Peers), maxExchanged)]...)
 	}
-	return found
+	return nil, false
+}
+
+// helloPath is where a node says who it is.
+const helloPath = "/peer"
+
+// hello is the answer of GET /peer: what a node tells its neighbours, and
+// whoever asks its open port.
+type hello struct {
+	Self     peer.AddrInfo   `json:"self"`
+	HTTPPort int             `json:"httpPort,omitempty"`
+	Peers    []peer.AddrInfo `json:"peers"`
 }
 
 func (p *Peer) hello(ctx context.Context) (*hello, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
-	resp, err := p.get(ctx, p.stream, "/peer", nil)
+	resp, err := p.do(ctx, p.stream, http.MethodGet, streamBase+helloPath, nil, nil)
 	if err != nil {
 		return nil, err
 	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("peer %s: %s", p.ID, resp.Status)
-	}
-	said := new(hello)
-	if err := json.NewDecoder(io.LimitReader(resp.Body, maxPeersJSON)).Decode(said); err != nil {
+	said, err := readHello(resp)
+	if err != nil {
 		return nil, fmt.Errorf("peer %s: %w", p.ID, err)
 	}
 	return said, nil
 }
 
-// serveHello answers GET /peer.
-func (h *Host) serveHello(w http.ResponseWriter, _ *http.Request) {
-	said := hello{HTTPPort: h.config.HTTPPort, Peers: []peer.AddrInfo{}}
+func readHello(resp *http.Response) (*hello, error) {
+	defer resp.Body.Close()
+	said := new(hello)
+	if resp.StatusCode != http.StatusOK {
+		return said, errors.New(resp.Status)
+	}
+	return said, json.NewDecoder(io.LimitReader(resp.Body, maxPeersJSON)).Decode(said)
+}
+
+// ServeHello answers GET /peer.
+func (h *Host) ServeHello(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(hello{ // the peer is gone: nobody to tell
+		Self: peer.AddrInfo{ID: h.ID(), Addrs: h.host.Addrs()}, HTTPPort: h.config.HTTPPort, Peers: h.infos(),
+	})
+}
+
+// infos are connected peers and their addresses, of a large network some.
+func (h *Host) infos() []peer.AddrInfo {
+	out := []peer.AddrInfo{}
 	for _, p := range h.Peers() {
 		addrs := h.host.Peerstore().Addrs(p.ID)
-		if len(said.Peers) < maxExchanged && len(addrs) > 0 {
-			said.Peers = append(said.Peers, peer.AddrInfo{ID: p.ID, Addrs: addrs[:min(len(addrs), 8)]})
+		if len(out) < maxExchanged && len(addrs) > 0 {
+			out = append(out, peer.AddrInfo{ID: p.ID, Addrs: addrs[:min(len(addrs), maxAddrs)]})
 		}
 	}
-	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(said) // the peer is gone: nobody to tell
+	return out
 }
 
 // Peers are the connected nodes of this network, in no particular order.
 func (h *Host) Peers() []*Peer {
-	var out []*Peer
-	connected := h.host.Network().Peers()
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for _, id := range connected {
-		if p, ok := h.peers[id]; ok {
-			out = append(out, p)
-			continue
-		}
-		// Identify tells which protocols the other side speaks.
-		if spoken, err := h.host.Peerstore().SupportsProtocols(id, h.httpProtocol()); err == nil && len(spoken) > 0 {
-			h.peers[id] = newPeer(h, id)
-			out = append(out, h.peers[id])
-		}
-	}
-	for id, p := range h.peers {
-		if !slices.Contains(connected, id) {
-			p.stream.CloseIdleConnections()
-			delete(h.peers, id)
-		}
+	out := make([]*Peer, 0, len(h.peers))
+	for _, p := range h.peers {
+		out = append(out, p)
 	}
 	return out
 }
 
 // Peer finds a connected peer.
 func (h *Host) Peer(id peer.ID) (*Peer, bool) {
-	for _, p := range h.Peers() {
-		if p.ID == id {
-			return p, true
-		}
-	}
-	return nil, false
-}
-
-// remember keeps the addresses of a peer that a DHT lookup found.
-func (h *Host) remember(id peer.ID, addrs []multiaddr.Multiaddr) {
-	h.host.Peerstore().AddAddrs(id, addrs, peerstore.TempAddrTTL)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	p, ok := h.peers[id]
+	return p, ok
 }

@@ -25,6 +25,9 @@ const (
 	// MediaType is the list's own media type.
 	MediaType = "application/vnd.pyrsia.pieces.v1+json"
 
+	// Prefix is how every encoded list begins.
+	Prefix = `{"version":1,"pieceSize":4194304,"blobs":[`
+
 	maxBlobSize = 1 << 40
 )
 
@@ -47,7 +50,10 @@ type Blob struct {
 }
 
 // Count is the number of pieces; a blob of 0 bytes has one, empty.
-func (b Blob) Count() int { return max(1, int((b.Size+Size-1)/Size)) }
+func (b Blob) Count() int { return Count(b.Size) }
+
+// Count is the number of pieces of a blob of that many bytes.
+func Count(size int64) int { return max(1, int((size+Size-1)/Size)) }
 
 // Range is the place of piece i in the blob.
 func (b Blob) Range(i int) (offset, length int64) {
@@ -56,12 +62,15 @@ func (b Blob) Range(i int) (offset, length int64) {
 }
 
 // Check verifies the content of piece i.
-func (b Blob) Check(i int, data []byte) error {
+func (b Blob) Check(i int, data []byte) error { return b.CheckDigest(i, digest.FromBytes(data)) }
+
+// CheckDigest compares the digest of what came as piece i with what it must be.
+func (b Blob) CheckDigest(i int, got digest.Digest) error {
 	want := b.Digest
 	if len(b.Pieces) > 0 {
 		want = b.Pieces[i]
 	}
-	if got := digest.FromBytes(data); got != want {
+	if got != want {
 		return fmt.Errorf("piece %d of %s has digest %s, want %s", i, b.Digest, got, want)
 	}
 	return nil

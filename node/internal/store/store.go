@@ -94,6 +94,7 @@ func (s *Store) open() error {
 			return err
 		}
 	}
+	s.dropOldPartials()
 	return s.scan()
 }
 

@@ -1,21 +1,24 @@
-// Package transfer brings blobs from peers. A blob comes in pieces from
-// several peers at once; each piece is checked before it is stored or handed
-// on, and the last one is handed on only when the whole blob is verified.
+// Package transfer brings blobs from peers, and serves them to peers. A blob
+// comes in pieces from several peers at once; each piece is checked before it
+// is stored or handed on, and the last one is handed on only when the whole
+// blob is verified. What a node has verified of a blob it serves at once, so
+// that nodes which start together trade pieces.
 package transfer
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
-	"net/http"
-	"os"
 	"sync"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/opencontainers/go-digest"
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/singleflight"
 
 	"github.com/pyrsia/pyrsia-operator/node/internal/p2p"
 	"github.com/pyrsia/pyrsia-operator/node/internal/pieces"
@@ -28,21 +31,21 @@ var ErrUnavailable = errors.New("no peer has it")
 const (
 	// FirstPiece bounds how long Open waits for the first bytes: well under
 	// the time after which clients give a mirror up.
-	FirstPiece   = 15 * time.Second
-	findTimeout  = 5 * time.Second
-	smallTimeout = 4 * time.Second // of one peer, so that a slow one leaves time for others
-	pieceTimeout = 30 * time.Second
-	blobTimeout  = 30 * time.Minute
-	workers      = 4 // pieces of one blob at once
-	banTime      = 10 * time.Minute
+	FirstPiece  = 15 * time.Second
+	findTimeout = 5 * time.Second
+	banTime     = 10 * time.Minute
+	avoidTime   = time.Minute // for which a peer that was slow is asked last
+	// maxBuffers bounds the pieces in memory: each is at most 4 MiB.
+	maxBuffers = 12
 )
 
 // Network is where peers are found.
 type Network interface {
 	// Peers are the connected peers.
 	Peers() []*p2p.Peer
-	// Find looks for others that have announced an artifact's piece list.
-	Find(ctx context.Context, key digest.Digest) ([]*p2p.Peer, error)
+	// Find looks for others that have announced an artifact's piece list, and
+	// calls found with each one that could be reached.
+	Find(ctx context.Context, key digest.Digest, found func(*p2p.Peer)) error
 }
 
 // Fetcher brings blobs into a store, each one once however many ask.
@@ -50,9 +53,12 @@ type Fetcher struct {
 	store   *store.Store
 	network Network
 	stored  func(key digest.Digest) // called when a blob of an artifact was stored
+	limits  *Limits
 	log     *slog.Logger
-	bytes   *prometheus.CounterVec // by source: store, peers
-	bad     prometheus.Counter     // pieces that were not what they should be
+	metrics *metrics
+	holders *holders
+	small   singleflight.Group // blobs of one piece, by digest
+	buffers chan []byte        // of pieces on their way; nil ones are made when they are needed
 
 	ctx    context.Context // of all downloads
 	stop   context.CancelFunc
@@ -63,22 +69,20 @@ type Fetcher struct {
 
 // New makes a fetcher and registers its metrics. stored is called with the
 // piece list of each artifact of which a blob arrived.
-func New(s *store.Store, n Network, stored func(digest.Digest), reg prometheus.Registerer, log *slog.Logger) *Fetcher {
+func New(s *store.Store, n Network, stored func(digest.Digest), limits *Limits, reg prometheus.Registerer, log *slog.Logger) *Fetcher {
 	f := &Fetcher{
-		store: s, network: n, stored: stored, log: log, active: map[digest.Digest]*download{},
-		bytes: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "pyrsia_transfer_bytes_total", Help: "Verified bytes, by where they came from.",
-		}, []string{"source"}),
-		bad: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "pyrsia_transfer_bad_pieces_total", Help: "Pieces from peers that did not have their digest.",
-		}),
+		store: s, network: n, stored: stored, limits: limits, log: log,
+		holders: newHolders(), buffers: make(chan []byte, maxBuffers), active: map[digest.Digest]*download{},
 	}
+	for range maxBuffers {
+		f.buffers <- nil
+	}
+	f.metrics = newMetrics(reg, f)
 	f.ctx, f.stop = context.WithCancel(context.Background())
-	reg.MustRegister(f.bytes, f.bad)
 	return f
 }
 
-// Close ends all downloads.
+// Close ends all downloads. What they have verified stays for the next start.
 func (f *Fetcher) Close() {
 	f.stop()
 	f.done.Wait()
@@ -95,12 +99,32 @@ type Reader interface {
 func (f *Fetcher) Open(ctx context.Context, b pieces.Blob, key digest.Digest) (Reader, error) {
 	file, err := f.store.Open(ctx, b.Digest)
 	if err == nil {
-		f.bytes.WithLabelValues("store").Add(float64(b.Size))
+		f.store.Touch(key)
+		f.metrics.bytes.WithLabelValues("store").Add(float64(b.Size))
 		return file, nil
 	}
 	if !errors.Is(err, store.ErrNotFound) {
 		// A disk that does not read is no reason to refuse what peers have.
 		f.log.Error("reading the store", "error", err)
+	}
+	started := time.Now()
+	ctx, cancel := context.WithTimeout(ctx, FirstPiece)
+	defer cancel()
+	r, err := f.bring(ctx, b, key)
+	if err != nil {
+		return nil, fmt.Errorf("fetching blob %s: %w", b.Digest, err)
+	}
+	f.metrics.firstByte.Observe(time.Since(started).Seconds())
+	return r, nil
+}
+
+func (f *Fetcher) bring(ctx context.Context, b pieces.Blob, key digest.Digest) (Reader, error) {
+	if b.Count() == 1 {
+		data, err := f.whole(ctx, b.Digest, b.Size, b.Size, key)
+		if err != nil {
+			return nil, err
+		}
+		return memory{bytes.NewReader(data)}, nil
 	}
 	d, err := f.join(b, key)
 	if err != nil {
@@ -110,13 +134,16 @@ func (f *Fetcher) Open(ctx context.Context, b pieces.Blob, key digest.Digest) (R
 		return f.store.Open(ctx, b.Digest)
 	}
 	r := &reader{d: d}
-	ctx, cancel := context.WithTimeout(ctx, FirstPiece)
-	defer cancel()
 	if err := d.wait(ctx, 0); err != nil {
-		return nil, errors.Join(fmt.Errorf("fetching blob %s: %w", b.Digest, err), r.Close())
+		return nil, errors.Join(err, r.Close())
 	}
 	return r, nil
 }
+
+// memory reads content that is not worth a file.
+type memory struct{ *bytes.Reader }
+
+func (memory) Close() error { return nil }
 
 // ReadAll reads a whole blob into memory.
 func (f *Fetcher) ReadAll(ctx context.Context, b pieces.Blob, key digest.Digest, limit int64) ([]byte, error) {
@@ -129,6 +156,22 @@ func (f *Fetcher) ReadAll(ctx context.Context, b pieces.Blob, key digest.Digest,
 	}
 	data, err := io.ReadAll(r)
 	return data, errors.Join(err, r.Close())
+}
+
+// Small brings a blob of unknown size, at most limit bytes, by its digest: a
+// piece list.
+func (f *Fetcher) Small(ctx context.Context, want digest.Digest, limit int64) ([]byte, error) {
+	data, err := f.store.ReadAll(ctx, want, limit)
+	if err == nil {
+		return data, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, FirstPiece)
+	defer cancel()
+	data, err = f.whole(ctx, want, -1, limit, want)
+	if err != nil {
+		return nil, fmt.Errorf("fetching %s: %w", want, err)
+	}
+	return data, nil
 }
 
 // join gives the running download of a blob, or starts it; nil if one has
@@ -144,17 +187,13 @@ func (f *Fetcher) join(b pieces.Blob, key digest.Digest) (*download, error) {
 		return nil, nil
 	}
 	if err := f.ctx.Err(); err != nil {
-		return nil, fmt.Errorf("fetching blob %s: the node is going down", b.Digest)
+		return nil, errors.New("the node is going down")
 	}
-	ingest, err := f.store.Create(b.Digest, b.Size)
+	part, err := f.store.Partial(b.Digest, b.Size)
 	if err != nil {
 		return nil, err
 	}
-	file, err := os.Open(ingest.Name())
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("fetching blob %s: %w", b.Digest, err), ingest.Abort())
-	}
-	d := newDownload(f, b, key, ingest, file)
+	d := newDownload(f, b, key, part)
 	f.active[b.Digest] = d
 	d.addRef() // of the caller, beside the download's own
 	f.done.Go(func() {
@@ -169,66 +208,23 @@ func (f *Fetcher) join(b pieces.Blob, key digest.Digest) (*download, error) {
 	return d, nil
 }
 
-// Small brings a blob of unknown size, at most limit bytes, by its digest.
-func (f *Fetcher) Small(ctx context.Context, want digest.Digest, limit int64) ([]byte, error) {
-	data, err := f.store.ReadAll(ctx, want, limit)
-	if err == nil {
-		return data, nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, FirstPiece)
-	defer cancel()
-	peers := newCandidates(f, want)
-	for {
-		p, err := peers.next(ctx)
-		if err != nil {
-			return nil, fmt.Errorf("fetching %s: %w", want, err)
-		}
-		data, err := f.small(ctx, p, want, limit)
-		if err == nil {
-			f.bytes.WithLabelValues("peers").Add(float64(len(data)))
-			_, err = f.store.Put(data)
-			return data, err
-		}
-		peers.failed(p, err)
-	}
+// download finds a running download.
+func (f *Fetcher) download(blob digest.Digest) *download {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.active[blob]
 }
 
-func (f *Fetcher) small(ctx context.Context, p *p2p.Peer, want digest.Digest, limit int64) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, smallTimeout)
-	defer cancel()
-	resp, err := p.Get(ctx, blobPath(want), nil)
-	if err != nil {
-		return nil, err
+// interested is told that a peer wants pieces of a blob: if this node wants
+// them too, they can trade.
+func (f *Fetcher) interested(blob digest.Digest, id peer.ID) {
+	if d := f.download(blob); d != nil {
+		d.invite(id)
 	}
-	defer resp.Body.Close()
-	if resp.StatusCode == http.StatusNotFound {
-		return nil, fmt.Errorf("peer %s: %w", p.ID, errLacks)
-	}
-	if resp.StatusCode != http.StatusOK {
-		return nil, answered(p, resp)
-	}
-	data, err := io.ReadAll(io.LimitReader(resp.Body, limit))
-	if err != nil {
-		return nil, fmt.Errorf("peer %s: %w", p.ID, err)
-	}
-	if digest.FromBytes(data) != want {
-		return nil, &badContent{p, fmt.Errorf("content of %d bytes does not have digest %s", len(data), want)}
-	}
-	return data, nil
 }
 
 // blobPath is where a node serves peers a blob.
 func blobPath(d digest.Digest) string { return "/blobs/sha256/" + d.Encoded() }
 
-// badContent is what a lying or broken peer sent.
-type badContent struct {
-	peer *p2p.Peer
-	err  error
-}
-
-func (e *badContent) Error() string { return fmt.Sprintf("peer %s: %v", e.peer.ID, e.err) }
-func (e *badContent) Unwrap() error { return e.err }
-
-func answered(p *p2p.Peer, resp *http.Response) error {
-	return fmt.Errorf("peer %s answered %s", p.ID, resp.Status)
-}
+// piecesPath is where a node offers peers pieces of a blob.
+func piecesPath(d digest.Digest) string { return "/pieces/sha256/" + d.Encoded() }

@@ -1,0 +1,163 @@
+package p2p
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/multiformats/go-multiaddr"
+	madns "github.com/multiformats/go-multiaddr-dns"
+
+	"github.com/pyrsia/pyrsia-operator/node/internal/durable"
+)
+
+// bootstrap is one place where a node finds its first peers. A name is
+// resolved each time, for the nodes behind it come and go.
+type bootstrap interface {
+	peers(ctx context.Context) ([]peer.AddrInfo, error)
+}
+
+// maxResolved bounds the nodes that one name leads to.
+const maxResolved = 64
+
+func parseBootstrap(addrs []string) (out []bootstrap, err error) {
+	for _, s := range addrs {
+		b, err := parseOne(s)
+		if err != nil {
+			return nil, fmt.Errorf("bootstrap address %q: %w; want /dns4/HOST/tcp/4001/p2p/ID, /ip4/ADDRESS/tcp/4001/p2p/ID, /dnsaddr/DOMAIN, or http://HOST:PORT of open ports", s, err)
+		}
+		out = append(out, b)
+	}
+	return out, nil
+}
+
+func parseOne(s string) (bootstrap, error) {
+	if strings.HasPrefix(s, "http://") {
+		u, err := url.Parse(s)
+		if err != nil {
+			return nil, err
+		}
+		if u.Port() == "" || strings.Trim(u.Path, "/") != "" {
+			return nil, errors.New("a host and a port, and nothing else")
+		}
+		return openPorts{u.Hostname(), u.Port()}, nil
+	}
+	addr, err := multiaddr.NewMultiaddr(s)
+	if err != nil {
+		return nil, err
+	}
+	if info, err := peer.AddrInfoFromP2pAddr(addr); err == nil {
+		return fixed(*info), nil
+	}
+	if first, _ := multiaddr.SplitFirst(addr); first != nil && first.Protocol().Code == multiaddr.P_DNSADDR {
+		return dnsaddr{addr}, nil
+	}
+	return nil, errors.New("it names no peer: /p2p/ID is missing")
+}
+
+// fixed is a node with a known identity; libp2p resolves its name.
+type fixed peer.AddrInfo
+
+func (f fixed) peers(context.Context) ([]peer.AddrInfo, error) {
+	return []peer.AddrInfo{peer.AddrInfo(f)}, nil
+}
+
+// dnsaddr is a domain whose TXT records name nodes
+// (github.com/multiformats/multiaddr, "dnsaddr").
+type dnsaddr struct{ addr multiaddr.Multiaddr }
+
+func (d dnsaddr) peers(ctx context.Context) ([]peer.AddrInfo, error) {
+	addrs, err := madns.DefaultResolver.Resolve(ctx, d.addr)
+	if err != nil {
+		return nil, fmt.Errorf("resolving %s: %w", d.addr, err)
+	}
+	return peer.AddrInfosFromP2pAddrs(addrs[:min(len(addrs), maxResolved)]...)
+}
+
+// openPorts is a name each of whose addresses is a node's open port, such as
+// a headless Service. What such a node says of itself need not be believed:
+// the connection proves that it has the identity it claims.
+type openPorts struct{ host, port string }
+
+func (o openPorts) peers(ctx context.Context) ([]peer.AddrInfo, error) {
+	ips, err := net.DefaultResolver.LookupHost(ctx, o.host)
+	if err != nil {
+		return nil, fmt.Errorf("resolving %s: %w", o.host, err)
+	}
+	var out []peer.AddrInfo
+	var last error
+	client := newPlainClient()
+	defer client.CloseIdleConnections()
+	for _, ip := range ips[:min(len(ips), maxResolved)] {
+		info, err := askOpenPort(ctx, client, "http://"+net.JoinHostPort(ip, o.port))
+		if err != nil {
+			last = err
+			continue
+		}
+		out = append(out, info)
+	}
+	if len(out) == 0 {
+		return nil, fmt.Errorf("asking the nodes at %s: %w", o.host, last)
+	}
+	return out, nil
+}
+
+func askOpenPort(ctx context.Context, client *http.Client, base string) (peer.AddrInfo, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, base+helloPath, nil)
+	if err != nil {
+		return peer.AddrInfo{}, err
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return peer.AddrInfo{}, err
+	}
+	said, err := readHello(resp)
+	return said.Self, err
+}
+
+// readPeers reads the peers of an earlier run; none if there was none, or if
+// the file says nothing that can be understood.
+func readPeers(file string) (out []peer.AddrInfo, err error) {
+	f, err := os.Open(file)
+	if errors.Is(err, fs.ErrNotExist) || file == "" {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("peers of the last run: %w", err)
+	}
+	defer f.Close()
+	if err := json.NewDecoder(io.LimitReader(f, maxPeersJSON)).Decode(&out); err != nil {
+		return nil, fmt.Errorf("peers of the last run, %s: %w", file, err)
+	}
+	return out, nil
+}
+
+// savePeers keeps the peers for the next start, which may find the nodes that
+// it joined by gone.
+func (h *Host) savePeers() {
+	if h.config.PeersFile == "" {
+		return
+	}
+	infos := h.infos()
+	if len(infos) == 0 {
+		return
+	}
+	data, err := json.Marshal(infos)
+	if err == nil {
+		// Not synced. Crash: the old list or the new; after a power cut perhaps
+		// an empty one, and the node joins by its bootstrap addresses.
+		err = durable.Replace(h.config.PeersFile, data)
+	}
+	if err != nil {
+		h.config.Log.Warn("keeping the peers for the next start", "error", err)
+	}
+}

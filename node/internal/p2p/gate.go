@@ -1,0 +1,85 @@
+package p2p
+
+import (
+	"fmt"
+	"math"
+	"net/netip"
+
+	"github.com/libp2p/go-libp2p"
+	"github.com/libp2p/go-libp2p/core/connmgr"
+	"github.com/libp2p/go-libp2p/core/control"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	rcmgr "github.com/libp2p/go-libp2p/p2p/host/resource-manager"
+	"github.com/multiformats/go-multiaddr"
+)
+
+const (
+	maxConns        = 512
+	maxConnsPerPeer = 8
+	maxConnsPerIP   = 64 // several nodes may share an address
+	maxStreams      = 4096
+	maxMemory       = 128 << 20 // bytes, of libp2p's buffers
+)
+
+// allowList admits the peers of a closed network. An empty one admits all.
+type allowList map[peer.ID]bool
+
+var _ connmgr.ConnectionGater = allowList(nil)
+
+func parseAllowed(ids []string) (allowList, error) {
+	out := allowList{}
+	for _, s := range ids {
+		id, err := peer.Decode(s)
+		if err != nil {
+			return nil, fmt.Errorf("allowed peer %q: %w; want a peer ID, which begins with 12D3KooW", s, err)
+		}
+		out[id] = true
+	}
+	return out, nil
+}
+
+func (a allowList) allows(id peer.ID) bool { return len(a) == 0 || a[id] }
+
+// InterceptPeerDial implements connmgr.ConnectionGater.
+func (a allowList) InterceptPeerDial(id peer.ID) bool { return a.allows(id) }
+
+// InterceptAddrDial implements connmgr.ConnectionGater.
+func (a allowList) InterceptAddrDial(peer.ID, multiaddr.Multiaddr) bool { return true }
+
+// InterceptAccept implements connmgr.ConnectionGater: who it is, is not known yet.
+func (a allowList) InterceptAccept(network.ConnMultiaddrs) bool { return true }
+
+// InterceptSecured implements connmgr.ConnectionGater.
+func (a allowList) InterceptSecured(_ network.Direction, id peer.ID, _ network.ConnMultiaddrs) bool {
+	return a.allows(id)
+}
+
+// InterceptUpgraded implements connmgr.ConnectionGater.
+func (a allowList) InterceptUpgraded(network.Conn) (bool, control.DisconnectReason) { return true, 0 }
+
+// resources bounds what peers can make libp2p hold.
+func resources() (network.ResourceManager, error) {
+	base := rcmgr.DefaultLimits
+	libp2p.SetDefaultServiceLimits(&base)
+	limits := rcmgr.PartialLimitConfig{
+		System: rcmgr.ResourceLimits{
+			Conns: maxConns, ConnsInbound: maxConns * 3 / 4, ConnsOutbound: maxConns, FD: maxConns,
+			Streams: maxStreams, StreamsInbound: maxStreams, StreamsOutbound: maxStreams, Memory: maxMemory,
+		},
+		PeerDefault: rcmgr.ResourceLimits{
+			Conns: maxConnsPerPeer, ConnsInbound: maxConnsPerPeer, ConnsOutbound: maxConnsPerPeer,
+			Streams: 512, StreamsInbound: 256, StreamsOutbound: 512, Memory: 32 << 20,
+		},
+	}.Build(base.Scale(maxMemory, maxConns))
+	m, err := rcmgr.NewResourceManager(rcmgr.NewFixedLimiter(limits), rcmgr.WithLimitPerSubnet(
+		[]rcmgr.ConnLimitPerSubnet{{PrefixLength: 32, ConnCount: maxConnsPerIP}},
+		[]rcmgr.ConnLimitPerSubnet{{PrefixLength: 128, ConnCount: maxConnsPerIP}, {PrefixLength: 56, ConnCount: 4 * maxConnsPerIP}},
+	), rcmgr.WithNetworkPrefixLimit([]rcmgr.NetworkPrefixLimit{
+		{Network: netip.MustParsePrefix("127.0.0.0/8"), ConnCount: math.MaxInt},
+	}, nil))
+	if err != nil {
+		return nil, fmt.Errorf("bounding libp2p: %w", err)
+	}
+	return m, nil
+}

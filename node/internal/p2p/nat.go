@@ -1,0 +1,31 @@
+package p2p
+
+import (
+	"context"
+
+	"github.com/libp2p/go-libp2p"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/p2p/host/autorelay"
+)
+
+// natOptions let a node behind a NAT be reached: it asks others whether it can
+// be (AutoNAT), opens a port at its router (UPnP, NAT-PMP), holds a place at
+// relays, and has a relayed connection replaced by a direct one (DCUtR).
+// A node that can be reached relays for others, within libp2p's limits.
+func natOptions(relays func() []peer.AddrInfo) []libp2p.Option {
+	return []libp2p.Option{
+		libp2p.EnableAutoNATv2(),
+		libp2p.NATPortMap(),
+		libp2p.EnableRelayService(),
+		libp2p.EnableHolePunching(),
+		libp2p.EnableAutoRelayWithPeerSource(func(_ context.Context, n int) <-chan peer.AddrInfo {
+			infos := relays()
+			out := make(chan peer.AddrInfo, n)
+			for _, info := range infos[:min(n, len(infos))] {
+				out <- info
+			}
+			close(out)
+			return out
+		}, autorelay.WithMinCandidates(1)),
+	}
+}

@@ -1,0 +1,178 @@
+package store
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// partialAge is how long a blob that nobody goes on with is kept.
+const partialAge = 24 * time.Hour
+
+// Partial is a blob that arrives piece by piece, in any order, and whose file
+// outlives the process. What the file holds is for the caller to verify, also
+// after a restart: nothing says which parts of it were written.
+type Partial struct {
+	*os.File
+	store   *Store
+	digest  digest.Digest
+	release func() // gives the reserved room back, once
+}
+
+func (s *Store) partialDir() string { return filepath.Join(s.root, "partial") }
+
+// Partial begins to write a blob, or goes on where the last one stopped, and
+// makes room for it. The caller closes it in any case: without Commit or Drop
+// before, it is kept. At most one may be open for a digest.
+func (s *Store) Partial(d digest.Digest, size int64) (*Partial, error) {
+	p, err := s.partial(d, size)
+	if err != nil {
+		return nil, fmt.Errorf("storing %s: %w", d, err)
+	}
+	return p, nil
+}
+
+func (s *Store) partial(d digest.Digest, size int64) (*Partial, error) {
+	if err := os.MkdirAll(s.partialDir(), 0o755); err != nil {
+		return nil, fullOr(err)
+	}
+	release, err := s.reserve(size)
+	if err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(filepath.Join(s.partialDir(), d.Encoded()), os.O_RDWR|os.O_CREATE, 0o644)
+	if err != nil {
+		release()
+		return nil, fullOr(err)
+	}
+	if err = s.allocate(f, size); err == nil {
+		err = f.Truncate(size)
+	}
+	if err != nil {
+		release()
+		return nil, errors.Join(fullOr(err), f.Close())
+	}
+	return &Partial{File: f, store: s, digest: d, release: release}, nil
+}
+
+// WriteAt writes a part.
+func (p *Partial) WriteAt(data []byte, offset int64) (int, error) {
+	n, err := p.File.WriteAt(data, offset)
+	return n, fullOr(err)
+}
+
+// Close gives back what is not in the store: the room, but not the file.
+func (p *Partial) Close() error {
+	p.release()
+	return p.File.Close()
+}
+
+// Commit puts the blob into the store. The caller has verified that it has
+// its digest.
+func (p *Partial) Commit() error {
+	s := p.store
+	defer p.release() // after the unlock
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	// Not synced, for a cache may lose a blob: after a power cut the first read
+	// finds that it does not have its digest, and it is fetched again. Crash
+	// before the rename: the partial blob is gone on with.
+	if err := os.Rename(p.Name(), s.file(p.digest)); err != nil {
+		return fmt.Errorf("storing %s: %w", p.digest, err)
+	}
+	info, err := p.Stat() // after the rename, which changes the ctime
+	if err != nil {
+		return fmt.Errorf("storing %s: %w", p.digest, err)
+	}
+	s.add(&entry{digest: p.digest, size: info.Size(), checked: fingerprintOf(info)})
+	return nil
+}
+
+// Drop removes a blob of which nothing is to be kept.
+func (p *Partial) Drop() error { return os.Remove(p.Name()) }
+
+// Cache stores a small blob that the caller has verified, not durably: see
+// Partial.Commit.
+func (s *Store) Cache(d digest.Digest, data []byte) error {
+	p, err := s.Partial(d, int64(len(data)))
+	if err != nil {
+		return err
+	}
+	if _, err = p.WriteAt(data, 0); err == nil {
+		err = p.Commit()
+	}
+	if err != nil {
+		err = errors.Join(fmt.Errorf("storing %s: %w", d, err), p.Drop())
+	}
+	return errors.Join(err, p.Close())
+}
+
+// Size is the size in bytes of a blob that the store holds.
+func (s *Store) Size(d digest.Digest) (int64, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e, ok := s.blobs[d]
+	if !ok {
+		return 0, false
+	}
+	return e.size, true
+}
+
+// Beginning finds the blobs of at most max bytes that begin with prefix, as
+// they are on disk: unverified.
+func (s *Store) Beginning(prefix []byte, max int64) iter.Seq[digest.Digest] {
+	return func(yield func(digest.Digest) bool) {
+		s.mu.Lock()
+		var small []digest.Digest
+		for d, e := range s.blobs {
+			if e.size >= int64(len(prefix)) && e.size <= max {
+				small = append(small, d)
+			}
+		}
+		s.mu.Unlock()
+		for _, d := range small {
+			if s.begins(d, prefix) && !yield(d) {
+				return
+			}
+		}
+	}
+}
+
+func (s *Store) begins(d digest.Digest, prefix []byte) bool {
+	f, err := os.Open(s.file(d))
+	if err != nil {
+		return false // evicted since
+	}
+	defer f.Close()
+	start := make([]byte, len(prefix))
+	_, err = io.ReadFull(f, start)
+	return err == nil && bytes.Equal(start, prefix)
+}
+
+// Touch marks a blob as used now.
+func (s *Store) Touch(d digest.Digest) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if e, ok := s.blobs[d]; ok {
+		s.used.MoveToBack(e.place)
+	}
+}
+
+// dropOldPartials removes what nobody went on with.
+func (s *Store) dropOldPartials() {
+	files, _ := os.ReadDir(s.partialDir()) // none yet, or as unreadable as any other
+	for _, f := range files {
+		if info, err := f.Info(); err == nil && time.Since(info.ModTime()) > partialAge {
+			if err := os.Remove(filepath.Join(s.partialDir(), f.Name())); err != nil {
+				s.config.Log.Warn("removing an unfinished blob", "file", f.Name(), "error", err)
+			}
+		}
+	}
+}

@@ -1,0 +1,208 @@
+package transfer
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	"github.com/pyrsia/pyrsia-operator/node/internal/p2p"
+	"github.com/pyrsia/pyrsia-operator/node/internal/pieces"
+)
+
+const (
+	// offerTimeout is how long a peer may think about an offer: longer than
+	// offerWait, for which it waits until it has something.
+	offerTimeout = 5 * time.Second
+	// A peer that lacks the blob or fails is asked again after restMin; each
+	// time in vain doubles that, up to restMax.
+	restMin = 2 * time.Second
+	restMax = 30 * time.Second
+)
+
+// member is a peer's part in a download.
+type member struct {
+	s       *swarm
+	peer    *p2p.Peer
+	wake    chan struct{} // it asked for the same blob: it may have pieces now
+	hopeful bool          // guarded by the swarm
+	second  atomic.Bool   // its second slot is in use
+}
+
+// work has the peer deliver pieces until the download is over. Once the peer has
+// delivered, a second slot hides the time between two pieces; the first rests
+// when the peer does not deliver.
+func (m *member) work(ctx context.Context, first bool) {
+	rest := restMin
+	failures := 0
+	declined := -1
+	for ctx.Err() == nil {
+		want, urgent := m.s.d.want(m)
+		if want == nil {
+			m.s.d.idle(ctx)
+			continue
+		}
+		i, err := m.offer(ctx, want, urgent, declined)
+		declined = -1
+		if err == nil && i < 0 {
+			continue // the peer has waited already
+		}
+		if err == nil {
+			if err = m.bring(ctx, i); errors.Is(err, errTaken) {
+				declined, err = i, nil
+				continue
+			}
+		}
+		if err == nil {
+			failures, rest = 0, restMin
+			if m.second.CompareAndSwap(false, true) {
+				m.s.done.Go(func() { m.work(ctx, false) })
+			}
+			continue
+		}
+		if ctx.Err() != nil || errors.Is(err, errLost) {
+			continue
+		}
+		m.s.d.f.blame(m.peer, err)
+		if failures++; failures < maxFailures && !errors.Is(err, errLacks) && !m.peer.Banned() {
+			continue
+		}
+		if !first {
+			m.second.Store(false)
+			return
+		}
+		if errors.Is(err, errLacks) {
+			m.s.d.f.holders.lacks(m.s.d.key, m.peer.ID)
+		}
+		m.s.rest(m, err)
+		if !m.awaken(ctx, rest) {
+			return
+		}
+		rest = min(2*rest, restMax)
+		m.s.hope(m)
+	}
+}
+
+// awaken waits until the peer is worth being asked again. A banned one is not.
+func (m *member) awaken(ctx context.Context, rest time.Duration) bool {
+	if m.peer.Banned() {
+		return false
+	}
+	timer := time.NewTimer(rest)
+	defer timer.Stop()
+	select {
+	case <-m.wake:
+	case <-timer.C:
+	case <-ctx.Done():
+		return false
+	}
+	return m.peer.Connected()
+}
+
+// offered is a node's answer to a peer that asks for pieces.
+type offered struct {
+	Piece int `json:"piece"`
+}
+
+// offer asks the peer which of the wanted pieces it offers. It returns -1 if
+// the peer has none of them for now.
+func (m *member) offer(ctx context.Context, want pieces.Set, urgent bool, declined int) (int, error) {
+	ctx, cancel := context.WithTimeout(ctx, offerTimeout)
+	defer cancel()
+	header := http.Header{}
+	if urgent {
+		header.Set(headerUrgent, "1")
+	}
+	if declined >= 0 {
+		header.Set(headerDeclined, fmt.Sprint(declined))
+	}
+	resp, err := m.peer.Post(ctx, piecesPath(m.s.d.blob.Digest), header, bytes.NewReader(want))
+	if err != nil {
+		return 0, err
+	}
+	defer resp.Body.Close()
+	switch resp.StatusCode {
+	case http.StatusNoContent:
+		return -1, nil
+	case http.StatusNotFound:
+		return 0, fmt.Errorf("peer %s: %w", m.peer.ID, errLacks)
+	case http.StatusOK:
+	default:
+		return 0, answered(m.peer, resp)
+	}
+	var o offered
+	if err := json.NewDecoder(io.LimitReader(resp.Body, 1<<10)).Decode(&o); err != nil {
+		return 0, fmt.Errorf("peer %s: %w", m.peer.ID, err)
+	}
+	if o.Piece < 0 || o.Piece >= m.s.d.blob.Count() || !want.Has(o.Piece) {
+		return 0, &badContent{m.peer, fmt.Errorf("an offer of piece %d that was not asked for", o.Piece)}
+	}
+	return o.Piece, nil
+}
+
+// errTaken is returned for a piece that came, or was asked of another peer,
+// while this one was thinking.
+var errTaken = errors.New("the piece is not needed any more")
+
+// bring fetches one piece, verifies it and stores it.
+func (m *member) bring(ctx context.Context, i int) error {
+	d := m.s.d
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(errLost)
+	offset, length := d.blob.Range(i)
+	buf, err := d.f.buffer(ctx, length)
+	if err != nil {
+		return err
+	}
+	defer func() { d.f.giveBack(buf) }()
+	own, ok := d.begin(i, m, cancel)
+	if !ok {
+		return errTaken
+	}
+	defer d.end(i, own)
+	header := http.Header{"Range": {fmt.Sprintf("bytes=%d-%d", offset, offset+length-1)}}
+	got, err := d.f.get(ctx, m.peer, d.blob.Digest, header, length, length, &buf)
+	if err != nil {
+		return err
+	}
+	if err := d.blob.CheckDigest(i, got); err != nil {
+		return &badContent{m.peer, err}
+	}
+	return d.store(i, own, buf)
+}
+
+// store writes a verified piece, and ends the other fetches of it.
+func (d *download) store(i int, own *fetch, data []byte) error {
+	offset, _ := d.blob.Range(i)
+	// Crash before or during this write: the next start finds that the piece
+	// does not have its digest, and fetches it again.
+	if _, err := d.part.WriteAt(data, offset); err != nil {
+		d.swarm.fail(fmt.Errorf("storing piece %d of %s: %w", i, d.blob.Digest, err))
+		return errLost
+	}
+	d.f.holders.delivered(d.key, own.member.peer.ID)
+	own.member.peer.Delivered(len(data))
+	if !d.add(i) {
+		d.f.metrics.twice.Add(float64(len(data)))
+		return nil
+	}
+	d.f.metrics.bytes.WithLabelValues("peers").Add(float64(len(data)))
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	took := time.Since(own.started)
+	if d.pace == 0 {
+		d.pace = took
+	}
+	d.pace += (took - d.pace) / 4
+	for _, other := range d.fetches[i] {
+		if other != own {
+			other.cancel(errLost)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,97 @@
+package transfer
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/pyrsia/pyrsia-operator/node/internal/pieces"
+)
+
+// pieceWait bounds how long a reader waits for its next piece.
+const pieceWait = 2 * time.Minute
+
+// wait returns when piece i may be read: it is verified and, if it is the
+// last, so is the whole blob.
+func (d *download) wait(ctx context.Context, i int) error {
+	return d.waitPiece(ctx, i, true)
+}
+
+// waitPiece waits for piece i to be verified; for a client also for the end if
+// it is the last, and its waiting makes the piece urgent.
+func (d *download) waitPiece(ctx context.Context, i int, client bool) error {
+	since := time.Now()
+	for {
+		d.mu.Lock()
+		have, ended, err, changed := d.have.Has(i), d.ended, d.err, d.changed
+		if client {
+			have = have && i < d.blob.Count()-1
+			if first, ok := d.readers[i]; !have && !ended && (!ok || since.Before(first)) {
+				d.readers[i] = since
+			}
+			if have || ended {
+				delete(d.readers, i)
+			}
+		}
+		d.mu.Unlock()
+		if have {
+			return nil
+		}
+		if ended {
+			return err
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// reader reads a download as its pieces are verified.
+type reader struct {
+	d      *download
+	offset int64
+}
+
+func (r *reader) Read(p []byte) (int, error) {
+	n, err := r.ready()
+	if err != nil {
+		return 0, err
+	}
+	m, err := r.d.part.ReadAt(p[:min(int64(len(p)), n)], r.offset)
+	r.offset += int64(m)
+	return m, err
+}
+
+// ready waits until something can be read, and returns how many bytes of it.
+func (r *reader) ready() (int64, error) {
+	if r.offset >= r.d.blob.Size {
+		return 0, io.EOF
+	}
+	i := int(r.offset / pieces.Size)
+	ctx, cancel := context.WithTimeout(r.d.f.ctx, pieceWait)
+	defer cancel()
+	if err := r.d.wait(ctx, i); err != nil {
+		return 0, fmt.Errorf("reading blob %s: %w", r.d.blob.Digest, err)
+	}
+	start, length := r.d.blob.Range(i)
+	return start + length - r.offset, nil
+}
+
+func (r *reader) Seek(offset int64, whence int) (int64, error) {
+	switch whence {
+	case io.SeekCurrent:
+		offset += r.offset
+	case io.SeekEnd:
+		offset += r.d.blob.Size
+	}
+	if offset < 0 {
+		return 0, fmt.Errorf("seeking in blob %s: negative offset", r.d.blob.Digest)
+	}
+	r.offset = offset
+	return offset, nil
+}
+
+func (r *reader) Close() error { return r.d.release() }

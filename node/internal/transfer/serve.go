@@ -1,0 +1,252 @@
+package transfer
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/opencontainers/go-digest"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/pyrsia/pyrsia-operator/node/internal/pieces"
+	"github.com/pyrsia/pyrsia-operator/node/internal/store"
+)
+
+// Headers of a request for an offer.
+const (
+	// headerUrgent asks for an offer without regard to what others get.
+	headerUrgent = "Pyrsia-Urgent"
+	// headerDeclined names a piece that was offered before and is not wanted.
+	headerDeclined = "Pyrsia-Declined"
+)
+
+const (
+	// sendRate is the least rate in bytes per second at which a peer must take
+	// what it asked for, and sendSlack what it gets beside that.
+	sendRate  = 64 << 10
+	sendSlack = 30 * time.Second
+	// offerWait is how long an offer waits until there is something to offer.
+	offerWait = 2 * time.Second
+)
+
+// Server serves peers what this node has.
+type Server struct {
+	store   *store.Store
+	fetcher *Fetcher // nil on a publisher, which never has a part of a blob
+	limits  *Limits
+	grants  *grants
+	log     *slog.Logger
+	sent    prometheus.Counter // bytes
+}
+
+// NewServer makes a server and registers its metrics; fetcher may be nil.
+func NewServer(s *store.Store, f *Fetcher, limits *Limits, reg prometheus.Registerer, log *slog.Logger) *Server {
+	server := &Server{store: s, fetcher: f, limits: limits, grants: newGrants(), log: log,
+		sent: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "pyrsia_transfer_sent_bytes_total", Help: "Bytes of content that were sent to peers.",
+		}),
+	}
+	reg.MustRegister(server.sent)
+	return server
+}
+
+// Register adds the server's paths:
+//
+//	GET  /blobs/sha256/HEX   a blob, or a verified range of one that is on its way
+//	POST /pieces/sha256/HEX  of a set of pieces in the body, which one is on offer?
+func (s *Server) Register(mux *http.ServeMux) {
+	mux.HandleFunc("GET /blobs/sha256/{hex}", s.blob)
+	mux.HandleFunc("POST /pieces/sha256/{hex}", s.offer)
+}
+
+func blobOf(w http.ResponseWriter, r *http.Request) (digest.Digest, bool) {
+	d := digest.NewDigestFromEncoded(digest.SHA256, r.PathValue("hex"))
+	if d.Validate() != nil {
+		http.Error(w, "not a SHA-256 digest", http.StatusBadRequest)
+		return "", false
+	}
+	return d, true
+}
+
+func (s *Server) blob(w http.ResponseWriter, r *http.Request) {
+	d, ok := blobOf(w, r)
+	if !ok {
+		return
+	}
+	content, size, err := s.open(r.Context(), d, r.Header.Get("Range"))
+	if err != nil {
+		if !errors.Is(err, store.ErrNotFound) {
+			s.log.Error("reading the store", "error", err)
+		}
+		http.Error(w, "this node does not have it", http.StatusNotFound)
+		return
+	}
+	defer content.Close()
+	if start, ok := rangeStart(r.Header.Get("Range")); ok && start%pieces.Size == 0 {
+		defer s.grants.send(d, int(start/pieces.Size))()
+	}
+	// A peer that takes nothing does not hold a connection for ever; where
+	// there is no deadline to set, the peer's idle time is bounded elsewhere.
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(sendSlack + time.Duration(size/sendRate)*time.Second))
+	w.Header().Set("Content-Type", "application/octet-stream")
+	w.Header().Set("Cache-Control", "public, max-age=31536000, immutable")
+	out := &counted{ResponseWriter: s.limits.writer(r, w, remote(r))}
+	http.ServeContent(out, r, "", time.Time{}, content)
+	s.sent.Add(float64(out.n))
+}
+
+// content is a file of which this node has verified what is asked for.
+type content interface {
+	io.ReadSeekCloser
+	Stat() (os.FileInfo, error)
+}
+
+// open opens a blob, or one that is on its way if the range is verified.
+func (s *Server) open(ctx context.Context, d digest.Digest, ranges string) (content, int64, error) {
+	var f content
+	f, err := s.store.Open(ctx, d)
+	if err != nil && s.fetcher != nil {
+		if active := s.fetcher.download(d); active != nil && active.hasRange(ranges) {
+			f, err = active.open(ctx)
+		}
+	}
+	if err != nil {
+		return nil, 0, err
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return nil, 0, errors.Join(err, f.Close())
+	}
+	return f, info.Size(), nil
+}
+
+// open opens the file of a download once more; it may have been committed.
+func (d *download) open(ctx context.Context) (content, error) {
+	f, err := os.Open(d.part.Name())
+	if errors.Is(err, os.ErrNotExist) {
+		return d.f.store.Open(ctx, d.blob.Digest)
+	}
+	return f, err
+}
+
+// hasRange tells whether all pieces of a single range "bytes=A-B" are verified.
+func (d *download) hasRange(ranges string) bool {
+	first, last, ok := strings.Cut(strings.TrimPrefix(ranges, "bytes="), "-")
+	a, err1 := strconv.ParseInt(first, 10, 64)
+	b, err2 := strconv.ParseInt(last, 10, 64)
+	if !ok || err1 != nil || err2 != nil || a < 0 || b < a || b >= d.blob.Size {
+		return false
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for i := a / pieces.Size; i <= b/pieces.Size; i++ {
+		if !d.have.Has(int(i)) {
+			return false
+		}
+	}
+	return true
+}
+
+func rangeStart(ranges string) (int64, bool) {
+	first, _, ok := strings.Cut(strings.TrimPrefix(ranges, "bytes="), "-")
+	start, err := strconv.ParseInt(first, 10, 64)
+	return start, ok && err == nil && start >= 0
+}
+
+// counted counts the bytes of a body.
+type counted struct {
+	http.ResponseWriter
+	n int64
+}
+
+func (c *counted) Write(p []byte) (int, error) {
+	n, err := c.ResponseWriter.Write(p)
+	c.n += int64(n)
+	return n, err
+}
+
+// ReadFrom keeps the kernel's way from a file to a socket open.
+func (c *counted) ReadFrom(r io.Reader) (int64, error) {
+	n, err := io.Copy(c.ResponseWriter, r)
+	c.n += n
+	return n, err
+}
+
+// remote names the peer that asks: by its identity over libp2p, else by its
+// address.
+func remote(r *http.Request) string {
+	if host, _, err := net.SplitHostPort(r.RemoteAddr); err == nil {
+		return host
+	}
+	return r.RemoteAddr
+}
+
+// offer answers which of the wanted pieces the peer should fetch here.
+func (s *Server) offer(w http.ResponseWriter, r *http.Request) {
+	d, ok := blobOf(w, r)
+	if !ok {
+		return
+	}
+	id, err := peer.Decode(r.RemoteAddr)
+	if err != nil {
+		http.Error(w, "pieces are offered over libp2p alone", http.StatusForbidden)
+		return
+	}
+	if s.fetcher != nil {
+		s.fetcher.interested(d, id)
+	}
+	size, active := s.source(d)
+	if size < 0 {
+		http.Error(w, "this node does not have it", http.StatusNotFound)
+		return
+	}
+	want, err := readSet(r, pieces.Count(size))
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	ask := &asking{blob: d, count: pieces.Count(size), peer: id, want: want, download: active, urgent: r.Header.Get(headerUrgent) != ""}
+	if declined, err := strconv.Atoi(r.Header.Get(headerDeclined)); err == nil {
+		s.grants.decline(d, declined, id)
+	}
+	i, ok := s.grants.wait(r.Context(), ask)
+	if !ok {
+		w.WriteHeader(http.StatusNoContent)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(offered{i}) // the peer is gone: nobody to tell
+}
+
+// source is the size of a blob that this node has, wholly or, if the download
+// is not nil, in part; -1 if it does not.
+func (s *Server) source(d digest.Digest) (int64, *download) {
+	if size, ok := s.store.Size(d); ok {
+		return size, nil
+	}
+	if s.fetcher == nil {
+		return -1, nil
+	}
+	if active := s.fetcher.download(d); active != nil {
+		return active.blob.Size, active
+	}
+	return -1, nil
+}
+
+func readSet(r *http.Request, n int) (pieces.Set, error) {
+	data, err := io.ReadAll(io.LimitReader(r.Body, pieces.MaxSet+1))
+	if err != nil {
+		return nil, fmt.Errorf("reading the set of pieces: %w", err)
+	}
+	return pieces.ParseSet(data, n)
+}

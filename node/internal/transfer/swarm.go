@@ -1,0 +1,193 @@
+package transfer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/pyrsia/pyrsia-operator/node/internal/p2p"
+)
+
+const (
+	// maxMembers bounds the peers of one download.
+	maxMembers = 24
+	// lookAgain is how often a download looks for more peers.
+	lookAgain = time.Second
+	// maxFailures is after how many failures in a row a peer rests.
+	maxFailures = 2
+)
+
+// swarm is the peers of one download. Each works for itself: it is offered
+// pieces that this node lacks, as many as it manages to deliver.
+type swarm struct {
+	d    *download
+	done sync.WaitGroup
+
+	mu        sync.Mutex // guards what follows
+	ctx       context.Context
+	members   map[peer.ID]*member
+	lookingUp bool
+	last      error // of a member that did not deliver
+	fatal     error // of this node: a disk that does not write
+}
+
+// run brings the missing pieces.
+func (s *swarm) run(ctx context.Context) error {
+	s.mu.Lock()
+	s.ctx = ctx
+	s.mu.Unlock()
+	tick := time.NewTicker(lookAgain)
+	defer tick.Stop()
+	nextLookup := time.Now()
+	for {
+		s.add(s.d.f.network.Peers())
+		if hopeful := s.hopeful(); !hopeful && time.Now().After(nextLookup) {
+			s.lookUp()
+			nextLookup = time.Now().Add(findTimeout)
+		}
+		s.d.mu.Lock()
+		left, progress, started, changed := s.d.left, s.d.progress, s.d.left < s.d.blob.Count(), s.d.changed
+		s.d.mu.Unlock()
+		switch idle := time.Since(progress); {
+		case left == 0:
+			return nil
+		case s.failure() != nil:
+			return s.failure()
+		case !s.hopeful() && (!started || idle > stallTimeout):
+			return errors.Join(ErrUnavailable, s.lastError())
+		case idle > stallTimeout:
+			return errors.Join(fmt.Errorf("%w: nothing came for %s", ErrUnavailable, stallTimeout), s.lastError())
+		}
+		select {
+		case <-changed:
+		case <-tick.C:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// add makes peers members, the likely ones first.
+func (s *swarm) add(peers []*p2p.Peer) {
+	ordered := s.d.f.holders.order(s.d.key, peers)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, p := range ordered {
+		s.join(p)
+	}
+}
+
+// join makes a peer a member; the caller holds mu.
+func (s *swarm) join(p *p2p.Peer) {
+	old, ok := s.members[p.ID]
+	if ok && old.peer == p || !ok && len(s.members) >= maxMembers || s.ctx == nil || s.ctx.Err() != nil || p.Banned() {
+		return
+	}
+	m := &member{s: s, peer: p, wake: make(chan struct{}, 1), hopeful: true}
+	s.members[p.ID] = m
+	s.done.Go(func() { m.work(s.ctx, true) })
+}
+
+// invite is called when a peer asks this node for pieces of the same blob.
+func (d *download) invite(id peer.ID) {
+	s := &d.swarm
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m, ok := s.members[id]
+	if !ok {
+		for _, p := range d.f.network.Peers() {
+			if p.ID == id {
+				s.join(p)
+			}
+		}
+		return
+	}
+	select {
+	case m.wake <- struct{}{}:
+	default: // it is awake
+	}
+}
+
+// lookUp looks for peers in the background that are not connected yet.
+func (s *swarm) lookUp() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.lookingUp || s.ctx.Err() != nil {
+		return
+	}
+	s.lookingUp = true
+	s.done.Go(func() {
+		ctx, cancel := context.WithTimeout(s.ctx, findTimeout)
+		defer cancel()
+		err := s.d.f.network.Find(ctx, s.d.key, func(p *p2p.Peer) { s.add([]*p2p.Peer{p}) })
+		if err != nil && ctx.Err() == nil {
+			s.d.f.log.Debug("looking for content", "digest", s.d.key, "error", err)
+		}
+		s.mu.Lock()
+		s.lookingUp = false
+		s.mu.Unlock()
+		s.changed()
+	})
+}
+
+// hopeful tells whether there is anyone who may still deliver.
+func (s *swarm) hopeful() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.lookingUp {
+		return true
+	}
+	for _, m := range s.members {
+		if m.hopeful {
+			return true
+		}
+	}
+	return false
+}
+
+// rest notes that a member does not deliver for now.
+func (s *swarm) rest(m *member, err error) {
+	s.mu.Lock()
+	m.hopeful = false
+	if err != nil {
+		s.last = err
+	}
+	s.mu.Unlock()
+	s.changed()
+}
+
+func (s *swarm) hope(m *member) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m.hopeful = true
+}
+
+func (s *swarm) changed() {
+	s.d.mu.Lock()
+	defer s.d.mu.Unlock()
+	s.d.notify()
+}
+
+func (s *swarm) lastError() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.last
+}
+
+// fail ends the download: no peer can help.
+func (s *swarm) fail(err error) {
+	s.mu.Lock()
+	s.fatal = errors.Join(s.fatal, err)
+	s.mu.Unlock()
+	s.changed()
+}
+
+func (s *swarm) failure() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.fatal
+}

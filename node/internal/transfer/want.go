@@ -1,0 +1,94 @@
+package transfer
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/pyrsia/pyrsia-operator/node/internal/pieces"
+)
+
+// want tells which pieces a member may offer now, nil for none: first a piece
+// that a client has waited for too long, then those that nobody brings yet,
+// and at the end those that another peer has been bringing for long.
+func (d *download) want(m *member) (want pieces.Set, urgent bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	n := d.blob.Count()
+	for i, since := range d.readers {
+		late := len(d.fetches[i]) == 0 && time.Since(since) > patience || d.slow(i)
+		if !d.have.Has(i) && late && d.mayFetch(i, m) {
+			want = pieces.NewSet(n)
+			want.Add(i)
+			return want, true
+		}
+	}
+	if d.left > len(d.fetches) {
+		want = pieces.NewSet(n)
+		for i := range n {
+			if !d.have.Has(i) && len(d.fetches[i]) == 0 {
+				want.Add(i)
+			}
+		}
+		return want, false
+	}
+	for i := range d.fetches {
+		if !d.have.Has(i) && d.slow(i) && d.mayFetch(i, m) {
+			if want == nil {
+				want = pieces.NewSet(n)
+			}
+			want.Add(i)
+		}
+	}
+	return want, true
+}
+
+// slow tells whether a piece has been on its way from one peer for much longer
+// than others take; the caller holds mu.
+func (d *download) slow(i int) bool {
+	fetches := d.fetches[i]
+	return len(fetches) == 1 && time.Since(fetches[0].started) > max(quickSlow, 3*d.pace)
+}
+
+// mayFetch tells whether a member could bring a piece beside those who do; the
+// caller holds mu.
+func (d *download) mayFetch(i int, m *member) bool {
+	return !slices.ContainsFunc(d.fetches[i], func(f *fetch) bool { return f.member == m })
+}
+
+// idle waits until there may be something to want.
+func (d *download) idle(ctx context.Context) {
+	d.mu.Lock()
+	changed := d.changed
+	d.mu.Unlock()
+	timer := time.NewTimer(quickSlow / 2) // a piece on its way may have become slow
+	defer timer.Stop()
+	select {
+	case <-changed:
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
+
+// begin notes that a member fetches a piece, unless it is not needed any more.
+func (d *download) begin(i int, m *member, cancel context.CancelCauseFunc) (*fetch, bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.have.Has(i) || len(d.fetches[i]) > 0 && (!d.slow(i) || !d.mayFetch(i, m)) {
+		return nil, false
+	}
+	f := &fetch{member: m, started: time.Now(), cancel: cancel}
+	d.fetches[i] = append(d.fetches[i], f)
+	return f, true
+}
+
+// end notes that a fetch is over, however it ended.
+func (d *download) end(i int, f *fetch) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.fetches[i] = slices.DeleteFunc(d.fetches[i], func(o *fetch) bool { return o == f })
+	if len(d.fetches[i]) == 0 {
+		delete(d.fetches, i)
+		d.notify()
+	}
+}

@@ -1,0 +1,125 @@
+package node
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/pyrsia/pyrsia-operator/node/internal/pieces"
+	"github.com/pyrsia/pyrsia-operator/node/internal/transfer"
+)
+
+// announceContent has the network told that this node holds something of an
+// artifact.
+func (n *Node) announceContent(list digest.Digest) { n.host.Hold(list) }
+
+// announceStore announces what the store held when the node started.
+func (n *Node) announceStore(ctx context.Context) {
+	for d := range n.store.Beginning([]byte(pieces.Prefix), pieces.MaxList) {
+		if ctx.Err() != nil {
+			return
+		}
+		n.host.Hold(d)
+	}
+}
+
+// limits are the bounds on the node's bandwidth.
+func (n *Node) limits() *transfer.Limits {
+	if n.bandwidth == nil {
+		n.bandwidth = transfer.NewLimits(transfer.Bandwidth{
+			Upload: n.config.UploadLimit, Download: n.config.DownloadLimit, Peer: n.config.PeerLimit,
+		})
+	}
+	return n.bandwidth
+}
+
+// httpPort is the port at which peers reach this node by plain HTTP; 0 if they
+// must not, or if it is for this machine alone.
+func (n *Node) httpPort() int {
+	if n.config.EncryptTransfers {
+		return 0
+	}
+	return port(n.config.OpenAddr)
+}
+
+// StatusJSON is the answer of GET /api/v1/status at the open port.
+type StatusJSON struct {
+	Role    string   `json:"role"`
+	Version string   `json:"version"`
+	PeerID  string   `json:"peerID"`
+	Addrs   []string `json:"addrs"`
+	// Uptime is in seconds.
+	Uptime float64 `json:"uptime"`
+	Ready  bool    `json:"ready"`
+	Peers  int     `json:"peers"`
+	// Ledger is the ledger's name, and Blocks how many blocks of it are verified.
+	Ledger string `json:"ledger"`
+	Blocks int64  `json:"blocks"`
+	// Blobs and Bytes are in the store.
+	Blobs int   `json:"blobs"`
+	Bytes int64 `json:"bytes"`
+	// Artifacts of which something is held, and the keys that say so to the
+	// network: these stay few.
+	Artifacts int `json:"artifacts"`
+	Announced int `json:"announced"`
+	// Downloads are blobs on their way, and Queued their pieces to come.
+	Downloads int `json:"downloads"`
+	Queued    int `json:"queued"`
+}
+
+// PeerJSON is one peer in the answer of GET /api/v1/peers at the open port.
+type PeerJSON struct {
+	ID string `json:"id"`
+	// Addr is the multiaddr that the peer is connected at.
+	Addr string `json:"addr"`
+	// Direction is inbound or outbound.
+	Direction string `json:"direction"`
+	// Latency is in seconds; 0 until it was measured.
+	Latency float64 `json:"latency"`
+	// Since is when the peer was connected: RFC 3339.
+	Since time.Time `json:"since"`
+	// Via is how content comes from it: http or libp2p.
+	Via string `json:"via"`
+	// Received is how many verified bytes came from it.
+	Received int64 `json:"received"`
+	// State is ok, slow (asked after the others) or banned (not asked).
+	State string `json:"state"`
+}
+
+func (n *Node) serveStatus(w http.ResponseWriter, _ *http.Request) {
+	s := StatusJSON{
+		Role: string(n.config.Role), Version: Version, PeerID: n.host.ID().String(), Ready: n.ready.Load(),
+		Uptime: time.Since(n.started).Seconds(), Peers: len(n.host.Peers()),
+		Ledger: n.verifier.Name(), Blocks: n.ledger.Size(),
+	}
+	for _, a := range n.host.Addrs() {
+		s.Addrs = append(s.Addrs, a.String())
+	}
+	s.Blobs, s.Bytes = n.store.Usage()
+	s.Artifacts, s.Announced = n.host.Announced()
+	if n.fetcher != nil {
+		s.Downloads, s.Queued = n.fetcher.Queue()
+	}
+	writeJSON(w, s)
+}
+
+func (n *Node) servePeers(w http.ResponseWriter, _ *http.Request) {
+	out := []PeerJSON{}
+	for _, p := range n.host.Peers() {
+		info := p.Info()
+		out = append(out, PeerJSON{
+			ID: p.ID.String(), Addr: info.Addr, Direction: info.Direction, Latency: info.Latency.Seconds(),
+			Since: info.Since, Via: info.Via, Received: info.Received, State: info.State,
+		})
+	}
+	writeJSON(w, out)
+}
+
+func writeJSON(w http.ResponseWriter, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-cache")
+	_ = json.NewEncoder(w).Encode(v) // the client is gone: nobody to tell
+}
