@@ -8,7 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/mod/sumdb/note"
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
@@ -174,7 +173,7 @@ func judge(role v1alpha1.Role, pinned string, floor *ledger.Checkpoint, status *
 	return judgeCheckpoint(out, role, v, floor, status.Ledger)
 }
 
-func judgeCheckpoint(out report, role v1alpha1.Role, v note.Verifier, floor *ledger.Checkpoint, got control.LedgerStatus) report {
+func judgeCheckpoint(out report, role v1alpha1.Role, v *ledger.Verifier, floor *ledger.Checkpoint, got control.LedgerStatus) report {
 	checkpoint, err := ledger.VerifyCheckpoint(v, []byte(got.Checkpoint))
 	if err != nil {
 		out.reason, out.message = reasonBadSignature, "its checkpoint is not signed by the pinned key"

@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/url"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/pyrsia/pyrsia-operator/node/control"
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
@@ -26,6 +28,12 @@ type Config struct {
 	SigningKeyFile string
 	// LedgerKey is the verifier key of the ledger to follow. Mirrors only.
 	LedgerKey string
+	// LedgerURLs are further copies of the ledger to follow, at any server of
+	// c2sp.org/tlog-tiles. Mirrors only.
+	LedgerURLs []string
+	// MaxLedgerAge is from which age on the newest checkpoint is called stale;
+	// 0 is never. Mirrors only.
+	MaxLedgerAge time.Duration
 	// Upstreams maps a registry's name ("docker.io") to the URL that its
 	// images are copied from. Publishers only.
 	Upstreams map[string]string
@@ -68,8 +76,8 @@ func (c *Config) validate() error {
 		if c.SigningKeyFile == "" {
 			errs = append(errs, errors.New("a publisher needs the ledger's signing key: 'pyrsia keygen' makes one"))
 		}
-		if c.LedgerKey != "" || c.MirrorAddr != "" {
-			errs = append(errs, errors.New("a publisher has its ledger's key already and serves no container clients"))
+		if c.LedgerKey != "" || c.MirrorAddr != "" || len(c.LedgerURLs) > 0 || c.MaxLedgerAge != 0 {
+			errs = append(errs, errors.New("a publisher has its own ledger, follows none, and serves no container clients"))
 		}
 	case control.Mirror:
 		if c.SigningKeyFile != "" || len(c.Upstreams) > 0 {
@@ -77,6 +85,14 @@ func (c *Config) validate() error {
 		}
 		if _, err := ledger.NewVerifier(c.LedgerKey); err != nil {
 			errs = append(errs, err)
+		}
+		if c.MaxLedgerAge != 0 && c.MaxLedgerAge < 2*ledger.RefreshInterval {
+			errs = append(errs, fmt.Errorf("the ledger's greatest age of %s: at least %s, for a publisher signs every %s", c.MaxLedgerAge, 2*ledger.RefreshInterval, ledger.RefreshInterval))
+		}
+		for _, s := range c.LedgerURLs {
+			if u, err := url.Parse(s); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+				errs = append(errs, fmt.Errorf("ledger URL %q: want http://HOST:PORT or https://HOST/PATH", s))
+			}
 		}
 	default:
 		errs = append(errs, fmt.Errorf("role %q: want %s or %s", c.Role, control.Publisher, control.Mirror))

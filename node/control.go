@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/pyrsia/pyrsia-operator/node/control"
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
@@ -14,10 +15,18 @@ func (n *Node) Status(ctx context.Context, since int64) (*control.Status, error)
 	if err != nil {
 		return nil, err
 	}
+	alarms, err := n.alarms(time.Now())
+	if err != nil {
+		return nil, err
+	}
 	s := &control.Status{
 		Role: n.config.Role, Version: Version,
 		PeerID: n.host.ID().String(), Peers: len(n.host.Peers()),
 		Ledger: control.LedgerStatus{Key: n.ledger.Key(), Consistency: ledger.EncodeHashes(proof)},
+		Alarms: alarms,
+	}
+	for _, r := range n.ledger.Rotations() {
+		s.Ledger.Rotations = append(s.Ledger.Rotations, control.Rotation(r))
 	}
 	for _, a := range n.host.Addrs() {
 		s.Addrs = append(s.Addrs, a.String())

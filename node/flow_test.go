@@ -314,7 +314,7 @@ func startLiar(t *testing.T, publisher *started) string {
 		KeyFile:   filepath.Join(t.TempDir(), "key"),
 		Listen:    []string{"/ip4/127.0.0.1/tcp/0"},
 		Bootstrap: []string{publisher.address()},
-		LedgerKey: publisher.ledger.Key(),
+		Network:   publisher.ledger.Origin(),
 		Check:     func([]byte) error { return nil },
 		Joined:    func() {},
 		Holds:     func(digest.Digest) bool { return true },

@@ -12,10 +12,8 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
-	"golang.org/x/mod/sumdb/note"
 
 	"github.com/pyrsia/pyrsia-operator/node/control"
 	"github.com/pyrsia/pyrsia-operator/node/internal/mirror"
@@ -35,7 +33,7 @@ type Node struct {
 	log      *slog.Logger
 	registry *prometheus.Registry
 	store    *store.Store
-	verifier note.Verifier
+	plain    *http.Client // to LedgerURLs
 
 	ledger    *ledger.Ledger   // the verified copy, of either role
 	writer    *ledger.Writer   // publishers
@@ -48,14 +46,16 @@ type Node struct {
 	started   time.Time
 	mirror    *mirror.Mirror // mirrors
 
-	ready   atomic.Bool
-	wake    chan struct{} // a peer has a new checkpoint
-	servers []*http.Server
-	failed  chan error // a server that ended by itself
-	stop    context.CancelFunc
-	done    sync.WaitGroup
-	closers []func() error // in the order of opening
-	close   func() error   // shutdown, once
+	ready     atomic.Bool
+	wasStale  atomic.Bool
+	wake      chan struct{}          // a peer has a new checkpoint, or has just been connected
+	announcer atomic.Pointer[string] // the peer that gossiped one last
+	servers   []*http.Server
+	failed    chan error // a server that ended by itself
+	stop      context.CancelFunc
+	done      sync.WaitGroup
+	closers   []func() error // in the order of opening
+	close     func() error   // shutdown, once
 }
 
 // Run runs a node until ctx ends, and then ends it gracefully.
@@ -83,6 +83,7 @@ func Start(ctx context.Context, c Config) (*Node, error) {
 	n := &Node{
 		config: c, log: c.Logger, started: time.Now(), registry: prometheus.NewRegistry(),
 		wake: make(chan struct{}, 1), failed: make(chan error, 3),
+		plain: &http.Client{Timeout: syncTimeout},
 	}
 	n.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	run, stop := context.WithCancel(context.WithoutCancel(ctx))
@@ -102,9 +103,6 @@ func (n *Node) open(ctx, run context.Context) (err error) {
 		Max: n.config.CacheSize, Pinned: n.config.Role == control.Publisher, Log: n.log,
 	})
 	if err != nil {
-		return err
-	}
-	if n.verifier, err = ledger.NewVerifier(n.ledger.Key()); err != nil {
 		return err
 	}
 	if err := n.openHost(ctx); err != nil {
@@ -155,7 +153,7 @@ func (n *Node) openHost(ctx context.Context) (err error) {
 		Listen:    n.config.P2PListen,
 		Bootstrap: n.config.Bootstrap,
 		Allow:     n.config.AllowPeers,
-		LedgerKey: n.ledger.Key(),
+		Network:   n.ledger.Origin(),
 		Encrypt:   n.config.EncryptTransfers,
 		NAT:       n.config.NAT,
 		HTTPPort:  n.httpPort(),
@@ -164,10 +162,10 @@ func (n *Node) openHost(ctx context.Context) (err error) {
 		// leaves the store after them.
 		Holds: n.store.Has,
 		Check: func(signed []byte) error {
-			_, err := ledger.VerifyCheckpoint(n.verifier, signed)
+			_, err := n.ledger.VerifyCheckpoint(signed)
 			return err
 		},
-		Announced: func(peer.ID) { n.wakeUp() },
+		Announced: n.announced,
 		Log:       n.log,
 	})
 	if err != nil {

@@ -90,6 +90,7 @@ func (n *Node) serveReady(w http.ResponseWriter, _ *http.Request) {
 }
 
 func (n *Node) registerMetrics() {
+	n.registerAlarmMetrics()
 	gauge := func(name, help string, f func() float64) {
 		n.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, f))
 	}

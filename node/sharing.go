@@ -93,7 +93,7 @@ func (n *Node) serveStatus(w http.ResponseWriter, _ *http.Request) {
 	s := StatusJSON{
 		Role: string(n.config.Role), Version: Version, PeerID: n.host.ID().String(), Ready: n.ready.Load(),
 		Uptime: time.Since(n.started).Seconds(), Peers: len(n.host.Peers()),
-		Ledger: n.verifier.Name(), Blocks: n.ledger.Size(),
+		Ledger: n.ledger.Origin(), Blocks: n.ledger.Size(),
 	}
 	for _, a := range n.host.Addrs() {
 		s.Addrs = append(s.Addrs, a.String())

@@ -3,9 +3,13 @@ package node
 import (
 	"context"
 	"errors"
+	"math/rand/v2"
+	"slices"
+	"strings"
 	"time"
 
-	"github.com/pyrsia/pyrsia-operator/node/internal/p2p"
+	"github.com/libp2p/go-libp2p/core/peer"
+
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
 )
 
@@ -14,8 +18,56 @@ const (
 	pollInterval = 10 * time.Second
 	// joinInterval is how often it asks until it has a first checkpoint.
 	joinInterval = 250 * time.Millisecond
-	syncTimeout  = 10 * time.Minute
+	// syncTimeout bounds one sync; what it has fetched by then is kept.
+	syncTimeout = 2 * time.Minute
+	// syncPatience is after how long the next source is asked too.
+	syncPatience = time.Second
+	maxSyncs     = 8                // at once
+	slowFor      = 10 * time.Minute // how long a slow source is asked after the others
 )
+
+// source is somebody from whom a mirror copies the ledger.
+type source struct {
+	name string // the peer's ID, or the URL
+	*ledger.Source
+}
+
+// String names the source in evidence.
+func (s source) String() string { return s.name }
+
+// sources are all that can be asked now, in random order: those first that
+// have just announced something, those last that were slow.
+func (n *Node) sources(slow map[string]time.Time) []source {
+	var out []source
+	for _, p := range n.host.Peers() {
+		client, base := p.StreamClient()
+		out = append(out, source{p.ID.String(), ledger.NewSource(base, client)})
+	}
+	for _, url := range n.config.LedgerURLs {
+		out = append(out, source{url, ledger.NewSource(strings.TrimSuffix(url, "/"), n.plain)})
+	}
+	rand.Shuffle(len(out), func(i, j int) { out[i], out[j] = out[j], out[i] })
+	first := n.announcer.Swap(nil)
+	rank := func(s source) int {
+		switch {
+		case time.Since(slow[s.name]) < slowFor:
+			return 2
+		case first == nil || s.name != *first:
+			return 1
+		default:
+			return 0
+		}
+	}
+	slices.SortStableFunc(out, func(a, b source) int { return rank(a) - rank(b) })
+	return out
+}
+
+// announced is called when a peer gossips a new checkpoint.
+func (n *Node) announced(p peer.ID) {
+	name := p.String()
+	n.announcer.Store(&name)
+	n.wakeUp()
+}
 
 // wakeUp has the mirror ask for the ledger: a peer gossiped a new checkpoint,
 // or has just been connected.
@@ -26,41 +78,72 @@ func (n *Node) wakeUp() {
 	}
 }
 
-// follow keeps the mirror's copy of the ledger up to date.
+// follow keeps the mirror's copy of the ledger up to date. One source after
+// the other is asked; the next one already when one takes its time.
 func (n *Node) follow(ctx context.Context) {
-	for {
-		for _, p := range n.host.Peers() {
-			n.syncFrom(ctx, p)
+	ended := make(chan source)
+	busy := map[string]time.Time{} // since when a source is being asked
+	slow := map[string]time.Time{} // when it was that a source had no time left
+	end := func(s source) {
+		if time.Since(busy[s.name]) >= syncTimeout {
+			slow[s.name] = time.Now()
 		}
-		_, ok := n.ledger.Head()
+		delete(busy, s.name)
+	}
+	for ctx.Err() == nil {
+		for _, s := range n.sources(slow) {
+			if _, asked := busy[s.name]; asked || len(busy) == maxSyncs {
+				continue
+			}
+			busy[s.name] = time.Now()
+			go func() { n.syncFrom(ctx, s); ended <- s }()
+			for impatient, waiting := time.After(syncPatience), true; waiting; {
+				select {
+				case done := <-ended:
+					end(done)
+					waiting = done.name != s.name
+				case <-impatient:
+					waiting = false
+				}
+			}
+		}
 		interval := pollInterval
-		if ok {
+		if _, ok := n.ledger.Head(); ok {
 			n.ready.Store(true)
+			n.warnStale()
 		} else {
 			interval = joinInterval
 		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-n.wake:
-		case <-time.After(interval):
+		for next, waiting := time.After(interval), true; waiting; {
+			select {
+			case <-ctx.Done():
+				waiting = false
+			case <-n.wake:
+				waiting = false
+			case <-next:
+				waiting = false
+			case done := <-ended:
+				end(done)
+			}
 		}
+	}
+	for len(busy) > 0 { // bounded: their context has ended
+		end(<-ended)
 	}
 }
 
-func (n *Node) syncFrom(ctx context.Context, p *p2p.Peer) {
+func (n *Node) syncFrom(ctx context.Context, s source) {
 	ctx, cancel := context.WithTimeout(ctx, syncTimeout)
 	defer cancel()
-	client, base := p.StreamClient()
 	before := n.ledger.Size()
-	grown, err := n.follower.Sync(ctx, ledger.NewSource(base, client))
+	grown, err := n.follower.Sync(ctx, s)
 	switch {
-	case errors.Is(err, ledger.ErrForked):
-		n.log.Error("ALARM: the publisher has signed a ledger that contradicts the verified one; the evidence is kept", "peer", p.ID, "error", err)
+	case errors.Is(err, ledger.ErrForked), errors.Is(err, ledger.ErrRolledBack):
+		n.log.Error("ALARM: the publisher has signed what contradicts the verified ledger: see 'pyrsia evidence'", "peer", s.name, "error", err)
 	case err != nil && ctx.Err() == nil:
-		n.log.Debug("asking a peer for the ledger", "peer", p.ID, "error", err)
+		n.log.Debug("asking a peer for the ledger", "peer", s.name, "error", err)
 	case grown:
-		n.log.Info("ledger verified", "blocks", n.ledger.Size(), "new", n.ledger.Size()-before, "peer", p.ID)
+		n.log.Info("ledger verified", "blocks", n.ledger.Size(), "new", n.ledger.Size()-before, "peer", s.name)
 	}
 }
 

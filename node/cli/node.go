@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"k8s.io/klog/v2"
@@ -42,6 +43,9 @@ upstream registry.`,
 				}
 			}
 			c.P2PListen = listenAddrs(p2pPort)
+			if c.Role != control.Mirror && !cmd.Flags().Changed("max-ledger-age") {
+				c.MaxLedgerAge = 0 // a publisher's own is never stale
+			}
 			return node.Run(cmd.Context(), c)
 		},
 	}
@@ -51,6 +55,8 @@ upstream registry.`,
 	f.StringVar(&c.SigningKeyFile, "signing-key", "", "publisher: file with the ledger's signing key")
 	f.StringToStringVar(&c.Upstreams, "upstream", nil, "publisher: REGISTRY=URL to copy its images from, such as docker.io=https://registry-1.docker.io")
 	f.StringVar(&c.LedgerKey, "ledger-key", "", "mirror: verifier key of the ledger to trust")
+	f.StringArrayVar(&c.LedgerURLs, "ledger-url", nil, "mirror: URL of a further copy of the ledger to follow (c2sp.org/tlog-tiles); may be repeated")
+	f.DurationVar(&c.MaxLedgerAge, "max-ledger-age", time.Hour, "mirror: alarm when the publisher has not signed the ledger for so long, such as 1h (0: never)")
 	f.Var((*byteSize)(&c.CacheSize), "cache-size", "mirror: bound on the content on disk in bytes, or with Ki, Mi, Gi, Ti (0: no bound)")
 	f.StringArrayVar(&c.Bootstrap, "bootstrap", nil, "where to join: a multiaddr with /p2p/ID, /dnsaddr/DOMAIN, or http://HOST:PORT of open ports; may be repeated")
 	f.StringArrayVar(&c.AllowPeers, "allow-peer", nil, "peer ID that may connect, in a closed network; may be repeated (default: everyone)")

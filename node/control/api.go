@@ -32,12 +32,45 @@ type Status struct {
 	// Peers is the number of connected peers of this network.
 	Peers  int          `json:"peers"`
 	Ledger LedgerStatus `json:"ledger"`
+	// Alarms are what somebody must look at; none is well.
+	Alarms []Alarm `json:"alarms,omitempty"`
+}
+
+// AlarmKind is a machine-readable cause of an alarm, in CamelCase.
+type AlarmKind string
+
+// The kinds of alarms.
+const (
+	// AlarmLedgerForked: the publisher signed two ledgers that contradict each other.
+	AlarmLedgerForked AlarmKind = "LedgerForked"
+	// AlarmLedgerRolledBack: the publisher signed a smaller ledger than before.
+	AlarmLedgerRolledBack AlarmKind = "LedgerRolledBack"
+	// AlarmLedgerStale: the publisher has not signed the ledger for too long.
+	AlarmLedgerStale AlarmKind = "LedgerStale"
+)
+
+// Alarm is something that somebody must look at.
+type Alarm struct {
+	Kind AlarmKind `json:"kind"`
+	// Message says what is wrong. It does not change while the cause stays.
+	Message string `json:"message"`
+}
+
+// Rotation proves to whoever trusts the ledger's key before it that the ledger
+// was handed over to another one.
+type Rotation struct {
+	// Entry is the RotateKey entry, as the ledger package parses it.
+	Entry string `json:"entry"`
+	// Proof is its c2sp.org/tlog-proof.
+	Proof string `json:"proof"`
 }
 
 // LedgerStatus is the newest state of the ledger that the node has verified.
 type LedgerStatus struct {
 	// Key is the ledger's verifier key (c2sp.org/signed-note).
 	Key string `json:"key"`
+	// Rotations are the keys to which the ledger was handed over, the oldest first.
+	Rotations []Rotation `json:"rotations,omitempty"`
 	// Checkpoint is the signed checkpoint (c2sp.org/tlog-checkpoint); empty
 	// on a mirror that has not yet seen one.
 	Checkpoint string `json:"checkpoint,omitempty"`

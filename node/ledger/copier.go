@@ -75,16 +75,18 @@ func (c *copier) SaveTiles(tiles []tlog.Tile, data [][]byte) {
 func (c *copier) sync() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.err != nil {
-		return c.err
-	}
-	if len(c.written) > manyFiles {
-		return durable.SyncAll(c.dir.path)
-	}
-	for _, name := range c.written {
-		if err := durable.SyncFile(name); err != nil {
-			return fmt.Errorf("storing a tile: %w", err)
+	err := c.err
+	switch {
+	case err != nil:
+	case len(c.written) > manyFiles:
+		err = durable.SyncAll(c.dir.path)
+	default:
+		for _, name := range c.written {
+			err = errors.Join(err, durable.SyncFile(name))
 		}
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %w", errStorage, err)
 	}
 	return nil
 }

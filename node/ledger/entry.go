@@ -154,7 +154,7 @@ func (e *AddArtifact) validate() error {
 	return nil
 }
 
-// checkArtifact checks what all entries have.
+// checkArtifact checks what all entries about an image have.
 func checkArtifact(artifact string, d digest.Digest, at time.Time) error {
 	image, err := ParseImage(artifact)
 	if err != nil {
@@ -163,10 +163,14 @@ func checkArtifact(artifact string, d digest.Digest, at time.Time) error {
 	if image.String() != artifact {
 		return fmt.Errorf("artifact %q: the canonical name is %q", artifact, image)
 	}
+	return errors.Join(checkTime(at), CheckDigest(d))
+}
+
+func checkTime(at time.Time) error {
 	if at.IsZero() || at.Location() != time.UTC || at.Nanosecond() != 0 {
 		return fmt.Errorf("time %s: want whole seconds in UTC", at.Format(time.RFC3339Nano))
 	}
-	return CheckDigest(d)
+	return nil
 }
 
 // Names tells whether the entry names a digest: of the artifact, a platform's

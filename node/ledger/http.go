@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 
@@ -15,7 +17,7 @@ import (
 	"golang.org/x/mod/sumdb/tlog"
 )
 
-// maxArtifacts bounds the blocks in one answer of /api/v1/artifacts.
+// maxArtifacts bounds the blocks on one page of /api/v1/artifacts.
 const maxArtifacts = 100
 
 // BlockJSON is a block in the answers of /api/v1/.
@@ -32,9 +34,11 @@ type BlockJSON struct {
 // Handler serves this copy of the ledger, read-only and open to everyone:
 //
 //	/checkpoint, /tile/...               c2sp.org/tlog-tiles
-//	/api/v1/artifacts?image= or digest=  blocks, newest first
+//	/api/v1/artifacts?image= or digest=  blocks, newest first, paged by n= and before=
 //	/api/v1/blocks/HEIGHT                one block with its proof
 //	/api/v1/entries/HEIGHT?n=            entries from a height on, as in a bundle
+//	/api/v1/rotations                    proofs that the ledger was handed over to other keys
+//	/api/v1/evidence                     what this node has refused
 func (l *Ledger) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /checkpoint", l.serveCheckpoint)
@@ -42,6 +46,8 @@ func (l *Ledger) Handler() http.Handler {
 	mux.HandleFunc("GET /api/v1/artifacts", l.serveArtifacts)
 	mux.HandleFunc("GET /api/v1/blocks/{height}", l.serveBlock)
 	mux.HandleFunc("GET /api/v1/entries/{height}", l.serveEntries)
+	mux.HandleFunc("GET /api/v1/rotations", l.serveRotations)
+	mux.HandleFunc("GET /api/v1/evidence", l.serveEvidence)
 	return mux
 }
 
@@ -77,31 +83,46 @@ func (l *Ledger) serveTile(w http.ResponseWriter, r *http.Request) {
 	_, _ = w.Write(data)
 }
 
+// serveArtifacts answers with a page of blocks. A further one is announced by a
+// Link header (RFC 8288), rel="next".
 func (l *Ledger) serveArtifacts(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
-	var found []*Entry
-	var err error
+	n, below, err := page(q)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	var find func() ([]*Entry, error)
 	switch image, d := q.Get("image"), digest.Digest(q.Get("digest")); {
 	case image != "" && d == "":
-		name, perr := ParseImage(image)
-		if perr != nil {
-			http.Error(w, perr.Error(), http.StatusBadRequest)
+		name, err := ParseImage(image)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
 			return
 		}
-		found, err = l.History(r.Context(), name, maxArtifacts)
+		find = func() ([]*Entry, error) { return l.historyBelow(r.Context(), name, below, n+1) }
 	case d != "" && image == "":
-		if derr := CheckDigest(d); derr != nil {
-			http.Error(w, derr.Error(), http.StatusBadRequest)
+		if err := CheckDigest(d); err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
 			return
 		}
-		found, err = l.ByDigest(r.Context(), d, maxArtifacts)
+		find = func() ([]*Entry, error) { return l.byDigestBelow(r.Context(), d, below, n+1) }
 	default:
 		http.Error(w, "give image=NAME:TAG or digest=sha256:...", http.StatusBadRequest)
 		return
 	}
+	if l.unchanged(w, r) {
+		return
+	}
+	found, err := find()
 	if err != nil {
 		l.fail(w, err)
 		return
+	}
+	if len(found) > n { // one more was asked for to know that there is another page
+		found = found[:n]
+		q.Set("before", strconv.FormatInt(found[n-1].Height, 10))
+		w.Header().Set("Link", fmt.Sprintf(`</api/v1/artifacts?%s>; rel="next"`, q.Encode()))
 	}
 	out := []BlockJSON{}
 	for _, e := range found {
@@ -110,10 +131,29 @@ func (l *Ledger) serveArtifacts(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, out)
 }
 
+// page reads which blocks are asked for: at most n, below a height.
+func page(q url.Values) (n int, below int64, err error) {
+	n, below = maxArtifacts, math.MaxInt64
+	if s := q.Get("n"); s != "" {
+		if n, err = strconv.Atoi(s); err != nil || n < 1 || n > maxArtifacts {
+			return 0, 0, fmt.Errorf("n=%.20q: give a number from 1 to %d", s, maxArtifacts)
+		}
+	}
+	if s := q.Get("before"); s != "" {
+		if below, err = strconv.ParseInt(s, 10, 64); err != nil || below < 0 {
+			return 0, 0, fmt.Errorf("before=%.20q: give the height of a block", s)
+		}
+	}
+	return n, below, nil
+}
+
 func (l *Ledger) serveBlock(w http.ResponseWriter, r *http.Request) {
 	height, err := strconv.ParseInt(r.PathValue("height"), 10, 64)
 	if err != nil {
 		http.Error(w, "the height of a block is a number", http.StatusBadRequest)
+		return
+	}
+	if l.unchanged(w, r) {
 		return
 	}
 	b, proof, err := l.Block(r.Context(), height)
@@ -122,6 +162,35 @@ func (l *Ledger) serveBlock(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	writeJSON(w, blockJSON(b, proof))
+}
+
+// unchanged answers a conditional request (RFC 9110, section 13): answers
+// change only when the ledger grows.
+func (l *Ledger) unchanged(w http.ResponseWriter, r *http.Request) bool {
+	head, _ := l.Head()
+	tag := fmt.Sprintf(`"%x"`, head.Tree.Hash[:16])
+	w.Header().Set("ETag", tag)
+	w.Header().Set("Cache-Control", "no-cache") // ask again each time: often the answer is 304
+	if r.Header.Get("If-None-Match") != tag {
+		return false
+	}
+	w.WriteHeader(http.StatusNotModified)
+	return true
+}
+
+func (l *Ledger) serveRotations(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Cache-Control", "no-cache")
+	writeJSON(w, append([]Rotation{}, l.Rotations()...))
+}
+
+func (l *Ledger) serveEvidence(w http.ResponseWriter, _ *http.Request) {
+	evidence, err := l.Evidence()
+	if err != nil {
+		l.fail(w, err)
+		return
+	}
+	w.Header().Set("Cache-Control", "no-cache")
+	writeJSON(w, append([]Evidence{}, evidence...))
 }
 
 // serveEntries answers with what a follower lacks. It is compressed: half of
@@ -172,6 +241,5 @@ func blockJSON(b *Entry, proof []byte) BlockJSON {
 
 func writeJSON(w http.ResponseWriter, v any) {
 	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("Cache-Control", "no-cache")
 	_ = json.NewEncoder(w).Encode(v) // the client is gone: nobody to tell
 }

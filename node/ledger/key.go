@@ -8,12 +8,17 @@ import (
 	"fmt"
 	"strings"
 
+	"filippo.io/torchwood"
 	"golang.org/x/mod/sumdb/note"
 )
 
-// GenerateKey makes a signing key of a new ledger. The key's name is the
-// ledger's origin (c2sp.org/tlog-checkpoint), a unique schema-less URL such
-// as "example.com/pyrsia". skey is secret, vkey is what readers pin.
+// maxSigningKeys bounds the keys that sign one ledger at a time: the old one
+// and the new one during a rotation.
+const maxSigningKeys = 2
+
+// GenerateKey makes a signing key of a ledger. The key's name is the ledger's
+// origin (c2sp.org/tlog-checkpoint), a unique schema-less URL such as
+// "example.com/pyrsia". skey is secret, vkey is what readers pin.
 func GenerateKey(origin string) (skey, vkey string, err error) {
 	if origin == "" || len(origin) > 255 || strings.ContainsAny(origin, " \t\n+") {
 		return "", "", fmt.Errorf("origin %q: want a name like example.com/pyrsia without spaces or '+'", origin)
@@ -26,32 +31,64 @@ func GenerateKey(origin string) (skey, vkey string, err error) {
 }
 
 // NewSigner reads a signing key (c2sp.org/signed-note, "PRIVATE+KEY+...").
-// The error never holds the key.
-// vkey is the verifier key that belongs to it.
+// The error never holds the key. vkey is the verifier key that belongs to it.
 func NewSigner(skey string) (signer note.Signer, vkey string, err error) {
-	skey = strings.TrimSpace(skey)
-	signer, err = note.NewSigner(skey)
+	k, err := readSigningKey(skey)
 	if err != nil {
-		return nil, "", fmt.Errorf("signing key: %w; want PRIVATE+KEY+NAME+HASH+DATA, as 'pyrsia keygen' writes it", err)
+		return nil, "", err
+	}
+	return k.signer, k.vkey, nil
+}
+
+// signingKey is one key with which a publisher signs checkpoints: by a
+// signature, and by a cosignature that says when.
+type signingKey struct {
+	signer note.Signer
+	clock  note.Signer // c2sp.org/tlog-cosignature
+	vkey   string
+}
+
+// readSigningKeys reads one key a line, the ledger's first. All name one origin.
+func readSigningKeys(text string) ([]signingKey, error) {
+	lines := strings.Fields(text)
+	if len(lines) == 0 || len(lines) > maxSigningKeys {
+		return nil, fmt.Errorf("signing key: %d keys: want one, or the old and the new one during a rotation, each on a line", len(lines))
+	}
+	var out []signingKey
+	for _, line := range lines {
+		k, err := readSigningKey(line)
+		if err != nil {
+			return nil, err
+		}
+		if len(out) > 0 && k.signer.Name() != out[0].signer.Name() {
+			return nil, fmt.Errorf("signing key: origins %s and %s: make the new key with --origin %[1]s", out[0].signer.Name(), k.signer.Name())
+		}
+		if len(out) > 0 && k.vkey == out[0].vkey {
+			return nil, errors.New("signing key: the same key twice")
+		}
+		out = append(out, k)
+	}
+	return out, nil
+}
+
+func readSigningKey(skey string) (k signingKey, err error) {
+	skey = strings.TrimSpace(skey)
+	k.signer, err = note.NewSigner(skey)
+	if err != nil {
+		return k, fmt.Errorf("signing key: %w; want PRIVATE+KEY+NAME+HASH+DATA, as 'pyrsia keygen' writes it", err)
 	}
 	parts := strings.SplitN(skey, "+", 5) // PRIVATE, KEY, name, hash, data
 	data, err := base64.StdEncoding.DecodeString(parts[4])
 	if err != nil || len(data) != 1+ed25519.SeedSize {
-		return nil, "", errors.New("signing key: not an ed25519 key")
+		return k, errors.New("signing key: not an ed25519 key")
 	}
-	public := ed25519.NewKeyFromSeed(data[1:]).Public().(ed25519.PublicKey)
-	vkey, err = note.NewEd25519VerifierKey(signer.Name(), public)
+	private := ed25519.NewKeyFromSeed(data[1:])
+	k.vkey, err = note.NewEd25519VerifierKey(k.signer.Name(), private.Public().(ed25519.PublicKey))
 	if err != nil {
-		return nil, "", fmt.Errorf("signing key: %w", err)
+		return k, fmt.Errorf("signing key: %w", err)
 	}
-	return signer, vkey, nil
-}
-
-// NewVerifier reads a verifier key (c2sp.org/signed-note, "NAME+HASH+DATA").
-func NewVerifier(vkey string) (note.Verifier, error) {
-	verifier, err := note.NewVerifier(strings.TrimSpace(vkey))
-	if err != nil {
-		return nil, fmt.Errorf("verifier key %.80q: %w; want NAME+HASH+DATA, as 'pyrsia keygen' prints it", vkey, err)
+	if k.clock, err = torchwood.NewCosignatureSigner(k.signer.Name(), private); err != nil {
+		return k, fmt.Errorf("signing key: %w", err)
 	}
-	return verifier, nil
+	return k, nil
 }

@@ -8,12 +8,15 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 
 	"filippo.io/torchwood"
 	lru "github.com/hashicorp/golang-lru/v2"
 	"golang.org/x/mod/sumdb/note"
+	"golang.org/x/mod/sumdb/tlog"
 )
 
 // ErrNotFound is returned when the ledger has no block that answers.
@@ -22,19 +25,28 @@ var ErrNotFound = errors.New("not on the ledger")
 const (
 	checkpointFile = "checkpoint"
 	indexFolder    = "index"
+	lockName       = "lock"
 	maxEntries     = 1024 // in memory
 )
 
 // Ledger is this node's verified copy of the ledger. All methods are safe for
 // concurrent use.
 type Ledger struct {
-	key     note.Verifier
-	vkey    string
+	vkey    string // the pinned key
 	dir     dir
+	lock    *os.File // one process per copy
 	cache   *tileCache
 	entries *lru.Cache[int64, *Entry]
 	index   *index // may be ahead of head: queries go below head's size
 	log     *slog.Logger
+
+	trusting  sync.Mutex // serialises trust
+	verifier  atomic.Pointer[Verifier]
+	rotations atomic.Pointer[[]Rotation]
+	refused   refusals
+	// before is the tree of a copy that another key of the same origin
+	// verified, until the pinned key's ledger is proven to contain it.
+	before atomic.Pointer[Checkpoint]
 
 	head atomic.Pointer[Checkpoint] // nil until a checkpoint is verified and indexed
 
@@ -42,33 +54,55 @@ type Ledger struct {
 	changed chan struct{}
 }
 
-// open loads the copy at path. What is under the stored checkpoint was
-// verified before the checkpoint was stored.
+// open locks and loads the copy at path. What is under the stored checkpoint
+// was verified before the checkpoint was stored.
 func open(ctx context.Context, path, vkey string, log *slog.Logger) (*Ledger, error) {
-	key, err := NewVerifier(vkey)
+	verifier, err := NewVerifier(vkey)
 	if err != nil {
 		return nil, err
 	}
 	if err := os.MkdirAll(path, 0o755); err != nil {
 		return nil, fmt.Errorf("opening the ledger: %w", err)
 	}
-	l := &Ledger{key: key, vkey: vkey, dir: dir{path}, log: log, changed: make(chan struct{})}
-	if l.cache, err = newTileCache(l.dir); err != nil {
-		return nil, err
-	}
-	if l.entries, err = lru.New[int64, *Entry](maxEntries); err != nil {
-		return nil, fmt.Errorf("opening the ledger: %w", err)
-	}
-	if l.index, err = openIndex(filepath.Join(path, indexFolder), segmentBlocks); err != nil {
+	l := &Ledger{vkey: strings.TrimSpace(vkey), dir: dir{path}, log: log, changed: make(chan struct{})}
+	l.verifier.Store(verifier)
+	if l.lock, err = lockFile(filepath.Join(path, lockName)); err != nil {
 		return nil, err
 	}
 	if err := l.load(ctx); err != nil {
-		return nil, errors.Join(err, l.index.close())
+		return nil, errors.Join(err, l.Close())
 	}
 	return l, nil
 }
 
-func (l *Ledger) load(ctx context.Context) error {
+// lockFile holds a lock on a file until it is closed, or the process dies.
+func lockFile(name string) (*os.File, error) {
+	f, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		return nil, fmt.Errorf("locking the ledger: %w", err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		return nil, errors.Join(fmt.Errorf("another process uses the ledger %s: %w", filepath.Dir(name), err), f.Close())
+	}
+	return f, nil
+}
+
+func (l *Ledger) load(ctx context.Context) (err error) {
+	if l.cache, err = newTileCache(l.dir); err != nil {
+		return err
+	}
+	if l.entries, err = lru.New[int64, *Entry](maxEntries); err != nil {
+		return fmt.Errorf("opening the ledger: %w", err)
+	}
+	if l.index, err = openIndex(filepath.Join(l.dir.path, indexFolder), segmentBlocks); err != nil {
+		return err
+	}
+	rotations, err := l.dir.readRotations()
+	if err != nil {
+		l.log.Warn("the proofs of key rotations are lost: the ledger's peers have them", "error", err)
+	}
+	l.rotations.Store(&rotations)
+	l.verifier.Store(l.verifier.Load().WithAll(rotations))
 	signed, err := l.dir.ReadEndpoint(ctx, checkpointFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -76,10 +110,35 @@ func (l *Ledger) load(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("opening the ledger: %w", err)
 	}
-	c, err := VerifyCheckpoint(l.key, signed)
+	c, err := l.VerifyCheckpoint(signed)
 	if err != nil {
-		return fmt.Errorf("the ledger in %s is not the one of key %s: %w", l.dir.path, l.key.Name(), err)
+		return l.distrust(err)
 	}
+	return l.loadCheckpoint(ctx, c)
+}
+
+// distrust begins anew on a copy of the same origin that the pinned key did not
+// sign. Its tiles are used as far as they are proven again.
+func (l *Ledger) distrust(cause error) error {
+	untrusted := fmt.Errorf("the ledger in %s is not the one of key %s: %w", l.dir.path, l.vkey, cause)
+	unverified, ok := errors.AsType[*note.UnverifiedNoteError](cause)
+	if !ok {
+		return untrusted
+	}
+	c, err := torchwood.ParseCheckpoint(unverified.Note.Text)
+	if err != nil || c.Origin != l.verifier.Load().Origin() {
+		return untrusted
+	}
+	if err := l.index.reset(); err != nil {
+		return fmt.Errorf("rebuilding the index: %w", err)
+	}
+	l.log.Warn("another key was pinned: its ledger must contain what is on this disk", "key", l.vkey, "blocks", c.Tree.N)
+	l.before.Store(&Checkpoint{Origin: c.Origin, Tree: c.Tree})
+	return nil
+}
+
+// loadCheckpoint makes a stored checkpoint the head.
+func (l *Ledger) loadCheckpoint(ctx context.Context, c Checkpoint) error {
 	if l.index.blocks() <= c.Tree.N {
 		ours, err := l.index.belongs(proven{ctx, l.cache, c.Tree}.root)
 		if err != nil {
@@ -98,8 +157,17 @@ func (l *Ledger) load(ctx context.Context) error {
 // committed is advance's commit for a checkpoint that is on disk already.
 func committed() error { return nil }
 
-// Key is the ledger's verifier key.
+// Key is the verifier key that was pinned.
 func (l *Ledger) Key() string { return l.vkey }
+
+// Origin is the ledger's name (c2sp.org/tlog-checkpoint).
+func (l *Ledger) Origin() string { return l.verifier.Load().Origin() }
+
+// VerifyCheckpoint reads a signed checkpoint of this ledger: by the pinned key,
+// or one to which the ledger was handed over since.
+func (l *Ledger) VerifyCheckpoint(signed []byte) (Checkpoint, error) {
+	return VerifyCheckpoint(l.verifier.Load(), signed)
+}
 
 // Head is the newest verified checkpoint; ok is false if there is none yet.
 func (l *Ledger) Head() (c Checkpoint, ok bool) {
@@ -123,32 +191,55 @@ func (l *Ledger) Changed() <-chan struct{} {
 }
 
 // Close gives the files back.
-func (l *Ledger) Close() error { return l.index.close() }
+func (l *Ledger) Close() error {
+	var err error
+	if l.index != nil {
+		err = l.index.close()
+	}
+	return errors.Join(err, l.lock.Close())
+}
 
 // advance verifies each block between the index and the checkpoint c, reading
 // tiles from tr, indexes them, calls commit, and makes c the head.
 func (l *Ledger) advance(ctx context.Context, tr torchwood.TileReader, c Checkpoint, commit func() error) error {
+	moved, err := l.moveHead(ctx, tr, c, commit)
+	if err != nil || !moved {
+		return err
+	}
+	return l.learn(ctx)
+}
+
+// moveHead makes c the head if it is newer than the head that there is.
+func (l *Ledger) moveHead(ctx context.Context, tr torchwood.TileReader, c Checkpoint, commit func() error) (bool, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if head, ok := l.Head(); ok && c.Tree.N <= head.Tree.N {
-		return nil // a concurrent call was faster
+	if head, ok := l.Head(); ok && (c.Tree.N < head.Tree.N || c.Tree.N == head.Tree.N && !c.Time.After(head.Time)) {
+		return false, nil // a concurrent call was faster
 	}
-	if l.index.blocks() > c.Tree.N {
-		// The index of another disk, or of a later time: it is derived.
-		l.log.Warn("rebuilding the index", "indexed", l.index.blocks(), "ledger", c.Tree.N)
-		if err := l.index.reset(); err != nil {
-			return fmt.Errorf("rebuilding the index: %w", err)
-		}
-	}
-	if err := l.indexBlocks(ctx, tr, c.Tree); err != nil {
-		l.cache.tiles.Purge() // what was proven may not be on the disk
-		return err
+	if err := l.indexTo(ctx, tr, c.Tree); err != nil {
+		return false, err
 	}
 	if err := commit(); err != nil {
-		return err
+		return false, err
 	}
 	l.head.Store(&c)
 	close(l.changed)
 	l.changed = make(chan struct{})
+	return true, nil
+}
+
+// indexTo verifies and indexes the blocks up to a tree; the caller holds mu.
+func (l *Ledger) indexTo(ctx context.Context, tr torchwood.TileReader, tree tlog.Tree) error {
+	if l.index.blocks() > tree.N {
+		// The index of another disk, or of a later time: it is derived.
+		l.log.Warn("rebuilding the index", "indexed", l.index.blocks(), "ledger", tree.N)
+		if err := l.index.reset(); err != nil {
+			return fmt.Errorf("rebuilding the index: %w", err)
+		}
+	}
+	if err := l.indexBlocks(ctx, tr, tree); err != nil {
+		l.cache.tiles.Purge() // what was proven may not be on the disk
+		return err
+	}
 	return nil
 }

@@ -132,7 +132,7 @@ func TestConcurrentAppends(t *testing.T) {
 func TestOneWriterPerLedger(t *testing.T) {
 	p := newPublisher(t)
 	_, err := OpenWriter(t.Context(), p.path, p.skey, quiet())
-	if err == nil || !strings.Contains(err.Error(), "another publisher") {
+	if err == nil || !strings.Contains(err.Error(), "another process") {
 		t.Errorf("second writer: %v, want a refusal", err)
 	}
 }
@@ -228,7 +228,7 @@ func TestForkIsRefusedWithEvidence(t *testing.T) {
 	if _, err := f.Sync(t.Context(), serve(t, fork.Ledger)); !errors.Is(err, ErrForked) {
 		t.Errorf("sync with a fork: %v, want ErrForked", err)
 	}
-	if kept, _ := os.ReadDir(filepath.Join(f.dir.path, evidenceDir)); len(kept) != 1 {
+	if kept, _ := os.ReadDir(filepath.Join(f.dir.path, evidenceFolder)); len(kept) != 1 {
 		t.Errorf("%d files of evidence, want 1", len(kept))
 	}
 	if f.Size() != 2 {

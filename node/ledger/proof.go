@@ -8,36 +8,11 @@ import (
 	"strings"
 
 	"filippo.io/torchwood"
-	"golang.org/x/mod/sumdb/note"
 	"golang.org/x/mod/sumdb/tlog"
 )
 
-// Checkpoint is a verified checkpoint of the ledger (c2sp.org/tlog-checkpoint).
-type Checkpoint struct {
-	Origin string
-	Tree   tlog.Tree // size in blocks, and root hash
-	Signed []byte    // the signed note it was read from
-}
-
-// maxCheckpoint bounds a signed checkpoint in bytes; one signature takes about
-// 200, and cosignatures of many witnesses fit too.
-const maxCheckpoint = 16 << 10
-
-// VerifyCheckpoint reads a signed checkpoint of the ledger whose key is v.
-func VerifyCheckpoint(v note.Verifier, signed []byte) (Checkpoint, error) {
-	if len(signed) > maxCheckpoint {
-		return Checkpoint{}, fmt.Errorf("checkpoint of %d bytes: at most %d", len(signed), maxCheckpoint)
-	}
-	c, _, err := torchwood.VerifyCheckpoint(signed, policy(v))
-	if err != nil {
-		return Checkpoint{}, fmt.Errorf("checkpoint: %w", err)
-	}
-	return Checkpoint{Origin: c.Origin, Tree: c.Tree, Signed: signed}, nil
-}
-
-func policy(v note.Verifier) torchwood.Policy {
-	return torchwood.ThresholdPolicy(2, torchwood.SingleVerifierPolicy(v), torchwood.OriginPolicy(v.Name()))
-}
+// maxProof bounds a tlog-proof: at most 63 hashes, and a checkpoint.
+const maxProof = 8<<10 + maxCheckpoint
 
 // VerifyConsistency checks that the ledger at newer extends the ledger at
 // older. hashes is the proof of RFC 6962, section 2.1.2, in base64; it is
@@ -74,14 +49,27 @@ type VerifiedBlock struct {
 	Height     int64     // index in the log
 	Hash       tlog.Hash // RFC 6962 leaf hash
 	Checkpoint Checkpoint
-	Artifact   *AddArtifact
+	Artifact   *AddArtifact // nil if the block is of another type
 }
 
-// VerifyBlock checks an entry's inclusion proof (c2sp.org/tlog-proof) against
-// the ledger's key, and decodes the entry.
-func VerifyBlock(v note.Verifier, entry, proof []byte) (*VerifiedBlock, error) {
+// VerifyBlock checks the inclusion proof (c2sp.org/tlog-proof) of an
+// AddArtifact entry against the ledger's keys, and decodes the entry.
+func VerifyBlock(v *Verifier, entry, proof []byte) (*VerifiedBlock, error) {
+	b, err := proveBlock(v, entry, proof)
+	if err != nil {
+		return nil, err
+	}
+	b.Artifact, err = ParseEntry(entry)
+	return b, err
+}
+
+// proveBlock checks the inclusion proof of any entry.
+func proveBlock(v *Verifier, entry, proof []byte) (*VerifiedBlock, error) {
+	if len(proof) > maxProof {
+		return nil, fmt.Errorf("inclusion proof of %d bytes: at most %d", len(proof), maxProof)
+	}
 	hash := tlog.RecordHash(entry)
-	if err := torchwood.VerifyProof(policy(v), hash, proof); err != nil {
+	if err := torchwood.VerifyProof(v, hash, proof); err != nil {
 		return nil, fmt.Errorf("inclusion proof: %w", err)
 	}
 	// VerifyProof has parsed all of it; what it does not hand out is read again.
@@ -94,11 +82,7 @@ func VerifyBlock(v note.Verifier, entry, proof []byte) (*VerifiedBlock, error) {
 	if err != nil {
 		return nil, err
 	}
-	artifact, err := ParseEntry(entry)
-	if err != nil {
-		return nil, err
-	}
-	return &VerifiedBlock{Height: height, Hash: hash, Checkpoint: checkpoint, Artifact: artifact}, nil
+	return &VerifiedBlock{Height: height, Hash: hash, Checkpoint: checkpoint}, nil
 }
 
 func proofIndex(head string) (int64, error) {

@@ -17,6 +17,7 @@ type Entry struct {
 	// At most one of these is set: none when the block's type is unknown.
 	Artifact   *AddArtifact
 	Revocation *RevokeArtifact
+	Rotation   *RotateKey
 }
 
 // Entry reads the block at a height, checked against the head.
@@ -54,7 +55,6 @@ func (e *Entry) parse() error {
 	artifact, err := ParseEntry(e.Data)
 	if err == nil {
 		e.Artifact = artifact
-		return nil
 	}
 	if !errors.Is(err, ErrUnknownEntry) {
 		return err
@@ -62,6 +62,13 @@ func (e *Entry) parse() error {
 	revocation, err := ParseRevocation(e.Data)
 	if err == nil {
 		e.Revocation = revocation
+	}
+	if !errors.Is(err, ErrUnknownEntry) {
+		return err
+	}
+	rotation, err := ParseRotation(e.Data)
+	if err == nil {
+		e.Rotation = rotation
 	}
 	return err
 }
@@ -92,7 +99,7 @@ func (l *Ledger) Prove(ctx context.Context, height int64, c Checkpoint) (tlog.Re
 
 // Latest finds the newest block of an image.
 func (l *Ledger) Latest(ctx context.Context, image Image) (*Entry, error) {
-	found, err := l.find(ctx, imageKey(image.String()), 1, image.isOf)
+	found, err := l.find(ctx, imageKey(image.String()), l.Size(), 1, image.isOf)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", image, err)
 	}
@@ -104,7 +111,11 @@ func (l *Ledger) Latest(ctx context.Context, image Image) (*Entry, error) {
 
 // History lists up to limit blocks of an image, newest first.
 func (l *Ledger) History(ctx context.Context, image Image, limit int) ([]*Entry, error) {
-	return l.find(ctx, imageKey(image.String()), limit, image.isOf)
+	return l.historyBelow(ctx, image, l.Size(), limit)
+}
+
+func (l *Ledger) historyBelow(ctx context.Context, image Image, below int64, limit int) ([]*Entry, error) {
+	return l.find(ctx, imageKey(image.String()), below, limit, image.isOf)
 }
 
 func (i Image) isOf(e *Entry) bool { return e.Artifact != nil && e.Artifact.Artifact == i.String() }
@@ -112,16 +123,20 @@ func (i Image) isOf(e *Entry) bool { return e.Artifact != nil && e.Artifact.Arti
 // ByDigest lists up to limit blocks that name a digest (of an artifact, a
 // platform's manifest, an image ID or a piece list), newest first.
 func (l *Ledger) ByDigest(ctx context.Context, d digest.Digest, limit int) ([]*Entry, error) {
+	return l.byDigestBelow(ctx, d, l.Size(), limit)
+}
+
+func (l *Ledger) byDigestBelow(ctx context.Context, d digest.Digest, below int64, limit int) ([]*Entry, error) {
 	key, ok := digestKey([]byte(d))
 	if !ok {
 		return nil, fmt.Errorf("digest %.80q: only sha256 is supported", string(d))
 	}
-	return l.find(ctx, key, limit, func(e *Entry) bool { return e.Artifact != nil && e.Artifact.Names(d) })
+	return l.find(ctx, key, below, limit, func(e *Entry) bool { return e.Artifact != nil && e.Artifact.Names(d) })
 }
 
-// find reads the blocks under a key that match, newest first.
-func (l *Ledger) find(ctx context.Context, key indexKey, limit int, match func(*Entry) bool) (out []*Entry, err error) {
-	below := l.Size()
+// find reads the blocks under a key and below a height that match, newest first.
+func (l *Ledger) find(ctx context.Context, key indexKey, below int64, limit int, match func(*Entry) bool) (out []*Entry, err error) {
+	below = min(below, l.Size())
 	for len(out) < limit && below > 0 {
 		var heights []int64
 		l.index.heights(key, below, func(h int64) bool {

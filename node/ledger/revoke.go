@@ -68,7 +68,7 @@ func (e *RevokeArtifact) of(block *Entry) bool {
 
 // RevokedBy finds the block that withdraws a block; nil if there is none.
 func (l *Ledger) RevokedBy(ctx context.Context, block *Entry) (*Entry, error) {
-	found, err := l.find(ctx, blockKey(block.Height), 1, func(e *Entry) bool {
+	found, err := l.find(ctx, blockKey(block.Height), l.Size(), 1, func(e *Entry) bool {
 		return e.Revocation != nil && e.Height > block.Height && e.Revocation.of(block)
 	})
 	if err != nil || len(found) == 0 {

@@ -26,6 +26,12 @@ func blockKey(height int64) indexKey {
 	return indexKey(binary.BigEndian.Uint64(h[:8]))
 }
 
+// rotationKey is the key of all blocks that hand the ledger over to another key.
+var rotationKey = func() indexKey {
+	h := tlog.RecordHash([]byte("rotation"))
+	return indexKey(binary.BigEndian.Uint64(h[:8]))
+}()
+
 // digestKey is the key of a SHA-256 digest ("sha256:" and 64 hex digits).
 func digestKey(d []byte) (indexKey, bool) {
 	const prefix = "sha256:"
@@ -56,7 +62,7 @@ func scanEntry(data []byte) (indexed, error) {
 	}
 	e, err := ParseEntry(data)
 	if errors.Is(err, ErrUnknownEntry) {
-		return scanRevocation(data)
+		return scanOther(data)
 	}
 	if err != nil {
 		return indexed{}, err
@@ -76,12 +82,19 @@ func scanEntry(data []byte) (indexed, error) {
 	return out, nil
 }
 
-func scanRevocation(data []byte) (indexed, error) {
-	e, err := ParseRevocation(data)
-	if err != nil {
+// scanOther finds what a block is indexed by that is no AddArtifact.
+func scanOther(data []byte) (indexed, error) {
+	revocation, err := ParseRevocation(data)
+	if err == nil {
+		return indexed{keys: []indexKey{blockKey(revocation.Block)}}, nil
+	}
+	if !errors.Is(err, ErrUnknownEntry) {
 		return indexed{}, err
 	}
-	return indexed{keys: []indexKey{blockKey(e.Block)}}, nil
+	if _, err := ParseRotation(data); err != nil {
+		return indexed{}, err
+	}
+	return indexed{keys: []indexKey{rotationKey}}, nil
 }
 
 // scanner reads canonical JSON.

@@ -2,6 +2,8 @@ package ledger
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -19,6 +21,19 @@ const (
 	maxBundle = torchwood.TileWidth * (2 + MaxEntrySize)
 )
 
+var (
+	// errSource is in the errors of a source that does not answer.
+	errSource = errors.New("no answer")
+	// errStorage is in the errors of this node's own disk.
+	errStorage = errors.New("storing the ledger")
+)
+
+// rotationReader is a source that can prove to which keys the ledger was
+// handed over.
+type rotationReader interface {
+	ReadRotations(ctx context.Context) ([]Rotation, error)
+}
+
 // Source reads somebody's copy of a ledger over HTTP (c2sp.org/tlog-tiles).
 // What it returns is bounded in size and time, and not verified. It makes one
 // attempt: whoever has several sources asks the next.
@@ -31,6 +46,9 @@ type Source struct {
 func NewSource(base string, client *http.Client) *Source {
 	return &Source{base: base, client: client}
 }
+
+// String is the URL of the ledger.
+func (s *Source) String() string { return s.base }
 
 // ReadTiles implements torchwood.TileReader.
 func (s *Source) ReadTiles(ctx context.Context, tiles []tlog.Tile) ([][]byte, error) {
@@ -75,6 +93,21 @@ func (s *Source) ReadEntries(ctx context.Context, from int64, n int) ([][]byte, 
 	return out, nil
 }
 
+// ReadRotations reads the proofs of key rotations, from a Pyrsia node.
+func (s *Source) ReadRotations(ctx context.Context) (out []Rotation, err error) {
+	data, err := s.get(ctx, "api/v1/rotations", maxRotationsJSON)
+	if err != nil {
+		return nil, err
+	}
+	if err := json.Unmarshal(data, &out); err != nil {
+		return nil, fmt.Errorf("fetching the key rotations: %w", err)
+	}
+	if len(out) > maxRotations {
+		return nil, fmt.Errorf("fetching the key rotations: %d, at most %d", len(out), maxRotations)
+	}
+	return out, nil
+}
+
 func (s *Source) get(ctx context.Context, path string, limit int64) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, sourceTimeout)
 	defer cancel()
@@ -84,15 +117,15 @@ func (s *Source) get(ctx context.Context, path string, limit int64) ([]byte, err
 	}
 	resp, err := s.client.Do(req)
 	if err != nil {
-		return nil, fmt.Errorf("fetching %s: %w", path, err)
+		return nil, fmt.Errorf("fetching %s: %w: %w", path, errSource, err)
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("fetching %s: %s", path, resp.Status)
+		return nil, fmt.Errorf("fetching %s: %w: %s", path, errSource, resp.Status)
 	}
 	data, err := io.ReadAll(io.LimitReader(resp.Body, limit+1))
 	if err != nil {
-		return nil, fmt.Errorf("fetching %s: %w", path, err)
+		return nil, fmt.Errorf("fetching %s: %w: %w", path, errSource, err)
 	}
 	if int64(len(data)) > limit {
 		return nil, fmt.Errorf("fetching %s: more than %d bytes", path, limit)

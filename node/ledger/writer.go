@@ -6,12 +6,12 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"os"
-	"path/filepath"
+	"strings"
 	"sync"
-	"syscall"
+	"sync/atomic"
 	"time"
 
+	"filippo.io/torchwood"
 	"github.com/transparency-dev/tessera"
 	"github.com/transparency-dev/tessera/storage/posix"
 	"golang.org/x/sync/singleflight"
@@ -22,6 +22,10 @@ const (
 	batchAge           = 50 * time.Millisecond
 	checkpointInterval = 200 * time.Millisecond
 	settleTimeout      = 30 * time.Second
+
+	// RefreshInterval is how often a publisher signs the ledger again, with the
+	// time, although nothing was appended.
+	RefreshInterval = time.Minute
 )
 
 // ErrBehind is returned when the ledger on this disk does not contain a
@@ -37,63 +41,77 @@ type Writer struct {
 	shutdown func(context.Context) error
 	reading  singleflight.Group // one wait for the next checkpoint, shared by all appends
 	stop     context.CancelFunc
-	lock     *os.File
+	done     sync.WaitGroup
 
-	adds sync.WaitGroup // appends whose blocks have no checkpoint yet; each is bounded
+	adds     sync.WaitGroup        // appends whose blocks have no checkpoint yet; each is bounded
+	unsigned atomic.Pointer[error] // why the newest checkpoint was not signed
 
-	mu      sync.Mutex // guards pending
+	waiting sync.Mutex // guards pending
 	pending map[string]chan struct{}
 }
 
-// OpenWriter opens or begins the ledger at path, signed by skey.
-func OpenWriter(ctx context.Context, path, skey string, log *slog.Logger) (*Writer, error) {
-	signer, vkey, err := NewSigner(skey)
+// OpenWriter opens or begins the ledger at path. signingKey holds its key, and
+// on a second line the key to which the ledger is to be handed over: as long as
+// both are given, both sign, and the ledger records that the second one follows.
+func OpenWriter(ctx context.Context, path, signingKey string, log *slog.Logger) (*Writer, error) {
+	keys, err := readSigningKeys(signingKey)
 	if err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(path, 0o755); err != nil {
-		return nil, fmt.Errorf("opening the ledger: %w", err)
-	}
-	lock, err := lockFile(filepath.Join(path, "writer.lock"))
+	l, err := open(ctx, path, keys[0].vkey, log)
 	if err != nil {
 		return nil, err
 	}
-	l, err := open(ctx, path, vkey, log)
-	if err != nil {
-		return nil, errors.Join(err, lock.Close())
-	}
-	w := &Writer{Ledger: l, lock: lock, pending: map[string]chan struct{}{}}
-	driver, err := posix.New(ctx, posix.Config{Path: path})
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("opening the ledger: %w", err), l.Close(), lock.Close())
-	}
-	// Background work ends with Close, not with the caller's context.
-	run, stop := context.WithCancel(context.WithoutCancel(ctx))
-	w.stop = stop
-	w.appender, w.shutdown, w.reader, err = tessera.NewAppender(run, driver, tessera.NewAppendOptions().
-		WithCheckpointSigner(signer).
-		WithCheckpointInterval(checkpointInterval).
-		WithBatching(batchSize, batchAge))
-	if err != nil {
-		stop()
-		return nil, errors.Join(fmt.Errorf("opening the ledger: %w", err), l.Close(), lock.Close())
-	}
-	if err := w.settle(ctx); err != nil {
+	w := &Writer{Ledger: l, pending: map[string]chan struct{}{}}
+	if err := w.start(ctx, keys); err != nil {
 		return nil, errors.Join(err, w.Close())
 	}
 	return w, nil
 }
 
-// lockFile holds a lock on a file until it is closed, or the process dies.
-func lockFile(name string) (*os.File, error) {
-	f, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR, 0o644)
+func (w *Writer) start(ctx context.Context, keys []signingKey) error {
+	if w.before.Load() != nil {
+		return fmt.Errorf("the ledger in %s was signed by another key than %s: to hand it over, give the old key and on a second line the new one, until the mirrors have seen it", w.dir.path, w.vkey)
+	}
+	if err := w.recoverState(ctx); err != nil {
+		return err
+	}
+	driver, err := posix.New(ctx, posix.Config{Path: w.dir.path})
 	if err != nil {
-		return nil, fmt.Errorf("locking the ledger: %w", err)
+		return fmt.Errorf("opening the ledger: %w", err)
 	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		return nil, errors.Join(fmt.Errorf("another publisher writes the ledger %s: %w", filepath.Dir(name), err), f.Close())
+	signers := w.guard(keys)
+	// Background work ends with Close, not with the caller's context.
+	run, stop := context.WithCancel(context.WithoutCancel(ctx))
+	w.stop = stop
+	w.appender, w.shutdown, w.reader, err = tessera.NewAppender(run, driver, tessera.NewAppendOptions().
+		WithCheckpointSigner(signers[0], signers[1:]...).
+		WithCheckpointInterval(checkpointInterval).
+		WithCheckpointRepublishInterval(RefreshInterval).
+		WithBatching(batchSize, batchAge))
+	if err != nil {
+		return fmt.Errorf("opening the ledger: %w", err)
 	}
-	return f, nil
+	if err := w.settle(ctx); err != nil {
+		return err
+	}
+	w.done.Go(func() { w.refresh(run) })
+	return w.rotate(ctx, keys, time.Now())
+}
+
+// refresh makes the head what the publisher signs again when nothing is
+// appended, so that mirrors see that it lives.
+func (w *Writer) refresh(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(RefreshInterval):
+		}
+		if _, err, _ := w.reading.Do("", w.readCheckpoint); err != nil {
+			w.log.Error("reading the ledger's checkpoint", "error", err)
+		}
+	}
 }
 
 // settle waits until everything that a former process integrated is under a
@@ -112,7 +130,7 @@ func (w *Writer) settle(ctx context.Context) error {
 			return fmt.Errorf("opening the ledger: %w", err)
 		}
 		if err == nil {
-			c, err := VerifyCheckpoint(w.key, signed)
+			c, err := w.VerifyCheckpoint(signed)
 			if err != nil {
 				return fmt.Errorf("opening the ledger: %w", err)
 			}
@@ -122,7 +140,7 @@ func (w *Writer) settle(ctx context.Context) error {
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("opening the ledger: waiting for a checkpoint of %d blocks: %w", size, ctx.Err())
+			return errors.Join(fmt.Errorf("opening the ledger: waiting for a checkpoint of %d blocks: %w", size, ctx.Err()), w.whyUnsigned())
 		case <-time.After(checkpointInterval / 8):
 		}
 	}
@@ -196,7 +214,7 @@ func (w *Writer) add(ctx context.Context, data []byte) (int64, error) {
 	height := int64(i.Index)
 	for w.Size() <= height {
 		if err := ctx.Err(); err != nil {
-			return 0, fmt.Errorf("waiting for a checkpoint of block %d: %w", height, err)
+			return 0, errors.Join(fmt.Errorf("waiting for a checkpoint of block %d: %w", height, err), w.whyUnsigned())
 		}
 		if _, err, _ := w.reading.Do("", w.readCheckpoint); err != nil {
 			return 0, fmt.Errorf("appending to the ledger: %w", err)
@@ -215,7 +233,7 @@ func (w *Writer) readCheckpoint() (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	c, err := VerifyCheckpoint(w.key, signed)
+	c, err := w.VerifyCheckpoint(signed)
 	if err != nil {
 		return nil, err
 	}
@@ -226,20 +244,20 @@ func (w *Writer) readCheckpoint() (any, error) {
 // together and share batches.
 func (w *Writer) acquire(ctx context.Context, image string) (release func(), err error) {
 	for {
-		w.mu.Lock()
+		w.waiting.Lock()
 		busy, ok := w.pending[image]
 		if !ok {
 			free := make(chan struct{})
 			w.pending[image] = free
-			w.mu.Unlock()
+			w.waiting.Unlock()
 			return func() {
-				w.mu.Lock()
+				w.waiting.Lock()
 				delete(w.pending, image)
-				w.mu.Unlock()
+				w.waiting.Unlock()
 				close(free)
 			}, nil
 		}
-		w.mu.Unlock()
+		w.waiting.Unlock()
 		select {
 		case <-busy:
 		case <-ctx.Done():
@@ -248,14 +266,23 @@ func (w *Writer) acquire(ctx context.Context, image string) (release func(), err
 	}
 }
 
-// CheckFloor refuses with ErrBehind when the ledger does not contain a signed
-// checkpoint that somebody else has kept.
+// CheckFloor refuses with ErrBehind when the ledger does not contain a
+// checkpoint that somebody else has verified and kept. Whoever may ask for
+// blocks may give a floor: its signature, perhaps by a key that was handed
+// over since, is not checked again.
 func (w *Writer) CheckFloor(ctx context.Context, signed []byte) error {
-	floor, err := VerifyCheckpoint(w.key, signed)
-	if err != nil {
-		return err
+	if len(signed) > maxCheckpoint {
+		return fmt.Errorf("checkpoint of %d bytes: at most %d", len(signed), maxCheckpoint)
 	}
-	if err := w.Contains(ctx, floor); err != nil {
+	text, _, _ := strings.Cut(string(signed), "\n\n")
+	floor, err := torchwood.ParseCheckpoint(text + "\n")
+	if err != nil {
+		return fmt.Errorf("checkpoint: %w", err)
+	}
+	if origin := w.verifier.Load().Origin(); floor.Origin != origin {
+		return fmt.Errorf("checkpoint of the ledger %.80q: this is %q", floor.Origin, origin)
+	}
+	if err := w.Contains(ctx, Checkpoint{Origin: floor.Origin, Tree: floor.Tree}); err != nil {
 		return fmt.Errorf("%w: %w", ErrBehind, err)
 	}
 	return nil
@@ -265,8 +292,14 @@ func (w *Writer) CheckFloor(ctx context.Context, signed []byte) error {
 func (w *Writer) Close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), settleTimeout)
 	defer cancel()
-	err := w.shutdown(ctx)
+	var err error
+	if w.shutdown != nil {
+		err = w.shutdown(ctx)
+	}
 	w.adds.Wait()
-	w.stop()
-	return errors.Join(err, w.Ledger.Close(), w.lock.Close())
+	if w.stop != nil {
+		w.stop()
+	}
+	w.done.Wait()
+	return errors.Join(err, w.Ledger.Close())
 }

@@ -52,7 +52,7 @@ type Config struct {
 	Listen    []string // multiaddrs
 	Bootstrap []string // multiaddrs with /p2p/ID, /dnsaddr/DOMAIN, or http://HOST:PORT of open ports
 	Allow     []string // peer IDs of a closed network; none admits everyone
-	LedgerKey string   // names the network: nodes of another ledger stay apart
+	Network   string   // the name of the ledger: nodes of another one stay apart
 	// Encrypt has content go over libp2p's secured streams alone.
 	Encrypt bool
 	// NAT has the node find out whether it can be reached, and if not, be
@@ -109,7 +109,7 @@ func New(ctx context.Context, c Config) (*Host, error) {
 		return nil, fmt.Errorf("starting libp2p: %w", err)
 	}
 	run, stop := context.WithCancel(context.WithoutCancel(ctx))
-	network := sha256.Sum256([]byte(c.LedgerKey))
+	network := sha256.Sum256([]byte(c.Network))
 	h := &Host{
 		config: c, run: run, stop: stop, announcer: newAnnouncer(),
 		peers: map[peer.ID]*Peer{}, known: map[peer.ID]peer.AddrInfo{}, heard: map[peer.ID]peer.AddrInfo{},

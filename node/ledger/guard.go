@@ -1,0 +1,89 @@
+package ledger
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"filippo.io/torchwood"
+	"golang.org/x/mod/sumdb/note"
+	"golang.org/x/mod/sumdb/tlog"
+)
+
+// guardedSigner signs a checkpoint only when this writer has verified every
+// block under it, and that it extends what was signed before: a damaged disk
+// must never become a signed second history.
+type guardedSigner struct {
+	note.Signer
+	w *Writer
+}
+
+// Sign implements note.Signer.
+func (s guardedSigner) Sign(msg []byte) ([]byte, error) {
+	err := s.w.mayBeSigned(string(msg))
+	s.w.unsigned.Store(&err)
+	if err != nil {
+		return nil, err
+	}
+	return s.Signer.Sign(msg)
+}
+
+// guard makes the signers of checkpoints: each key's signature, and its
+// cosignature with the time.
+func (w *Writer) guard(keys []signingKey) (signers []note.Signer) {
+	for _, k := range keys {
+		signers = append(signers, guardedSigner{k.signer, w})
+	}
+	for _, k := range keys {
+		signers = append(signers, guardedSigner{k.clock, w})
+	}
+	return signers
+}
+
+// whyUnsigned is why the newest checkpoint was not signed; nil if it was.
+func (w *Writer) whyUnsigned() error {
+	if p := w.unsigned.Load(); p != nil {
+		return *p
+	}
+	return nil
+}
+
+func (w *Writer) mayBeSigned(text string) error {
+	c, err := torchwood.ParseCheckpoint(text)
+	if err != nil {
+		return fmt.Errorf("signing: %w", err)
+	}
+	if err := w.verify(context.Background(), c.Tree); err != nil {
+		w.log.Error("ALARM: a checkpoint is not signed, for the ledger on this disk is damaged: end this process and run 'pyrsia fsck'", "blocks", c.N, "error", err)
+		return fmt.Errorf("signing: %w", err)
+	}
+	return nil
+}
+
+// verify checks a tree on this disk: it extends the head, and each of its
+// blocks is under its root.
+func (w *Writer) verify(ctx context.Context, tree tlog.Tree) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	head, _ := w.Head()
+	if tree == head.Tree {
+		return nil // verified when it became the head
+	}
+	if tree.N < head.Tree.N {
+		return fmt.Errorf("%d blocks are fewer than the %d that were signed before", tree.N, head.Tree.N)
+	}
+	if tree.N == 0 {
+		if tree.Hash != emptyRoot {
+			return errors.New("the root of an empty ledger is another one")
+		}
+		return nil
+	}
+	root, err := w.rootAt(ctx, tree, head.Tree.N)
+	if err != nil {
+		return err
+	}
+	if head.Tree.N > 0 && root != head.Tree.Hash {
+		return fmt.Errorf("at %d blocks the root is %s, and %s was signed before", head.Tree.N, root, head.Tree.Hash)
+	}
+	return w.indexTo(ctx, w.dir, tree)
+}

@@ -1,0 +1,207 @@
+package ledger
+
+import (
+	"crypto"
+	"crypto/ed25519"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"filippo.io/torchwood"
+	"golang.org/x/mod/sumdb/note"
+	"golang.org/x/mod/sumdb/tlog"
+)
+
+// maxRotations bounds the keys that follow each other.
+const maxRotations = 64
+
+// Verifier checks what the keys of one ledger signed: the key that somebody
+// pinned, and those to which the ledger itself was handed over since. It does
+// not change; With makes another one.
+type Verifier struct {
+	keys []publicKey // the pinned one first, each named by a block that one before it signed
+}
+
+// publicKey is one key, with which two things are signed.
+type publicKey struct {
+	note.Verifier
+	vkey  string
+	clock *torchwood.CosignatureVerifier // c2sp.org/tlog-cosignature
+}
+
+// NewVerifier reads a verifier key (c2sp.org/signed-note, "NAME+HASH+DATA").
+func NewVerifier(vkey string) (*Verifier, error) {
+	k, err := readPublicKey(vkey)
+	if err != nil {
+		return nil, err
+	}
+	return &Verifier{keys: []publicKey{k}}, nil
+}
+
+func readPublicKey(vkey string) (k publicKey, err error) {
+	vkey = strings.TrimSpace(vkey)
+	if k.Verifier, err = note.NewVerifier(vkey); err != nil {
+		return k, fmt.Errorf("verifier key %.80q: %w; want NAME+HASH+DATA, as 'pyrsia keygen' prints it", vkey, err)
+	}
+	_, data, _ := strings.Cut(vkey[len(k.Name())+1:], "+")
+	raw, err := base64.StdEncoding.DecodeString(data)
+	if err != nil || len(raw) != 1+ed25519.PublicKeySize {
+		return k, fmt.Errorf("verifier key %.80q: not an ed25519 key", vkey)
+	}
+	k.vkey = vkey
+	cosigner, err := torchwood.NewCosignatureSigner(k.Name(), verifyOnly(raw[1:]))
+	if err != nil {
+		return k, fmt.Errorf("verifier key %.80q: %w", vkey, err)
+	}
+	k.clock = cosigner.Verifier()
+	return k, nil
+}
+
+// verifyOnly is a key of which the secret half is not known.
+type verifyOnly ed25519.PublicKey
+
+// Public implements crypto.Signer.
+func (k verifyOnly) Public() crypto.PublicKey { return ed25519.PublicKey(k) }
+
+// Sign implements crypto.Signer.
+func (k verifyOnly) Sign(io.Reader, []byte, crypto.SignerOpts) ([]byte, error) {
+	return nil, errors.New("a verifier key signs nothing")
+}
+
+// Origin is the ledger's name (c2sp.org/tlog-checkpoint).
+func (v *Verifier) Origin() string { return v.keys[0].Name() }
+
+// Trusts tells whether a verifier key is one of the ledger's.
+func (v *Verifier) Trusts(vkey string) bool {
+	return slices.ContainsFunc(v.keys, func(k publicKey) bool { return k.vkey == strings.TrimSpace(vkey) })
+}
+
+// With trusts in addition the key that a rotation names, which is refused
+// unless a key that is trusted already signed it.
+func (v *Verifier) With(r Rotation) (*Verifier, error) {
+	proven, err := proveBlock(v, []byte(r.Entry), []byte(r.Proof))
+	if err != nil {
+		return nil, fmt.Errorf("key rotation: %w", err)
+	}
+	e, err := ParseRotation([]byte(r.Entry))
+	if err != nil {
+		return nil, fmt.Errorf("key rotation: %w", err)
+	}
+	if !slices.Contains(proven.Checkpoint.signers, e.Previous) {
+		return nil, fmt.Errorf("key rotation: the key that hands over, %s, is not trusted or did not sign the proof", e.Previous)
+	}
+	if v.Trusts(e.Key) {
+		return v, nil
+	}
+	k, err := readPublicKey(e.Key)
+	if err != nil {
+		return nil, fmt.Errorf("key rotation: %w", err)
+	}
+	if len(v.keys) > maxRotations {
+		return nil, fmt.Errorf("key rotation: more than %d: pin the newest key", maxRotations)
+	}
+	return &Verifier{keys: append(slices.Clone(v.keys), k)}, nil
+}
+
+// WithAll trusts in addition the keys of those rotations that a trusted key
+// signed, in their order.
+func (v *Verifier) WithAll(rotations []Rotation) *Verifier {
+	for _, r := range rotations {
+		if next, err := v.With(r); err == nil {
+			v = next
+		}
+	}
+	return v
+}
+
+// after is what may sign a checkpoint that follows on c: a key that has
+// stopped signing is retired.
+func (v *Verifier) after(c Checkpoint) *Verifier {
+	for i, k := range v.keys {
+		if slices.Contains(c.signers, k.vkey) {
+			return &Verifier{keys: v.keys[i:]}
+		}
+	}
+	return v
+}
+
+// Verifier implements torchwood.Policy.
+func (v *Verifier) Verifier(name string, hash uint32) (note.Verifier, error) {
+	for _, k := range v.keys {
+		switch {
+		case name != k.Name():
+		case hash == k.KeyHash():
+			return k.Verifier, nil
+		case hash == k.clock.KeyHash():
+			return k.clock, nil
+		}
+	}
+	return nil, &note.UnknownVerifierError{Name: name, KeyHash: hash}
+}
+
+// Check implements torchwood.Policy: the origin is the ledger's, and one of its
+// keys signed. A cosignature alone is none.
+func (v *Verifier) Check(origin string, sigs []note.Signature) error {
+	if origin != v.Origin() {
+		return fmt.Errorf("it is of the ledger %.80q, not of %q", origin, v.Origin())
+	}
+	if len(v.signers(sigs)) == 0 {
+		return errors.New("no trusted key signed it")
+	}
+	return nil
+}
+
+func (v *Verifier) signers(sigs []note.Signature) (vkeys []string) {
+	for _, k := range v.keys {
+		if slices.ContainsFunc(sigs, func(s note.Signature) bool { return s.Hash == k.KeyHash() }) {
+			vkeys = append(vkeys, k.vkey)
+		}
+	}
+	return vkeys
+}
+
+// signed is when the newest cosignature says that the ledger's keys signed;
+// zero if none says it.
+func (v *Verifier) signed(sigs []note.Signature) (newest time.Time) {
+	for _, s := range sigs {
+		if !slices.ContainsFunc(v.keys, func(k publicKey) bool { return s.Hash == k.clock.KeyHash() }) {
+			continue
+		}
+		if seconds, err := torchwood.CosignatureTimestamp(s); err == nil && (newest.IsZero() || seconds > newest.Unix()) {
+			newest = time.Unix(seconds, 0).UTC()
+		}
+	}
+	return newest
+}
+
+// Checkpoint is a verified checkpoint of the ledger (c2sp.org/tlog-checkpoint).
+type Checkpoint struct {
+	Origin string
+	Tree   tlog.Tree // size in blocks, and root hash
+	Signed []byte    // the signed note it was read from
+	// Time is when it was signed by the publisher's clock, to the second; zero
+	// if it does not say.
+	Time time.Time
+
+	signers []string // those trusted keys that signed it
+}
+
+// maxCheckpoint bounds a signed checkpoint in bytes; one signature takes about
+// 200, and cosignatures of many witnesses fit too.
+const maxCheckpoint = 16 << 10
+
+// VerifyCheckpoint reads a signed checkpoint of the ledger whose keys v trusts.
+func VerifyCheckpoint(v *Verifier, signed []byte) (Checkpoint, error) {
+	if len(signed) > maxCheckpoint {
+		return Checkpoint{}, fmt.Errorf("checkpoint of %d bytes: at most %d", len(signed), maxCheckpoint)
+	}
+	c, n, err := torchwood.VerifyCheckpoint(signed, v)
+	if err != nil {
+		return Checkpoint{}, fmt.Errorf("checkpoint: %w", err)
+	}
+	return Checkpoint{Origin: c.Origin, Tree: c.Tree, Signed: signed, Time: v.signed(n.Sigs), signers: v.signers(n.Sigs)}, nil
+}
