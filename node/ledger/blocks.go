@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"sync"
 
 	"filippo.io/torchwood"
 	"golang.org/x/mod/sumdb/tlog"
@@ -11,9 +12,28 @@ import (
 )
 
 const (
-	bundleWorkers = 4  // bundles that are read and checked at once
-	bundlesAhead  = 16 // bundles that wait for their turn to be indexed
+	bundleWorkers = 8  // bundles that are read and checked at once
+	bundlesAhead  = 64 // bundles that wait for their turn to be indexed
 )
+
+// bundleReader is a torchwood.TileReader that reads entry bundles into a
+// buffer, which is faster and makes no garbage.
+type bundleReader interface {
+	// readBundle reads a bundle, into the space of buf if it is enough, and
+	// has check look at it. What check refuses is not returned.
+	readBundle(ctx context.Context, t tlog.Tile, buf []byte, check func([]byte) error) ([]byte, error)
+}
+
+func readBundle(ctx context.Context, tr torchwood.TileReader, t tlog.Tile, buf []byte, check func([]byte) error) ([]byte, error) {
+	if r, ok := tr.(bundleReader); ok {
+		return r.readBundle(ctx, t, buf, check)
+	}
+	data, err := tr.ReadTiles(ctx, []tlog.Tile{t})
+	if err != nil {
+		return buf, err
+	}
+	return data[0], check(data[0])
+}
 
 // indexBlocks reads from tr the blocks of the tree that are not indexed yet,
 // checks each one against the tree, and indexes it. Several bundles are
@@ -25,13 +45,13 @@ func (l *Ledger) indexBlocks(ctx context.Context, tr torchwood.TileReader, tree 
 	}
 	group, gctx := errgroup.WithContext(ctx)
 	p := proven{gctx, l.cache.over(tr), tree}
-	turns := make(chan chan []indexed, bundlesAhead)
+	turns := make(chan chan *batch, bundlesAhead)
 	group.Go(func() error {
 		defer close(turns)
 		workers, wctx := errgroup.WithContext(gctx)
 		workers.SetLimit(bundleWorkers)
-		for n := from / torchwood.TileWidth; n*torchwood.TileWidth < tree.N; n++ {
-			turn := make(chan []indexed, 1)
+		for height := from; height < tree.N; height = (height/torchwood.TileWidth + 1) * torchwood.TileWidth {
+			turn := make(chan *batch, 1)
 			select {
 			case turns <- turn:
 			case <-wctx.Done():
@@ -39,9 +59,9 @@ func (l *Ledger) indexBlocks(ctx context.Context, tr torchwood.TileReader, tree 
 			}
 			workers.Go(func() error {
 				defer close(turn)
-				blocks, err := l.checkBundle(p, n)
+				b, err := l.checkBundle(p, height)
 				if err == nil {
-					turn <- blocks
+					turn <- b
 				}
 				return err
 			})
@@ -49,18 +69,15 @@ func (l *Ledger) indexBlocks(ctx context.Context, tr torchwood.TileReader, tree 
 		return workers.Wait()
 	})
 	group.Go(func() error {
-		skip := from % torchwood.TileWidth // the first bundle's blocks that are indexed
 		for turn := range turns {
-			blocks, ok := <-turn
+			b, ok := <-turn
 			if !ok {
 				return nil // its worker says why
 			}
-			for _, b := range blocks[skip:] {
-				if err := l.index.add(b, p.root); err != nil {
-					return err
-				}
+			if err := l.index.add(b, p.root); err != nil {
+				return err
 			}
-			skip = 0
+			batches.Put(b)
 		}
 		return nil
 	})
@@ -70,63 +87,55 @@ func (l *Ledger) indexBlocks(ctx context.Context, tr torchwood.TileReader, tree 
 	return ctx.Err()
 }
 
-// checkBundle reads a bundle of entries, checks each against the tree, and
-// finds what they are indexed by.
-func (l *Ledger) checkBundle(p proven, n int64) ([]indexed, error) {
-	hashes := p.tile(0, n)
-	bundle := hashes
+var (
+	batches       = sync.Pool{New: func() any { return new(batch) }}
+	bundleBuffers = sync.Pool{New: func() any { return new([]byte) }}
+)
+
+// checkBundle reads the bundle of entries that the block at a height is in,
+// checks each against the tree, and finds what the blocks from that one on are
+// indexed by.
+func (l *Ledger) checkBundle(p proven, height int64) (*batch, error) {
+	t := p.tile(0, height/torchwood.TileWidth)
+	bundle := t
 	bundle.L = -1
-	data, err := p.cache.ReadTiles(p.ctx, []tlog.Tile{bundle})
+	b := batches.Get().(*batch)
+	buf := bundleBuffers.Get().(*[]byte)
+	defer bundleBuffers.Put(buf)
+	data, err := readBundle(p.ctx, p.cache.TileReader, bundle, *buf, func(data []byte) error {
+		if !b.scan(data, t.W, int(height%torchwood.TileWidth)) {
+			return &CorruptError{Path: torchwood.TilePath(bundle)}
+		}
+		return p.checkLeaves(t, b.bundle)
+	})
+	if cap(data) > cap(*buf) {
+		*buf = data
+	}
 	if err != nil {
 		return nil, err
 	}
-	blocks := make([]indexed, 0, bundle.W)
-	leaves := make([]byte, 0, bundle.W*tlog.HashSize)
-	rest := data[0]
-	for range bundle.W {
-		var entry []byte
-		if entry, rest, err = torchwood.ReadTileEntry(rest); err != nil {
-			return nil, fmt.Errorf("%s: %w", torchwood.TilePath(bundle), err)
-		}
-		leaf := tlog.RecordHash(entry)
-		leaves = append(leaves, leaf[:]...)
-		height := n*torchwood.TileWidth + int64(len(blocks))
-		b, err := scanEntry(entry)
-		if err != nil {
-			// Proven to be on the ledger, and kept; but it says nothing to us.
-			l.log.Warn("block is not indexed", "block", height, "error", err)
-		}
-		blocks = append(blocks, b)
+	for _, u := range b.unread {
+		// Proven to be on the ledger, and kept; but it says nothing to us.
+		l.log.Warn("block is not indexed", "block", height+int64(u.above), "error", u.err)
 	}
-	if len(rest) != 0 {
-		return nil, &CorruptError{Path: torchwood.TilePath(bundle)}
-	}
-	if err := p.checkLeaves(hashes, leaves); err != nil {
-		return nil, err
-	}
-	p.cache.TileReader.SaveTiles([]tlog.Tile{bundle, hashes}, [][]byte{data[0], leaves})
-	return blocks, nil
+	return b, nil
 }
 
 // checkLeaves compares the hashes of a bundle's entries with the tree. Those of
 // a full bundle need no tile of their own: their root is in the tile above.
 func (p proven) checkLeaves(t tlog.Tile, leaves []byte) error {
+	bundle := t
+	bundle.L = -1
 	if t.W == torchwood.TileWidth {
 		want, err := p.hash(torchwood.TileHeight, t.N)
-		if err != nil {
-			return err
+		if err == nil && rootOf(leaves) != want {
+			err = &CorruptError{Path: torchwood.TilePath(bundle)}
 		}
-		if rootOf(leaves) != want {
-			return &CorruptError{Path: torchwood.TilePath(tlog.Tile{H: t.H, L: -1, N: t.N, W: t.W})}
-		}
-		return nil
-	}
-	tile, err := p.read(t)
-	if err != nil {
 		return err
 	}
-	if !bytes.Equal(leaves, tile.leaves) {
-		return &CorruptError{Path: torchwood.TilePath(tlog.Tile{H: t.H, L: -1, N: t.N, W: t.W})}
+	tile, err := p.read(t)
+	if err == nil && !bytes.Equal(leaves, tile.leaves) {
+		err = &CorruptError{Path: torchwood.TilePath(bundle)}
 	}
-	return nil
+	return err
 }

@@ -34,11 +34,8 @@ func (c *copier) ReadTiles(ctx context.Context, tiles []tlog.Tile) ([][]byte, er
 	var missing []tlog.Tile
 	for i, t := range tiles {
 		if c.useLocal {
-			data, err := c.dir.readTile(t)
-			if err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return nil, err
-			}
-			out[i] = data
+			// One that cannot be read is as good as none.
+			out[i], _ = c.dir.readTile(t)
 		}
 		if out[i] == nil {
 			missing = append(missing, t)
@@ -59,16 +56,46 @@ func (c *copier) ReadTiles(ctx context.Context, tiles []tlog.Tile) ([][]byte, er
 	return out, nil
 }
 
+// readBundle implements bundleReader. A bundle of this disk that is not what
+// it should be is fetched again, and replaced.
+func (c *copier) readBundle(ctx context.Context, t tlog.Tile, buf []byte, check func([]byte) error) ([]byte, error) {
+	data, err := c.dir.read(t, buf)
+	if err == nil {
+		if err = check(data); err == nil {
+			// Whoever wrote it may have died before it was durable.
+			return data, c.store(c.dir.stored(t), nil)
+		}
+		if bad, ok := errors.AsType[*CorruptError](err); !ok || bad.Path != torchwood.TilePath(t) {
+			return data, err // it was not the bundle
+		}
+	}
+	bad := !errors.Is(err, fs.ErrNotExist)
+	if data, err = readBundle(ctx, c.source, t, buf, check); err != nil {
+		return data, err
+	}
+	name, err := c.dir.writeTile(t, data, bad)
+	return data, c.store(name, err)
+}
+
+// SaveTiles implements torchwood.TileReader. The hashes of entries are not
+// stored: they are made of the entries when somebody asks for them.
 func (c *copier) SaveTiles(tiles []tlog.Tile, data [][]byte) {
 	for i, t := range tiles {
-		name, err := c.dir.writeTile(t, data[i], !c.useLocal)
-		c.mu.Lock()
-		c.err = errors.Join(c.err, err)
-		if name != "" {
-			c.written = append(c.written, name)
+		if t.L != 0 {
+			_ = c.store(c.dir.writeTile(t, data[i], !c.useLocal)) // sync says it
 		}
-		c.mu.Unlock()
 	}
+}
+
+// store notes a file that is to be made durable, or why it could not be stored.
+func (c *copier) store(name string, err error) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.err = errors.Join(c.err, err)
+	if name != "" {
+		c.written = append(c.written, name)
+	}
+	return err
 }
 
 // sync makes durable what was stored.
@@ -81,9 +108,7 @@ func (c *copier) sync() error {
 	case len(c.written) > manyFiles:
 		err = durable.SyncAll(c.dir.path)
 	default:
-		for _, name := range c.written {
-			err = errors.Join(err, durable.SyncFile(name))
-		}
+		err = durable.SyncFiles(c.written...)
 	}
 	if err != nil {
 		return fmt.Errorf("%w: %w", errStorage, err)

@@ -1,7 +1,6 @@
 package ledger
 
 import (
-	"bufio"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -10,8 +9,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
-	"sync"
 
 	"filippo.io/torchwood"
 	"golang.org/x/mod/sumdb/tlog"
@@ -38,6 +37,15 @@ func (d dir) ReadTiles(_ context.Context, tiles []tlog.Tile) ([][]byte, error) {
 }
 
 func (d dir) readTile(t tlog.Tile) ([]byte, error) {
+	data, err := d.read(t, nil)
+	if t.L == 0 && errors.Is(err, fs.ErrNotExist) {
+		return d.hashEntries(t)
+	}
+	return data, err
+}
+
+// read reads a tile into the space of buf, if that is enough.
+func (d dir) read(t tlog.Tile, buf []byte) ([]byte, error) {
 	f, stored, err := d.open(t)
 	if err != nil {
 		return nil, err
@@ -47,7 +55,10 @@ func (d dir) readTile(t tlog.Tile) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("tile %s: %w", torchwood.TilePath(stored), err)
 	}
-	data := make([]byte, info.Size())
+	if info.Size() > maxBundle {
+		return nil, &CorruptError{Path: torchwood.TilePath(stored)}
+	}
+	data := slices.Grow(buf[:0], int(info.Size()))[:info.Size()]
 	if _, err := io.ReadFull(f, data); err != nil {
 		return nil, fmt.Errorf("tile %s: %w", torchwood.TilePath(stored), err)
 	}
@@ -55,6 +66,49 @@ func (d dir) readTile(t tlog.Tile) ([]byte, error) {
 		return data, nil
 	}
 	return narrow(data, t)
+}
+
+// hashEntries makes a tile of the lowest level, which a mirror does not store,
+// of its bundle.
+func (d dir) hashEntries(t tlog.Tile) ([]byte, error) {
+	bundle := t
+	bundle.L = -1
+	buf := bundleBuffers.Get().(*[]byte)
+	defer bundleBuffers.Put(buf)
+	data, err := d.read(bundle, *buf)
+	if err != nil {
+		return nil, err
+	}
+	*buf = data[:0]
+	hashes := make([]byte, 0, t.W*tlog.HashSize)
+	for range t.W {
+		var entry []byte
+		if entry, data, err = torchwood.ReadTileEntry(data); err != nil {
+			return nil, &CorruptError{Path: torchwood.TilePath(bundle)}
+		}
+		leaf := tlog.RecordHash(entry)
+		hashes = append(hashes, leaf[:]...)
+	}
+	return hashes, nil
+}
+
+// readBundle implements bundleReader.
+func (d dir) readBundle(_ context.Context, t tlog.Tile, buf []byte, check func([]byte) error) ([]byte, error) {
+	data, err := d.read(t, buf)
+	if err != nil {
+		return buf, err
+	}
+	return data, check(data)
+}
+
+// stored is the file that open finds for a tile; empty if none.
+func (d dir) stored(t tlog.Tile) string {
+	f, _, err := d.open(t)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	return f.Name()
 }
 
 // opens is how often a tile is looked for that is being replaced by a wider one.
@@ -78,39 +132,34 @@ func (d dir) open(t tlog.Tile) (f *os.File, stored tlog.Tile, err error) {
 	return nil, t, fmt.Errorf("tile %s: %w", torchwood.TilePath(t), fs.ErrNotExist)
 }
 
-// readEntry reads the i'th entry of a bundle, and no more of the file than
-// what is before it.
-func (d dir) readEntry(t tlog.Tile, i int) ([]byte, error) {
+// readEntry reads the entry at an offset of a bundle.
+func (d dir) readEntry(t tlog.Tile, offset int64) ([]byte, error) {
 	f, t, err := d.open(t)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	r := readers.Get().(*bufio.Reader)
-	defer readers.Put(r)
-	r.Reset(f)
-	for {
-		head, err := r.Peek(2)
-		if err != nil {
-			return nil, &CorruptError{Path: torchwood.TilePath(t)}
-		}
-		length := int(binary.BigEndian.Uint16(head))
-		_, _ = r.Discard(2) // peeked
-		if i == 0 {
-			entry := make([]byte, length)
-			if _, err := io.ReadFull(r, entry); err != nil {
-				return nil, &CorruptError{Path: torchwood.TilePath(t)}
-			}
-			return entry, nil
-		}
-		if _, err := r.Discard(length); err != nil {
-			return nil, &CorruptError{Path: torchwood.TilePath(t)}
-		}
-		i--
+	// Most entries are there after one read.
+	entry := make([]byte, usualEntry)
+	n, err := f.ReadAt(entry, offset)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("tile %s: %w", torchwood.TilePath(t), err)
 	}
+	if n < 2 {
+		return nil, &CorruptError{Path: torchwood.TilePath(t)}
+	}
+	length := 2 + int(binary.BigEndian.Uint16(entry))
+	if length > n {
+		entry = append(entry[:n], make([]byte, length-n)...)
+		if _, err := f.ReadAt(entry[n:], offset+int64(n)); err != nil {
+			return nil, &CorruptError{Path: torchwood.TilePath(t)}
+		}
+	}
+	return entry[2:length], nil
 }
 
-var readers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, 64<<10) }}
+// usualEntry is the size of an entry, bytes, that few are longer than.
+const usualEntry = 2 << 10
 
 // wider finds the stored version of a partial tile that has at least its
 // width: the full one, or the widest partial one.
@@ -170,15 +219,22 @@ func (d dir) ReadEndpoint(_ context.Context, path string) ([]byte, error) {
 // there, for whoever wrote it may have died before.
 func (d dir) writeTile(t tlog.Tile, data []byte, overwrite bool) (string, error) {
 	name := filepath.Join(d.path, torchwood.TilePath(t))
-	if _, err := os.Stat(name); err == nil && !overwrite {
-		return name, nil
+	// Crash: there may be a part of the tile. No checkpoint refers to it yet, and
+	// the next sync verifies what is there before it uses it.
+	err := durable.Create(name, data)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err = os.MkdirAll(filepath.Dir(name), 0o755); err == nil {
+			err = durable.Create(name, data)
+		}
 	}
-	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
-		return "", fmt.Errorf("storing a tile: %w", err)
+	if errors.Is(err, fs.ErrExist) {
+		if !overwrite {
+			return name, nil
+		}
+		// Crash: the old file, the new one, or after a power cut an empty one.
+		err = durable.Replace(name, data)
 	}
-	// Crash: a tile that is there, not there, or after a power cut empty; no
-	// checkpoint refers to it yet, and the next sync fetches it again.
-	if err := durable.Replace(name, data); err != nil {
+	if err != nil {
 		return "", fmt.Errorf("storing a tile: %w", err)
 	}
 	return name, d.dropNarrower(t)

@@ -15,44 +15,46 @@ import (
 // segmentBlocks is how many blocks a segment holds.
 const segmentBlocks = 1 << 16
 
-// index finds blocks by image name and by the digests that they name. Full
+// index finds blocks by image name and by the digests that they name, and
+// knows each block's leaf hash and where in its bundle the entry is. Full
 // segments are on disk; the blocks after them are in memory, and are read from
 // the tiles again at the next start. All of it is derived from the blocks.
+// One goroutine at a time changes it; any number asks.
 type index struct {
 	folder string
-	full   int64 // blocks in a segment
+	full   int // blocks in a segment
 
 	mu       sync.RWMutex // guards what follows
-	segments []*segment   // of all blocks below their ends, in order
-	tail     []record     // of the blocks after the segments, by height
-	mapped   int          // records of the tail that newest and prev know
-	newest   map[indexKey]int32
-	prev     []int32 // of each record of the tail: the key's one before; -1: none
-	size     int64   // blocks that are indexed
-	names    names
-	fresh    []string // names that no segment has
+	segments []*segment   // segments[i] begins at block i*full
+	tail     *tail        // of the blocks after the segments
 }
 
-// openIndex maps the segments that follow on each other from block 0 on.
+// rootFunc gives the root of a ledger's first blocks.
+type rootFunc func(size int64) (tlog.Hash, error)
+
+// openIndex opens the segments that follow on each other from block 0 on.
 // What comes after a gap or a corrupt one is dropped and indexed again.
-func openIndex(folder string, full int64) (*index, error) {
+func openIndex(folder string, full int) (*index, error) {
 	if err := os.MkdirAll(folder, 0o755); err != nil {
 		return nil, fmt.Errorf("opening the index: %w", err)
 	}
-	x := &index{folder: folder, full: full}
-	x.clear()
+	x := &index{folder: folder, full: full, tail: newTail(0)}
 	files, err := filepath.Glob(filepath.Join(folder, "*"+segmentSuffix))
 	if err != nil {
 		return nil, fmt.Errorf("opening the index: %w", err)
 	}
 	slices.Sort(files)
 	for _, f := range files {
-		s, err := openSegment(f)
-		if err == nil && s.from == x.size {
-			x.adopt(s)
+		s, err := readSegment(f)
+		if err == nil && s.from == x.tail.from && s.blocks() == full {
+			x.segments = append(x.segments, s)
+			x.tail = newTail(s.to)
 			continue
 		}
-		if _, corrupt := errors.AsType[*CorruptError](err); err != nil && !corrupt {
+		if err == nil {
+			err = errors.Join(s.close(), &CorruptError{Path: f})
+		}
+		if _, corrupt := errors.AsType[*CorruptError](err); !corrupt {
 			return nil, errors.Join(err, x.close())
 		}
 		if err := os.Remove(f); err != nil {
@@ -62,24 +64,6 @@ func openIndex(folder string, full int64) (*index, error) {
 	return x, nil
 }
 
-func (x *index) clear() {
-	x.emptyTail()
-	x.names = names{tags: map[string][]string{}}
-}
-
-func (x *index) emptyTail() {
-	x.tail, x.prev, x.mapped, x.fresh = x.tail[:0], x.prev[:0], 0, nil
-	x.newest = map[indexKey]int32{}
-}
-
-func (x *index) adopt(s *segment) {
-	x.segments = append(x.segments, s)
-	x.size = s.to
-	for _, n := range s.names {
-		x.names.add(n)
-	}
-}
-
 func (x *index) close() error {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -87,142 +71,145 @@ func (x *index) close() error {
 	for _, s := range x.segments {
 		errs = append(errs, s.close())
 	}
-	x.segments = nil
+	x.segments, x.tail = nil, newTail(0)
 	return errors.Join(errs...)
-}
-
-// reset empties the index.
-func (x *index) reset() error {
-	if err := x.close(); err != nil {
-		return err
-	}
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	x.clear()
-	x.size = 0
-	files, err := filepath.Glob(filepath.Join(x.folder, "*"+segmentSuffix))
-	for _, f := range files {
-		if rerr := os.Remove(f); rerr != nil && !errors.Is(rerr, fs.ErrNotExist) {
-			err = errors.Join(err, rerr)
-		}
-	}
-	return err
 }
 
 // blocks is the number of blocks that are indexed.
 func (x *index) blocks() int64 {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
-	return x.size
+	return x.tail.end()
 }
 
-// belongs checks that the newest segment is of a ledger: of the one whose root
-// at any size root tells.
-func (x *index) belongs(root func(size int64) (tlog.Hash, error)) (bool, error) {
-	x.mu.RLock()
-	defer x.mu.RUnlock()
-	if len(x.segments) == 0 {
-		return true, nil
-	}
-	newest := x.segments[len(x.segments)-1]
-	h, err := root(newest.to)
-	return h == newest.root, err
-}
-
-// add indexes the next block. root gives the ledger's root at a size, which
-// is asked for when a segment is full.
-func (x *index) add(b indexed, root func(size int64) (tlog.Hash, error)) error {
+// keep drops all but the segments of the ledger that has size blocks and whose
+// roots root gives.
+func (x *index) keep(size int64, root rootFunc) error {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	for i, k := range b.keys {
-		// A single-platform image's manifest is its artifact too.
-		if !slices.Contains(b.keys[:i], k) {
-			x.tail = append(x.tail, record{k, x.size})
+	for len(x.segments) > 0 {
+		newest := x.segments[len(x.segments)-1]
+		if newest.to <= size {
+			h, err := root(newest.to)
+			if err != nil {
+				return fmt.Errorf("checking the index: %w", err)
+			}
+			if h == newest.root {
+				break
+			}
+		}
+		x.segments = x.segments[:len(x.segments)-1]
+		if err := errors.Join(newest.close(), os.Remove(newest.file)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("dropping a piece of the index: %w", err)
 		}
 	}
-	if b.image != "" && x.names.add(b.image) {
-		x.fresh = append(x.fresh, b.image)
-	}
-	x.size++
-	if x.size%x.full != 0 {
-		return nil
-	}
-	return x.flush(root)
-}
-
-// flush writes the tail as a segment; the caller holds mu.
-func (x *index) flush(root func(size int64) (tlog.Hash, error)) error {
-	h, err := root(x.size)
-	if err != nil {
-		return fmt.Errorf("indexing: %w", err)
-	}
-	s, err := writeSegment(x.folder, x.size-x.full, x.size, h, sortByKey(x.tail), x.fresh)
-	if err != nil {
-		return err
-	}
-	x.segments = append(x.segments, s)
-	x.emptyTail()
+	x.tail = newTail(int64(len(x.segments) * x.full))
 	return nil
 }
 
-// sortByKey sorts records whose heights ascend by key and then height: a radix
-// sort, 16 bits at a time, which keeps the order of what it holds equal.
-func sortByKey(in []record) []record {
-	from, to := slices.Clone(in), make([]record, len(in))
-	counts := make([]int32, 1<<16+1)
-	for shift := 0; shift < 64; shift += 16 {
-		clear(counts)
-		for _, r := range from {
-			counts[int(uint16(r.key>>shift))+1]++
-		}
-		for i := 1; i < len(counts); i++ {
-			counts[i] += counts[i-1]
-		}
-		for _, r := range from {
-			digit := uint16(r.key >> shift)
-			to[counts[digit]] = r
-			counts[digit]++
-		}
-		from, to = to, from
+// add indexes the next blocks, of one bundle. root is asked when a segment is
+// full.
+func (x *index) add(b *batch, root rootFunc) error {
+	x.mu.Lock()
+	x.tail.add(b)
+	full := x.tail.blocks() == x.full
+	x.mu.Unlock()
+	if !full {
+		return nil
 	}
-	return from
-}
-
-// mapTail makes the tail's records findable. It is put off until somebody
-// asks: a follower that copies a long ledger fills many tails before that.
-func (x *index) mapTail() {
+	h, err := root(x.tail.end())
+	if err != nil {
+		return fmt.Errorf("indexing: %w", err)
+	}
+	s, err := writeSegment(x.folder, x.tail, h)
+	if err != nil {
+		return err
+	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	for ; x.mapped < len(x.tail); x.mapped++ {
-		k := x.tail[x.mapped].key
-		before, ok := x.newest[k]
-		if !ok {
-			before = -1
-		}
-		x.prev = append(x.prev, before)
-		x.newest[k] = int32(x.mapped)
+	x.segments = append(x.segments, s)
+	x.tail = x.tail.next()
+	return nil
+}
+
+// replace puts a segment that was made again in the place of a damaged one.
+func (x *index) replace(damaged *segment, again *tail) error {
+	if err := os.Remove(damaged.file); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("replacing a piece of the index: %w", err)
 	}
+	s, err := writeSegment(x.folder, again, damaged.root)
+	if err != nil {
+		return err
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.segments[int(s.from)/x.full] = s
+	return damaged.close()
+}
+
+// uses tells whether a segment is in use.
+func (x *index) uses(s *segment) bool {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	return slices.Contains(x.segments, s)
+}
+
+// searchable locks the index for reading, with all of the tail findable. The
+// caller calls the result at its end.
+func (x *index) searchable() (unlock func()) {
+	x.mu.RLock()
+	if !x.tail.searchable() {
+		x.mu.RUnlock()
+		x.mu.Lock()
+		x.tail.search()
+		x.mu.Unlock()
+		x.mu.RLock() // what was added in between is above the caller's head
+	}
+	return x.mu.RUnlock
 }
 
 // heights yields the blocks below a height that have a key, the newest first,
 // until yield returns false.
-func (x *index) heights(key indexKey, below int64, yield func(int64) bool) {
-	x.mu.RLock()
-	if x.mapped < len(x.tail) {
-		x.mu.RUnlock()
-		x.mapTail()
-		x.mu.RLock()
-	}
-	defer x.mu.RUnlock()
-	i, ok := x.newest[key]
-	for ; ok && i >= 0; i = x.prev[i] {
-		if h := x.tail[i].height; h < below && !yield(h) {
-			return
-		}
+func (x *index) heights(key indexKey, below int64, yield func(int64) bool) error {
+	defer x.searchable()()
+	if !x.tail.heights(key, below, yield) {
+		return nil
 	}
 	for _, s := range slices.Backward(x.segments) {
-		if s.from < below && !s.heights(key, below, yield) {
-			return
+		if s.from >= below {
+			continue
+		}
+		if more, err := s.heights(key, below, yield); err != nil || !more {
+			return err
 		}
 	}
+	return nil
+}
+
+// leaves gives the leaf hashes of n blocks of one bundle from a height on, if
+// all are indexed.
+func (x *index) leaves(height int64, n int) ([]byte, error) {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	out := make([]byte, 0, n*tlog.HashSize)
+	if height+int64(n) > x.tail.end() {
+		return nil, fmt.Errorf("block %d is not indexed: %w", height, ErrNotFound)
+	}
+	if height >= x.tail.from {
+		return x.tail.leafHashes(out, height, n), nil
+	}
+	return x.segments[int(height)/x.full].leaves(out, height, n)
+}
+
+// offset is where in its bundle a block's entry is.
+func (x *index) offset(height int64) (uint32, error) {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	if height >= x.tail.end() {
+		return 0, fmt.Errorf("block %d is not indexed: %w", height, ErrNotFound)
+	}
+	if height >= x.tail.from {
+		return x.tail.offsets[height-x.tail.from], nil
+	}
+	return x.segments[int(height)/x.full].offset(height)
 }

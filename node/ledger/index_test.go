@@ -1,6 +1,9 @@
 package ledger
 
 import (
+	"bytes"
+	"crypto/sha256"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -8,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/opencontainers/go-digest"
 	"golang.org/x/mod/sumdb/tlog"
 )
 
@@ -18,15 +22,23 @@ func rootAt(size int64) (tlog.Hash, error) { return tlog.RecordHash(fmt.Append(n
 func fill(t *testing.T, x *index, n int64) {
 	t.Helper()
 	for i := x.blocks(); i < n; i++ {
-		image := fmt.Sprintf("docker.io/library/i%d:%d", i%10, i%3)
-		if err := x.add(indexed{image: image, keys: []indexKey{indexKey(i % 10), indexKey(1000 + i), indexKey(1000 + i)}}, rootAt); err != nil {
+		leaf := tlog.RecordHash(fmt.Append(nil, i))
+		err := x.add(&batch{
+			leaves: leaf[:], offsets: []uint32{uint32(i) * 100},
+			records: []record{makeRecord(indexKey(i%10), 0), makeRecord(indexKey(1000+i), 0)},
+			names:   fmt.Appendf(nil, "docker.io/library/i%d:%d\n", i%10, i%3),
+		}, rootAt)
+		if err != nil {
 			t.Fatal(err)
 		}
 	}
 }
 
-func heightsOf(x *index, key indexKey, below int64) (out []int64) {
-	x.heights(key, below, func(h int64) bool { out = append(out, h); return true })
+func heightsOf(t *testing.T, x *index, key indexKey, below int64) (out []int64) {
+	t.Helper()
+	if err := x.heights(key, below, func(h int64) bool { out = append(out, h); return true }); err != nil {
+		t.Error(err)
+	}
 	return out
 }
 
@@ -39,17 +51,31 @@ func TestIndexFindsBlocksInSegmentsAndTail(t *testing.T) {
 	fill(t, x, 70) // four segments and a tail of six
 	check := func(x *index) {
 		t.Helper()
-		if diff := cmp.Diff([]int64{63, 53, 43, 33, 23, 13, 3}, heightsOf(x, 3, 70)); diff != "" {
+		if diff := cmp.Diff([]int64{63, 53, 43, 33, 23, 13, 3}, heightsOf(t, x, 3, 70)); diff != "" {
 			t.Error(diff)
 		}
-		if diff := cmp.Diff([]int64{23, 13, 3}, heightsOf(x, 3, 33)); diff != "" {
+		if diff := cmp.Diff([]int64{23, 13, 3}, heightsOf(t, x, 3, 33)); diff != "" {
 			t.Error(diff)
 		}
-		if diff := cmp.Diff([]int64{69}, heightsOf(x, 1069, 70)); diff != "" {
+		if diff := cmp.Diff([]int64{69}, heightsOf(t, x, 1069, 70)); diff != "" {
 			t.Error(diff)
 		}
-		if diff := cmp.Diff([]string{"1", "2"}, x.tagsOf("docker.io/library/i4", "0", 9)); diff != "" {
-			t.Error(diff)
+		for after, want := range map[string][]string{"": {"0", "1"}, "0": {"1", "2"}, "00": {"1", "2"}} {
+			if tags, err := x.tagsOf("docker.io/library/i4", after, 2); err != nil || !slices.Equal(tags, want) {
+				t.Errorf("tags after %q: %q, %v, want %q", after, tags, err, want)
+			}
+		}
+		for _, h := range []int64{0, 17, 63, 66} {
+			leaf := tlog.RecordHash(fmt.Append(nil, h))
+			if got, err := x.leaves(h, 1); err != nil || !bytes.Equal(got, leaf[:]) {
+				t.Errorf("leaf %d: %x, %v", h, got, err)
+			}
+			if got, err := x.offset(h); err != nil || got != uint32(h)*100 {
+				t.Errorf("offset %d: %d, %v", h, got, err)
+			}
+		}
+		if _, err := x.leaves(69, 2); !errors.Is(err, ErrNotFound) {
+			t.Errorf("a leaf that is not indexed: %v", err)
 		}
 		if got := len(x.repositories()); got != 10 {
 			t.Errorf("%d repositories, want 10", got)
@@ -65,19 +91,75 @@ func TestIndexFindsBlocksInSegmentsAndTail(t *testing.T) {
 	if x.blocks() != 64 {
 		t.Errorf("after a restart %d blocks are indexed, want the segments' 64", x.blocks())
 	}
-	if ours, err := x.belongs(rootAt); err != nil || !ours {
-		t.Errorf("belongs: %v, %v", ours, err)
-	}
-	if ours, _ := x.belongs(func(int64) (tlog.Hash, error) { return tlog.Hash{}, nil }); ours {
-		t.Error("the index of another ledger was taken for this one's")
-	}
 	fill(t, x, 70)
 	check(x)
-	if err := x.reset(); err != nil {
+}
+
+func TestIndexKeepsWhatIsOfTheLedger(t *testing.T) {
+	other := func(from int64) rootFunc {
+		return func(size int64) (tlog.Hash, error) {
+			if size >= from {
+				return tlog.Hash{}, nil
+			}
+			return rootAt(size)
+		}
+	}
+	for name, tc := range map[string]struct {
+		size int64
+		root rootFunc
+		want int64
+	}{
+		"the whole ledger":       {70, rootAt, 64},
+		"a shorter one":          {63, rootAt, 48},
+		"one that differs later": {70, other(40), 32},
+		"another one":            {70, other(0), 0},
+		"none":                   {0, nil, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			folder := t.TempDir()
+			x, err := openIndex(folder, 16)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer x.close()
+			fill(t, x, 70)
+			if err := x.keep(tc.size, tc.root); err != nil || x.blocks() != tc.want {
+				t.Errorf("%d blocks are kept, %v, want %d", x.blocks(), err, tc.want)
+			}
+			if files, _ := filepath.Glob(filepath.Join(folder, "*")); len(files) != int(tc.want)/16 {
+				t.Errorf("files %q", files)
+			}
+			fill(t, x, 70)
+			if diff := cmp.Diff([]int64{63, 53, 43, 33, 23, 13, 3}, heightsOf(t, x, 3, 70)); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+// The greatest key, and one that fills many pages.
+func TestIndexFindsManyBlocksOfOneKey(t *testing.T) {
+	x, err := openIndex(t.TempDir(), 4096)
+	if err != nil {
 		t.Fatal(err)
 	}
-	fill(t, x, 70)
-	check(x)
+	defer x.close()
+	const greatest = 1<<48 - 1
+	for i := range 2 * 4096 {
+		b := &batch{leaves: make([]byte, tlog.HashSize), offsets: []uint32{0}, records: []record{makeRecord(indexKey(i%2)*greatest, 0)}}
+		if err := x.add(b, rootAt); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for key, newest := range map[indexKey]int64{0: 8190, greatest: 8191} {
+		got := heightsOf(t, x, key, 8192)
+		if len(got) != 4096 || got[0] != newest || got[4095] != newest%2 {
+			t.Errorf("key %x: %d blocks from %d on", key, len(got), got[0])
+		}
+	}
+	if got := heightsOf(t, x, 1, 8192); len(got) != 0 {
+		t.Errorf("a key that no block has: %v", got)
+	}
 }
 
 func TestCorruptSegmentIsDroppedWithWhatFollows(t *testing.T) {
@@ -92,7 +174,7 @@ func TestCorruptSegmentIsDroppedWithWhatFollows(t *testing.T) {
 	}
 	files, _ := filepath.Glob(filepath.Join(folder, "*"+segmentSuffix))
 	slices.Sort(files)
-	for _, at := range []int64{3, 20, segmentHeader + 5} { // magic, size, a record
+	for _, at := range []int{3, 20, 60, 1500, pageSize*3 + 5} { // magic, size, checksum, a leaf, a record
 		data, err := os.ReadFile(files[2])
 		if err != nil {
 			t.Fatal(err)
@@ -108,7 +190,7 @@ func TestCorruptSegmentIsDroppedWithWhatFollows(t *testing.T) {
 			t.Errorf("byte %d: %d blocks are indexed, want 32", at, x.blocks())
 		}
 		fill(t, x, 70)
-		if diff := cmp.Diff([]int64{63, 53, 43, 33, 23, 13, 3}, heightsOf(x, 3, 70)); diff != "" {
+		if diff := cmp.Diff([]int64{63, 53, 43, 33, 23, 13, 3}, heightsOf(t, x, 3, 70)); diff != "" {
 			t.Error(diff)
 		}
 		if err := x.close(); err != nil {
@@ -124,14 +206,72 @@ func FuzzScanEntry(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add(seed)
+	f.Add(bytes.Replace(seed, []byte("registry.example"), []byte(`reg\"istry`), 1))
 	f.Fuzz(func(t *testing.T, data []byte) {
+		b := new(batch)
+		b.entry(data, 7)
 		strict, err := ParseEntry(data)
 		if err != nil {
 			return // such a block is found, and refused when it is read
 		}
-		quick, err := scanEntry(data)
-		if err != nil || quick.image != strict.Artifact || len(quick.keys) != 3+2*len(strict.Platforms) {
-			t.Errorf("%q: quick %+v, %v; strict %+v", data, quick, err, strict)
+		want := []digest.Digest{strict.Digest, strict.Pieces}
+		for _, p := range strict.Platforms {
+			want = append(want, p.Digest, p.Config)
+		}
+		keys := map[record]bool{makeRecord(imageKey([]byte(strict.Artifact)), 7): true}
+		for _, d := range want {
+			k, _ := digestKey([]byte(d))
+			keys[makeRecord(k, 7)] = true
+		}
+		for _, r := range b.records {
+			if !keys[r] {
+				t.Errorf("%q: record %x is of nothing that it names", data, r)
+			}
+		}
+		if len(b.records) != len(keys) || string(b.names) != strict.Artifact+"\n" {
+			t.Errorf("%q: %d records, want %d; names %q", data, len(b.records), len(keys), b.names)
+		}
+	})
+}
+
+// Whatever a file holds, it is a segment or is refused.
+func FuzzParseSegment(f *testing.F) {
+	t := newTail(0)
+	t.add(&batch{leaves: make([]byte, tlog.HashSize), offsets: []uint32{0}, records: []record{1}, names: []byte("a:1\n")})
+	s, err := writeSegment(f.TempDir(), t, tlog.Hash{})
+	if err != nil {
+		f.Fatal(err)
+	}
+	seed, err := os.ReadFile(s.file)
+	if err := errors.Join(err, s.close()); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(seed)
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if len(data) < segmentHeader+sha256.Size {
+			return
+		}
+		sum := segmentSum(data) // the checks behind the checksum
+		copy(data[segmentHeader:], sum[:])
+		name := filepath.Join(t.TempDir(), "x")
+		if err := os.WriteFile(name, data, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		s, err := readSegment(name)
+		if err != nil {
+			return
+		}
+		defer s.close()
+		if _, err := s.heights(1, s.to, func(int64) bool { return true }); err != nil {
+			t.Error(err)
+		}
+		for _, l := range s.images {
+			if _, err := s.tags(l.repository); err != nil {
+				t.Error(err)
+			}
+		}
+		if _, err := s.leaves(nil, s.from, s.blocks()); err != nil {
+			t.Error(err)
 		}
 	})
 }

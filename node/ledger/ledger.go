@@ -50,8 +50,9 @@ type Ledger struct {
 
 	head atomic.Pointer[Checkpoint] // nil until a checkpoint is verified and indexed
 
-	mu      sync.Mutex // serialises advance, and guards changed
+	mu      sync.Mutex // serialises advance, and guards what follows
 	changed chan struct{}
+	indexed tlog.Tree // whose blocks the index has; N is -1 after a failure
 }
 
 // open locks and loads the copy at path. What is under the stored checkpoint
@@ -88,13 +89,13 @@ func lockFile(name string) (*os.File, error) {
 }
 
 func (l *Ledger) load(ctx context.Context) (err error) {
-	if l.cache, err = newTileCache(l.dir); err != nil {
-		return err
-	}
 	if l.entries, err = lru.New[int64, *Entry](maxEntries); err != nil {
 		return fmt.Errorf("opening the ledger: %w", err)
 	}
 	if l.index, err = openIndex(filepath.Join(l.dir.path, indexFolder), segmentBlocks); err != nil {
+		return err
+	}
+	if l.cache, err = newTileCache(local{l.dir, l.index}); err != nil {
 		return err
 	}
 	rotations, err := l.dir.readRotations()
@@ -105,7 +106,7 @@ func (l *Ledger) load(ctx context.Context) (err error) {
 	l.verifier.Store(l.verifier.Load().WithAll(rotations))
 	signed, err := l.dir.ReadEndpoint(ctx, checkpointFile)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+		return l.index.keep(0, nil) // what a first sync left that did not end
 	}
 	if err != nil {
 		return fmt.Errorf("opening the ledger: %w", err)
@@ -129,8 +130,8 @@ func (l *Ledger) distrust(cause error) error {
 	if err != nil || c.Origin != l.verifier.Load().Origin() {
 		return untrusted
 	}
-	if err := l.index.reset(); err != nil {
-		return fmt.Errorf("rebuilding the index: %w", err)
+	if err := l.index.keep(0, nil); err != nil {
+		return err
 	}
 	l.log.Warn("another key was pinned: its ledger must contain what is on this disk", "key", l.vkey, "blocks", c.Tree.N)
 	l.before.Store(&Checkpoint{Origin: c.Origin, Tree: c.Tree})
@@ -139,18 +140,6 @@ func (l *Ledger) distrust(cause error) error {
 
 // loadCheckpoint makes a stored checkpoint the head.
 func (l *Ledger) loadCheckpoint(ctx context.Context, c Checkpoint) error {
-	if l.index.blocks() <= c.Tree.N {
-		ours, err := l.index.belongs(proven{ctx, l.cache, c.Tree}.root)
-		if err != nil {
-			return fmt.Errorf("opening the ledger: %w", err)
-		}
-		if !ours {
-			l.log.Warn("rebuilding the index: it is of another ledger")
-			if err := l.index.reset(); err != nil {
-				return fmt.Errorf("rebuilding the index: %w", err)
-			}
-		}
-	}
 	return l.advance(ctx, l.dir, c, committed)
 }
 
@@ -230,16 +219,37 @@ func (l *Ledger) moveHead(ctx context.Context, tr torchwood.TileReader, c Checkp
 
 // indexTo verifies and indexes the blocks up to a tree; the caller holds mu.
 func (l *Ledger) indexTo(ctx context.Context, tr torchwood.TileReader, tree tlog.Tree) error {
-	if l.index.blocks() > tree.N {
-		// The index of another disk, or of a later time: it is derived.
-		l.log.Warn("rebuilding the index", "indexed", l.index.blocks(), "ledger", tree.N)
-		if err := l.index.reset(); err != nil {
-			return fmt.Errorf("rebuilding the index: %w", err)
-		}
+	if err := l.fitIndex(ctx, tr, tree); err != nil {
+		return err
 	}
+	if l.index.blocks() >= tree.N {
+		return nil
+	}
+	l.indexed = tlog.Tree{N: -1}
 	if err := l.indexBlocks(ctx, tr, tree); err != nil {
 		l.cache.tiles.Purge() // what was proven may not be on the disk
 		return err
 	}
+	l.indexed = tree
 	return nil
+}
+
+// fitIndex drops from the index what is not of a tree: at the start, after a
+// sync that failed, or when its tree was signed and then another one. The
+// caller holds mu, and has proven that the tree extends the head.
+func (l *Ledger) fitIndex(ctx context.Context, tr torchwood.TileReader, tree tlog.Tree) error {
+	if head, _ := l.Head(); l.index.blocks() == l.indexed.N && (l.indexed == head.Tree || l.agree(ctx, tr, tree, l.indexed)) {
+		return nil
+	}
+	l.cache.tiles.Purge()
+	return l.index.keep(tree.N, proven{ctx, l.cache.over(tr), tree}.root)
+}
+
+// agree tells whether one of two trees begins with the other.
+func (l *Ledger) agree(ctx context.Context, tr torchwood.TileReader, a, b tlog.Tree) bool {
+	if a.N > b.N {
+		a, b = b, a
+	}
+	h, err := proven{ctx, l.cache.over(tr), b}.root(a.N)
+	return err == nil && h == a.Hash
 }

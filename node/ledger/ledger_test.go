@@ -175,32 +175,11 @@ func TestFollowerCopiesVerifiesAndServes(t *testing.T) {
 			t.Errorf("block %d: %v, %v", h, b, err)
 		}
 	}
-	if got := f2.Tags("docker.io/library/alpine", "", 10); !cmp.Equal(got, []string{"3.20"}) {
-		t.Errorf("tags %v", got)
+	if got, err := f2.Tags(t.Context(), "docker.io/library/alpine", "", 10); err != nil || !cmp.Equal(got, []string{"3.20"}) {
+		t.Errorf("tags %v, %v", got, err)
 	}
 	if got := len(f2.Repositories()); got != 4 {
 		t.Errorf("%d repositories, want 4", got)
-	}
-}
-
-func TestFollowerHealsItsTiles(t *testing.T) {
-	p := newPublisher(t)
-	f := newFollower(t, p.vkey)
-	source := serve(t, p.Ledger)
-	p.mustAppend(t, alpine, "one")
-	if _, err := f.Sync(t.Context(), source); err != nil {
-		t.Fatal(err)
-	}
-	tile := filepath.Join(f.dir.path, "tile/0/000.p/1")
-	if err := os.WriteFile(tile, make([]byte, 32), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	p.mustAppend(t, alpine, "two")
-	if _, err := f.Sync(t.Context(), source); err != nil {
-		t.Fatal(err)
-	}
-	if _, _, err := f.Block(t.Context(), 0); err != nil {
-		t.Error(err)
 	}
 }
 

@@ -29,19 +29,9 @@ func (l *Ledger) Entry(ctx context.Context, height int64) (*Entry, error) {
 	if e, ok := l.entries.Get(height); ok {
 		return e, nil
 	}
-	p := proven{ctx, l.cache, head.Tree}
-	want, err := p.hash(0, height)
+	data, err := l.readEntry(ctx, head.Tree, height)
 	if err != nil {
 		return nil, fmt.Errorf("block %d: %w", height, err)
-	}
-	t := p.tile(0, height/torchwood.TileWidth)
-	t.L = -1
-	data, err := l.dir.readEntry(t, int(height%torchwood.TileWidth))
-	if err != nil {
-		return nil, fmt.Errorf("block %d: %w", height, err)
-	}
-	if tlog.RecordHash(data) != want {
-		return nil, fmt.Errorf("block %d: %w", height, &CorruptError{Path: torchwood.TilePath(t)})
 	}
 	e := &Entry{Height: height, Data: data}
 	if err := e.parse(); err != nil && !errors.Is(err, ErrUnknownEntry) {
@@ -49,6 +39,65 @@ func (l *Ledger) Entry(ctx context.Context, height int64) (*Entry, error) {
 	}
 	l.entries.Add(height, e)
 	return e, nil
+}
+
+// readEntry reads a block's bytes, and compares them with the leaf hash that
+// was checked when the block was indexed.
+func (l *Ledger) readEntry(ctx context.Context, tree tlog.Tree, height int64) ([]byte, error) {
+	var leaf []byte
+	var offset uint32
+	err := l.ask(ctx, func() (err error) {
+		if leaf, err = l.index.leaves(height, 1); err == nil {
+			offset, err = l.index.offset(height)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	t := proven{tree: tree}.tile(0, height/torchwood.TileWidth)
+	t.L = -1
+	data, err := l.dir.readEntry(t, int64(offset))
+	if err == nil && tlog.RecordHash(data) != tlog.Hash(leaf) {
+		err = &CorruptError{Path: torchwood.TilePath(t)}
+	}
+	return data, err
+}
+
+// ask asks the index, and once more when a part of it was damaged and has been
+// made again.
+func (l *Ledger) ask(ctx context.Context, question func() error) error {
+	err := question()
+	damaged, ok := errors.AsType[*damagedError](err)
+	if !ok {
+		return err
+	}
+	l.log.Warn("making a piece of the index again", "error", err)
+	if rerr := l.reindex(ctx, damaged.segment); rerr != nil {
+		return errors.Join(err, rerr)
+	}
+	return question()
+}
+
+// reindex makes a damaged segment again from its bundles.
+func (l *Ledger) reindex(ctx context.Context, damaged *segment) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.index.uses(damaged) {
+		return nil // a concurrent call was faster
+	}
+	head, _ := l.Head()
+	p := proven{ctx, l.cache.over(l.dir), head.Tree}
+	again := newTail(damaged.from)
+	for again.end() < damaged.to {
+		b, err := l.checkBundle(p, again.end())
+		if err != nil {
+			return fmt.Errorf("making %s again: %w", damaged.file, err)
+		}
+		again.add(b)
+		batches.Put(b)
+	}
+	return l.index.replace(damaged, again)
 }
 
 func (e *Entry) parse() error {
@@ -99,7 +148,7 @@ func (l *Ledger) Prove(ctx context.Context, height int64, c Checkpoint) (tlog.Re
 
 // Latest finds the newest block of an image.
 func (l *Ledger) Latest(ctx context.Context, image Image) (*Entry, error) {
-	found, err := l.find(ctx, imageKey(image.String()), l.Size(), 1, image.isOf)
+	found, err := l.find(ctx, imageKey([]byte(image.String())), l.Size(), 1, image.isOf)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", image, err)
 	}
@@ -115,7 +164,7 @@ func (l *Ledger) History(ctx context.Context, image Image, limit int) ([]*Entry,
 }
 
 func (l *Ledger) historyBelow(ctx context.Context, image Image, below int64, limit int) ([]*Entry, error) {
-	return l.find(ctx, imageKey(image.String()), below, limit, image.isOf)
+	return l.find(ctx, imageKey([]byte(image.String())), below, limit, image.isOf)
 }
 
 func (i Image) isOf(e *Entry) bool { return e.Artifact != nil && e.Artifact.Artifact == i.String() }
@@ -139,12 +188,15 @@ func (l *Ledger) find(ctx context.Context, key indexKey, below int64, limit int,
 	below = min(below, l.Size())
 	for len(out) < limit && below > 0 {
 		var heights []int64
-		l.index.heights(key, below, func(h int64) bool {
-			heights = append(heights, h)
-			return len(heights) < limit
+		err := l.ask(ctx, func() error {
+			heights = heights[:0]
+			return l.index.heights(key, below, func(h int64) bool {
+				heights = append(heights, h)
+				return len(heights) < limit
+			})
 		})
-		if len(heights) == 0 {
-			return out, nil
+		if err != nil || len(heights) == 0 {
+			return out, err
 		}
 		for _, h := range heights {
 			e, err := l.Entry(ctx, h)
@@ -161,8 +213,12 @@ func (l *Ledger) find(ctx context.Context, key indexKey, below int64, limit int,
 }
 
 // Tags lists up to limit tags of a repository that sort after the tag after.
-func (l *Ledger) Tags(repository, after string, limit int) []string {
-	return l.index.tagsOf(repository, after, limit)
+func (l *Ledger) Tags(ctx context.Context, repository, after string, limit int) (tags []string, err error) {
+	err = l.ask(ctx, func() (err error) {
+		tags, err = l.index.tagsOf(repository, after, limit)
+		return err
+	})
+	return tags, err
 }
 
 // Repositories lists the names of all repositories, sorted.

@@ -2,34 +2,39 @@ package ledger
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
+	"slices"
 
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/mod/sumdb/tlog"
 )
 
-// indexKey is where the index finds a block: the first 8 bytes of a SHA-256.
+// indexKey is where the index finds a block: the first 6 bytes of a SHA-256.
 // Two values may share a key, so what is found is checked against the block.
 type indexKey uint64
 
+func keyOf(sum []byte) indexKey { return indexKey(binary.BigEndian.Uint64(sum) >> 16) }
+
 // imageKey is the key of an image's canonical name.
-func imageKey(image string) indexKey {
-	h := tlog.RecordHash([]byte(image)) // a domain of its own, apart from content
-	return indexKey(binary.BigEndian.Uint64(h[:8]))
+func imageKey(image []byte) indexKey {
+	var space [128]byte
+	h := sha256.Sum256(append(space[:1], image...)) // a domain of its own, apart from content
+	return keyOf(h[:])
 }
 
 // blockKey is the key of what is said about a block.
 func blockKey(height int64) indexKey {
 	h := tlog.RecordHash(binary.BigEndian.AppendUint64([]byte("block "), uint64(height)))
-	return indexKey(binary.BigEndian.Uint64(h[:8]))
+	return keyOf(h[:])
 }
 
 // rotationKey is the key of all blocks that hand the ledger over to another key.
 var rotationKey = func() indexKey {
 	h := tlog.RecordHash([]byte("rotation"))
-	return indexKey(binary.BigEndian.Uint64(h[:8]))
+	return keyOf(h[:])
 }()
 
 // digestKey is the key of a SHA-256 digest ("sha256:" and 64 hex digits).
@@ -42,72 +47,117 @@ func digestKey(d []byte) (indexKey, bool) {
 	if _, err := hex.Decode(raw[:], d[len(prefix):len(prefix)+16]); err != nil {
 		return 0, false
 	}
-	return indexKey(binary.BigEndian.Uint64(raw[:])), true
+	return keyOf(raw[:]), true
 }
 
-// indexed is what the index keeps of one block.
-type indexed struct {
-	image string // canonical name; empty for a block that says nothing to us
-	keys  []indexKey
+// scan reads a bundle of n entries into the batch: what the index keeps of all
+// but the first skip. It tells whether it is a bundle. For a moment it alters
+// the bytes.
+func (b *batch) scan(data []byte, n, skip int) bool {
+	*b = batch{bundle: b.bundle[:0], offsets: b.offsets[:0], records: b.records[:0], names: b.names[:0]}
+	at := 0
+	for i := range n {
+		if len(data)-at < 2 {
+			return false
+		}
+		end := at + 2 + int(binary.BigEndian.Uint16(data[at:]))
+		if end > len(data) {
+			return false
+		}
+		// A leaf hash begins with a zero byte, for which there is room.
+		length := data[at+1]
+		data[at+1] = 0
+		leaf := sha256.Sum256(data[at+1 : end])
+		data[at+1] = length
+		b.bundle = append(b.bundle, leaf[:]...)
+		if i >= skip {
+			b.offsets = append(b.offsets, uint32(at))
+			b.entry(data[at+2:end], i-skip)
+		}
+		at = end
+	}
+	b.leaves = b.bundle[skip*tlog.HashSize:]
+	return at == len(data)
 }
 
-// scanEntry finds what a block is indexed by. A ledger of a million blocks is
+// entry finds what a block is indexed by. A ledger of a million blocks is
 // indexed in seconds because of it: it reads the canonical encoding straight
 // through. What it does not understand is left to ParseEntry.
-func scanEntry(data []byte) (indexed, error) {
-	s := scanner{rest: data}
-	out := s.addArtifact()
+func (b *batch) entry(data []byte, above int) {
+	s := scanner{rest: data, batch: b, above: above, first: len(b.records)}
+	image := s.addArtifact()
 	if !s.failed && len(s.rest) == 0 {
-		return out, nil
+		b.image(image)
+		return
 	}
+	b.records = b.records[:s.first]
 	e, err := ParseEntry(data)
-	if errors.Is(err, ErrUnknownEntry) {
-		return scanOther(data)
+	switch {
+	case errors.Is(err, ErrUnknownEntry):
+		err = s.other(data)
+	case err == nil:
+		s.add(imageKey([]byte(e.Artifact)))
+		digests := []digest.Digest{e.Digest, e.Pieces}
+		for _, p := range e.Platforms {
+			digests = append(digests, p.Digest, p.Config)
+		}
+		for _, d := range digests {
+			if k, ok := digestKey([]byte(d)); ok {
+				s.add(k)
+			}
+		}
+		b.image([]byte(e.Artifact))
 	}
 	if err != nil {
-		return indexed{}, err
+		b.unread = append(b.unread, unreadBlock{above, err})
 	}
-	out = indexed{image: e.Artifact, keys: []indexKey{imageKey(e.Artifact)}}
-	add := func(d digest.Digest) {
-		if k, ok := digestKey([]byte(d)); ok {
-			out.keys = append(out.keys, k)
-		}
-	}
-	add(e.Digest)
-	for _, p := range e.Platforms {
-		add(p.Digest)
-		add(p.Config)
-	}
-	add(e.Pieces)
-	return out, nil
 }
 
-// scanOther finds what a block is indexed by that is no AddArtifact.
-func scanOther(data []byte) (indexed, error) {
+// other finds what a block is indexed by that is no AddArtifact.
+func (s *scanner) other(data []byte) error {
 	revocation, err := ParseRevocation(data)
 	if err == nil {
-		return indexed{keys: []indexKey{blockKey(revocation.Block)}}, nil
+		s.add(blockKey(revocation.Block))
+		return nil
 	}
 	if !errors.Is(err, ErrUnknownEntry) {
-		return indexed{}, err
+		return err
 	}
 	if _, err := ParseRotation(data); err != nil {
-		return indexed{}, err
+		return err
 	}
-	return indexed{keys: []indexKey{rotationKey}}, nil
+	s.add(rotationKey)
+	return nil
+}
+
+func (b *batch) image(name []byte) {
+	if isName(name) {
+		b.names = append(append(b.names, name...), '\n')
+	}
 }
 
 // scanner reads canonical JSON.
 type scanner struct {
 	rest   []byte
 	failed bool
-	keys   []indexKey
+	batch  *batch // for the records
+	above  int    // of the block above the batch's first one
+	first  int    // the block's first record
 }
 
-func (s *scanner) addArtifact() indexed {
+// add adds a key of the block.
+func (s *scanner) add(k indexKey) {
+	r := makeRecord(k, s.above)
+	// A single-platform image's manifest is its artifact too.
+	if !slices.Contains(s.batch.records[s.first:], r) {
+		s.batch.records = append(s.batch.records, r)
+	}
+}
+
+func (s *scanner) addArtifact() (image []byte) {
 	s.literal(`{"type":"AddArtifact","version":1,"artifact":`)
-	image := string(s.text())
-	s.keys = append(make([]indexKey, 0, 8), imageKey(image))
+	image = s.text()
+	s.add(imageKey(image))
 	s.literal(`,"digest":`)
 	s.digest()
 	s.literal(`,"mediaType":`)
@@ -128,7 +178,7 @@ func (s *scanner) addArtifact() indexed {
 	s.literal(`,"time":`)
 	s.text()
 	s.literal(`}`)
-	return indexed{image: image, keys: s.keys}
+	return image
 }
 
 func (s *scanner) platform() {
@@ -167,7 +217,7 @@ func (s *scanner) text() []byte {
 func (s *scanner) digest() {
 	k, ok := digestKey(s.text())
 	s.failed = s.failed || !ok
-	s.keys = append(s.keys, k)
+	s.add(k)
 }
 
 func (s *scanner) number() {

@@ -5,13 +5,14 @@ import (
 	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
-	"errors"
 	"fmt"
+	"hash/crc32"
 	"os"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strings"
-	"syscall"
+	"sync"
 
 	"golang.org/x/mod/sumdb/tlog"
 
@@ -19,135 +20,256 @@ import (
 )
 
 // A segment is the index of the blocks [from, to) in one file that is never
-// changed: a header, the records sorted by key and then height, and the image
-// names that no earlier segment has, a line each. It is mapped into memory.
+// changed. docs/ledger.md describes the file. It is read page by page, and
+// each page is compared with the checksum that it had when the whole file was
+// verified: a file that is cut or altered under a running node is an error,
+// and never an answer.
 type segment struct {
+	layout
+	root tlog.Hash // of the ledger with to blocks: tells whose index this is
+	file string
+	f    *os.File
+
+	sums   []uint32    // CRC-32C of each page
+	first  []record    // of each page of records
+	images []imageLine // sorted
+}
+
+// layout is where the parts of a segment's file are. Each begins at a page.
+type layout struct {
 	from, to int64
-	root     tlog.Hash // of the ledger with to blocks: tells whose index this is
-	records  []byte    // recordSize each, within mapped
-	names    []string
-	mapped   []byte
-	file     string
+	records  int // how many
+	names    int // bytes
 }
 
 const (
-	segmentMagic  = "pyrsia index 1\n\x00"
-	segmentHeader = 128
-	recordSize    = 16
+	segmentMagic  = "pyrsia index 2\n\x00"
+	segmentHeader = len(segmentMagic) + 4*8 + tlog.HashSize // what follows it is the checksum
 	segmentSuffix = ".seg"
+
+	pageSize   = 1 << 10
+	offsetSize = 4
+	recordSize = 8
 )
 
-// record is one key of one block.
-type record struct {
-	key    indexKey
-	height int64
-}
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-func compareRecords(a, b record) int {
-	return cmp.Or(cmp.Compare(a.key, b.key), cmp.Compare(a.height, b.height))
-}
+// record is one key of one block: the key's 48 bits, and 16 bits that are the
+// block's height above its segment's first one.
+type record uint64
 
-// writeSegment writes a segment of sorted records.
-func writeSegment(folder string, from, to int64, root tlog.Hash, records []record, names []string) (*segment, error) {
-	data := make([]byte, segmentHeader, segmentHeader+len(records)*recordSize)
-	for _, r := range records {
-		data = binary.BigEndian.AppendUint64(data, uint64(r.key))
-		data = binary.BigEndian.AppendUint64(data, uint64(r.height))
-	}
-	for _, n := range names {
-		data = append(append(data, n...), '\n')
-	}
-	h := append(data[:0:0], segmentMagic...)
-	for _, v := range []uint64{uint64(from), uint64(to), uint64(len(records))} {
-		h = binary.BigEndian.AppendUint64(h, v)
+func makeRecord(key indexKey, above int) record { return record(key)<<16 | record(above) }
+
+func (r record) key() indexKey { return indexKey(r >> 16) }
+
+func pages(bytes int) int { return (bytes + pageSize - 1) / pageSize * pageSize }
+
+func (l layout) blocks() int    { return int(l.to - l.from) }
+func (l layout) leavesAt() int  { return pages(segmentHeader + sha256.Size) }
+func (l layout) offsetsAt() int { return l.leavesAt() + pages(l.blocks()*tlog.HashSize) }
+func (l layout) recordsAt() int { return l.offsetsAt() + pages(l.blocks()*offsetSize) }
+func (l layout) namesAt() int   { return l.recordsAt() + pages(l.records*recordSize) }
+func (l layout) size() int      { return l.namesAt() + l.names }
+
+// writeSegment writes the segment of a tail. root is the ledger's at its end.
+func writeSegment(folder string, t *tail, root tlog.Hash) (*segment, error) {
+	images := names{}
+	images.add(t.names)
+	lines := images.encode()
+	l := layout{from: t.from, to: t.end(), records: len(t.records), names: len(lines)}
+	data := make([]byte, l.size())
+	h := append(data[:0], segmentMagic...)
+	for _, v := range []int64{l.from, l.to, int64(l.records), int64(l.names)} {
+		h = binary.BigEndian.AppendUint64(h, uint64(v))
 	}
 	h = append(h, root[:]...)
-	sum := sha256.New()
-	sum.Write(h)
-	sum.Write(data[segmentHeader:])
-	copy(data, sum.Sum(h))
-	name := filepath.Join(folder, fmt.Sprintf("%012d-%012d%s", from, to, segmentSuffix))
-	// Crash: the segment is there whole or not at all; its blocks are indexed
-	// again from the tiles.
-	if err := durable.WriteFile(name, data); err != nil {
+	copy(data[l.leavesAt():], t.leaves)
+	for i, o := range t.offsets {
+		binary.BigEndian.PutUint32(data[l.offsetsAt()+i*offsetSize:], o)
+	}
+	for i, r := range sortByKey(t.records) {
+		binary.BigEndian.PutUint64(data[l.recordsAt()+i*recordSize:], uint64(r))
+	}
+	copy(data[l.namesAt():], lines)
+	sum := segmentSum(data)
+	copy(data[len(h):], sum[:])
+	name := filepath.Join(folder, fmt.Sprintf("%012d-%012d%s", l.from, l.to, segmentSuffix))
+	// Crash: there may be a part of the segment, which its checksum tells; its
+	// blocks are indexed again from the tiles.
+	if err := durable.Create(name, data); err != nil {
 		return nil, fmt.Errorf("writing the index: %w", err)
 	}
-	return openSegment(name)
+	return openSegment(name, data)
 }
 
-// openSegment maps a segment and checks it.
-func openSegment(name string) (*segment, error) {
+func segmentSum(data []byte) [sha256.Size]byte {
+	h := sha256.New()
+	h.Write(data[:segmentHeader])
+	h.Write(data[segmentHeader+sha256.Size:])
+	return [sha256.Size]byte(h.Sum(nil))
+}
+
+// readSegment opens a segment and verifies it.
+func readSegment(name string) (*segment, error) {
+	data, err := os.ReadFile(name)
+	if err != nil {
+		return nil, fmt.Errorf("opening the index: %w", err)
+	}
+	if len(data) < segmentHeader+sha256.Size {
+		return nil, &CorruptError{Path: name}
+	}
+	if sum := segmentSum(data); !bytes.Equal(sum[:], data[segmentHeader:segmentHeader+sha256.Size]) {
+		return nil, &CorruptError{Path: name}
+	}
+	return openSegment(name, data)
+}
+
+// openSegment opens a segment whose content is known and verified.
+func openSegment(name string, data []byte) (*segment, error) {
+	s := &segment{file: name}
+	if err := s.parse(data); err != nil {
+		return nil, err
+	}
 	f, err := os.Open(name)
 	if err != nil {
 		return nil, fmt.Errorf("opening the index: %w", err)
 	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, fmt.Errorf("opening the index: %w", err)
-	}
-	if info.Size() < segmentHeader {
-		return nil, &CorruptError{Path: name}
-	}
-	data, err := syscall.Mmap(int(f.Fd()), 0, int(info.Size()), syscall.PROT_READ, syscall.MAP_SHARED)
-	if err != nil {
-		return nil, fmt.Errorf("mapping %s: %w", name, err)
-	}
-	s := &segment{mapped: data, file: name}
-	if err := s.parse(); err != nil {
-		return nil, errors.Join(err, s.close())
-	}
-	// The check has touched every page; queries touch few.
-	if err := syscall.Madvise(data, syscall.MADV_DONTNEED); err != nil {
-		return nil, errors.Join(fmt.Errorf("mapping %s: %w", name, err), s.close())
-	}
+	s.f = f
 	return s, nil
 }
 
-func (s *segment) parse() error {
-	const sumAt = len(segmentMagic) + 3*8 + tlog.HashSize
-	sum := sha256.New()
-	sum.Write(s.mapped[:sumAt])
-	sum.Write(s.mapped[segmentHeader:])
-	if !bytes.HasPrefix(s.mapped, []byte(segmentMagic)) || !bytes.Equal(sum.Sum(nil), s.mapped[sumAt:sumAt+sha256.Size]) {
+func (s *segment) parse(data []byte) error {
+	field := func(i int) int64 { return int64(binary.BigEndian.Uint64(data[len(segmentMagic)+i*8:])) }
+	s.layout = layout{from: field(0), to: field(1), records: int(field(2)), names: int(field(3))}
+	copy(s.root[:], data[segmentHeader-tlog.HashSize:])
+	if !bytes.HasPrefix(data, []byte(segmentMagic)) || s.from < 0 || s.to <= s.from || s.to-s.from > segmentBlocks ||
+		s.records < 0 || s.records > len(data) || s.names < 0 || s.names > len(data) || s.size() != len(data) {
 		return &CorruptError{Path: s.file}
 	}
-	h := s.mapped[len(segmentMagic):]
-	s.from, s.to = int64(binary.BigEndian.Uint64(h)), int64(binary.BigEndian.Uint64(h[8:]))
-	count := int(binary.BigEndian.Uint64(h[16:]))
-	copy(s.root[:], h[24:])
-	body := s.mapped[segmentHeader:]
-	if count > len(body)/recordSize || s.from < 0 || s.to <= s.from {
-		return &CorruptError{Path: s.file}
+	for page := range slices.Chunk(data, pageSize) {
+		s.sums = append(s.sums, crc32.Checksum(page, castagnoli))
 	}
-	s.records = body[:count*recordSize]
-	s.names = strings.Split(strings.TrimSuffix(string(body[count*recordSize:]), "\n"), "\n")
-	if s.names[0] == "" {
-		s.names = nil
+	for i := 0; i < s.records; i += pageSize / recordSize {
+		s.first = append(s.first, record(binary.BigEndian.Uint64(data[s.recordsAt()+i*recordSize:])))
+	}
+	at := s.namesAt()
+	for line := range bytes.Lines(data[at:]) {
+		repository, _, _ := bytes.Cut(line, []byte{' '})
+		s.images = append(s.images, imageLine{string(repository), at, len(line)})
+		at += len(line)
 	}
 	return nil
 }
 
-func (s *segment) close() error { return syscall.Munmap(s.mapped) }
+func (s *segment) close() error { return s.f.Close() }
 
-func (s *segment) len() int { return len(s.records) / recordSize }
+// buffers hold what is read from a segment.
+var buffers = sync.Pool{New: func() any { return new([]byte) }}
 
-func (s *segment) at(i int) record {
-	b := s.records[i*recordSize:]
-	return record{indexKey(binary.BigEndian.Uint64(b)), int64(binary.BigEndian.Uint64(b[8:]))}
+// read hands n bytes at an offset to use, which keeps nothing of them.
+func (s *segment) read(at, n int, use func([]byte)) error {
+	from := at / pageSize * pageSize
+	to := min(pages(at+n), s.size())
+	buf := buffers.Get().(*[]byte)
+	defer buffers.Put(buf)
+	*buf = slices.Grow((*buf)[:0], to-from)[:to-from]
+	if _, err := s.f.ReadAt(*buf, int64(from)); err != nil {
+		return &damagedError{s, fmt.Errorf("reading the index: %w", err)}
+	}
+	i := from / pageSize
+	for page := range slices.Chunk(*buf, pageSize) {
+		if crc32.Checksum(page, castagnoli) != s.sums[i] {
+			return &damagedError{s, &CorruptError{Path: s.file}}
+		}
+		i++
+	}
+	use((*buf)[at-from:][:n])
+	return nil
+}
+
+// damagedError is what is returned when a segment cannot be read any more.
+type damagedError struct {
+	segment *segment
+	cause   error
+}
+
+func (e *damagedError) Error() string { return e.cause.Error() }
+func (e *damagedError) Unwrap() error { return e.cause }
+
+// leaves appends the leaf hashes of n blocks from a height on.
+func (s *segment) leaves(to []byte, height int64, n int) (out []byte, err error) {
+	at := s.leavesAt() + int(height-s.from)*tlog.HashSize
+	err = s.read(at, n*tlog.HashSize, func(b []byte) { out = append(to, b...) })
+	return out, err
+}
+
+// offset is where in its bundle a block's entry is.
+func (s *segment) offset(height int64) (offset uint32, err error) {
+	at := s.offsetsAt() + int(height-s.from)*offsetSize
+	err = s.read(at, offsetSize, func(b []byte) { offset = binary.BigEndian.Uint32(b) })
+	return offset, err
 }
 
 // heights yields the blocks below a height that have a key, the newest first.
-func (s *segment) heights(key indexKey, below int64, yield func(int64) bool) bool {
-	n := sort.Search(s.len(), func(i int) bool { return compareRecords(s.at(i), record{key, below}) >= 0 })
-	for n--; n >= 0; n-- {
-		r := s.at(n)
-		if r.key != key {
-			break
-		}
-		if !yield(r.height) {
-			return false
+// It tells whether yield wants more.
+func (s *segment) heights(key indexKey, below int64, yield func(int64) bool) (more bool, err error) {
+	more = true
+	last := makeRecord(key, int(min(below, s.to)-1-s.from))
+	page := sort.Search(len(s.first), func(i int) bool { return s.first[i] > last }) - 1
+	for again := true; again && page >= 0; page-- {
+		again = s.first[page].key() == key // then the page before may have some too
+		n := min(pageSize/recordSize, s.records-page*pageSize/recordSize)
+		err := s.read(s.recordsAt()+page*pageSize, n*recordSize, func(b []byte) {
+			at := func(i int) record { return record(binary.BigEndian.Uint64(b[i*recordSize:])) }
+			i := sort.Search(n, func(i int) bool { return at(i) > last }) - 1
+			for ; more && i >= 0 && at(i).key() == key; i-- {
+				more = yield(s.from + int64(uint16(at(i))))
+			}
+		})
+		if err != nil || !more {
+			return more, err
 		}
 	}
-	return true
+	return true, nil
+}
+
+// imageLine is where the names of a repository's images are.
+type imageLine struct {
+	repository string
+	at, n      int
+}
+
+// tags are those of a repository that the segment's blocks name, sorted.
+func (s *segment) tags(repository string) (out []string, err error) {
+	i, found := slices.BinarySearchFunc(s.images, repository, func(l imageLine, r string) int { return cmp.Compare(l.repository, r) })
+	if !found {
+		return nil, nil
+	}
+	err = s.read(s.images[i].at, s.images[i].n, func(b []byte) {
+		out = strings.Fields(string(b))[1:]
+	})
+	return out, err
+}
+
+// sortByKey sorts records whose heights ascend: a radix sort of the keys, 16
+// bits at a time, which keeps the order of what it holds equal.
+func sortByKey(in []record) []record {
+	from, to := slices.Clone(in), make([]record, len(in))
+	counts := make([]int32, 1<<16+1)
+	for shift := 16; shift < 64; shift += 16 {
+		clear(counts)
+		for _, r := range from {
+			counts[int(uint16(r>>shift))+1]++
+		}
+		for i := 1; i < len(counts); i++ {
+			counts[i] += counts[i-1]
+		}
+		for _, r := range from {
+			digit := uint16(r >> shift)
+			to[counts[digit]] = r
+			counts[digit]++
+		}
+		from, to = to, from
+	}
+	return from
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"time"
 
 	"filippo.io/torchwood"
@@ -61,11 +62,20 @@ func (s *Source) ReadTiles(ctx context.Context, tiles []tlog.Tile) ([][]byte, er
 			if t.L < 0 {
 				limit = maxBundle
 			}
-			out[i], err = s.get(ctx, torchwood.TilePath(t), limit)
+			out[i], err = s.get(ctx, torchwood.TilePath(t), limit, nil)
 			return err
 		})
 	}
 	return out, group.Wait()
+}
+
+// readBundle implements bundleReader.
+func (s *Source) readBundle(ctx context.Context, t tlog.Tile, buf []byte, check func([]byte) error) ([]byte, error) {
+	data, err := s.get(ctx, torchwood.TilePath(t), maxBundle, buf)
+	if err != nil {
+		return buf, err
+	}
+	return data, check(data)
 }
 
 // SaveTiles implements torchwood.TileReader; a source keeps nothing.
@@ -73,12 +83,12 @@ func (s *Source) SaveTiles([]tlog.Tile, [][]byte) {}
 
 // ReadEndpoint implements torchwood.TileReader.
 func (s *Source) ReadEndpoint(ctx context.Context, path string) ([]byte, error) {
-	return s.get(ctx, path, maxCheckpoint)
+	return s.get(ctx, path, maxCheckpoint, nil)
 }
 
 // ReadEntries reads n entries from a height on, from a Pyrsia node.
 func (s *Source) ReadEntries(ctx context.Context, from int64, n int) ([][]byte, error) {
-	data, err := s.get(ctx, fmt.Sprintf("api/v1/entries/%d?n=%d", from, n), min(int64(n)*(2+MaxEntrySize), maxBundle))
+	data, err := s.get(ctx, fmt.Sprintf("api/v1/entries/%d?n=%d", from, n), min(int64(n)*(2+MaxEntrySize), maxBundle), nil)
 	if err != nil {
 		return nil, err
 	}
@@ -95,7 +105,7 @@ func (s *Source) ReadEntries(ctx context.Context, from int64, n int) ([][]byte, 
 
 // ReadRotations reads the proofs of key rotations, from a Pyrsia node.
 func (s *Source) ReadRotations(ctx context.Context) (out []Rotation, err error) {
-	data, err := s.get(ctx, "api/v1/rotations", maxRotationsJSON)
+	data, err := s.get(ctx, "api/v1/rotations", maxRotationsJSON, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -108,7 +118,8 @@ func (s *Source) ReadRotations(ctx context.Context) (out []Rotation, err error) 
 	return out, nil
 }
 
-func (s *Source) get(ctx context.Context, path string, limit int64) ([]byte, error) {
+// get reads the answer for a path into the space of buf, if that is enough.
+func (s *Source) get(ctx context.Context, path string, limit int64, buf []byte) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, sourceTimeout)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.base+"/"+path, nil)
@@ -123,12 +134,22 @@ func (s *Source) get(ctx context.Context, path string, limit int64) ([]byte, err
 	if resp.StatusCode != http.StatusOK {
 		return nil, fmt.Errorf("fetching %s: %w: %s", path, errSource, resp.Status)
 	}
-	data, err := io.ReadAll(io.LimitReader(resp.Body, limit+1))
-	if err != nil {
-		return nil, fmt.Errorf("fetching %s: %w: %w", path, errSource, err)
+	// One byte more than expected, to see the end.
+	data := slices.Grow(buf[:0], int(min(max(resp.ContentLength, 0), limit))+1)
+	for {
+		n, err := resp.Body.Read(data[len(data):cap(data)])
+		data = data[:len(data)+n]
+		if int64(len(data)) > limit {
+			return nil, fmt.Errorf("fetching %s: more than %d bytes", path, limit)
+		}
+		if errors.Is(err, io.EOF) {
+			return data, nil
+		}
+		if err != nil {
+			return nil, fmt.Errorf("fetching %s: %w: %w", path, errSource, err)
+		}
+		if len(data) == cap(data) {
+			data = slices.Grow(data, len(data))
+		}
 	}
-	if int64(len(data)) > limit {
-		return nil, fmt.Errorf("fetching %s: more than %d bytes", path, limit)
-	}
-	return data, nil
 }

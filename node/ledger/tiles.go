@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"sync"
 
 	"filippo.io/torchwood"
@@ -11,18 +12,15 @@ import (
 	"golang.org/x/mod/sumdb/tlog"
 )
 
-// maxTiles bounds the hash tiles in memory: 8 KiB each, and as much again for
-// those that proofs were made from.
-const maxTiles = 4096
+// maxTiles bounds the hash tiles in memory: 16 KiB each.
+const maxTiles = 1024
 
 // hashTile is a tile whose hashes were proven to be the log's.
 type hashTile struct {
 	leaves []byte // as in the file
 
-	once sync.Once
-	// inner[i] are the hashes i levels above the leaves, as far as their
-	// subtrees are complete.
-	inner [torchwood.TileHeight + 1][]tlog.Hash
+	once  sync.Once
+	inner [torchwood.TileWidth]tlog.Hash // above the leaves, as far as their subtrees are complete
 }
 
 // hash is the n'th hash of a level inside of the tile (0: the leaves).
@@ -34,24 +32,28 @@ func (t *hashTile) hash(level int, n int64) (h tlog.Hash, ok bool) {
 		copy(h[:], t.leaves[n*tlog.HashSize:])
 		return h, true
 	}
-	t.once.Do(func() {
-		t.inner[0] = make([]tlog.Hash, len(t.leaves)/tlog.HashSize)
-		for i := range t.inner[0] {
-			copy(t.inner[0][i][:], t.leaves[i*tlog.HashSize:])
-		}
-		for l := 1; l < len(t.inner); l++ {
-			t.inner[l] = parents(t.inner[l-1])
-		}
-	})
-	return t.inner[level][n], true
+	t.once.Do(t.build)
+	return t.inner[innerAt(level)+int(n)], true
 }
 
-func parents(below []tlog.Hash) []tlog.Hash {
-	out := make([]tlog.Hash, len(below)/2)
-	for i := range out {
-		out[i] = tlog.NodeHash(below[2*i], below[2*i+1])
+// innerAt is where the hashes of a level are in inner.
+func innerAt(level int) int { return torchwood.TileWidth - 2*torchwood.TileWidth>>level }
+
+func (t *hashTile) build() {
+	width := len(t.leaves) / tlog.HashSize
+	for level := 1; level <= torchwood.TileHeight; level++ {
+		for n := range width >> level {
+			var left, right tlog.Hash
+			if level == 1 {
+				copy(left[:], t.leaves[2*n*tlog.HashSize:])
+				copy(right[:], t.leaves[(2*n+1)*tlog.HashSize:])
+			} else {
+				below := t.inner[innerAt(level-1)+2*n:]
+				left, right = below[0], below[1]
+			}
+			t.inner[innerAt(level)+n] = tlog.NodeHash(left, right)
+		}
 	}
-	return out
 }
 
 // rootOf is the hash of a full tile.
@@ -160,10 +162,10 @@ func (p proven) read(t tlog.Tile) (*hashTile, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(data[0]) != torchwood.TileWidth*tlog.HashSize || rootOf(data[0]) != want {
+	tile := &hashTile{leaves: data[0]}
+	if root, full := tile.hash(torchwood.TileHeight, 0); !full || root != want || len(data[0]) != torchwood.TileWidth*tlog.HashSize {
 		return nil, &CorruptError{Path: torchwood.TilePath(t)}
 	}
-	tile := &hashTile{leaves: data[0]}
 	p.cache.TileReader.SaveTiles([]tlog.Tile{t}, data)
 	p.cache.tiles.Add(t, tile)
 	return tile, nil
@@ -184,6 +186,42 @@ func (p proven) prove(t tlog.Tile) (*hashTile, error) {
 		return nil, errors.New("reading the ledger's right edge: a tile is missing in it")
 	}
 	return tile, nil
+}
+
+// local reads tiles of this disk. The hashes of entries come from the index.
+type local struct {
+	dir
+	index *index
+}
+
+// ReadTiles implements torchwood.TileReader.
+func (r local) ReadTiles(_ context.Context, tiles []tlog.Tile) ([][]byte, error) {
+	out := make([][]byte, len(tiles))
+	for i, t := range tiles {
+		data, err := r.readTile(t)
+		if err != nil {
+			return nil, err
+		}
+		out[i] = data
+	}
+	return out, nil
+}
+
+func (r local) readTile(t tlog.Tile) ([]byte, error) {
+	if t.L == 0 && t.H == torchwood.TileHeight {
+		if leaves, err := r.index.leaves(t.N*torchwood.TileWidth, t.W); err == nil {
+			return leaves, nil
+		}
+	}
+	return r.dir.readTile(t)
+}
+
+// readTile reads a tile of the head's tree. What is beyond it is not verified.
+func (l *Ledger) readTile(t tlog.Tile) ([]byte, error) {
+	if t.L < 64/torchwood.TileHeight && l.Size()>>(max(t.L, 0)*torchwood.TileHeight)-t.N*torchwood.TileWidth >= int64(t.W) {
+		return local{l.dir, l.index}.readTile(t)
+	}
+	return nil, fmt.Errorf("tile %s: %w", torchwood.TilePath(t), fs.ErrNotExist)
 }
 
 // CorruptError names a file of the ledger that is not what the checkpoint

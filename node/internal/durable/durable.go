@@ -15,8 +15,8 @@ import (
 // survive a power cut.
 func WriteFile(name string, data []byte) error { return write(name, data, Rename) }
 
-// Replace is WriteFile without the wait: a power cut before SyncFile or
-// SyncAll may leave an empty file, but a crash of the process leaves all of
+// Replace is WriteFile without the wait: a power cut before SyncFiles
+// or SyncAll may leave an empty file, but a crash of the process leaves all of
 // the old content or all of the new.
 func Replace(name string, data []byte) error {
 	return write(name, data, func(f *os.File, name string) error {
@@ -25,6 +25,23 @@ func Replace(name string, data []byte) error {
 		}
 		return f.Close()
 	})
+}
+
+// Create puts data in a new file, and has the kernel begin to write it to the
+// disk; SyncFiles or SyncAll waits for that. A crash may leave any part of it:
+// it is for what is verified before it is used. If the file is there, it is
+// left alone and the error is fs.ErrExist.
+func Create(name string, data []byte) error {
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	if err != nil {
+		return err
+	}
+	if _, err := f.Write(data); err != nil {
+		return errors.Join(err, f.Close(), os.Remove(name))
+	}
+	// Not all file systems can, and nothing depends on it.
+	_ = unix.SyncFileRange(int(f.Fd()), 0, 0, unix.SYNC_FILE_RANGE_WRITE)
+	return f.Close()
 }
 
 func write(name string, data []byte, rename func(f *os.File, name string) error) (err error) {
@@ -46,16 +63,25 @@ func write(name string, data []byte, rename func(f *os.File, name string) error)
 	return rename(f, name)
 }
 
-// SyncFile makes a file and its name durable.
-func SyncFile(name string) error {
-	f, err := os.Open(name)
-	if err != nil {
-		return err
+// SyncFiles makes files and their names durable.
+func SyncFiles(names ...string) error {
+	folders := map[string]bool{}
+	for _, name := range names {
+		f, err := os.Open(name)
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(f.Sync(), f.Close()); err != nil {
+			return err
+		}
+		folders[filepath.Dir(name)] = true
 	}
-	if err := errors.Join(f.Sync(), f.Close()); err != nil {
-		return err
+	for folder := range folders {
+		if err := SyncDir(folder); err != nil {
+			return err
+		}
 	}
-	return SyncDir(filepath.Dir(name))
+	return nil
 }
 
 // SyncAll makes everything durable on the file system that a folder is on.

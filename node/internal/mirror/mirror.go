@@ -191,10 +191,17 @@ func (m *Mirror) tags(w http.ResponseWriter, r *http.Request, req request) error
 	if err != nil {
 		return err
 	}
-	if len(m.ledger.Tags(req.repository, "", 1)) == 0 {
+	some, err := m.ledger.Tags(r.Context(), req.repository, "", 1)
+	if err != nil {
+		return err
+	}
+	if len(some) == 0 {
 		return errNotVouched
 	}
-	tags := m.ledger.Tags(req.repository, last, n+1)
+	tags, err := m.ledger.Tags(r.Context(), req.repository, last, n+1)
+	if err != nil {
+		return err
+	}
 	tags = cut(w, r, tags, n)
 	_, name, _ := strings.Cut(req.repository, "/")
 	writeJSON(w, http.StatusOK, map[string]any{"name": name, "tags": tags})

@@ -91,8 +91,12 @@ func (v *voucher) inBlocks(ctx context.Context, blocks []*ledger.Entry, reposito
 }
 
 func (v *voucher) layer(ctx context.Context, repository string, d digest.Digest) (vouched, error) {
+	tags, err := v.ledger.Tags(ctx, repository, "", maxBlocks)
+	if err != nil {
+		return vouched{}, err
+	}
 	searched := 0
-	for _, tag := range v.ledger.Tags(repository, "", maxBlocks) {
+	for _, tag := range tags {
 		image, err := ledger.ParseImage(repository + ":" + tag)
 		if err != nil {
 			return vouched{}, err

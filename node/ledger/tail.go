@@ -1,0 +1,94 @@
+package ledger
+
+import "golang.org/x/mod/sumdb/tlog"
+
+// batch is what the index keeps of consecutive blocks.
+type batch struct {
+	bundle  []byte   // leaf hashes of all blocks of their bundle
+	leaves  []byte   // their leaf hashes
+	offsets []uint32 // of their entries in their bundle
+	records []record // heights are above the batch's first block
+	names   []byte   // image names, a line each
+	unread  []unreadBlock
+}
+
+// unreadBlock is one that says nothing to this version.
+type unreadBlock struct {
+	above int // the batch's first block
+	err   error
+}
+
+func (b *batch) blocks() int { return len(b.offsets) }
+
+// tail is the index of the blocks that no segment has yet.
+type tail struct {
+	batch
+	from int64
+
+	// What makes it searchable is made when somebody asks: a follower that
+	// copies a long ledger fills many tails before that.
+	mapped int // records that newest and prev know
+	newest map[indexKey]int32
+	prev   []int32 // of each record: the key's one before; -1: none
+	named  int     // bytes of names that images knows
+	images names
+}
+
+func newTail(from int64) *tail {
+	return &tail{from: from, newest: map[indexKey]int32{}, images: names{}}
+}
+
+// next is the empty tail after a full one, whose space it takes.
+func (t *tail) next() *tail {
+	n := newTail(t.end())
+	n.batch = batch{leaves: t.leaves[:0], offsets: t.offsets[:0], records: t.records[:0], names: t.names[:0]}
+	n.prev = t.prev[:0]
+	return n
+}
+
+func (t *tail) end() int64 { return t.from + int64(t.blocks()) }
+
+func (t *tail) add(b *batch) {
+	above := record(t.blocks())
+	for _, r := range b.records {
+		t.records = append(t.records, r+above)
+	}
+	t.leaves = append(t.leaves, b.leaves...)
+	t.offsets = append(t.offsets, b.offsets...)
+	t.names = append(t.names, b.names...)
+}
+
+func (t *tail) searchable() bool { return t.mapped == len(t.records) && t.named == len(t.names) }
+
+// search makes findable what was added.
+func (t *tail) search() {
+	for ; t.mapped < len(t.records); t.mapped++ {
+		k := t.records[t.mapped].key()
+		before, ok := t.newest[k]
+		if !ok {
+			before = -1
+		}
+		t.prev = append(t.prev, before)
+		t.newest[k] = int32(t.mapped)
+	}
+	t.images.add(t.names[t.named:])
+	t.named = len(t.names)
+}
+
+// heights yields the blocks below a height that have a key, the newest first.
+// It tells whether yield wants more.
+func (t *tail) heights(key indexKey, below int64, yield func(int64) bool) (more bool) {
+	i, ok := t.newest[key]
+	for ; ok && i >= 0; i = t.prev[i] {
+		if h := t.from + int64(uint16(t.records[i])); h < below && !yield(h) {
+			return false
+		}
+	}
+	return true
+}
+
+// leafHashes appends the leaf hashes of n blocks from a height on.
+func (t *tail) leafHashes(to []byte, height int64, n int) []byte {
+	at := int(height-t.from) * tlog.HashSize
+	return append(to, t.leaves[at:at+n*tlog.HashSize]...)
+}
