@@ -56,8 +56,14 @@ type Config struct {
 	// each peer. 0 is no bound.
 	UploadLimit, DownloadLimit, PeerLimit int64
 
-	OpenAddr       string // health, metrics, the ledger and content for peers
-	MirrorAddr     string // the registry mirror for container clients
+	OpenAddr   string // health, metrics, the ledger and content for peers
+	MirrorAddr string // the registry mirror for container clients
+	// MirrorCertFile and MirrorKeyFile, PEM, have the mirror speak TLS. They
+	// are read again when they change.
+	MirrorCertFile string
+	MirrorKeyFile  string
+	// AccessLog has a line for each request of a container client.
+	AccessLog      bool
 	ControlAddr    string // the operator's API
 	ControlKeyFile string // this node's private key for it, PEM
 	// OperatorKeyFile is the public key of the one caller of that API, PEM.
@@ -96,6 +102,9 @@ func (c *Config) validate() error {
 		}
 	default:
 		errs = append(errs, fmt.Errorf("role %q: want %s or %s", c.Role, control.Publisher, control.Mirror))
+	}
+	if (c.MirrorCertFile == "") != (c.MirrorKeyFile == "") {
+		errs = append(errs, errors.New("TLS on the mirror's port needs a certificate and its key together"))
 	}
 	if (c.ControlAddr == "") != (c.ControlKeyFile == "") || (c.ControlAddr == "") != (c.OperatorKeyFile == "") {
 		errs = append(errs, errors.New("the control API needs an address, this node's key and the operator's key together"))

@@ -53,6 +53,14 @@ func (n *Node) Publish(ctx context.Context, req control.PublishRequest) (*contro
 	return n.publisher.Publish(ctx, req)
 }
 
+// Receipts implements control.Node.
+func (n *Node) Receipts(_ context.Context, since int64) (*control.Receipts, error) {
+	if n.receipts == nil {
+		return &control.Receipts{}, nil // a publisher serves no container clients
+	}
+	return &control.Receipts{Receipts: n.receipts.Since(since, control.MaxReceipts)}, nil
+}
+
 func (n *Node) notPublisher() error {
 	return &control.Error{Reason: control.ReasonNotPublisher,
 		Message: fmt.Sprintf("this node is a %s: only a publisher asks upstream registries", n.config.Role)}

@@ -256,7 +256,7 @@ func TestFromUpstreamToAVerifiedPull(t *testing.T) {
 			t.Errorf("pull: %s, %v, want %s", got, err, want)
 		}
 	}
-	if _, err := one.pull(t.Context(), "unknown:1"); err == nil || !strings.Contains(err.Error(), "is not on the ledger ledger.example/flow (1 blocks)") {
+	if _, err := one.pull(t.Context(), "unknown:1"); err == nil || !strings.Contains(err.Error(), "is not on the ledger ledger.example/flow (1 blocks, the newest ") {
 		t.Errorf("pull of an image that is not on the ledger: %v", err)
 	}
 }

@@ -37,8 +37,11 @@ func TestRevokedImagesAreRefused(t *testing.T) {
 			t.Errorf("%s: %s %.300s", path, resp.Status, body)
 		}
 	}
-	if resp, _ := m.ask(t, "GET", "/v2/library/bad/blobs/"+layersOf(t, index)[0].String()); resp.StatusCode != http.StatusNotFound {
+	if resp, _ := m.ask(t, "GET", "/v2/library/bad/blobs/"+layersOf(t, index)[0].String()); resp.StatusCode != http.StatusForbidden {
 		t.Errorf("layer: %s", resp.Status)
+	}
+	if resp, body := m.ask(t, "GET", "/v2/library/bad/referrers/"+d.String()); resp.StatusCode != http.StatusOK {
+		t.Errorf("referrers: %s %.300s", resp.Status, body)
 	}
 	_, err := publisher.control.Publish(t.Context(), control.PublishRequest{Image: "bad:1", Digest: d.String()})
 	if refusal, ok := errors.AsType[*control.Error](err); !ok || refusal.Reason != control.ReasonRevoked {
@@ -111,14 +114,23 @@ func TestMirrorSpeaksTheDistributionSpec(t *testing.T) {
 		"tags, last page":          {"GET", "/v2/library/alpine/tags/list?n=1&last=3.20", nil, 200, map[string]string{"Link": ""}, `{"name":"library/alpine","tags":["3.21"]}` + "\n"},
 		"catalog":                  {"GET", "/v2/_catalog", nil, 200, nil, `{"repositories":["library/alpine","library/busybox"]}` + "\n"},
 		"referrers":                {"GET", "/v2/library/alpine/referrers/" + want.String(), nil, 200, map[string]string{"Content-Type": "application/vnd.oci.image.index.v1+json"}, ""},
-		"unknown tag":              {"GET", "/v2/library/alpine/manifests/9", nil, 404, nil, ""},
-		"unknown blob":             {"GET", "/v2/library/alpine/blobs/" + digest.FromString("?").String(), nil, 404, nil, ""},
-		"another image's blob":     {"GET", "/v2/library/busybox/blobs/" + layer.String(), nil, 404, nil, ""},
-		"a layer as a manifest":    {"GET", "/v2/library/alpine/manifests/" + layer.String(), nil, 404, nil, ""},
-		"another registry":         {"GET", "/v2/library/alpine/manifests/3.20?ns=quay.io", nil, 404, nil, ""},
-		"path traversal":           {"GET", "/v2/library/%2e%2e/manifests/3.20", nil, 400, nil, ""},
-		"write":                    {"PUT", "/v2/library/alpine/manifests/3.20", nil, 405, nil, ""},
-		"not the API":              {"GET", "/", nil, 404, nil, ""},
+		"referrers of what nobody knows": {"GET", "/v2/library/alpine/referrers/" + digest.FromString("?").String(), nil, 200, nil,
+			`{"manifests":[],"mediaType":"application/vnd.oci.image.index.v1+json","schemaVersion":2}` + "\n"},
+		"referrers of no digest": {"GET", "/v2/library/alpine/referrers/3.20", nil, 400, nil, ""},
+		"referrers of one type":  {"GET", "/v2/library/alpine/referrers/" + want.String() + "?artifactType=a/b", nil, 200, map[string]string{"OCI-Filters-Applied": "artifactType"}, ""},
+		"if range":               {"GET", blob, []string{"Range", "bytes=0-9", "If-Range", `"other"`}, 200, nil, ""},
+		"unchanged blob":         {"GET", blob, []string{"If-None-Match", `"` + layer.String() + `"`}, 304, nil, ""},
+		"tags of nothing":        {"GET", "/v2/library/unknown/tags/list", nil, 404, nil, ""},
+		"n that is no number":    {"GET", "/v2/_catalog?n=x", nil, 400, nil, ""},
+		"no tags":                {"GET", "/v2/library/alpine/tags/list?n=0", nil, 200, map[string]string{"Link": ""}, `{"name":"library/alpine","tags":[]}` + "\n"},
+		"unknown tag":            {"GET", "/v2/library/alpine/manifests/9", nil, 404, nil, ""},
+		"unknown blob":           {"GET", "/v2/library/alpine/blobs/" + digest.FromString("?").String(), nil, 404, nil, ""},
+		"another image's blob":   {"GET", "/v2/library/busybox/blobs/" + layer.String(), nil, 404, nil, ""},
+		"a layer as a manifest":  {"GET", "/v2/library/alpine/manifests/" + layer.String(), nil, 404, nil, ""},
+		"another registry":       {"GET", "/v2/library/alpine/manifests/3.20?ns=quay.io", nil, 404, nil, ""},
+		"path traversal":         {"GET", "/v2/library/%2e%2e/manifests/3.20", nil, 400, nil, ""},
+		"write":                  {"PUT", "/v2/library/alpine/manifests/3.20", nil, 405, nil, ""},
+		"not the API":            {"GET", "/", nil, 404, nil, ""},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {

@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/opencontainers/go-digest"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
@@ -19,6 +20,7 @@ import (
 	"github.com/pyrsia/pyrsia-operator/node/internal/mirror"
 	"github.com/pyrsia/pyrsia-operator/node/internal/p2p"
 	"github.com/pyrsia/pyrsia-operator/node/internal/publish"
+	"github.com/pyrsia/pyrsia-operator/node/internal/receipts"
 	"github.com/pyrsia/pyrsia-operator/node/internal/store"
 	"github.com/pyrsia/pyrsia-operator/node/internal/transfer"
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
@@ -40,16 +42,19 @@ type Node struct {
 	follower  *ledger.Follower // mirrors
 	host      *p2p.Host
 	publisher *publish.Publisher // publishers
-	fetcher   *transfer.Fetcher  // mirrors
+	fetcher   *transfer.Fetcher  // a publisher heals its store by it
 	sharing   *transfer.Server
 	bandwidth *transfer.Limits
 	started   time.Time
+	healer    *mirror.Healer
 	mirror    *mirror.Mirror // mirrors
+	receipts  *receipts.Book // mirrors
 
 	ready     atomic.Bool
 	wasStale  atomic.Bool
 	wake      chan struct{}          // a peer has a new checkpoint, or has just been connected
 	announcer atomic.Pointer[string] // the peer that gossiped one last
+	missing   chan digest.Digest     // corrupt blobs to fetch again
 	servers   []*http.Server
 	failed    chan error // a server that ended by itself
 	stop      context.CancelFunc
@@ -82,7 +87,7 @@ func Start(ctx context.Context, c Config) (*Node, error) {
 	}
 	n := &Node{
 		config: c, log: c.Logger, started: time.Now(), registry: prometheus.NewRegistry(),
-		wake: make(chan struct{}, 1), failed: make(chan error, 3),
+		wake: make(chan struct{}, 1), missing: make(chan digest.Digest, maxMissing), failed: make(chan error, 3),
 		plain: &http.Client{Timeout: syncTimeout},
 	}
 	n.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
@@ -100,7 +105,7 @@ func (n *Node) open(ctx, run context.Context) (err error) {
 		return err
 	}
 	n.store, err = store.Open(filepath.Join(n.config.DataDir, "store"), store.Config{
-		Max: n.config.CacheSize, Pinned: n.config.Role == control.Publisher, Log: n.log,
+		Max: n.config.CacheSize, Pinned: n.config.Role == control.Publisher, Corrupt: n.foundCorrupt, Log: n.log,
 	})
 	if err != nil {
 		return err
@@ -176,6 +181,11 @@ func (n *Node) openHost(ctx context.Context) (err error) {
 }
 
 func (n *Node) openRole() (err error) {
+	n.fetcher = transfer.New(n.store, n.host, n.announceContent, n.limits(), n.registry, n.log)
+	n.closers = append(n.closers, func() error { n.fetcher.Close(); return nil })
+	if n.healer, err = mirror.NewHealer(n.ledger, n.fetcher); err != nil {
+		return err
+	}
 	if n.config.Role == control.Publisher {
 		n.publisher, err = publish.New(n.writer, n.store, n.config.Upstreams, n.announceContent, n.log)
 		if err != nil {
@@ -184,22 +194,26 @@ func (n *Node) openRole() (err error) {
 		n.closers = append(n.closers, func() error { n.publisher.Close(); return nil })
 		return nil
 	}
-	n.fetcher = transfer.New(n.store, n.host, n.announceContent, n.limits(), n.registry, n.log)
-	n.closers = append(n.closers, func() error { n.fetcher.Close(); return nil })
-	if n.mirror, err = mirror.New(n.ledger, n.fetcher, n.registry, n.log); err != nil {
-		return err
+	n.receipts = receipts.Open(filepath.Join(n.config.DataDir, "receipts.json"), n.log)
+	c := mirror.Config{Ledger: n.ledger, Fetcher: n.fetcher, Receipts: n.receipts, Metrics: n.registry, Log: n.log}
+	if n.config.AccessLog {
+		c.AccessLog = n.log
 	}
-	return nil
+	n.mirror, err = mirror.New(c)
+	return err
 }
 
 // work starts what the node does by itself.
 func (n *Node) work(run context.Context) {
 	n.done.Go(func() { n.announceStore(run) })
+	n.done.Go(func() { n.heal(run) })
+	n.done.Go(func() { n.store.Scrub(run, scrubRate, scrubRest) })
 	if n.config.Role == control.Publisher {
 		n.done.Go(func() { n.spread(run) })
 		n.ready.Store(true)
 		return
 	}
+	n.done.Go(func() { n.receipts.Run(run) })
 	n.done.Go(func() { n.follow(run) })
 }
 
@@ -210,12 +224,16 @@ func (n *Node) shutdown() error {
 	n.ready.Store(false)
 	ctx, cancel := context.WithTimeout(context.Background(), shutdownTimeout)
 	defer cancel()
-	var errs []error
-	for _, s := range n.servers {
-		if err := s.Shutdown(ctx); err != nil {
-			errs = append(errs, fmt.Errorf("ending %s: %w", s.Addr, err), s.Close())
-		}
+	errs := make([]error, len(n.servers))
+	var servers sync.WaitGroup
+	for i, s := range n.servers {
+		servers.Go(func() {
+			if err := s.Shutdown(ctx); err != nil {
+				errs[i] = errors.Join(fmt.Errorf("ending %s: %w", s.Addr, err), s.Close())
+			}
+		})
 	}
+	servers.Wait()
 	n.stop()
 	n.done.Wait()
 	for i := len(n.closers) - 1; i >= 0; i-- {

@@ -33,7 +33,7 @@ func (n *Node) listen(ctx context.Context) error {
 		return err
 	}
 	if n.mirror != nil {
-		if err := n.serveAt(ctx, n.config.MirrorAddr, n.mirror, nil); err != nil {
+		if err := n.serveMirror(ctx); err != nil {
 			return err
 		}
 	}
@@ -51,6 +51,17 @@ func (n *Node) listen(ctx context.Context) error {
 	return n.serveAt(ctx, n.config.ControlAddr, control.Handler(n), tlsConfig)
 }
 
+func (n *Node) serveMirror(ctx context.Context) error {
+	var tlsConfig *tls.Config
+	if n.config.MirrorCertFile != "" {
+		var err error
+		if tlsConfig, err = serverTLS(n.config.MirrorCertFile, n.config.MirrorKeyFile, n.log); err != nil {
+			return err
+		}
+	}
+	return n.serveAt(ctx, n.config.MirrorAddr, n.mirror, tlsConfig)
+}
+
 func (n *Node) serveAt(ctx context.Context, addr string, handler http.Handler, tlsConfig *tls.Config) error {
 	if addr == "" {
 		return nil
@@ -62,7 +73,11 @@ func (n *Node) serveAt(ctx context.Context, addr string, handler http.Handler, t
 	if tlsConfig != nil {
 		l = tls.NewListener(l, tlsConfig)
 	}
-	s := &http.Server{Addr: addr, Handler: handler, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10}
+	s := &http.Server{
+		Addr: addr, Handler: handler, MaxHeaderBytes: 64 << 10,
+		ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
+		WriteTimeout: 2 * time.Minute, // what may take longer sets its own deadlines
+	}
 	n.servers = append(n.servers, s)
 	n.done.Go(func() {
 		if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
@@ -84,6 +99,10 @@ func (n *Node) peerHandler() http.Handler {
 func (n *Node) serveReady(w http.ResponseWriter, _ *http.Request) {
 	if !n.ready.Load() {
 		http.Error(w, "no verified ledger yet: no node of the network was reached", http.StatusServiceUnavailable)
+		return
+	}
+	if err := n.store.Usable(); err != nil {
+		http.Error(w, err.Error(), http.StatusServiceUnavailable)
 		return
 	}
 	_, _ = w.Write([]byte("ok\n"))

@@ -100,9 +100,7 @@ func (n *Node) serveStatus(w http.ResponseWriter, _ *http.Request) {
 	}
 	s.Blobs, s.Bytes = n.store.Usage()
 	s.Artifacts, s.Announced = n.host.Announced()
-	if n.fetcher != nil {
-		s.Downloads, s.Queued = n.fetcher.Queue()
-	}
+	s.Downloads, s.Queued = n.fetcher.Queue()
 	writeJSON(w, s)
 }
 

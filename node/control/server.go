@@ -15,6 +15,7 @@ type Node interface {
 	Status(ctx context.Context, since int64) (*Status, error)
 	Resolve(ctx context.Context, req ResolveRequest) (*ResolveResponse, error)
 	Publish(ctx context.Context, req PublishRequest) (*PublishResponse, error)
+	Receipts(ctx context.Context, since int64) (*Receipts, error)
 }
 
 // Handler serves the control API for n. Who may call it is decided before,
@@ -35,6 +36,8 @@ func Handler(n Node) http.Handler {
 	mux.HandleFunc("POST /v1/resolve", func(w http.ResponseWriter, r *http.Request) { serve(w, r, n.Resolve) })
 	// The operator publishes an Artifact.
 	mux.HandleFunc("POST /v1/publish", func(w http.ResponseWriter, r *http.Request) { serve(w, r, n.Publish) })
+	// The operator polls it to show the images that were pulled through a mirror.
+	mux.HandleFunc("GET /v1/receipts", serveReceipts(n))
 	return mux
 }
 

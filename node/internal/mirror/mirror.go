@@ -5,13 +5,10 @@ package mirror
 import (
 	"bytes"
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"log/slog"
+	"net"
 	"net/http"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -20,7 +17,9 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/pyrsia/pyrsia-operator/node/internal/pieces"
+	"github.com/pyrsia/pyrsia-operator/node/internal/receipts"
+	"github.com/pyrsia/pyrsia-operator/node/internal/send"
+	"github.com/pyrsia/pyrsia-operator/node/internal/store"
 	"github.com/pyrsia/pyrsia-operator/node/internal/transfer"
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
 )
@@ -31,77 +30,74 @@ const (
 	answerTimeout = 20 * time.Second
 	// maxManifest is the limit of the OCI distribution-spec for manifests.
 	maxManifest = 4 << 20
-	// maxPage bounds a listing without n.
-	maxPage = 1000
-	// defaultRegistry is meant by clients that name none (dockerd).
-	defaultRegistry = "docker.io"
+	// Manifests of at most this many bytes are kept in memory.
+	maxCached = 64 << 10
+	cached    = 512
 )
+
+// Config is what a mirror works with.
+type Config struct {
+	Ledger   *ledger.Ledger
+	Fetcher  *transfer.Fetcher
+	Receipts *receipts.Book
+	Metrics  prometheus.Registerer
+	Log      *slog.Logger
+	// AccessLog, if there is one, has a line for each request.
+	AccessLog *slog.Logger
+}
 
 // Mirror answers container clients.
 type Mirror struct {
-	ledger   *ledger.Ledger
-	fetcher  *transfer.Fetcher
-	voucher  *voucher
-	log      *slog.Logger
-	requests *prometheus.CounterVec
+	Config
+	voucher   *voucher
+	metrics   *metrics
+	manifests *lru.Cache[digest.Digest, []byte] // verified
+	subjects  *lru.Cache[digest.Digest, []referrer]
 }
 
 // New makes a mirror and registers its metrics.
-func New(l *ledger.Ledger, f *transfer.Fetcher, reg prometheus.Registerer, log *slog.Logger) (*Mirror, error) {
-	lists, err := lru.New[digest.Digest, map[digest.Digest]pieces.Blob](maxLists)
+func New(c Config) (*Mirror, error) {
+	v, err := newVoucher(c.Ledger, c.Fetcher)
 	if err != nil {
 		return nil, fmt.Errorf("starting the mirror: %w", err)
 	}
-	m := &Mirror{
-		ledger: l, fetcher: f, log: log,
-		voucher: &voucher{ledger: l, fetcher: f, lists: lists},
-		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "pyrsia_mirror_requests_total", Help: "Requests of container clients, by kind and status code.",
-		}, []string{"kind", "code"}),
+	manifests, err := lru.New[digest.Digest, []byte](cached)
+	if err != nil {
+		return nil, fmt.Errorf("starting the mirror: %w", err)
 	}
-	reg.MustRegister(m.requests)
-	return m, nil
-}
-
-// request is a parsed request of a client.
-type request struct {
-	kind       string // base, manifest, blob, tags, catalog, referrers
-	repository string // canonical: "docker.io/library/alpine"
-	reference  string // tag or digest
+	subjects, err := lru.New[digest.Digest, []referrer](maxLists)
+	if err != nil {
+		return nil, fmt.Errorf("starting the mirror: %w", err)
+	}
+	return &Mirror{Config: c, voucher: v, metrics: newMetrics(c.Metrics), manifests: manifests, subjects: subjects}, nil
 }
 
 // ServeHTTP implements http.Handler.
-func (m *Mirror) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	rec := &recorder{ResponseWriter: w, code: http.StatusOK}
-	rec.Header().Set("Docker-Distribution-Api-Version", "registry/2.0")
+func (m *Mirror) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
+	start := time.Now()
+	w := send.To(rw)
+	w.Header().Set("Docker-Distribution-Api-Version", "registry/2.0")
 	req, err := parse(r)
 	if err == nil {
-		err = m.serve(rec, r, req)
+		err = m.serve(w, r, req)
 	}
 	if err != nil {
-		m.refuse(rec, r, req, err)
+		m.refuse(w, r, req, err)
 	}
-	m.requests.WithLabelValues(req.kind, strconv.Itoa(rec.code)).Inc()
+	if w.Code == 0 { // an answer without a body
+		w.Code, w.First = http.StatusOK, time.Now()
+	}
+	m.metrics.requests.WithLabelValues(req.kind, strconv.Itoa(w.Code)).Inc()
+	m.metrics.firstByte.WithLabelValues(req.kind).Observe(w.First.Sub(start).Seconds())
+	if m.AccessLog != nil {
+		m.AccessLog.LogAttrs(r.Context(), slog.LevelInfo, "request",
+			slog.String("client", clientOf(r)), slog.String("method", r.Method), slog.String("uri", r.RequestURI),
+			slog.Int("status", w.Code), slog.Int64("bytes", w.Bytes), slog.Duration("took", time.Since(start)),
+			slog.String("agent", r.UserAgent()))
+	}
 }
 
-// recorder remembers the status code.
-type recorder struct {
-	http.ResponseWriter
-	code int
-}
-
-func (r *recorder) WriteHeader(code int) {
-	r.code = code
-	r.ResponseWriter.WriteHeader(code)
-}
-
-// ReadFrom keeps the kernel's way from a file to a socket open.
-func (r *recorder) ReadFrom(src io.Reader) (int64, error) { return io.Copy(r.ResponseWriter, src) }
-
-// Unwrap is for http.ResponseController.
-func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
-
-func (m *Mirror) serve(w http.ResponseWriter, r *http.Request, req request) error {
+func (m *Mirror) serve(w *send.Writer, r *http.Request, req request) error {
 	ctx, cancel := context.WithTimeout(r.Context(), answerTimeout)
 	defer cancel()
 	switch req.kind {
@@ -115,209 +111,127 @@ func (m *Mirror) serve(w http.ResponseWriter, r *http.Request, req request) erro
 	case "tags":
 		return m.tags(w, r, req)
 	case "referrers":
-		return m.referrers(ctx, w, req)
+		return m.referrers(ctx, w, r, req)
 	default:
 		return m.catalog(w, r)
 	}
 }
 
-func (m *Mirror) manifest(ctx context.Context, w http.ResponseWriter, r *http.Request, req request) error {
-	var b vouched
-	var err error
-	if d := digest.Digest(req.reference); d.Validate() == nil {
-		b, err = m.voucher.digest(ctx, req.repository, d)
-	} else {
-		image, perr := ledger.ParseImage(req.repository + ":" + req.reference)
-		if perr != nil {
-			return &refusal{http.StatusBadRequest, "NAME_INVALID", perr.Error()}
-		}
-		b, err = m.voucher.tag(ctx, image)
-	}
+func (m *Mirror) manifest(ctx context.Context, w *send.Writer, r *http.Request, req request) error {
+	v, byTag, err := m.resolve(ctx, req)
 	if err != nil {
 		return err
 	}
-	if !isManifest(b.MediaType) {
+	if !isManifest(v.MediaType) {
 		return errNotVouched // a layer is not a manifest, whatever its digest
 	}
-	setContent(w, b)
+	setContent(w, v)
 	if r.Method == http.MethodHead {
-		w.Header().Set("Content-Length", strconv.FormatInt(b.Size, 10))
+		w.Header().Set("Content-Length", strconv.FormatInt(v.Size, 10))
+		if byTag {
+			m.record(r, v, true)
+		}
 		return nil
 	}
-	data, err := m.fetcher.ReadAll(ctx, b.Blob, b.list, maxManifest)
+	data, source, err := m.content(ctx, v)
 	if err != nil {
 		return err
 	}
 	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(data))
+	m.metrics.sent(source, w.Bytes)
+	m.record(r, v, false)
 	return nil
 }
 
-func (m *Mirror) blob(ctx context.Context, w http.ResponseWriter, r *http.Request, req request) error {
-	b, err := m.voucher.digest(ctx, req.repository, digest.Digest(req.reference))
+// resolve finds the manifest that a tag or digest means.
+func (m *Mirror) resolve(ctx context.Context, req request) (v vouched, byTag bool, err error) {
+	if strings.Contains(req.reference, ":") {
+		v, err = m.voucher.digest(ctx, req.repository, digest.Digest(req.reference))
+		return v, false, err
+	}
+	image, err := ledger.ParseImage(req.repository + ":" + req.reference)
+	if err != nil {
+		return vouched{}, true, &refusal{http.StatusBadRequest, "NAME_INVALID", err.Error()}
+	}
+	v, err = m.voucher.tag(ctx, image)
+	return v, true, err
+}
+
+// content brings a manifest, from memory if it is there.
+func (m *Mirror) content(ctx context.Context, v vouched) (data []byte, source string, err error) {
+	if data, ok := m.manifests.Get(v.Digest); ok {
+		return data, "memory", nil
+	}
+	source = "store"
+	if !m.Fetcher.Has(v.Digest) {
+		source = "peers"
+	}
+	data, err = m.Fetcher.ReadAll(ctx, v.Blob, v.list, maxManifest)
+	if err != nil {
+		return nil, "", err
+	}
+	if digest.FromBytes(data) != v.Digest {
+		return nil, "", fmt.Errorf("manifest %s changed while it was read", v.Digest)
+	}
+	if len(data) <= maxCached {
+		m.manifests.Add(v.Digest, data)
+	}
+	return data, source, nil
+}
+
+// record notes that a client was told what an artifact is, or was given it.
+// The platforms' manifests of a multi-platform one are no pulls of their own.
+func (m *Mirror) record(r *http.Request, v vouched, again bool) {
+	a := v.block.Artifact
+	m.Receipts.Record(receipts.Pull{
+		Image: a.Artifact, Digest: a.Digest.String(), Block: v.block.Height,
+		Again: again || v.Digest != a.Digest, Client: clientOf(r), Agent: r.UserAgent(),
+	}, time.Now())
+}
+
+func clientOf(r *http.Request) string {
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		return r.RemoteAddr
+	}
+	return host
+}
+
+func (m *Mirror) blob(ctx context.Context, w *send.Writer, r *http.Request, req request) error {
+	v, err := m.voucher.digest(ctx, req.repository, digest.Digest(req.reference))
 	if err != nil {
 		return err
 	}
-	b.MediaType = "application/octet-stream"
+	v.MediaType = "application/octet-stream"
 	if r.Method == http.MethodHead {
-		setContent(w, b)
-		w.Header().Set("Content-Length", strconv.FormatInt(b.Size, 10))
+		setContent(w, v)
+		w.Header().Set("Content-Length", strconv.FormatInt(v.Size, 10))
 		return nil
 	}
-	content, err := m.fetcher.Open(ctx, b.Blob, b.list)
+	content, err := m.Fetcher.Open(ctx, v.Blob, v.list)
 	if err != nil {
 		return err
 	}
 	defer content.Close()
-	setContent(w, b)
+	setContent(w, v)
 	http.ServeContent(w, r, "", time.Time{}, content)
+	source := "peers"
+	if _, ok := content.(*store.Blob); ok {
+		source = "store"
+	}
+	m.metrics.sent(source, w.Bytes)
 	return nil
 }
 
 // setContent describes content that a digest names and that never changes.
-func setContent(w http.ResponseWriter, b vouched) {
+func setContent(w http.ResponseWriter, v vouched) {
 	h := w.Header()
-	h.Set("Content-Type", b.MediaType)
-	h.Set("Docker-Content-Digest", b.Digest.String())
-	h.Set("Etag", `"`+b.Digest.String()+`"`)
+	h.Set("Content-Type", v.MediaType)
+	h.Set("Docker-Content-Digest", v.Digest.String())
+	h.Set("Etag", `"`+v.Digest.String()+`"`)
 	h.Set("Accept-Ranges", "bytes")
 }
 
 func isManifest(mediaType string) bool {
 	return strings.Contains(mediaType, ".manifest.") || strings.Contains(mediaType, "image.index.")
-}
-
-func (m *Mirror) tags(w http.ResponseWriter, r *http.Request, req request) error {
-	n, last, err := page(r)
-	if err != nil {
-		return err
-	}
-	some, err := m.ledger.Tags(r.Context(), req.repository, "", 1)
-	if err != nil {
-		return err
-	}
-	if len(some) == 0 {
-		return errNotVouched
-	}
-	tags, err := m.ledger.Tags(r.Context(), req.repository, last, n+1)
-	if err != nil {
-		return err
-	}
-	tags = cut(w, r, tags, n)
-	_, name, _ := strings.Cut(req.repository, "/")
-	writeJSON(w, http.StatusOK, map[string]any{"name": name, "tags": tags})
-	return nil
-}
-
-func (m *Mirror) catalog(w http.ResponseWriter, r *http.Request) error {
-	n, last, err := page(r)
-	if err != nil {
-		return err
-	}
-	prefix := registry(r) + "/"
-	var names []string
-	for _, name := range m.ledger.Repositories() {
-		if short, ok := strings.CutPrefix(name, prefix); ok && short > last {
-			names = append(names, short)
-		}
-	}
-	names = cut(w, r, names, n)
-	writeJSON(w, http.StatusOK, map[string]any{"repositories": names})
-	return nil
-}
-
-// page reads n and last (OCI distribution-spec, "Content Discovery").
-func page(r *http.Request) (n int, last string, err error) {
-	q := r.URL.Query()
-	n = maxPage
-	if s := q.Get("n"); s != "" {
-		if n, err = strconv.Atoi(s); err != nil || n < 0 {
-			return 0, "", &refusal{http.StatusBadRequest, "PAGINATION_NUMBER_INVALID", "n must be a number that is not negative"}
-		}
-	}
-	return min(n, maxPage), q.Get("last"), nil
-}
-
-// cut keeps n names of a list that may have more, and links to the rest.
-func cut(w http.ResponseWriter, r *http.Request, names []string, n int) []string {
-	if len(names) > n {
-		names = names[:n]
-		if n > 0 {
-			next := *r.URL
-			q := next.Query()
-			q.Set("n", strconv.Itoa(n))
-			q.Set("last", names[n-1])
-			next.RawQuery = q.Encode()
-			w.Header().Set("Link", "<"+next.RequestURI()+`>; rel="next"`)
-		}
-	}
-	return slices.Concat([]string{}, names) // never null
-}
-
-// referrers answers that nothing refers to an image: referrers are not copied.
-func (m *Mirror) referrers(ctx context.Context, w http.ResponseWriter, req request) error {
-	if _, err := m.voucher.digest(ctx, req.repository, digest.Digest(req.reference)); err != nil {
-		return err
-	}
-	w.Header().Set("Content-Type", "application/vnd.oci.image.index.v1+json")
-	_, err := w.Write([]byte(`{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}`))
-	return err
-}
-
-func writeJSON(w http.ResponseWriter, code int, v any) {
-	if w.Header().Get("Content-Type") == "" {
-		w.Header().Set("Content-Type", "application/json")
-	}
-	w.WriteHeader(code)
-	_ = json.NewEncoder(w).Encode(v) // the client is gone: nobody to tell
-}
-
-// refusal is an error with its place in the OCI error codes.
-type refusal struct {
-	status  int
-	code    string
-	message string
-}
-
-func (e *refusal) Error() string { return e.message }
-
-// refuse answers with an OCI error body. Whatever the cause, a blob is refused
-// with 404: after a 5xx clients retry for a minute before they tell anyone.
-func (m *Mirror) refuse(w http.ResponseWriter, r *http.Request, req request, err error) {
-	out, ok := errors.AsType[*refusal](err)
-	if revoked, is := errors.AsType[*revokedError](err); is {
-		out, ok = &refusal{http.StatusForbidden, "DENIED", revoked.Error()}, true
-	}
-	if !ok {
-		code := "MANIFEST_UNKNOWN"
-		if req.kind == "blob" {
-			code = "BLOB_UNKNOWN"
-		}
-		out = &refusal{http.StatusNotFound, code, m.explain(req, err)}
-		if !errors.Is(err, errNotVouched) && r.Context().Err() == nil {
-			m.log.Warn("refused", "kind", req.kind, "repository", req.repository, "reference", req.reference, "error", err)
-		}
-	}
-	for _, h := range []string{"Content-Type", "Docker-Content-Digest", "Etag", "Accept-Ranges", "Content-Length"} {
-		w.Header().Del(h)
-	}
-	writeJSON(w, out.status, map[string]any{"errors": []map[string]string{{"code": out.code, "message": out.message}}})
-}
-
-func (m *Mirror) explain(req request, err error) string {
-	name := req.repository + ":" + req.reference
-	if strings.Contains(req.reference, ":") {
-		name = req.repository + "@" + req.reference
-	}
-	head, ok := m.ledger.Head()
-	switch {
-	case !ok:
-		return fmt.Sprintf("%s: this Pyrsia node has no ledger yet: it has not reached a node of its network", name)
-	case errors.Is(err, errNotVouched):
-		return fmt.Sprintf("%s is not on the ledger %s (%d blocks): add it to an OfficialImageSet of the publisher to have it published",
-			name, head.Origin, head.Tree.N)
-	case errors.Is(err, transfer.ErrUnavailable):
-		return fmt.Sprintf("%s is on the ledger, but no node that this one can reach has the content: %v", name, err)
-	default:
-		return fmt.Sprintf("%s cannot be served now: %v", name, err)
-	}
 }

@@ -7,6 +7,16 @@ import (
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
 )
 
+// defaultRegistry is meant by clients that name none (dockerd).
+const defaultRegistry = "docker.io"
+
+// request is a parsed request of a client.
+type request struct {
+	kind       string // base, manifest, blob, tags, catalog, referrers; other
+	repository string // canonical: "docker.io/library/alpine"
+	reference  string // tag or digest
+}
+
 // parse reads a request of the distribution API. The kind is set also when
 // the request is refused.
 func parse(r *http.Request) (request, error) {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 
-	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/opencontainers/go-digest"
 
 	"github.com/pyrsia/pyrsia-operator/node/internal/pieces"
@@ -24,23 +23,35 @@ func (e *revokedError) Error() string {
 	return fmt.Sprintf("%s@%s was withdrawn by the publisher in block %d: %s", r.Artifact, r.Digest, e.by.Height, r.Reason)
 }
 
-const (
-	maxLists  = 256 // piece lists in memory
-	maxBlocks = 512 // blocks of one repository that are searched for a blob
-)
+// ignoreRefusal drops the error of a block that does not vouch.
+func ignoreRefusal(err error) error {
+	if _, revoked := errors.AsType[*revokedError](err); revoked || errors.Is(err, errNotVouched) {
+		return nil
+	}
+	return err
+}
+
+// maxBlocks bounds the blocks that are searched for one digest.
+const maxBlocks = 512
 
 // voucher finds the block that vouches for content, and the chain of digests
 // from the block to it: entry -> piece list -> blob.
 type voucher struct {
 	ledger  *ledger.Ledger
 	fetcher *transfer.Fetcher
-	lists   *lru.Cache[digest.Digest, map[digest.Digest]pieces.Blob]
+	lists   *lists
+}
+
+func newVoucher(l *ledger.Ledger, f *transfer.Fetcher) (*voucher, error) {
+	known, err := newLists()
+	return &voucher{ledger: l, fetcher: f, lists: known}, err
 }
 
 // vouched is a blob that a block vouches for.
 type vouched struct {
 	pieces.Blob
-	list digest.Digest // of its piece list
+	list  digest.Digest // of its piece list
+	block *ledger.Entry
 }
 
 // tag finds what an image's tag points to, by the newest block.
@@ -61,21 +72,28 @@ func (v *voucher) digest(ctx context.Context, repository string, d digest.Digest
 		return vouched{}, fmt.Errorf("%w: %w", errNotVouched, err)
 	}
 	// Manifests and configs are in the index of the ledger ...
-	blocks, err := v.ledger.ByDigest(ctx, d, maxBlocks)
-	if err != nil {
-		return vouched{}, err
-	}
-	found, err := v.inBlocks(ctx, blocks, repository, d)
+	found, err := v.byDigest(ctx, repository, d, d)
 	if !errors.Is(err, errNotVouched) {
 		return found, err
 	}
-	// ... and layers in the piece lists, of which those in use are in memory.
-	return v.layer(ctx, repository, d)
+	// ... layers in piece lists, of which those in use are in memory ...
+	for _, list := range v.lists.holding(d) {
+		found, err := v.byDigest(ctx, repository, list, d)
+		if !errors.Is(err, errNotVouched) {
+			return found, err
+		}
+	}
+	// ... and the others are looked for.
+	return v.search(ctx, repository, d)
 }
 
-// inBlocks looks for a digest in several blocks. One that is withdrawn does
-// not keep others from vouching.
-func (v *voucher) inBlocks(ctx context.Context, blocks []*ledger.Entry, repository string, d digest.Digest) (vouched, error) {
+// byDigest looks for d in the blocks that name a digest. One that is withdrawn
+// does not keep others from vouching.
+func (v *voucher) byDigest(ctx context.Context, repository string, named, d digest.Digest) (vouched, error) {
+	blocks, err := v.ledger.ByDigest(ctx, named, maxBlocks)
+	if err != nil {
+		return vouched{}, err
+	}
 	refusal := errNotVouched
 	for _, b := range blocks {
 		found, err := v.inBlock(ctx, b, repository, d)
@@ -90,7 +108,8 @@ func (v *voucher) inBlocks(ctx context.Context, blocks []*ledger.Entry, reposito
 	return vouched{}, refusal
 }
 
-func (v *voucher) layer(ctx context.Context, repository string, d digest.Digest) (vouched, error) {
+// search looks into the piece lists of all of a repository's blocks.
+func (v *voucher) search(ctx context.Context, repository string, d digest.Digest) (vouched, error) {
 	tags, err := v.ledger.Tags(ctx, repository, "", maxBlocks)
 	if err != nil {
 		return vouched{}, err
@@ -109,6 +128,9 @@ func (v *voucher) layer(ctx context.Context, repository string, d digest.Digest)
 			// A list that no peer has now does not keep the others from vouching.
 			if found, err := v.inBlock(ctx, b, repository, d); err == nil {
 				return found, nil
+			}
+			if err := ctx.Err(); err != nil {
+				return vouched{}, fmt.Errorf("looking for the block that vouches for %s: %w", d, err)
 			}
 		}
 		searched += len(blocks)
@@ -141,12 +163,12 @@ func (v *voucher) inBlock(ctx context.Context, block *ledger.Entry, repository s
 	if !ok {
 		return vouched{}, errNotVouched
 	}
-	return vouched{Blob: b, list: a.Pieces}, nil
+	return vouched{Blob: b, list: a.Pieces, block: block}, nil
 }
 
 // list brings an artifact's piece list.
-func (v *voucher) list(ctx context.Context, a *ledger.AddArtifact) (map[digest.Digest]pieces.Blob, error) {
-	if blobs, ok := v.lists.Get(a.Pieces); ok {
+func (v *voucher) list(ctx context.Context, a *ledger.AddArtifact) (blobsOf, error) {
+	if blobs, ok := v.lists.get(a.Pieces); ok {
 		return blobs, nil
 	}
 	data, err := v.fetcher.Small(ctx, a.Pieces, pieces.MaxList)
@@ -157,10 +179,5 @@ func (v *voucher) list(ctx context.Context, a *ledger.AddArtifact) (map[digest.D
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", a.Artifact, err)
 	}
-	blobs := make(map[digest.Digest]pieces.Blob, len(l.Blobs))
-	for _, b := range l.Blobs {
-		blobs[b.Digest] = b
-	}
-	v.lists.Add(a.Pieces, blobs)
-	return blobs, nil
+	return v.lists.add(a.Pieces, l), nil
 }

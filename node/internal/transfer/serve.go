@@ -42,14 +42,14 @@ const (
 // Server serves peers what this node has.
 type Server struct {
 	store   *store.Store
-	fetcher *Fetcher // nil on a publisher, which never has a part of a blob
+	fetcher *Fetcher
 	limits  *Limits
 	grants  *grants
 	log     *slog.Logger
 	sent    prometheus.Counter // bytes
 }
 
-// NewServer makes a server and registers its metrics; fetcher may be nil.
+// NewServer makes a server and registers its metrics.
 func NewServer(s *store.Store, f *Fetcher, limits *Limits, reg prometheus.Registerer, log *slog.Logger) *Server {
 	server := &Server{store: s, fetcher: f, limits: limits, grants: newGrants(), log: log,
 		sent: prometheus.NewCounter(prometheus.CounterOpts{
@@ -115,7 +115,7 @@ type content interface {
 func (s *Server) open(ctx context.Context, d digest.Digest, ranges string) (content, int64, error) {
 	var f content
 	f, err := s.store.Open(ctx, d)
-	if err != nil && s.fetcher != nil {
+	if err != nil {
 		if active := s.fetcher.download(d); active != nil && active.hasRange(ranges) {
 			f, err = active.open(ctx)
 		}
@@ -177,6 +177,11 @@ func (c *counted) Write(p []byte) (int, error) {
 
 // ReadFrom keeps the kernel's way from a file to a socket open.
 func (c *counted) ReadFrom(r io.Reader) (int64, error) {
+	if l, ok := r.(*io.LimitedReader); ok {
+		if b, ok := l.R.(*store.Blob); ok {
+			r = &io.LimitedReader{R: b.File, N: l.N} // sendfile(2) takes an *os.File alone
+		}
+	}
 	n, err := io.Copy(c.ResponseWriter, r)
 	c.n += n
 	return n, err
@@ -202,9 +207,7 @@ func (s *Server) offer(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "pieces are offered over libp2p alone", http.StatusForbidden)
 		return
 	}
-	if s.fetcher != nil {
-		s.fetcher.interested(d, id)
-	}
+	s.fetcher.interested(d, id)
 	size, active := s.source(d)
 	if size < 0 {
 		http.Error(w, "this node does not have it", http.StatusNotFound)
@@ -233,9 +236,6 @@ func (s *Server) offer(w http.ResponseWriter, r *http.Request) {
 func (s *Server) source(d digest.Digest) (int64, *download) {
 	if size, ok := s.store.Size(d); ok {
 		return size, nil
-	}
-	if s.fetcher == nil {
-		return -1, nil
 	}
 	if active := s.fetcher.download(d); active != nil {
 		return active.blob.Size, active

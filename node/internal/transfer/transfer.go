@@ -145,6 +145,9 @@ type memory struct{ *bytes.Reader }
 
 func (memory) Close() error { return nil }
 
+// Has tells whether the store has a blob.
+func (f *Fetcher) Has(d digest.Digest) bool { return f.store.Has(d) }
+
 // ReadAll reads a whole blob into memory.
 func (f *Fetcher) ReadAll(ctx context.Context, b pieces.Blob, key digest.Digest, limit int64) ([]byte, error) {
 	if b.Size > limit {

@@ -1,0 +1,66 @@
+package mirror
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/pyrsia/pyrsia-operator/node/internal/pieces"
+	"github.com/pyrsia/pyrsia-operator/node/internal/transfer"
+	"github.com/pyrsia/pyrsia-operator/node/ledger"
+)
+
+// Healer brings back from peers what was corrupt on this node's disk.
+type Healer struct{ voucher *voucher }
+
+// NewHealer makes a healer for a node of either role.
+func NewHealer(l *ledger.Ledger, f *transfer.Fetcher) (*Healer, error) {
+	v, err := newVoucher(l, f)
+	return &Healer{v}, err
+}
+
+// Heal fetches a piece list or a blob that the ledger vouches for. What it
+// does not vouch for (any more) is not missed, and no error.
+func (h *Healer) Heal(ctx context.Context, d digest.Digest) error {
+	blocks, err := h.voucher.ledger.ByDigest(ctx, d, 1)
+	if err != nil {
+		return err
+	}
+	if len(blocks) > 0 && blocks[0].Artifact.Pieces == d {
+		_, err := h.voucher.fetcher.Small(ctx, d, pieces.MaxList)
+		return err
+	}
+	found, err := h.find(ctx, d)
+	if err != nil {
+		return ignoreRefusal(err)
+	}
+	r, err := h.voucher.fetcher.Open(ctx, found.Blob, found.list)
+	if err != nil {
+		return err
+	}
+	// The last byte is there when the blob is in the store.
+	var last [1]byte
+	if found.Size > 0 {
+		if _, err := r.Seek(found.Size-1, 0); err != nil {
+			return errors.Join(err, r.Close())
+		}
+		_, err = r.Read(last[:])
+	}
+	return errors.Join(err, r.Close())
+}
+
+// find looks for the block that vouches for a digest in all repositories.
+func (h *Healer) find(ctx context.Context, d digest.Digest) (vouched, error) {
+	for _, repository := range h.voucher.ledger.Repositories() {
+		found, err := h.voucher.digest(ctx, repository, d)
+		if err == nil {
+			return found, nil
+		}
+		if err := ctx.Err(); err != nil {
+			return vouched{}, fmt.Errorf("healing %s: %w", d, err)
+		}
+	}
+	return vouched{}, errNotVouched
+}

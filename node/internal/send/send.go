@@ -1,0 +1,115 @@
+// Package send writes long answers of HTTP: from a file to the socket within
+// the kernel, and with a bound on how long a client may take for each part.
+package send
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/pyrsia/pyrsia-operator/node/internal/store"
+)
+
+const (
+	// Timeout is how long a client may take for one part. A slower one has
+	// gone, or means to keep the node busy.
+	Timeout  = time.Minute
+	partSize = 1 << 20
+	bufSize  = 128 << 10
+)
+
+// Writer is an http.ResponseWriter for content of any length. It remembers
+// what was sent.
+type Writer struct {
+	http.ResponseWriter
+	Code  int       // 0 until the header is written
+	Bytes int64     // of the body
+	First time.Time // when the header was written
+
+	control *http.ResponseController
+}
+
+// To wraps the writer of a server.
+func To(w http.ResponseWriter) *Writer {
+	return &Writer{ResponseWriter: w, control: http.NewResponseController(w)}
+}
+
+// Unwrap is for http.ResponseController.
+func (w *Writer) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// WriteHeader implements http.ResponseWriter.
+func (w *Writer) WriteHeader(code int) {
+	if w.Code == 0 {
+		w.Code, w.First = code, time.Now()
+	}
+	w.ResponseWriter.WriteHeader(code)
+}
+
+// Write implements http.ResponseWriter.
+func (w *Writer) Write(p []byte) (int, error) {
+	w.begin()
+	n, err := w.ResponseWriter.Write(p)
+	w.Bytes += int64(n)
+	return n, err
+}
+
+// begin gives the client its time for the next part.
+func (w *Writer) begin() {
+	if w.Code == 0 {
+		w.Code, w.First = http.StatusOK, time.Now()
+	}
+	// A stream that knows no deadline is bounded by its own transport.
+	_ = w.control.SetWriteDeadline(time.Now().Add(Timeout))
+}
+
+var buffers = sync.Pool{New: func() any { b := make([]byte, bufSize); return &b }}
+
+// ReadFrom implements io.ReaderFrom.
+func (w *Writer) ReadFrom(src io.Reader) (int64, error) {
+	limited, ok := src.(*io.LimitedReader)
+	if ok {
+		if file := fileOf(limited.R); file != nil {
+			return w.sendFile(file, limited)
+		}
+	}
+	buf := buffers.Get().(*[]byte)
+	defer buffers.Put(buf)
+	// Hides ReadFrom, so that the time that src takes is not the client's.
+	return io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{src}, *buf)
+}
+
+func fileOf(r io.Reader) *os.File {
+	switch r := r.(type) {
+	case *store.Blob:
+		return r.File
+	case *os.File:
+		return r
+	}
+	return nil
+}
+
+// sendFile sends a file part by part: the server hands each to sendfile(2).
+func (w *Writer) sendFile(file *os.File, src *io.LimitedReader) (sent int64, err error) {
+	to, ok := w.ResponseWriter.(io.ReaderFrom)
+	if !ok {
+		return io.Copy(struct{ io.Writer }{w}, struct{ io.Reader }{src})
+	}
+	for src.N > 0 {
+		w.begin()
+		part := &io.LimitedReader{R: file, N: min(src.N, partSize)}
+		n, err := to.ReadFrom(part)
+		sent, src.N, w.Bytes = sent+n, src.N-n, w.Bytes+n
+		if err != nil {
+			return sent, err
+		}
+		if n == 0 {
+			return sent, errShrunk
+		}
+	}
+	return sent, nil
+}
+
+var errShrunk = errors.New("the file has become shorter")
