@@ -41,7 +41,7 @@ type benchmark struct {
 }
 
 func benchmarks() []benchmark {
-	return slices.Concat(ledgerBenchmarks())
+	return slices.Concat(ledgerBenchmarks(), mirrorBenchmarks())
 }
 
 func main() {
@@ -51,6 +51,10 @@ func main() {
 			os.Exit(1)
 		}
 		return
+	}
+	if len(os.Args) == 4 && os.Args[1] == rawCommand {
+		fmt.Fprintln(os.Stderr, "bench:", serveFile(os.Args[2], os.Args[3]))
+		os.Exit(1)
 	}
 	pattern := flag.String("run", ".", "rows to measure, as a regular expression")
 	out := flag.String("out", "bench.json", "file for the results")
@@ -108,6 +112,12 @@ func table(w io.Writer, rows []row) error {
 		fmt.Fprintf(tw, "%s\t%.4g %s\t%s\t%.3g\t%s\n", r.Name, r.Value, r.Unit, r.target, r.Ratio, r.Against)
 	}
 	return tw.Flush()
+}
+
+// median is of values that it sorts.
+func median(values []float64) float64 {
+	slices.Sort(values)
+	return values[len(values)/2]
 }
 
 // percentile is of times that it sorts.

@@ -59,15 +59,18 @@ func syncAlone(ctx context.Context, url, vkey, dir string) error {
 }
 
 // peakRSS is the greatest memory that this process ever had, bytes.
-func peakRSS() (float64, error) {
-	status, err := os.ReadFile("/proc/self/status")
+func peakRSS() (float64, error) { return processPeakRSS("self") }
+
+// processPeakRSS is the same of any process.
+func processPeakRSS(pid string) (float64, error) {
+	status, err := os.ReadFile("/proc/" + pid + "/status")
 	if err != nil {
 		return 0, err
 	}
 	_, rest, ok := bytes.Cut(status, []byte("VmHWM:"))
 	fields := bytes.Fields(rest)
 	if !ok || len(fields) == 0 {
-		return 0, errors.New("/proc/self/status has no VmHWM")
+		return 0, errors.New("/proc/PID/status has no VmHWM")
 	}
 	kib, err := strconv.Atoi(string(fields[0]))
 	return float64(kib) * 1024, err

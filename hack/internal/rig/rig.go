@@ -1,0 +1,155 @@
+// Package rig runs a small Pyrsia network on loopback for tests and
+// measurements: an upstream registry, a publisher and mirrors, each a real
+// process of its own.
+package rig
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/opencontainers/go-digest"
+
+	"github.com/pyrsia/pyrsia-operator/hack/demo/upstream"
+	"github.com/pyrsia/pyrsia-operator/node/control"
+	"github.com/pyrsia/pyrsia-operator/node/ledger"
+)
+
+// Rig is the network.
+type Rig struct {
+	Dir       string // of everything that it writes
+	Pyrsia    string // the program
+	Registry  *upstream.Registry
+	Publisher *Node
+	Key       string // the ledger's verifier key
+
+	nodes []*Node
+}
+
+// Start builds the program, and starts an upstream registry from the binary
+// docker-registry and a publisher.
+func Start(ctx context.Context, dir, dockerRegistry string) (_ *Rig, err error) {
+	r := &Rig{Dir: dir, Pyrsia: filepath.Join(dir, "pyrsia")}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, r.Stop())
+		}
+	}()
+	build := exec.CommandContext(ctx, "go", "build", "-o", r.Pyrsia, "github.com/pyrsia/pyrsia-operator/cmd/pyrsia")
+	if out, err := build.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("building pyrsia: %w: %s", err, out)
+	}
+	addr, err := FreeAddr()
+	if err != nil {
+		return nil, err
+	}
+	if r.Registry, err = upstream.Start(ctx, dockerRegistry, filepath.Join(dir, "registry"), addr); err != nil {
+		return nil, err
+	}
+	skey, vkey, err := ledger.GenerateKey("rig.example/ledger")
+	if err != nil {
+		return nil, err
+	}
+	r.Key = vkey
+	file := filepath.Join(dir, "signing.key")
+	if err := os.WriteFile(file, []byte(skey), 0o600); err != nil {
+		return nil, err
+	}
+	r.Publisher, err = r.start(ctx, "publisher", "--role", "Publisher", "--signing-key", file, "--upstream", "docker.io=http://"+addr)
+	return r, err
+}
+
+// StartMirror starts a mirror. Each peer is another mirror's address; the
+// publisher is known to all.
+func (r *Rig) StartMirror(ctx context.Context, name string, args ...string) (*Node, error) {
+	addr, err := FreeAddr()
+	if err != nil {
+		return nil, err
+	}
+	args = append([]string{"--role", "Mirror", "--ledger-key", r.Key, "--mirror-addr", addr, "--bootstrap", r.Publisher.Peer}, args...)
+	n, err := r.start(ctx, name, args...)
+	if err != nil {
+		return nil, err
+	}
+	n.Mirror = addr
+	return n, n.AwaitReady(ctx)
+}
+
+func (r *Rig) start(ctx context.Context, name string, args ...string) (*Node, error) {
+	n, err := newNode(r, name, args)
+	if err != nil {
+		return nil, fmt.Errorf("starting %s: %w", name, err)
+	}
+	r.nodes = append(r.nodes, n)
+	if err := n.Start(ctx); err != nil {
+		return nil, fmt.Errorf("starting %s: %w", name, err)
+	}
+	return n, nil
+}
+
+// Stop ends everything. The files stay.
+func (r *Rig) Stop() error {
+	var errs []error
+	for _, n := range r.nodes {
+		errs = append(errs, n.Stop())
+	}
+	if r.Registry != nil {
+		errs = append(errs, r.Registry.Stop())
+	}
+	return errors.Join(errs...)
+}
+
+// Push pushes an image or an index to the upstream as library/NAME.
+func (r *Rig) Push(ctx context.Context, image string, content remote.Taggable) error {
+	ref, err := name.NewTag(r.Registry.Addr+"/library/"+image, name.Insecure)
+	if err != nil {
+		return err
+	}
+	switch c := content.(type) {
+	case v1.ImageIndex:
+		err = remote.WriteIndex(ref, c, remote.WithContext(ctx))
+	case v1.Image:
+		err = remote.Write(ref, c, remote.WithContext(ctx))
+	}
+	if err != nil {
+		return fmt.Errorf("pushing %s: %w", ref, err)
+	}
+	return nil
+}
+
+// Publish has the publisher publish library/IMAGE and returns its digest and
+// its block.
+func (r *Rig) Publish(ctx context.Context, image string) (digest.Digest, int64, error) {
+	resolved, err := r.Publisher.Control.Resolve(ctx, control.ResolveRequest{Image: image})
+	if err != nil {
+		return "", 0, fmt.Errorf("publishing %s: %w", image, err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
+	defer cancel()
+	for {
+		resp, err := r.Publisher.Control.Publish(ctx, control.PublishRequest{Image: image, Digest: resolved.Digest})
+		if err != nil {
+			return "", 0, fmt.Errorf("publishing %s: %w", image, err)
+		}
+		if resp.Block != nil {
+			return digest.Digest(resolved.Digest), resp.Block.Height, nil
+		}
+	}
+}
+
+// FreeAddr finds a free port of loopback.
+func FreeAddr() (string, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	return l.Addr().String(), l.Close()
+}
