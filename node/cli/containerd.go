@@ -46,14 +46,17 @@ What was there before is kept, and restored exactly by uninstall.`,
 		Short: "Show which registries' pulls go to a node",
 		Args:  exactly(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			installed, err := s.Installed()
+			states, err := s.Status()
 			if err != nil {
 				return err
 			}
 			tw := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 3, ' ', 0)
-			fmt.Fprintln(tw, "REGISTRY\tMIRRORED")
-			for _, r := range s.Registries {
-				fmt.Fprintf(tw, "%s\t%t\n", r, installed[r])
+			fmt.Fprintln(tw, "REGISTRY\tMODE\tMIRROR")
+			for _, s := range states {
+				if s.Mode == "" {
+					s.Mode, s.Mirror = "-", "-"
+				}
+				fmt.Fprintf(tw, "%s\t%s\t%s\n", s.Registry, s.Mode, s.Mirror)
 			}
 			return tw.Flush()
 		},

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -28,12 +29,7 @@ const (
 
 const (
 	hostsFile = "hosts.toml"
-	// backupDir holds, for each registry that was taken over, what was there.
-	// containerd never looks at it: it is no registry's name.
-	backupDir = ".pyrsia-backup"
-	// absentFile stands in the backup for a hosts.toml that was not there.
-	absentFile = "absent"
-	header     = "# Written by Pyrsia. 'pyrsia containerd uninstall' restores what was here before.\n"
+	header    = "# Written by Pyrsia. 'pyrsia containerd uninstall' restores what was here before.\n"
 )
 
 // Setup is the set-up of some registries in one certs.d.
@@ -42,8 +38,8 @@ type Setup struct {
 	Registries []string
 }
 
-func (s Setup) hosts(registry string) string  { return filepath.Join(s.CertsD, registry, hostsFile) }
-func (s Setup) backup(registry string) string { return filepath.Join(s.CertsD, backupDir, registry) }
+func (s Setup) dir(registry string) string   { return filepath.Join(s.CertsD, registry) }
+func (s Setup) hosts(registry string) string { return filepath.Join(s.CertsD, registry, hostsFile) }
 
 // Install sends pulls of these registries, and no others, to the mirror at the
 // given URL. What the user had is kept for Uninstall. To install again is
@@ -51,6 +47,14 @@ func (s Setup) backup(registry string) string { return filepath.Join(s.CertsD, b
 func (s Setup) Install(mirror string, mode Mode) error {
 	if mode != Strict && mode != Fallback {
 		return fmt.Errorf("mode %q: want %s or %s", mode, Strict, Fallback)
+	}
+	for _, r := range s.Registries {
+		if err := checkName(r); err != nil {
+			return err
+		}
+	}
+	if err := s.begin(); err != nil {
+		return fmt.Errorf("setting containerd up: %w", err)
 	}
 	if err := s.uninstallOthers(mirror); err != nil {
 		return err
@@ -64,55 +68,42 @@ func (s Setup) Install(mirror string, mode Mode) error {
 }
 
 func (s Setup) install(registry string, content []byte) error {
-	if err := checkName(registry); err != nil {
+	if err := s.sweep(registry); err != nil {
 		return err
 	}
-	current, err := os.ReadFile(s.hosts(registry))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	current, exists, err := read(s.hosts(registry))
+	if err != nil {
 		return err
 	}
 	if !isOurs(current) {
-		if err := s.keep(registry, current, err == nil); err != nil {
+		if err := s.keep(registry, exists); err != nil {
 			return err
 		}
 	}
 	if bytes.Equal(current, content) {
 		return nil
 	}
-	if err := os.MkdirAll(filepath.Dir(s.hosts(registry)), 0o755); err != nil {
+	if err := os.MkdirAll(s.dir(registry), 0o755); err != nil {
 		return err
 	}
-	// Crash before: a backup of what is still in place, written again by the
-	// next Install and dropped by the next Uninstall.
+	// Crash before: a backup of what is still in place, which the next Install
+	// renews and the next Uninstall drops.
 	return durable.WriteFile(s.hosts(registry), content)
-}
-
-// keep stores what the user had.
-func (s Setup) keep(registry string, current []byte, exists bool) error {
-	if err := os.MkdirAll(s.backup(registry), 0o755); err != nil {
-		return err
-	}
-	name := hostsFile
-	if !exists {
-		name = absentFile
-		// Says also whether the folder was there, so that it stays or goes.
-		_, err := os.Stat(filepath.Join(s.CertsD, registry))
-		current = fmt.Appendf(nil, "%t\n", err == nil)
-	}
-	return durable.WriteFile(filepath.Join(s.backup(registry), name), current)
 }
 
 // Uninstall restores what was there before Install. A hosts.toml that
 // somebody has written since is left as it is.
 func (s Setup) Uninstall() error {
 	for _, r := range s.Registries {
+		if err := checkName(r); err != nil {
+			return err
+		}
 		if err := s.uninstall(r); err != nil {
 			return fmt.Errorf("restoring containerd's set-up for %s: %w", r, err)
 		}
 	}
-	// The last one out takes the folder along.
-	if err := os.Remove(filepath.Join(s.CertsD, backupDir)); err != nil && !errors.Is(err, fs.ErrNotExist) && !isNotEmpty(err) {
-		return err
+	if err := s.end(); err != nil {
+		return fmt.Errorf("restoring containerd's set-up: %w", err)
 	}
 	return nil
 }
@@ -120,87 +111,86 @@ func (s Setup) Uninstall() error {
 // uninstallOthers restores the registries that an earlier Install sent to the
 // same mirror and that are not listed any more.
 func (s Setup) uninstallOthers(mirror string) error {
-	taken, err := os.ReadDir(filepath.Join(s.CertsD, backupDir))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	taken, err := s.kept()
+	if err != nil {
 		return fmt.Errorf("reading containerd's set-up: %w", err)
 	}
-	for _, t := range taken {
-		if slices.Contains(s.Registries, t.Name()) {
+	for _, r := range taken {
+		if slices.Contains(s.Registries, r) {
 			continue
 		}
-		current, err := os.ReadFile(s.hosts(t.Name()))
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("reading containerd's set-up for %s: %w", t.Name(), err)
+		current, _, err := read(s.hosts(r))
+		if err != nil {
+			return fmt.Errorf("reading containerd's set-up for %s: %w", r, err)
 		}
 		if !isOurs(current) || !bytes.Contains(current, fmt.Appendf(nil, "[host.%q]", mirror)) {
 			continue // another node's, or the user's again
 		}
-		if err := s.uninstall(t.Name()); err != nil {
-			return fmt.Errorf("restoring containerd's set-up for %s: %w", t.Name(), err)
+		if err := s.uninstall(r); err != nil {
+			return fmt.Errorf("restoring containerd's set-up for %s: %w", r, err)
 		}
 	}
 	return nil
 }
 
 func (s Setup) uninstall(registry string) error {
-	if err := checkName(registry); err != nil {
+	if err := s.sweep(registry); err != nil {
 		return err
 	}
-	current, err := os.ReadFile(s.hosts(registry))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	current, exists, err := read(s.hosts(registry))
+	if err != nil {
 		return err
 	}
-	if isOurs(current) {
+	if isOurs(current) || !exists {
 		if err := s.restore(registry); err != nil {
 			return err
 		}
 	}
 	// Crash before: a backup without use, which the next Uninstall drops.
-	return os.RemoveAll(s.backup(registry))
+	return s.drop(registry)
 }
 
-func (s Setup) restore(registry string) error {
-	old, err := os.ReadFile(filepath.Join(s.backup(registry), hostsFile))
-	if err == nil {
-		return durable.WriteFile(s.hosts(registry), old)
-	}
-	if !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	hadDir, err := os.ReadFile(filepath.Join(s.backup(registry), absentFile))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	if err := os.Remove(s.hosts(registry)); err != nil {
-		return err
-	}
-	if string(hadDir) == "true\n" {
-		return nil
-	}
-	if err := os.Remove(filepath.Dir(s.hosts(registry))); err != nil && !isNotEmpty(err) {
-		return err
-	}
-	return nil
+// State is how one registry is set up.
+type State struct {
+	Registry string
+	Mode     Mode   // empty if its pulls do not go to a Pyrsia node
+	Mirror   string // URL
 }
 
-// Installed tells for each registry whether its pulls go to a Pyrsia node.
-func (s Setup) Installed() (map[string]bool, error) {
-	out := map[string]bool{}
+var settings = regexp.MustCompile(`(?s)^# Mode: (\w+)\n.*\n\[host\."([^"]+)"\]`)
+
+// Status tells for each registry whether its pulls go to a Pyrsia node.
+func (s Setup) Status() ([]State, error) {
+	var out []State
 	for _, r := range s.Registries {
-		current, err := os.ReadFile(s.hosts(r))
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := checkName(r); err != nil {
+			return nil, err
+		}
+		current, _, err := read(s.hosts(r))
+		if err != nil {
 			return nil, fmt.Errorf("reading containerd's set-up for %s: %w", r, err)
 		}
-		out[r] = isOurs(current)
+		state := State{Registry: r}
+		if rest, ours := bytes.CutPrefix(current, []byte(header)); ours {
+			if m := settings.FindSubmatch(rest); m != nil {
+				state.Mode, state.Mirror = Mode(m[1]), string(m[2])
+			}
+		}
+		out = append(out, state)
 	}
 	return out, nil
 }
 
-func isOurs(content []byte) bool { return bytes.HasPrefix(content, []byte(header)) }
-
-func isNotEmpty(err error) bool {
-	return errors.Is(err, fs.ErrExist) || strings.Contains(err.Error(), "not empty")
+// read reads a file that may not be there.
+func read(name string) (content []byte, exists bool, err error) {
+	content, err = os.ReadFile(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, false, nil
+	}
+	return content, err == nil, err
 }
+
+func isOurs(content []byte) bool { return bytes.HasPrefix(content, []byte(header)) }
 
 // checkName refuses a registry's name that would lead out of certs.d.
 func checkName(registry string) error {

@@ -1,9 +1,11 @@
 package containerd
 
 import (
+	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -11,17 +13,25 @@ import (
 
 const mirror = "http://127.0.0.1:5001"
 
-// tree reads all files below a folder; folders end in a slash.
+// tree describes all files and folders below one: content, mode, and the
+// files' identity and age.
 func tree(t *testing.T, root string) map[string]string {
 	t.Helper()
 	out := map[string]string{}
 	err := filepath.WalkDir(root, func(path string, d os.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			out[path+"/"] = ""
+		if err != nil || path == root {
 			return err
 		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		if d.IsDir() {
+			out[path] = info.Mode().String()
+			return nil
+		}
 		data, err := os.ReadFile(path)
-		out[path] = string(data)
+		out[path] = fmt.Sprint(info.Mode(), info.ModTime(), info.Sys().(*syscall.Stat_t).Ino, " ", string(data))
 		return err
 	})
 	if err != nil {
@@ -40,36 +50,52 @@ func write(t *testing.T, name, content string) {
 	}
 }
 
-func TestUninstallRestoresExactly(t *testing.T) {
-	tests := map[string]map[string]string{
-		"nothing there":       {},
-		"own hosts.toml":      {"docker.io/hosts.toml": "server = \"https://mine.example\"\n"},
-		"certificates alone":  {"docker.io/ca.crt": "PEM"},
-		"another registry":    {"quay.io/hosts.toml": "server = \"https://quay.io\"\n"},
-		"an empty hosts.toml": {"docker.io/hosts.toml": ""},
+// before are what users have.
+var before = map[string]map[string]string{
+	"no certs.d":          nil,
+	"nothing there":       {},
+	"own hosts.toml":      {"docker.io/hosts.toml": "server = \"https://mine.example\"\n"},
+	"certificates alone":  {"docker.io/ca.crt": "PEM"},
+	"another registry":    {"quay.io/hosts.toml": "server = \"https://quay.io\"\n"},
+	"an empty hosts.toml": {"docker.io/hosts.toml": ""},
+}
+
+// lay makes a certs.d, or only its place.
+func lay(t *testing.T, files map[string]string) (certsD string) {
+	t.Helper()
+	root := filepath.Join(t.TempDir(), "certs.d")
+	if files != nil {
+		if err := os.Mkdir(root, 0o755); err != nil {
+			t.Fatal(err)
+		}
 	}
-	for name, files := range tests {
+	for f, content := range files {
+		write(t, filepath.Join(root, f), content)
+	}
+	return root
+}
+
+func TestUninstallRestoresExactly(t *testing.T) {
+	for name, files := range before {
 		t.Run(name, func(t *testing.T) {
-			root := t.TempDir()
-			for f, content := range files {
-				write(t, filepath.Join(root, f), content)
-			}
-			before := tree(t, root)
+			root := lay(t, files)
+			before := tree(t, filepath.Dir(root))
 			s := Setup{CertsD: root, Registries: []string{"docker.io"}}
 			for _, mode := range []Mode{Strict, Strict, Fallback} {
 				if err := s.Install(mirror, mode); err != nil {
 					t.Fatal(err)
 				}
 			}
-			if got, err := s.Installed(); err != nil || !got["docker.io"] {
-				t.Errorf("installed: %v, %v", got, err)
+			want := []State{{"docker.io", Fallback, mirror}}
+			if got, err := s.Status(); err != nil || !cmp.Equal(got, want) {
+				t.Errorf("status: %v, %v", got, err)
 			}
 			for range 2 {
 				if err := s.Uninstall(); err != nil {
 					t.Fatal(err)
 				}
 			}
-			if diff := cmp.Diff(before, tree(t, root)); diff != "" {
+			if diff := cmp.Diff(before, tree(t, filepath.Dir(root))); diff != "" {
 				t.Errorf("after uninstall (-before +after):\n%s", diff)
 			}
 		})
@@ -104,11 +130,12 @@ func TestRegistriesThatAreNotListedAnyMoreAreRestored(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	got, err := Setup{CertsD: root, Registries: []string{"docker.io", "ghcr.io", "quay.io"}}.Installed()
+	got, err := Setup{CertsD: root, Registries: []string{"docker.io", "ghcr.io", "quay.io"}}.Status()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(map[string]bool{"docker.io": true, "ghcr.io": true, "quay.io": false}, got); diff != "" {
+	want := []State{{"docker.io", Strict, mirror}, {"ghcr.io", Strict, "http://127.0.0.1:5002"}, {Registry: "quay.io"}}
+	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
 	if data, _ := os.ReadFile(filepath.Join(root, "quay.io", hostsFile)); string(data) != "mine" {

@@ -1,0 +1,171 @@
+package containerd
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/pyrsia/pyrsia-operator/node/internal/durable"
+)
+
+const (
+	// backupDir holds, for each registry that was taken over, what was there.
+	// containerd never looks at it: it is no registry's name.
+	backupDir = ".pyrsia-backup"
+	// absentFile stands in a registry's backup for a hosts.toml that was not
+	// there. It says whether the registry's folder was: "true" or "false".
+	absentFile = "absent"
+	// createdFile stands in the backup if all of certs.d was not there.
+	createdFile = "created"
+)
+
+func (s Setup) backup(registry string) string { return filepath.Join(s.CertsD, backupDir, registry) }
+
+// beside are folders next to certs.d in which it is made, and goes.
+func (s Setup) beside(what string) string { return filepath.Clean(s.CertsD) + ".pyrsia-" + what }
+
+// begin makes certs.d if it is not there.
+func (s Setup) begin() error {
+	if err := s.sweepBeside(); err != nil {
+		return err
+	}
+	if _, err := os.Stat(s.CertsD); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	making := s.beside("new")
+	if err := os.MkdirAll(filepath.Join(making, backupDir), 0o755); err != nil {
+		return err
+	}
+	if err := durable.WriteFile(filepath.Join(making, backupDir, createdFile), nil); err != nil {
+		return err
+	}
+	// Crash before: a folder beside, which the next run removes.
+	return os.Rename(making, s.CertsD)
+}
+
+func (s Setup) sweepBeside() error {
+	return errors.Join(os.RemoveAll(s.beside("new")), os.RemoveAll(s.beside("old")))
+}
+
+// end removes what is left when the last registry was restored.
+func (s Setup) end() error {
+	if err := s.sweepBeside(); err != nil {
+		return err
+	}
+	left, err := s.kept()
+	if err != nil || len(left) > 0 {
+		return err
+	}
+	if _, err := os.Stat(filepath.Join(s.CertsD, backupDir, createdFile)); err == nil {
+		if all, err := os.ReadDir(s.CertsD); err != nil || len(all) > 1 {
+			return errors.Join(err, os.RemoveAll(filepath.Join(s.CertsD, backupDir))) // the user keeps something there
+		}
+		// Crash after: a folder beside, which the next run removes.
+		if err := os.Rename(s.CertsD, s.beside("old")); err != nil {
+			return err
+		}
+		return s.sweepBeside()
+	}
+	return removeEmpty(filepath.Join(s.CertsD, backupDir))
+}
+
+// kept lists the registries that have a backup.
+func (s Setup) kept() ([]string, error) {
+	entries, err := os.ReadDir(filepath.Join(s.CertsD, backupDir))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	var out []string
+	for _, e := range entries {
+		if e.IsDir() {
+			out = append(out, e.Name())
+		}
+	}
+	return out, nil
+}
+
+// keep notes what the user had. A hosts.toml is kept as a link to the file
+// itself, so that also its owner, mode and times come back.
+func (s Setup) keep(registry string, exists bool) error {
+	if err := os.MkdirAll(s.backup(registry), 0o755); err != nil {
+		return err
+	}
+	link, absent := filepath.Join(s.backup(registry), hostsFile), filepath.Join(s.backup(registry), absentFile)
+	if !exists {
+		if _, err := os.Stat(absent); err == nil {
+			return nil // by an Install that was cut off: the folder may be its own
+		}
+		_, err := os.Stat(s.dir(registry))
+		if err := removeFile(link); err != nil {
+			return err
+		}
+		return durable.WriteFile(absent, fmt.Appendf(nil, "%t\n", err == nil))
+	}
+	// Crash between these: the user's file is still in place, and the next
+	// Install does this again.
+	if err := errors.Join(removeFile(link), removeFile(absent)); err != nil {
+		return err
+	}
+	if err := os.Link(s.hosts(registry), link); err != nil {
+		return err
+	}
+	return durable.SyncDir(s.backup(registry))
+}
+
+// restore gives back what keep noted. It is called again after a crash.
+func (s Setup) restore(registry string) error {
+	err := os.Rename(filepath.Join(s.backup(registry), hostsFile), s.hosts(registry))
+	if err == nil {
+		return durable.SyncDir(s.dir(registry))
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := removeFile(s.hosts(registry)); err != nil {
+		return err
+	}
+	hadDir, _, err := read(filepath.Join(s.backup(registry), absentFile))
+	if err != nil || string(hadDir) != "false\n" {
+		return err
+	}
+	return removeEmpty(s.dir(registry))
+}
+
+// drop removes a registry's backup.
+func (s Setup) drop(registry string) error { return os.RemoveAll(s.backup(registry)) }
+
+// sweep removes the temporary files of a process that was killed.
+func (s Setup) sweep(registry string) error {
+	for _, dir := range []string{s.dir(registry), s.backup(registry)} {
+		left, err := filepath.Glob(filepath.Join(dir, ".new-*"))
+		if err != nil {
+			return err
+		}
+		for _, name := range left {
+			if err := removeFile(name); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func removeFile(name string) error {
+	if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// removeEmpty removes a folder unless something is in it.
+func removeEmpty(name string) error {
+	err := os.Remove(name)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTEMPTY) {
+		return nil
+	}
+	return err
+}
