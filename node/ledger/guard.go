@@ -10,6 +10,10 @@ import (
 	"golang.org/x/mod/sumdb/tlog"
 )
 
+// ErrDamaged is returned when the ledger on the disk is not what was verified
+// and signed before.
+var ErrDamaged = errors.New("the ledger on this disk is damaged: end this process and run 'pyrsia fsck'")
+
 // guardedSigner signs a checkpoint only when this writer has verified every
 // block under it, and that it extends what was signed before: a damaged disk
 // must never become a signed second history.
@@ -54,8 +58,8 @@ func (w *Writer) mayBeSigned(text string) error {
 		return fmt.Errorf("signing: %w", err)
 	}
 	if err := w.verify(context.Background(), c.Tree); err != nil {
-		w.log.Error("ALARM: a checkpoint is not signed, for the ledger on this disk is damaged: end this process and run 'pyrsia fsck'", "blocks", c.N, "error", err)
-		return fmt.Errorf("signing: %w", err)
+		w.log.Error("ALARM: a checkpoint is not signed", "blocks", c.N, "error", err)
+		return fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
 	return nil
 }

@@ -89,6 +89,7 @@ func newFollower(t *testing.T, vkey string) *Follower {
 const alpine = "docker.io/library/alpine:3.20"
 
 func TestAppendIsIdempotentAndSurvivesARestart(t *testing.T) {
+	t.Parallel()
 	p := newPublisher(t)
 	first := p.mustAppend(t, alpine, "one")
 	if again := p.mustAppend(t, alpine, "one"); again != first {
@@ -112,6 +113,7 @@ func TestAppendIsIdempotentAndSurvivesARestart(t *testing.T) {
 }
 
 func TestConcurrentAppends(t *testing.T) {
+	t.Parallel()
 	p := newPublisher(t)
 	var wg sync.WaitGroup
 	for i := range 300 {
@@ -130,6 +132,7 @@ func TestConcurrentAppends(t *testing.T) {
 }
 
 func TestOneWriterPerLedger(t *testing.T) {
+	t.Parallel()
 	p := newPublisher(t)
 	_, err := OpenWriter(t.Context(), p.path, p.skey, quiet())
 	if err == nil || !strings.Contains(err.Error(), "another process") {
@@ -138,6 +141,7 @@ func TestOneWriterPerLedger(t *testing.T) {
 }
 
 func TestFollowerCopiesVerifiesAndServes(t *testing.T) {
+	t.Parallel()
 	p := newPublisher(t)
 	f := newFollower(t, p.vkey)
 	source := serve(t, p.Ledger)
@@ -184,6 +188,7 @@ func TestFollowerCopiesVerifiesAndServes(t *testing.T) {
 }
 
 func TestForkIsRefusedWithEvidence(t *testing.T) {
+	t.Parallel()
 	p := newPublisher(t)
 	f := newFollower(t, p.vkey)
 	p.mustAppend(t, alpine, "one")
@@ -216,6 +221,7 @@ func TestForkIsRefusedWithEvidence(t *testing.T) {
 }
 
 func TestFollowerRefusesAnotherKey(t *testing.T) {
+	t.Parallel()
 	p, other := newPublisher(t), newPublisher(t)
 	p.mustAppend(t, alpine, "one")
 	f := newFollower(t, other.vkey)
@@ -226,6 +232,7 @@ func TestFollowerRefusesAnotherKey(t *testing.T) {
 
 // What a query finds can be read and proven at once, also while the ledger grows.
 func TestQueriesNeverRunAheadOfTheHead(t *testing.T) {
+	t.Parallel()
 	p := newPublisher(t)
 	image, err := ParseImage(alpine)
 	if err != nil {
@@ -255,6 +262,7 @@ func TestQueriesNeverRunAheadOfTheHead(t *testing.T) {
 }
 
 func TestRevocation(t *testing.T) {
+	t.Parallel()
 	p := newPublisher(t)
 	bad := p.mustAppend(t, alpine, "malware")
 	good := p.mustAppend(t, alpine, "good")

@@ -90,22 +90,22 @@ func (d dir) readRotations() (rotations []Rotation, err error) {
 	return rotations, nil
 }
 
-// trust trusts the keys of rotations, and keeps the proofs.
+// trust trusts the keys of those rotations that a trusted key signed, and keeps
+// the proofs. It is an error if there is none.
 func (l *Ledger) trust(rotations []Rotation) error {
 	l.trusting.Lock()
 	defer l.trusting.Unlock()
 	v, kept := l.verifier.Load(), l.Rotations()
+	var refused error
 	for _, r := range rotations {
 		next, err := v.With(r)
-		if err != nil {
-			return err
-		}
-		if next != v {
+		refused = errors.Join(refused, err) // perhaps of a time before the pinned key
+		if err == nil && next != v {
 			v, kept = next, append(kept[:len(kept):len(kept)], r)
 		}
 	}
 	if v == l.verifier.Load() {
-		return nil
+		return refused
 	}
 	data, err := json.Marshal(kept)
 	if err != nil {

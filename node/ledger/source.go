@@ -39,13 +39,14 @@ type rotationReader interface {
 // What it returns is bounded in size and time, and not verified. It makes one
 // attempt: whoever has several sources asks the next.
 type Source struct {
-	base   string
-	client *http.Client
+	base    string
+	client  *http.Client
+	timeout time.Duration // of one request
 }
 
 // NewSource reads from the ledger at the URL base.
 func NewSource(base string, client *http.Client) *Source {
-	return &Source{base: base, client: client}
+	return &Source{base: base, client: client, timeout: sourceTimeout}
 }
 
 // String is the URL of the ledger.
@@ -120,7 +121,7 @@ func (s *Source) ReadRotations(ctx context.Context) (out []Rotation, err error) 
 
 // get reads the answer for a path into the space of buf, if that is enough.
 func (s *Source) get(ctx context.Context, path string, limit int64, buf []byte) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, sourceTimeout)
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.base+"/"+path, nil)
 	if err != nil {

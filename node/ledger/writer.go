@@ -140,7 +140,7 @@ func (w *Writer) settle(ctx context.Context) error {
 		}
 		select {
 		case <-ctx.Done():
-			return errors.Join(fmt.Errorf("opening the ledger: waiting for a checkpoint of %d blocks: %w", size, ctx.Err()), w.whyUnsigned())
+			return fmt.Errorf("opening the ledger: waiting for a checkpoint of %d blocks: %w", size, ctx.Err())
 		case <-time.After(checkpointInterval / 8):
 		}
 	}
@@ -214,7 +214,10 @@ func (w *Writer) add(ctx context.Context, data []byte) (int64, error) {
 	height := int64(i.Index)
 	for w.Size() <= height {
 		if err := ctx.Err(); err != nil {
-			return 0, errors.Join(fmt.Errorf("waiting for a checkpoint of block %d: %w", height, err), w.whyUnsigned())
+			return 0, fmt.Errorf("waiting for a checkpoint of block %d: %w", height, err)
+		}
+		if err := w.whyUnsigned(); err != nil {
+			return 0, fmt.Errorf("waiting for a checkpoint of block %d: %w", height, err)
 		}
 		if _, err, _ := w.reading.Do("", w.readCheckpoint); err != nil {
 			return 0, fmt.Errorf("appending to the ledger: %w", err)
@@ -290,7 +293,11 @@ func (w *Writer) CheckFloor(ctx context.Context, signed []byte) error {
 
 // Close waits for appends under way, bounded, and ends the background work.
 func (w *Writer) Close() error {
-	ctx, cancel := context.WithTimeout(context.Background(), settleTimeout)
+	timeout := settleTimeout
+	if w.whyUnsigned() != nil {
+		timeout = checkpointInterval // what is not signed by then never is
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
 	var err error
 	if w.shutdown != nil {
