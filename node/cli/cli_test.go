@@ -85,8 +85,74 @@ func TestFromAKeyToAVerifiedProof(t *testing.T) {
 			t.Errorf("verify %s: status %d, want %d: %s", name, status, want, stderr)
 		}
 	}
+	status, stdout, stderr := pyrsia(t, "verify", "--key", vkey, "--proof", proofFile, "-o", "json", "alpine:3.20@"+image.String())
+	if status != 0 || !strings.Contains(stdout, `"block":0`) {
+		t.Errorf("verify -o json: %d %s%s", status, stdout, stderr)
+	}
 	if status, stderr := verify(otherKey, "alpine:3.20@"+image.String()); status != 1 {
 		t.Errorf("verify with another key: status %d: %s", status, stderr)
+	}
+}
+
+// What an administrator does after a disk was damaged, and after one was lost.
+func TestFsckAndRestore(t *testing.T) {
+	dir := t.TempDir()
+	keyFile, data := filepath.Join(dir, "signing.key"), filepath.Join(dir, "data")
+	if status, _, stderr := pyrsia(t, "keygen", "--origin", "ledger.example/cli", "--out", keyFile); status != 0 {
+		t.Fatal(stderr)
+	}
+	skey, err := os.ReadFile(keyFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, err := ledger.OpenWriter(t.Context(), filepath.Join(data, "ledger"), string(skey), slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	blobs := filepath.Join(data, "store", "blobs", "sha256")
+	if err := os.MkdirAll(blobs, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, content := range []string{"good", "bad"} {
+		if err := os.WriteFile(filepath.Join(blobs, digest.FromString(content).Encoded()), []byte("good"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	state := filepath.Join(data, "ledger", ".state", "treeState")
+	if err := os.WriteFile(state, []byte("{"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	fsck := func(args ...string) (int, string) {
+		status, stdout, stderr := pyrsia(t, append([]string{"fsck", "--data", data, "--signing-key", keyFile}, args...)...)
+		return status, stdout + stderr
+	}
+	bad := digest.FromString("bad").Encoded()
+	if status, out := fsck(); status != 1 || !strings.Contains(out, "ledger/.state/treeState") || !strings.Contains(out, bad) || !strings.Contains(out, "--repair") {
+		t.Errorf("a damaged disk: %d %s", status, out)
+	}
+	if status, out := fsck("--repair"); status != 0 {
+		t.Errorf("its repair: %d %s", status, out)
+	}
+	if status, out := fsck("-o", "json"); status != 0 || !strings.Contains(out, `"problems":[]`) {
+		t.Errorf("after the repair: %d %s", status, out)
+	}
+
+	w, err = ledger.OpenWriter(t.Context(), filepath.Join(data, "ledger"), string(skey), slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	node := httptest.NewServer(w.Handler())
+	defer node.Close()
+	if status, stdout, stderr := pyrsia(t, "evidence", "--node", node.URL); status != 0 || !strings.Contains(stdout, "none") {
+		t.Errorf("evidence: %d %s%s", status, stdout, stderr)
+	}
+	status, stdout, stderr := pyrsia(t, "restore", "--data", filepath.Join(dir, "new"), "--signing-key", keyFile, "--from", node.URL)
+	if status != 0 || !strings.Contains(stdout, "restored: 0 blocks") {
+		t.Errorf("restore: %d %s%s", status, stdout, stderr)
 	}
 }
 
@@ -100,6 +166,9 @@ func TestWrongUse(t *testing.T) {
 		"unknown role":     {[]string{"node", "--role", "Boss", "--data", t.TempDir()}, 1},
 		"malformed key":    {[]string{"node", "--role", "Mirror", "--data", t.TempDir(), "--ledger-key", "nonsense"}, 1},
 		"mirror that asks": {[]string{"node", "--role", "Mirror", "--data", t.TempDir(), "--upstream", "docker.io=https://registry.example"}, 1},
+		"output":           {[]string{"log", "-o", "xml", "alpine"}, 2},
+		"fsck of nothing":  {[]string{"fsck", "--data", "/nonexistent", "--key", "x+1+y"}, 1},
+		"restore from":     {[]string{"restore", "--data", t.TempDir()}, 2},
 		"size":             {[]string{"node", "--cache-size", "many"}, 2},
 	} {
 		status, _, stderr := pyrsia(t, test.args...)

@@ -32,7 +32,12 @@ func keygenCommand() *cobra.Command {
 		Short: "Make the signing key of a new ledger",
 		Long: `Writes the signing key to a new file that only you can read, and prints the
 verifier key that readers pin. The origin is the ledger's name for ever: a
-unique URL without a scheme, such as example.com/pyrsia.`,
+unique URL without a scheme, such as example.com/pyrsia.
+
+To hand a ledger over to a new key, make it with the same origin, and put it on a
+second line of the publisher's signing-key file. The publisher signs with both
+and records the new key on the ledger, so that every mirror learns it. When all
+have (an hour is plenty), remove the first line.`,
 		Args: exactly(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if origin == "" || file == "" {
@@ -70,11 +75,14 @@ func logCommand() *cobra.Command {
 index, of a platform's manifest, or the image ID that 'docker images' shows.`,
 		Args: exactly(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := checkOutput(output); err != nil {
+				return err
+			}
 			blocks, err := query(cmd.Context(), nodeURL, args[0])
 			if err != nil {
 				return err
 			}
-			if output == "json" {
+			if output == outputJSON {
 				return json.NewEncoder(cmd.OutOrStdout()).Encode(blocks)
 			}
 			if len(blocks) == 0 {
@@ -84,12 +92,28 @@ index, of a platform's manifest, or the image ID that 'docker images' shows.`,
 		},
 	}
 	nodeFlag(cmd, &nodeURL)
-	cmd.Flags().StringVarP(&output, "output", "o", "table", "table or json")
+	outputFlag(cmd, &output)
 	return cmd
 }
 
 func nodeFlag(cmd *cobra.Command, url *string) {
 	cmd.Flags().StringVar(url, "node", defaultNode, "URL of a node's open port")
+}
+
+const (
+	outputTable = "table"
+	outputJSON  = "json"
+)
+
+func outputFlag(cmd *cobra.Command, output *string) {
+	cmd.Flags().StringVarP(output, "output", "o", outputTable, "table, or json for programs")
+}
+
+func checkOutput(output string) error {
+	if output != outputTable && output != outputJSON {
+		return fmt.Errorf("%w: --output %s: want %s or %s", errUsage, output, outputTable, outputJSON)
+	}
+	return nil
 }
 
 func query(ctx context.Context, nodeURL, what string) ([]ledger.BlockJSON, error) {
@@ -144,6 +168,8 @@ func table(w io.Writer, blocks []ledger.BlockJSON) error {
 type bundle struct {
 	Entry string `json:"entry"`
 	Proof string `json:"proof"`
+	// Rotations lead from an earlier key of the ledger to the one that signed.
+	Rotations []ledger.Rotation `json:"rotations,omitempty"`
 }
 
 func proofCommand() *cobra.Command {
@@ -166,7 +192,11 @@ func proofCommand() *cobra.Command {
 			if err := get(cmd.Context(), nodeURL, "/api/v1/blocks/"+strconv.FormatInt(blocks[0].Height, 10), &b); err != nil {
 				return err
 			}
-			data, err := json.MarshalIndent(bundle{Entry: b.Entry, Proof: b.Proof}, "", "  ")
+			out := bundle{Entry: b.Entry, Proof: b.Proof}
+			if err := get(cmd.Context(), nodeURL, "/api/v1/rotations", &out.Rotations); err != nil {
+				return err
+			}
+			data, err := json.MarshalIndent(out, "", "  ")
 			if err != nil {
 				return fmt.Errorf("writing the proof: %w", err)
 			}
@@ -183,15 +213,21 @@ func proofCommand() *cobra.Command {
 }
 
 func verifyCommand() *cobra.Command {
-	var vkey, file string
+	var vkey, file, output string
 	cmd := &cobra.Command{
 		Use:   "verify --key VKEY --proof FILE IMAGE@DIGEST",
 		Short: "Check a proof offline: exit status 0 means that the publisher recorded this image",
-		Args:  exactly(1),
+		Long: `Needs nothing but the ledger's verifier key, which may also be an earlier one that
+was rotated since, and the file that 'pyrsia proof' wrote. DIGEST is that of the
+image's index, of a platform's manifest, or the image ID.`,
+		Args: exactly(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			name, d, ok := strings.Cut(args[0], "@")
 			if !ok || vkey == "" || file == "" {
 				return fmt.Errorf("%w: give IMAGE:TAG@sha256:..., --key and --proof", errUsage)
+			}
+			if err := checkOutput(output); err != nil {
+				return err
 			}
 			b, err := verifyBundle(vkey, file)
 			if err != nil {
@@ -204,6 +240,12 @@ func verifyCommand() *cobra.Command {
 			if b.Artifact.Artifact != image.String() || !b.Artifact.Names(digest.Digest(d)) {
 				return fmt.Errorf("the proof is good, but for %s@%s", b.Artifact.Artifact, b.Artifact.Digest)
 			}
+			if output == outputJSON {
+				return json.NewEncoder(cmd.OutOrStdout()).Encode(verifiedJSON{
+					Artifact: b.Artifact.Artifact, Digest: b.Artifact.Digest.String(), Block: b.Height,
+					Origin: b.Checkpoint.Origin, Recorded: b.Artifact.Time,
+				})
+			}
 			_, err = fmt.Fprintf(cmd.OutOrStdout(), "verified: %s is block %d of %s, recorded %s\n",
 				args[0], b.Height, b.Checkpoint.Origin, b.Artifact.Time.Format(time.RFC3339))
 			return err
@@ -211,7 +253,17 @@ func verifyCommand() *cobra.Command {
 	}
 	cmd.Flags().StringVar(&vkey, "key", "", "verifier key of the ledger")
 	cmd.Flags().StringVar(&file, "proof", "", "file that 'pyrsia proof' wrote")
+	outputFlag(cmd, &output)
 	return cmd
+}
+
+// verifiedJSON is the answer of 'pyrsia verify -o json'.
+type verifiedJSON struct {
+	Artifact string    `json:"artifact"`
+	Digest   string    `json:"digest"`
+	Block    int64     `json:"block"`
+	Origin   string    `json:"origin"`
+	Recorded time.Time `json:"recorded"`
 }
 
 func verifyBundle(vkey, file string) (*ledger.VerifiedBlock, error) {
@@ -227,5 +279,5 @@ func verifyBundle(vkey, file string) (*ledger.VerifiedBlock, error) {
 	if err := json.Unmarshal(data, &in); err != nil {
 		return nil, fmt.Errorf("reading the proof: %w", err)
 	}
-	return ledger.VerifyBlock(key, []byte(in.Entry), []byte(in.Proof))
+	return ledger.VerifyBlock(key.WithAll(in.Rotations), []byte(in.Entry), []byte(in.Proof))
 }
