@@ -11,9 +11,15 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	"k8s.io/klog/v2"
 
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
 )
+
+func TestMain(m *testing.M) {
+	klog.SetSlogLogger(slog.New(slog.DiscardHandler)) // Tessera's
+	os.Exit(m.Run())
+}
 
 // pyrsia runs the command line.
 func pyrsia(t *testing.T, args ...string) (status int, stdout, stderr string) {

@@ -80,14 +80,9 @@ func (d dir) hashEntries(t tlog.Tile) ([]byte, error) {
 		return nil, err
 	}
 	*buf = data[:0]
-	hashes := make([]byte, 0, t.W*tlog.HashSize)
-	for range t.W {
-		var entry []byte
-		if entry, data, err = torchwood.ReadTileEntry(data); err != nil {
-			return nil, &CorruptError{Path: torchwood.TilePath(bundle)}
-		}
-		leaf := tlog.RecordHash(entry)
-		hashes = append(hashes, leaf[:]...)
+	hashes, err := entryHashes(t, data)
+	if err != nil {
+		return nil, &CorruptError{Path: torchwood.TilePath(bundle)}
 	}
 	return hashes, nil
 }

@@ -186,7 +186,7 @@ func (c *Check) readLeaves(n int64) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return hashEntries(t, data)
+	return entryHashes(t, data)
 }
 
 // blame finds the bundles that are not under the root, by the hash tiles of
@@ -250,7 +250,7 @@ func (c *Check) fetch(ctx context.Context, t tlog.Tile, proves func(leaves []byt
 		if err != nil {
 			continue
 		}
-		if leaves, err := hashEntries(t, data[0]); err == nil && proves(leaves) == nil {
+		if leaves, err := entryHashes(t, data[0]); err == nil && proves(leaves) == nil {
 			return data[0]
 		}
 	}
@@ -295,6 +295,9 @@ func (c *Check) strays() error {
 	state, _, _ := c.dir.readState() // a publisher's tree may be ahead of the checkpoint
 	size := max(c.tree.N, state.N)
 	root := filepath.Join(c.Path, "tile")
+	if empty, err := c.empty(); err != nil || empty {
+		return err
+	}
 	return filepath.WalkDir(root, func(name string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return err
@@ -403,8 +406,8 @@ func (s *storedHashes) add(leaves []byte) error {
 	return nil
 }
 
-// hashEntries are the leaf hashes of a bundle's entries.
-func hashEntries(t tlog.Tile, bundle []byte) (leaves []byte, err error) {
+// entryHashes are the leaf hashes of a bundle's entries.
+func entryHashes(t tlog.Tile, bundle []byte) (leaves []byte, err error) {
 	for range t.W {
 		var entry []byte
 		if entry, bundle, err = torchwood.ReadTileEntry(bundle); err != nil {

@@ -88,7 +88,29 @@ func (w *Writer) recoverState(ctx context.Context) error {
 		}
 		state = head.Tree
 	}
-	return w.dir.sweep(state.N)
+	if err := w.dir.sweep(state.N); err != nil {
+		return err
+	}
+	return w.dir.completeEdge(state.N)
+}
+
+// completeEdge writes the last, partial tile of block hashes if it is missing:
+// a mirror's copy has none of that level, and Tessera goes on from it.
+func (d dir) completeEdge(size int64) error {
+	t := proven{tree: tlog.Tree{N: size}}.tile(0, size/torchwood.TileWidth)
+	name := filepath.Join(d.path, torchwood.TilePath(t))
+	if _, err := os.Stat(name); err == nil || t.W == 0 {
+		return nil
+	}
+	hashes, err := d.hashEntries(t)
+	if err != nil {
+		return fmt.Errorf("completing the ledger's edge: %w", err)
+	}
+	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+		return fmt.Errorf("completing the ledger's edge: %w", err)
+	}
+	// Crash before: the tile is missing, and is written at the next start.
+	return durable.WriteFile(name, hashes)
 }
 
 // sweep removes what a crash left at the right edge of the tree: tiles that are
