@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -9,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -29,6 +31,7 @@ const (
 func ledgerBenchmarks() []benchmark {
 	return []benchmark{
 		{[]string{"ledger-append"}, benchAppend},
+		{[]string{"ledger-visible-p50", "ledger-visible-p99"}, benchVisible},
 		{[]string{"ledger-cold-sync", "ledger-cold-sync-rss", "ledger-incremental-bytes", "ledger-lookup-p99", "ledger-proof"}, benchBig},
 	}
 }
@@ -143,20 +146,14 @@ func benchBig(ctx context.Context, dir string) ([]row, error) {
 		return nil, err
 	}
 	defer stop()
-	source := ledger.NewSource(url, http.DefaultClient)
-
-	start := time.Now()
-	for _, e := range big.sizes[:bigLedger] {
-		sha256.Sum256(big.zeros[:e])
-	}
-	floor := time.Since(start)
+	source := ledger.NewSource(url, client)
 
 	big.show(bigLedger)
-	copied, err := syncInProcess(ctx, url, big.vkey, filepath.Join(dir, "copy"))
+	cold, err := benchColdSync(ctx, url, big, dir)
 	if err != nil {
 		return nil, err
 	}
-	f, err := ledger.OpenFollower(ctx, filepath.Join(dir, "copy"), big.vkey, slog.Default())
+	f, err := ledger.OpenFollower(ctx, filepath.Join(dir, "copy0"), big.vkey, slog.Default())
 	if err != nil {
 		return nil, err
 	}
@@ -166,14 +163,50 @@ func benchBig(ctx context.Context, dir string) ([]row, error) {
 		return nil, err
 	}
 
-	rows := []row{
-		{Name: "ledger-cold-sync", Value: copied.Seconds / floor.Seconds(), Unit: "x", Ratio: copied.Seconds / floor.Seconds(), target: "< 8 x",
-			Against: fmt.Sprintf("SHA-256 of the same %d entries: %s, sync, verify and index: %s", bigLedger, floor.Round(time.Millisecond), time.Duration(copied.Seconds*float64(time.Second)).Round(time.Millisecond))},
-		{Name: "ledger-cold-sync-rss", Value: copied.PeakRSS / (1 << 20), Unit: "MB", Ratio: copied.PeakRSS / (200 << 20), target: "< 200 MB", Against: "200 MB"},
-		{Name: "ledger-incremental-bytes", Value: float64(incremental) / (1 << 10), Unit: "KiB", Ratio: float64(incremental) / (64 << 10), target: "< 64 KiB", Against: "64 KiB for 100 new blocks"},
-	}
+	rows := append(cold, row{Name: "ledger-incremental-bytes", Value: float64(incremental) / (1 << 10), Unit: "KiB",
+		Ratio: float64(incremental) / (64 << 10), target: "< 64 KiB", Against: "64 KiB for 100 new blocks"})
 	queries, err := benchQueries(ctx, f, big)
 	return append(rows, queries...), err
+}
+
+// coldSyncs is how often a ledger is copied; the median counts.
+const coldSyncs = 3
+
+// benchColdSync compares copying the ledger with hashing its entries: each time
+// with hashing right before.
+func benchColdSync(ctx context.Context, url string, big *bigTree, dir string) ([]row, error) {
+	type round struct {
+		floor, took time.Duration
+		ratio, rss  float64
+	}
+	var rounds []round
+	for i := range coldSyncs {
+		// What was written before is not to be waited for in this.
+		if err := syncDisk(dir); err != nil {
+			return nil, err
+		}
+		start := time.Now()
+		for _, e := range big.sizes[:bigLedger] {
+			sha256.Sum256(big.zeros[:e])
+		}
+		r := round{floor: time.Since(start)}
+		copied, err := syncInProcess(ctx, url, big.vkey, filepath.Join(dir, fmt.Sprint("copy", i)))
+		if err != nil {
+			return nil, err
+		}
+		r.took = time.Duration(copied.Seconds * float64(time.Second))
+		r.ratio, r.rss = copied.Seconds/r.floor.Seconds(), copied.PeakRSS/(1<<20)
+		rounds = append(rounds, r)
+	}
+	rss := slices.MaxFunc(rounds, func(a, b round) int { return cmp.Compare(a.rss, b.rss) }).rss
+	slices.SortFunc(rounds, func(a, b round) int { return cmp.Compare(a.ratio, b.ratio) })
+	median := rounds[coldSyncs/2]
+	against := fmt.Sprintf("SHA-256 of the same %d entries: %s, sync, verify and index: %s; the median of %d",
+		bigLedger, median.floor.Round(time.Millisecond), median.took.Round(time.Millisecond), coldSyncs)
+	return []row{
+		{Name: "ledger-cold-sync", Value: median.ratio, Unit: "x", Ratio: median.ratio, target: "< 8 x", Against: against},
+		{Name: "ledger-cold-sync-rss", Value: rss, Unit: "MB", Ratio: rss / 200, target: "< 200 MB", Against: "200 MB"},
+	}, nil
 }
 
 // benchIncrement counts what a second follower, which has all but 100 blocks,
@@ -190,7 +223,7 @@ func benchIncrement(ctx context.Context, dir string, big *bigTree, f *ledger.Fol
 		return 0, err
 	}
 	defer stop()
-	first := ledger.NewSource(url, http.DefaultClient)
+	first := ledger.NewSource(url, client)
 	if _, err := second.Sync(ctx, first); err != nil {
 		return 0, err
 	}

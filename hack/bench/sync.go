@@ -13,6 +13,8 @@ import (
 	"strconv"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
 )
 
@@ -25,6 +27,9 @@ type syncResult struct {
 	Seconds float64
 	PeakRSS float64 // bytes
 }
+
+// client keeps as many connections as a follower makes requests at once.
+var client = &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 16}}
 
 func syncInProcess(ctx context.Context, url, vkey, dir string) (*syncResult, error) {
 	self, err := os.Executable()
@@ -48,7 +53,7 @@ func syncAlone(ctx context.Context, url, vkey, dir string) error {
 		return err
 	}
 	start := time.Now()
-	if _, err := f.Sync(ctx, ledger.NewSource(url, http.DefaultClient)); err != nil {
+	if _, err := f.Sync(ctx, ledger.NewSource(url, client)); err != nil {
 		return errors.Join(err, f.Close())
 	}
 	result := syncResult{Seconds: time.Since(start).Seconds()}
@@ -74,4 +79,13 @@ func processPeakRSS(pid string) (float64, error) {
 	}
 	kib, err := strconv.Atoi(string(fields[0]))
 	return float64(kib) * 1024, err
+}
+
+// syncDisk waits until all that was written to the disk of a folder is there.
+func syncDisk(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(unix.Syncfs(int(d.Fd())), d.Close())
 }

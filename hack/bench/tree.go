@@ -84,7 +84,12 @@ func (b *bigTree) show(n int) { b.size.Store(int64(n)) }
 
 // ServeHTTP serves c2sp.org/tlog-tiles.
 func (b *bigTree) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	data, err := b.read(strings.TrimPrefix(r.URL.Path, "/"))
+	path := strings.TrimPrefix(r.URL.Path, "/")
+	if t, err := torchwood.ParseTilePath(path); err == nil && t.L < 0 && t.W == torchwood.TileWidth {
+		http.ServeFile(w, r, filepath.Join(b.dir, path)) // as it is on the disk
+		return
+	}
+	data, err := b.read(path)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusNotFound)
 		return
@@ -92,6 +97,7 @@ func (b *bigTree) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_, _ = w.Write(data)
 }
 
+// read makes what is not a file: the checkpoint, hashes, and the partial bundle.
 func (b *bigTree) read(path string) ([]byte, error) {
 	if path == "checkpoint" {
 		root, err := tlog.TreeHash(b.size.Load(), b)

@@ -5,14 +5,17 @@ import (
 	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"sort"
 	"strings"
 	"sync"
+	"syscall"
 
 	"golang.org/x/mod/sumdb/tlog"
 
@@ -20,15 +23,15 @@ import (
 )
 
 // A segment is the index of the blocks [from, to) in one file that is never
-// changed. docs/ledger.md describes the file. It is read page by page, and
-// each page is compared with the checksum that it had when the whole file was
-// verified: a file that is cut or altered under a running node is an error,
-// and never an answer.
+// changed. docs/ledger.md describes the file. It is mapped into memory, and read
+// by copying whole pages out of it, each of which is compared with the checksum
+// that it had when the whole file was verified: a file that is cut or altered
+// under a running node is an error, and never an answer.
 type segment struct {
 	layout
 	root tlog.Hash // of the ledger with to blocks: tells whose index this is
-	file string
-	f    *os.File
+	file   string
+	mapped []byte // only fetch may look at it
 
 	sums   []uint32    // CRC-32C of each page
 	first  []record    // of each page of records
@@ -112,6 +115,9 @@ func segmentSum(data []byte) [sha256.Size]byte {
 // readSegment opens a segment and verifies it.
 func readSegment(name string) (*segment, error) {
 	data, err := os.ReadFile(name)
+	if errors.Is(err, syscall.EIO) {
+		return nil, &CorruptError{Path: name}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("opening the index: %w", err)
 	}
@@ -134,7 +140,10 @@ func openSegment(name string, data []byte) (*segment, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening the index: %w", err)
 	}
-	s.f = f
+	defer f.Close()
+	if s.mapped, err = syscall.Mmap(int(f.Fd()), 0, s.size(), syscall.PROT_READ, syscall.MAP_SHARED); err != nil {
+		return nil, fmt.Errorf("mapping %s: %w", name, err)
+	}
 	return s, nil
 }
 
@@ -161,7 +170,20 @@ func (s *segment) parse(data []byte) error {
 	return nil
 }
 
-func (s *segment) close() error { return s.f.Close() }
+func (s *segment) close() error { return syscall.Munmap(s.mapped) }
+
+// fetch copies bytes out of the file. A file that is shorter by now, or that
+// the disk cannot read, is a memory fault; it is made an error here.
+func (s *segment) fetch(to []byte, at int) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if fault := recover(); fault != nil {
+			err = fmt.Errorf("reading %s: %v", s.file, fault)
+		}
+	}()
+	copy(to, s.mapped[at:])
+	return nil
+}
 
 // buffers hold what is read from a segment.
 var buffers = sync.Pool{New: func() any { return new([]byte) }}
@@ -173,8 +195,8 @@ func (s *segment) read(at, n int, use func([]byte)) error {
 	buf := buffers.Get().(*[]byte)
 	defer buffers.Put(buf)
 	*buf = slices.Grow((*buf)[:0], to-from)[:to-from]
-	if _, err := s.f.ReadAt(*buf, int64(from)); err != nil {
-		return &damagedError{s, fmt.Errorf("reading the index: %w", err)}
+	if err := s.fetch(*buf, from); err != nil {
+		return &damagedError{s, err}
 	}
 	i := from / pageSize
 	for page := range slices.Chunk(*buf, pageSize) {
