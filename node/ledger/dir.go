@@ -116,7 +116,7 @@ func (d dir) open(t tlog.Tile) (f *os.File, stored tlog.Tile, err error) {
 	}
 	stored = t
 	for range opens {
-		f, err = os.Open(filepath.Join(d.path, torchwood.TilePath(stored)))
+		f, err = durable.Open(filepath.Join(d.path, torchwood.TilePath(stored)))
 		if err == nil || !errors.Is(err, fs.ErrNotExist) || t.W == torchwood.TileWidth {
 			return f, stored, err
 		}

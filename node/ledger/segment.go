@@ -29,7 +29,7 @@ import (
 // under a running node is an error, and never an answer.
 type segment struct {
 	layout
-	root tlog.Hash // of the ledger with to blocks: tells whose index this is
+	root   tlog.Hash // of the ledger with to blocks: tells whose index this is
 	file   string
 	mapped []byte // only fetch may look at it
 

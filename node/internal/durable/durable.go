@@ -32,7 +32,7 @@ func Replace(name string, data []byte) error {
 // it is for what is verified before it is used. If the file is there, it is
 // left alone and the error is fs.ErrExist.
 func Create(name string, data []byte) error {
-	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	f, err := openRegular(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL)
 	if err != nil {
 		return err
 	}
@@ -42,6 +42,24 @@ func Create(name string, data []byte) error {
 	// Not all file systems can, and nothing depends on it.
 	_ = unix.SyncFileRange(int(f.Fd()), 0, 0, unix.SYNC_FILE_RANGE_WRITE)
 	return f.Close()
+}
+
+// Open opens a regular file for reading.
+func Open(name string) (*os.File, error) { return openRegular(name, os.O_RDONLY) }
+
+// openRegular is os.OpenFile without the five system calls that find out
+// whether the file can be polled.
+func openRegular(name string, flag int) (*os.File, error) {
+	for {
+		fd, err := unix.Open(name, flag|unix.O_CLOEXEC, 0o644)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return nil, &os.PathError{Op: "open", Path: name, Err: err}
+		}
+		return os.NewFile(uintptr(fd), name), nil
+	}
 }
 
 func write(name string, data []byte, rename func(f *os.File, name string) error) (err error) {
