@@ -24,6 +24,9 @@ const (
 	// patience is how long a reader waits for a piece that others are to bring
 	// before this node asks for it at once.
 	patience = 3 * time.Second
+	// starving is for how long a download that nobody brings anything trusts
+	// that others will.
+	starving = 2 * time.Second
 )
 
 // download is one blob on its way into the store.

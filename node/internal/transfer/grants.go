@@ -22,8 +22,9 @@ const (
 	// offerValid is how long a peer has to fetch what it was offered.
 	offerValid = 3 * time.Second
 	// fresh is for how long a node that has the whole blob does not offer
-	// others a piece that it has sent: they can have it from the receiver.
-	fresh = 3 * time.Second
+	// others a piece that it has sent: they can have it from the receiver. One
+	// that gets nothing from others says that it is urgent.
+	fresh = 10 * time.Second
 	// maxServed bounds the blobs of which it is remembered what was sent.
 	maxServed = 64
 )
@@ -128,7 +129,7 @@ func (g *grants) choose(ask *asking) (piece int, changed chan struct{}, again ti
 		}
 	}
 	if best < 0 {
-		return -1, g.changed, fresh / 4
+		return -1, g.changed, offerWait
 	}
 	s.times[best]++
 	s.to[best] = ask.peer

@@ -16,7 +16,7 @@ func (d *download) want(m *member) (want pieces.Set, urgent bool) {
 	defer d.mu.Unlock()
 	n := d.blob.Count()
 	for i, since := range d.readers {
-		late := len(d.fetches[i]) == 0 && time.Since(since) > patience || d.slow(i)
+		late := len(d.fetches[i]) == 0 && time.Since(since) > max(patience, 3*d.pace) || d.slow(i)
 		if !d.have.Has(i) && late && d.mayFetch(i, m) {
 			want = pieces.NewSet(n)
 			want.Add(i)
@@ -30,7 +30,7 @@ func (d *download) want(m *member) (want pieces.Set, urgent bool) {
 				want.Add(i)
 			}
 		}
-		return want, false
+		return want, len(d.fetches) == 0 && time.Since(d.progress) > starving
 	}
 	for i := range d.fetches {
 		if !d.have.Has(i) && d.slow(i) && d.mayFetch(i, m) {
