@@ -50,13 +50,17 @@ clean: ## Remove what was built
 test: ## Run the unit tests and those against a real API server (RUN=REGEXP)
 	@$(REAL_PARTS); go test -run '$(RUN)' ./...
 
+.PHONY: test-network
+test-network: build ## Run the tests of nodes as processes in network namespaces (root; RUN=REGEXP)
+	@$(REAL_PARTS); PYRSIA_NETWORK=1 PYRSIA_BINARY=$(CURDIR)/bin/pyrsia go test -count=1 -v -timeout 15m -run '$(RUN)' ./node/p2ptest
+
 .PHONY: e2e
 e2e: ## Run the end-to-end tests on a real cluster, which they start (root)
 	PYRSIA_E2E=1 go test -count=1 -v -timeout 30m -run '$(RUN)' ./hack/e2e
 
 .PHONY: bench
-bench: ## Measure against peers and physical limits, to the screen and bench.json (BENCH=REGEXP)
-	@go run ./hack/bench -run '$(BENCH)'
+bench: build ## Measure against peers and physical limits, to the screen and bench.json (BENCH=REGEXP)
+	@$(REAL_PARTS); PYRSIA_BINARY=$(CURDIR)/bin/pyrsia go run ./hack/bench -run '$(BENCH)'
 
 .PHONY: verify
 verify: ## Regenerate everything and fail on a difference, then lint

@@ -184,6 +184,9 @@ func get(ctx context.Context, url string) ([]byte, error) {
 	return data, err
 }
 
+// Origin is the name of the ledger under test, and of its network.
+const Origin = "ledger.example/testnet"
+
 // Ledger is a publisher's side: its keys, and how the operator talks to it.
 type Ledger struct {
 	Publisher *Node
@@ -198,7 +201,7 @@ func NewPublisher(h *Host, binary, dir, upstream string, args ...string) (*Ledge
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
-	skey, vkey, err := ledger.GenerateKey("ledger.example/testnet")
+	skey, vkey, err := ledger.GenerateKey(Origin)
 	if err != nil {
 		return nil, err
 	}

@@ -40,7 +40,7 @@ only what the ledger vouches for.`,
 		return fmt.Errorf("%w: %w (%s --help)", errUsage, err, c.CommandPath())
 	})
 	root.AddCommand(nodeCommand(), keygenCommand(), logCommand(), proofCommand(), verifyCommand(),
-		evidenceCommand(), fsckCommand(), restoreCommand(),
+		evidenceCommand(), fsckCommand(), restoreCommand(), statusCommand(), peersCommand(),
 		containerdCommand(), initDataCommand(), pauseCommand())
 	if err := root.ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(stderr, "pyrsia:", err)

@@ -43,7 +43,7 @@ const (
 
 type hostileSettings struct {
 	Dir       string
-	LedgerKey string
+	Network   string   // the name of its ledger
 	Bootstrap []string // with the victim's address first
 	OpenAddr  string   // of the victim
 	List      digest.Digest
@@ -64,7 +64,7 @@ func hostile(kind string) error {
 	case "oversize":
 		return oversize(ctx, s)
 	case "stranger":
-		s.LedgerKey = "ledger.example/another+00000000+AA=="
+		s.Network = "ledger.example/another"
 	}
 	h, err := join(ctx, s, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { misbehave(kind, w, r) }))
 	if err != nil {
@@ -77,7 +77,7 @@ func hostile(kind string) error {
 func join(ctx context.Context, s hostileSettings, handler http.Handler) (*p2p.Host, error) {
 	h, err := p2p.New(ctx, p2p.Config{
 		KeyFile: filepath.Join(s.Dir, "key"), Listen: []string{"/ip4/0.0.0.0/tcp/4001"},
-		Bootstrap: s.Bootstrap, LedgerKey: s.LedgerKey,
+		Bootstrap: s.Bootstrap, Network: s.Network,
 		Check: func([]byte) error { return nil }, Holds: func(digest.Digest) bool { return true },
 		Joined: func() {}, Announced: func(peer.ID) {}, Log: slog.New(slog.DiscardHandler),
 	})
@@ -170,7 +170,7 @@ func flood(ctx context.Context, s hostileSettings) error {
 // bogusRecords claims 10,000 keys for itself, and the artifact that is wanted
 // for a hundred identities that nobody can reach.
 func bogusRecords(ctx context.Context, s hostileSettings) error {
-	sum := sha256.Sum256([]byte(s.LedgerKey))
+	sum := sha256.Sum256([]byte(s.Network))
 	prefix := protocol.ID("/pyrsia/" + hex.EncodeToString(sum[:8]))
 	key, err := multihash.FromHexString("1220" + s.List.Encoded())
 	if err != nil {
@@ -291,7 +291,7 @@ func startHostile(t *testing.T, w *testnet.World, kind string, s hostileSettings
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.Dir, s.LedgerKey = t.TempDir(), w.Key
+	s.Dir, s.Network = t.TempDir(), testnet.Origin
 	config, err := json.Marshal(s)
 	if err != nil {
 		t.Fatal(err)

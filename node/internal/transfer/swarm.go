@@ -40,6 +40,7 @@ func (s *swarm) run(ctx context.Context) error {
 	s.mu.Lock()
 	s.ctx = ctx
 	s.mu.Unlock()
+	s.d.f.awaitPeers(ctx)
 	tick := time.NewTicker(lookAgain)
 	defer tick.Stop()
 	nextLookup := time.Now()

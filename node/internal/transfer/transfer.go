@@ -33,6 +33,7 @@ const (
 	// the time after which clients give a mirror up.
 	FirstPiece  = 15 * time.Second
 	findTimeout = 5 * time.Second
+	firstPeer   = 4 * time.Second // that a node without any peer waits for one
 	banTime     = 10 * time.Minute
 	avoidTime   = time.Minute // for which a peer that was slow is asked last
 	// maxBuffers bounds the pieces in memory: each is at most 4 MiB.
@@ -216,6 +217,22 @@ func (f *Fetcher) download(blob digest.Digest) *download {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.active[blob]
+}
+
+// awaitPeers waits for a first peer: a node that has just started or was cut
+// off finds one soon, or not at all.
+func (f *Fetcher) awaitPeers(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, firstPeer)
+	defer cancel()
+	tick := time.NewTicker(firstPeer / 200)
+	defer tick.Stop()
+	for len(f.network.Peers()) == 0 {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // interested is told that a peer wants pieces of a blob: if this node wants

@@ -70,6 +70,7 @@ type result struct {
 func (r *race) run(ctx context.Context) ([]byte, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(errLost)
+	r.f.awaitPeers(ctx)
 	waiting := r.f.holders.order(r.key, r.f.network.Peers())
 	var found chan *p2p.Peer // nil until somebody is looked for
 	lookedUp := false
