@@ -58,6 +58,10 @@ test-network: build ## Run the tests of nodes as processes in network namespaces
 e2e: ## Run the end-to-end tests on a real cluster, which they start (root)
 	PYRSIA_E2E=1 go test -count=1 -v -timeout 30m -run '$(RUN)' ./hack/e2e
 
+.PHONY: test-crash
+test-crash: ## Kill publishers and mirrors of the ledger at 300 random moments, and look for lost blocks
+	PYRSIA_CRASH_ROUNDS=300 go test -count=1 -v -timeout 30m ./hack/crash
+
 .PHONY: bench
 bench: build ## Measure against peers and physical limits, to the screen and bench.json (BENCH=REGEXP)
 	@$(REAL_PARTS); PYRSIA_BINARY=$(CURDIR)/bin/pyrsia go run ./hack/bench -run '$(BENCH)'

@@ -1,0 +1,389 @@
+// Package crash ends publishers and mirrors by SIGKILL at random moments, and
+// checks that no acknowledged block is lost, doubled or contradicted.
+package crash
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/pyrsia/pyrsia-operator/node/ledger"
+)
+
+const (
+	defaultRounds = 12 // in `make test`; `make test-crash` does 300
+	rotateEvery   = 8  // rounds
+	startTimeout  = 30 * time.Second
+	origin        = "ledger.example/crash"
+)
+
+// process is a worker that is killed now and then.
+type process struct {
+	cmd    *exec.Cmd
+	ready  chan struct{} // closed when it says so
+	ended  chan struct{} // closed when it has ended, and all that it said was read
+	stderr *bytes.Buffer
+	killed bool
+}
+
+func start(t *testing.T, role string, said func(line string), args ...string) *process {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &process{cmd: exec.Command(self, args...), ready: make(chan struct{}), ended: make(chan struct{}), stderr: new(bytes.Buffer)}
+	p.cmd.Env = append(os.Environ(), workerEnv+"="+role)
+	p.cmd.Stderr = p.stderr
+	out, err := p.cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		defer close(p.ended)
+		for r := bufio.NewReader(out); ; {
+			line, err := r.ReadString('\n')
+			if err != nil {
+				_, _ = io.Copy(io.Discard, r)
+				return
+			}
+			if line = strings.TrimSuffix(line, "\n"); line == "ready" {
+				close(p.ready)
+			} else {
+				said(line)
+			}
+		}
+	}()
+	return p
+}
+
+// awaitReady returns how long it took.
+func (p *process) awaitReady(t *testing.T) time.Duration {
+	t.Helper()
+	began := time.Now()
+	select {
+	case <-p.ready:
+	case <-p.ended:
+		_ = p.cmd.Wait()
+		t.Fatalf("a process did not start: %s", p.stderr)
+	case <-time.After(startTimeout):
+		t.Fatalf("a process did not start within %s", startTimeout)
+	}
+	return time.Since(began)
+}
+
+// kill ends the process at once. It must not have ended by itself.
+func (p *process) kill(t *testing.T) {
+	t.Helper()
+	if p.killed {
+		return
+	}
+	p.killed = true
+	select {
+	case <-p.ended:
+		_ = p.cmd.Wait()
+		t.Fatalf("a process ended by itself: %s", p.stderr)
+	default:
+	}
+	if err := p.cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	<-p.ended
+	_ = p.cmd.Wait() // by SIGKILL
+}
+
+// campaign is what the test knows of the processes.
+type campaign struct {
+	t                *testing.T
+	dir              string
+	pubAddr, mirAddr string
+	keyFile, vkey    string // the first key, which everyone pinned
+	keys             []string
+	auditor          *ledger.Follower
+
+	mu      sync.Mutex // guards what the publisher said
+	acked   []map[int]int64
+	revoked map[int64]int64
+
+	starts []time.Duration
+}
+
+func TestKillAtAnyMoment(t *testing.T) {
+	rounds := defaultRounds
+	if s := os.Getenv("PYRSIA_CRASH_ROUNDS"); s != "" {
+		var err error
+		if rounds, err = strconv.Atoi(s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c := newCampaign(t)
+	pub, mir := c.publisher(), c.mirror()
+	defer func() { pub.kill(t); mir.kill(t) }()
+	began := time.Now()
+	for round := range rounds {
+		ended := c.round(round, &pub, &mir)
+		if round%rotateEvery == rotateEvery-1 {
+			c.rotate(&pub)
+		}
+		if os.Getenv("PYRSIA_CRASH_ROUNDS") != "" && (round+1)%25 == 0 {
+			t.Logf("round %d, %s: %d blocks, killed %s", round+1, time.Since(began).Round(time.Second), c.auditor.Size(), ended)
+		}
+	}
+	for _, p := range []*process{pub, mir} {
+		select {
+		case <-p.ready:
+		case <-time.After(startTimeout):
+			t.Fatal("a process is not ready after the last round")
+		}
+		p.kill(t)
+	}
+	c.audit(rounds)
+}
+
+func newCampaign(t *testing.T) *campaign {
+	t.Helper()
+	c := &campaign{t: t, dir: t.TempDir(), pubAddr: freeAddr(t), mirAddr: freeAddr(t), revoked: map[int64]int64{}}
+	for range clients {
+		c.acked = append(c.acked, map[int]int64{})
+	}
+	c.keyFile = filepath.Join(c.dir, "keys")
+	c.vkey = c.newKey()
+	c.writeKeys()
+	var err error
+	if c.auditor, err = ledger.OpenFollower(t.Context(), filepath.Join(c.dir, "auditor"), c.vkey, quiet); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.auditor.Close() })
+	return c
+}
+
+func freeAddr(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+func (c *campaign) newKey() (vkey string) {
+	skey, vkey, err := ledger.GenerateKey(origin)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.keys = append(c.keys, skey)
+	return vkey
+}
+
+func (c *campaign) writeKeys() {
+	if err := os.WriteFile(c.keyFile, []byte(strings.Join(c.keys, "\n")), 0o600); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+func (c *campaign) publisher() *process {
+	c.mu.Lock()
+	next := make([]string, clients)
+	for client, acked := range c.acked {
+		next[client] = strconv.Itoa(len(acked)) // the one after was perhaps appended too
+	}
+	c.mu.Unlock()
+	return start(c.t, "publisher", c.said, filepath.Join(c.dir, "publisher"), c.keyFile, c.pubAddr, strings.Join(next, ","))
+}
+
+func (c *campaign) mirror() *process {
+	return start(c.t, "mirror", func(string) {}, filepath.Join(c.dir, "mirror"), c.vkey, "http://"+c.pubAddr, c.mirAddr)
+}
+
+func (c *campaign) said(line string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var client, n int
+	var height, by int64
+	if _, err := fmt.Sscanf(line, "ack %d %d %d", &client, &n, &height); err == nil {
+		c.acked[client][n] = height
+		return
+	}
+	if _, err := fmt.Sscanf(line, "revoked %d %d", &height, &by); err == nil {
+		c.revoked[height] = by
+	}
+}
+
+// round kills one of the processes, or both, at a random moment: while it
+// starts, or while it works.
+func (c *campaign) round(round int, pub, mir **process) (ended string) {
+	victims := map[string]bool{"publisher": rand.N(3) > 0, "mirror": rand.N(3) == 0}
+	if !victims["publisher"] && !victims["mirror"] {
+		victims["mirror"] = true
+	}
+	atStart := rand.N(4) == 0
+	if !atStart {
+		(*pub).awaitReady(c.t)
+		(*mir).awaitReady(c.t)
+		time.Sleep(rand.N(500 * time.Millisecond))
+	} else {
+		time.Sleep(rand.N(60 * time.Millisecond))
+	}
+	if victims["publisher"] {
+		(*pub).kill(c.t)
+		*pub = c.publisher()
+		ended += " publisher"
+	}
+	if victims["mirror"] {
+		(*mir).kill(c.t)
+		*mir = c.mirror()
+		ended += " mirror"
+	}
+	if atStart {
+		return ended + " (while starting)"
+	}
+	if victims["publisher"] {
+		c.starts = append(c.starts, (*pub).awaitReady(c.t))
+	}
+	if victims["mirror"] {
+		c.starts = append(c.starts, (*mir).awaitReady(c.t))
+	}
+	c.observe(c.pubAddr)
+	c.observe(c.mirAddr)
+	return ended
+}
+
+// observe has the auditor compare what a process serves with all that it has seen.
+func (c *campaign) observe(addr string) {
+	ctx, cancel := context.WithTimeout(c.t.Context(), startTimeout)
+	defer cancel()
+	_, err := c.auditor.Sync(ctx, ledger.NewSource("http://"+addr, http.DefaultClient))
+	if evidence, eerr := c.auditor.Evidence(); err != nil || eerr != nil || len(evidence) > 0 {
+		c.t.Fatalf("the auditor: %v, %v; evidence %+v", err, eerr, evidence)
+	}
+}
+
+// rotate hands the ledger over a step further: to a second key beside the
+// first, or to the second alone.
+func (c *campaign) rotate(pub **process) {
+	(*pub).awaitReady(c.t) // so that the step before is on the ledger
+	if len(c.keys) == 1 {
+		c.newKey()
+	} else {
+		c.keys = c.keys[1:]
+	}
+	(*pub).kill(c.t)
+	c.writeKeys()
+	*pub = c.publisher()
+}
+
+// audit reads the ledgers that the processes left.
+func (c *campaign) audit(rounds int) {
+	t := c.t
+	ctx := t.Context()
+	for _, name := range []string{"publisher", "mirror"} {
+		problems, blocks, err := (&ledger.Check{Path: filepath.Join(c.dir, name), Key: c.vkeyOf(name), Repair: true}).Run(ctx)
+		if err != nil || blocks < 0 {
+			t.Errorf("fsck of the %s: %d blocks, %v", name, blocks, err)
+		}
+		for _, p := range problems {
+			if p.Message != "a crash left it" || !p.Repaired {
+				t.Errorf("fsck of the %s: %+v", name, p)
+			}
+		}
+	}
+	w, err := ledger.OpenWriter(ctx, filepath.Join(c.dir, "publisher"), strings.Join(c.keys, "\n"), quiet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	lost, doubled, acked := 0, 0, 0
+	for client, heights := range c.acked {
+		image, err := ledger.ParseImage(imageOf(client))
+		if err != nil {
+			t.Fatal(err)
+		}
+		history, err := w.History(ctx, image, 1<<20)
+		if err != nil {
+			t.Fatal(err)
+		}
+		slices.Reverse(history) // the oldest first
+		for i, e := range history {
+			if e.Artifact.Size != int64(i+1) {
+				doubled++
+				t.Errorf("client %d: block %d is its entry %d, want %d: doubled or lost", client, e.Height, e.Artifact.Size-1, i)
+				break
+			}
+		}
+		for n, height := range heights {
+			acked++
+			if n >= len(history) || history[n].Height != height {
+				lost++
+				t.Errorf("client %d: entry %d was acknowledged as block %d, and is not there", client, n, height)
+			}
+		}
+	}
+	for height, by := range c.revoked {
+		e, err := w.Entry(ctx, height)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if revocation, err := w.RevokedBy(ctx, e); err != nil || revocation == nil || revocation.Height != by {
+			lost++
+			t.Errorf("block %d was revoked by block %d, and is not: %v, %v", height, by, revocation, err)
+		}
+	}
+	// The mirror's copy is a part of the same ledger, and goes on.
+	f, err := ledger.OpenFollower(ctx, filepath.Join(c.dir, "mirror"), c.vkey, quiet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	addr := freeAddr(t)
+	if err := serve(w.Ledger, addr); err != nil {
+		t.Fatal(err)
+	}
+	for _, copied := range []*ledger.Follower{f, c.auditor} {
+		if _, err := copied.Sync(ctx, ledger.NewSource("http://"+addr, http.DefaultClient)); err != nil {
+			t.Error(err)
+		}
+		head, _ := copied.Head()
+		if err := w.Contains(ctx, head); err != nil || head.Tree.N != w.Size() {
+			t.Errorf("a copy of %d blocks, of %d: %v", head.Tree.N, w.Size(), err)
+		}
+	}
+	evidence, err := c.auditor.Evidence()
+	if err != nil || len(evidence) > 0 {
+		t.Errorf("the auditor's evidence: %+v, %v", evidence, err)
+	}
+	t.Logf("%d rounds: %d blocks, %d acknowledged, %d revocations, %d rotations; lost %d, doubled or missing %d, forks and other evidence %d; %d restarts, the slowest %s",
+		rounds, w.Size(), acked, len(c.revoked), len(w.Rotations()), lost, doubled, len(evidence), len(c.starts), slices.Max(append(c.starts, 0)).Round(time.Millisecond))
+	if acked == 0 || len(c.revoked) == 0 {
+		t.Error("the campaign has shown nothing: no append was acknowledged")
+	}
+}
+
+// vkeyOf is a key by which a ledger that was left can be verified.
+func (c *campaign) vkeyOf(name string) string {
+	if name == "mirror" {
+		return c.vkey
+	}
+	_, vkey, err := ledger.NewSigner(c.keys[0])
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return vkey
+}

@@ -1,0 +1,144 @@
+package crash
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"k8s.io/klog/v2"
+
+	"github.com/pyrsia/pyrsia-operator/node/ledger"
+)
+
+// workerEnv has this program be a process of the campaign, and not a test.
+const workerEnv = "PYRSIA_CRASH_WORKER"
+
+const (
+	clients     = 12 // that append at once
+	revokeEvery = 7  // blocks of a client
+)
+
+var quiet = slog.New(slog.DiscardHandler)
+
+func TestMain(m *testing.M) {
+	klog.SetSlogLogger(quiet) // Tessera's
+	run := map[string]func(args []string) error{"publisher": publisher, "mirror": mirror}[os.Getenv(workerEnv)]
+	if run == nil {
+		os.Exit(m.Run())
+	}
+	if err := run(os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+// say tells the test something: one write, so that a line is whole or absent.
+func say(format string, args ...any) {
+	_, _ = os.Stdout.WriteString(fmt.Sprintf(format, args...) + "\n")
+}
+
+// serve serves a ledger on an address that the last process may still hold.
+func serve(l *ledger.Ledger, addr string) error {
+	var listener net.Listener
+	var err error
+	for range 100 {
+		if listener, err = net.Listen("tcp", addr); err == nil {
+			go func() { _ = http.Serve(listener, l.Handler()) }()
+			return nil
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return err
+}
+
+// entry is the n'th of a client's image.
+func entry(client, n int) *ledger.AddArtifact {
+	sum := func(part string) digest.Digest { return digest.FromString(fmt.Sprint(part, client, n)) }
+	return &ledger.AddArtifact{
+		Type: ledger.TypeAddArtifact, Version: 1, Artifact: imageOf(client), Digest: sum("index"),
+		MediaType: "application/vnd.oci.image.index.v1+json", Size: int64(n + 1), // tells n
+		Platforms: []ledger.Platform{{Platform: "linux/amd64", Digest: sum("manifest"), Config: sum("config"), Size: 1}},
+		Pieces:    sum("pieces"), Upstream: "registry.example", Time: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC),
+	}
+}
+
+func imageOf(client int) string { return fmt.Sprintf("docker.io/library/client%d:1", client) }
+
+// publisher DIR KEYFILE ADDR NEXT,NEXT,...: appends without a pause, as each of
+// the clients from its next entry on, and tells of each acknowledgement.
+func publisher(args []string) error {
+	keys, err := os.ReadFile(args[1])
+	if err != nil {
+		return err
+	}
+	ctx := context.Background()
+	w, err := ledger.OpenWriter(ctx, args[0], string(keys), quiet)
+	if err != nil {
+		return err
+	}
+	if err := serve(w.Ledger, args[2]); err != nil {
+		return err
+	}
+	say("ready")
+	var group sync.WaitGroup
+	failed := make(chan error, clients)
+	for client, s := range strings.Split(args[3], ",") {
+		n, err := strconv.Atoi(s)
+		if err != nil {
+			return err
+		}
+		group.Go(func() {
+			for ; ; n++ {
+				height, err := w.Append(ctx, entry(client, n))
+				if err != nil {
+					failed <- err
+					return
+				}
+				say("ack %d %d %d", client, n, height)
+				if n%revokeEvery != 0 {
+					continue
+				}
+				by, err := w.Revoke(ctx, height, "the campaign", time.Now())
+				if err != nil {
+					failed <- err
+					return
+				}
+				say("revoked %d %d", height, by)
+			}
+		})
+	}
+	return <-failed
+}
+
+// mirror DIR KEY SOURCE ADDR: follows a ledger without a pause.
+func mirror(args []string) error {
+	ctx := context.Background()
+	f, err := ledger.OpenFollower(ctx, args[0], args[1], quiet)
+	if err != nil {
+		return err
+	}
+	if err := serve(f.Ledger, args[3]); err != nil {
+		return err
+	}
+	say("ready")
+	source := ledger.NewSource(args[2], http.DefaultClient)
+	for {
+		if _, err := f.Sync(ctx, source); errors.Is(err, ledger.ErrForked) || errors.Is(err, ledger.ErrRolledBack) {
+			return err
+		}
+		if n := f.Refused(ledger.EvidenceBadData); n > 0 {
+			return fmt.Errorf("the publisher served what its checkpoint does not commit to, %d times", n)
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
