@@ -44,6 +44,7 @@ const (
 	reasonBadSignature = "BadSignature"
 	reasonRolledBack   = "LedgerRolledBack"
 	reasonForked       = "LedgerForked"
+	reasonStale        = "LedgerStale"
 )
 
 // ledger asks the ready pods for their ledgers, and keeps what verifies: of a
@@ -148,16 +149,24 @@ func verifiedBefore(n *v1alpha1.PyrsiaNode) (*ledger.Checkpoint, error) {
 // judge verifies what a pod says of its ledger. pinned is empty before a
 // publisher's key is known; floor is what was verified before.
 func judge(role v1alpha1.Role, pinned string, floor *ledger.Checkpoint, status *control.Status) report {
-	out := report{key: status.Ledger.Key}
-	v, err := ledger.NewVerifier(status.Ledger.Key)
+	out := report{key: strings.TrimSpace(status.Ledger.Key)}
+	if pinned == "" {
+		pinned = out.key
+	}
+	v, said, err := verifiers(pinned, status.Ledger)
 	if err != nil {
 		out.reason, out.message = reasonBadSignature, "it tells no valid ledger key"
 		return out
 	}
-	if pinned != "" && strings.TrimSpace(status.Ledger.Key) != strings.TrimSpace(pinned) {
+	// The ledger may have been handed over since the key was pinned; or the pod
+	// was started with the key before, and its checkpoint tells.
+	if !v.Trusts(out.key) && !said.Trusts(pinned) {
 		out.reason = reasonKeyChanged
-		out.message = "its ledger has another key than the one pinned in status.ledger.key: put the signing key back and restart the pod; for a new ledger make a new PyrsiaNode"
+		out.message = "its ledger has another key than the one pinned in status.ledger.key, and no rotation leads to it: put the signing key back and restart the pod; to rotate it give both keys first; for a new ledger make a new PyrsiaNode"
 		return out
+	}
+	if !v.Trusts(out.key) {
+		out.key = strings.TrimSpace(pinned)
 	}
 	if len(status.PeerID) <= maxPeerID && isBase58(status.PeerID) {
 		out.peerID = status.PeerID
@@ -170,7 +179,45 @@ func judge(role v1alpha1.Role, pinned string, floor *ledger.Checkpoint, status *
 		out.reason, out.message = reasonNoCheckpoint, "waiting for the first checkpoint of the ledger"
 		return out
 	}
-	return judgeCheckpoint(out, role, v, floor, status.Ledger)
+	out = judgeCheckpoint(out, role, v, floor, status.Ledger)
+	if out.reason == "" {
+		out.reason, out.message = alarmOf(status.Alarms)
+	}
+	return out
+}
+
+// verifiers trust what a pod proves to follow on the pinned key, and on the
+// key that it says it has.
+func verifiers(pinned string, got control.LedgerStatus) (v, said *ledger.Verifier, err error) {
+	if v, err = ledger.NewVerifier(pinned); err != nil {
+		return nil, nil, err
+	}
+	if said, err = ledger.NewVerifier(got.Key); err != nil {
+		return nil, nil, err
+	}
+	var rotations []ledger.Rotation
+	for _, r := range got.Rotations {
+		rotations = append(rotations, ledger.Rotation(r))
+	}
+	return v.WithAll(rotations), said.WithAll(rotations), nil
+}
+
+// alarmOf is what the gravest alarm of a node means. The node's own words are
+// not repeated: they may be anything.
+func alarmOf(alarms []control.Alarm) (reason, message string) {
+	for _, known := range []struct {
+		kind            control.AlarmKind
+		reason, message string
+	}{
+		{control.AlarmLedgerForked, reasonForked, "it keeps evidence that the publisher signed two ledgers that contradict each other: see 'pyrsia evidence' in the pod; do not trust this ledger before you know why"},
+		{control.AlarmLedgerRolledBack, reasonRolledBack, "it keeps evidence that the publisher signed a smaller ledger than before: see 'pyrsia evidence' in the pod; restore the newest copy of the publisher's data"},
+		{control.AlarmLedgerStale, reasonStale, "the publisher has not signed the ledger for longer than it should: see whether it runs, and whether this pod reaches it or another mirror"},
+	} {
+		if slices.ContainsFunc(alarms, func(a control.Alarm) bool { return a.Kind == known.kind }) {
+			return known.reason, known.message
+		}
+	}
+	return "", ""
 }
 
 func judgeCheckpoint(out report, role v1alpha1.Role, v *ledger.Verifier, floor *ledger.Checkpoint, got control.LedgerStatus) report {
@@ -212,7 +259,9 @@ func isBase58(s string) bool {
 
 // record keeps what was verified in the status.
 func record(n *v1alpha1.PyrsiaNode, reports []report) {
-	verified := slices.DeleteFunc(slices.Clone(reports), func(r report) bool { return r.reason != "" && r.reason != reasonNoCheckpoint })
+	verified := slices.DeleteFunc(slices.Clone(reports), func(r report) bool {
+		return r.reason != "" && r.reason != reasonNoCheckpoint && r.reason != reasonStale
+	})
 	if len(verified) == 0 {
 		return
 	}
@@ -223,12 +272,16 @@ func record(n *v1alpha1.PyrsiaNode, reports []report) {
 	if n.Status.Ledger == nil {
 		n.Status.Ledger = &v1alpha1.LedgerStatus{Key: verified[0].key}
 	}
+	handedOver := n.Spec.Role == v1alpha1.RolePublisher && n.Status.Ledger.Key != verified[0].key && verified[0].checkpoint != nil
+	if handedOver { // which was proven
+		n.Status.Ledger.Key = verified[0].key
+	}
 	if len(verified) < len(reports) {
 		return // what all have is not known
 	}
 	oldest := slices.MinFunc(verified, func(a, b report) int { return cmp.Compare(a.size(), b.size()) })
-	if oldest.checkpoint == nil || oldest.size() == n.Status.Ledger.Size && n.Status.Ledger.Checkpoint != "" {
-		return
+	if oldest.checkpoint == nil || oldest.size() == n.Status.Ledger.Size && n.Status.Ledger.Checkpoint != "" && !handedOver {
+		return // the same ledger, perhaps signed again: no news
 	}
 	n.Status.Ledger.Size = oldest.checkpoint.Tree.N
 	n.Status.Ledger.RootHash = oldest.checkpoint.Tree.Hash.String()
@@ -244,7 +297,7 @@ func (r report) size() int64 {
 
 // worstOf is the gravest report that is not verified; nil if all are.
 func worstOf(reports []report) *report {
-	grave := []string{reasonKeyChanged, reasonForked, reasonRolledBack, reasonBadSignature, reasonUnreachable, reasonNoCheckpoint}
+	grave := []string{reasonKeyChanged, reasonForked, reasonRolledBack, reasonBadSignature, reasonStale, reasonUnreachable, reasonNoCheckpoint}
 	for _, reason := range grave {
 		if i := slices.IndexFunc(reports, func(r report) bool { return r.reason == reason }); i >= 0 {
 			return &reports[i]

@@ -2,8 +2,10 @@ package controllers
 
 import (
 	"bytes"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"filippo.io/torchwood"
 	"golang.org/x/mod/sumdb/note"
@@ -81,6 +83,23 @@ func (b *book) status(t *testing.T, since int64) control.LedgerStatus {
 	return out
 }
 
+// handOver records that another book's key follows, under both signatures.
+func (b *book) handOver(t *testing.T, next *book) (*book, control.Rotation) {
+	t.Helper()
+	e := &ledger.RotateKey{Type: ledger.TypeRotateKey, Version: 1, Previous: b.key, Key: next.key, Time: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)}
+	data, err := e.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	after := &book{signer: b.signer, skey: b.skey, key: b.key, hashes: slices.Clone(b.hashes), size: b.size}
+	after.add(t, string(data))
+	proof, err := tlog.ProveRecord(after.size, b.size, after)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return after, control.Rotation{Entry: string(data), Proof: string(torchwood.FormatProof(b.size, proof, []byte(after.status(t, 0).Checkpoint)))}
+}
+
 func (b *book) checkpoint(t *testing.T) *ledger.Checkpoint {
 	t.Helper()
 	v, err := ledger.NewVerifier(b.key)
@@ -103,6 +122,17 @@ func TestJudge(t *testing.T) {
 	honest.add(t, "c", "d", "e")
 	other := newBook(t).add(t, "a", "b", "c")
 
+	next := newBook(t)
+	rotated, rotation := honest.handOver(t, next)
+	follows := func(b *book, size int64) control.LedgerStatus {
+		s := b.status(t, size)
+		s.Rotations = []control.Rotation{rotation}
+		return s
+	}
+	grown := rotated.checkpoint(t)
+	next.hashes, next.size = rotated.hashes, rotated.size
+	next.add(t, "g")
+
 	withKey := func(s control.LedgerStatus, key string) control.LedgerStatus { s.Key = key; return s }
 	for name, tc := range map[string]struct {
 		role   v1alpha1.Role
@@ -112,17 +142,21 @@ func TestJudge(t *testing.T) {
 		want   string // reason
 		size   int64
 	}{
-		"first sight":                        {v1alpha1.RolePublisher, "", nil, honest.status(t, 0), "", 5},
-		"an empty ledger":                    {v1alpha1.RolePublisher, "", nil, empty.status(t, 0), "", 0},
-		"it grew":                            {v1alpha1.RolePublisher, honest.key, floor, honest.status(t, 2), "", 5},
-		"it grew, without proof":             {v1alpha1.RolePublisher, honest.key, floor, honest.status(t, 0), reasonForked, 0},
-		"two histories":                      {v1alpha1.RolePublisher, honest.key, floor, forked.status(t, 2), reasonForked, 0},
-		"a publisher rolled back":            {v1alpha1.RolePublisher, honest.key, floor, rolledBack.status(t, 2), reasonRolledBack, 0},
-		"a publisher lost all":               {v1alpha1.RolePublisher, honest.key, floor, control.LedgerStatus{Key: honest.key}, reasonRolledBack, 0},
-		"a new mirror catches up":            {v1alpha1.RoleMirror, honest.key, floor, rolledBack.status(t, 2), "", 1},
-		"a new mirror has nothing":           {v1alpha1.RoleMirror, honest.key, floor, control.LedgerStatus{Key: honest.key}, reasonNoCheckpoint, 0},
-		"another key":                        {v1alpha1.RolePublisher, honest.key, floor, other.status(t, 2), reasonKeyChanged, 0},
-		"another key's checkpoint":           {v1alpha1.RolePublisher, honest.key, floor, withKey(other.status(t, 2), honest.key), reasonBadSignature, 0},
+		"first sight":                              {v1alpha1.RolePublisher, "", nil, honest.status(t, 0), "", 5},
+		"an empty ledger":                          {v1alpha1.RolePublisher, "", nil, empty.status(t, 0), "", 0},
+		"it grew":                                  {v1alpha1.RolePublisher, honest.key, floor, honest.status(t, 2), "", 5},
+		"it grew, without proof":                   {v1alpha1.RolePublisher, honest.key, floor, honest.status(t, 0), reasonForked, 0},
+		"two histories":                            {v1alpha1.RolePublisher, honest.key, floor, forked.status(t, 2), reasonForked, 0},
+		"a publisher rolled back":                  {v1alpha1.RolePublisher, honest.key, floor, rolledBack.status(t, 2), reasonRolledBack, 0},
+		"a publisher lost all":                     {v1alpha1.RolePublisher, honest.key, floor, control.LedgerStatus{Key: honest.key}, reasonRolledBack, 0},
+		"a new mirror catches up":                  {v1alpha1.RoleMirror, honest.key, floor, rolledBack.status(t, 2), "", 1},
+		"a new mirror has nothing":                 {v1alpha1.RoleMirror, honest.key, floor, control.LedgerStatus{Key: honest.key}, reasonNoCheckpoint, 0},
+		"another key":                              {v1alpha1.RolePublisher, honest.key, floor, other.status(t, 2), reasonKeyChanged, 0},
+		"another key's checkpoint":                 {v1alpha1.RolePublisher, honest.key, floor, withKey(other.status(t, 2), honest.key), reasonBadSignature, 0},
+		"the next key, with its rotation":          {v1alpha1.RolePublisher, honest.key, grown, follows(next, grown.Tree.N), "", 7},
+		"the next key, without":                    {v1alpha1.RolePublisher, honest.key, grown, next.status(t, grown.Tree.N), reasonKeyChanged, 0},
+		"a mirror with the key before":             {v1alpha1.RoleMirror, next.key, nil, withKey(follows(next, 0), honest.key), "", 7},
+		"a mirror that the next key does not sign": {v1alpha1.RoleMirror, next.key, nil, withKey(follows(honest, 0), honest.key), reasonBadSignature, 0},
 		"no key":                             {v1alpha1.RolePublisher, honest.key, floor, withKey(honest.status(t, 2), ""), reasonBadSignature, 0},
 		"a checkpoint that is far too large": {v1alpha1.RoleMirror, honest.key, floor, control.LedgerStatus{Key: honest.key, Checkpoint: strings.Repeat("x", 1<<20)}, reasonBadSignature, 0},
 	} {
@@ -132,6 +166,44 @@ func TestJudge(t *testing.T) {
 				t.Errorf("got reason %q (%s), size %d; want %q, %d", got.reason, got.message, got.size(), tc.want, tc.size)
 			}
 		})
+	}
+}
+
+// A verified ledger whose node raises an alarm is not called verified.
+func TestAlarmsAreJudged(t *testing.T) {
+	b := newBook(t).add(t, "a")
+	for kind, want := range map[control.AlarmKind]string{
+		control.AlarmLedgerForked: reasonForked, control.AlarmLedgerRolledBack: reasonRolledBack,
+		control.AlarmLedgerStale: reasonStale, "SomethingElse": "",
+	} {
+		got := judge(v1alpha1.RoleMirror, b.key, nil, &control.Status{PeerID: "12D3KooW", Ledger: b.status(t, 0),
+			Alarms: []control.Alarm{{Kind: kind, Message: "<script>"}}})
+		if got.reason != want || strings.Contains(got.message, "script") {
+			t.Errorf("%s: reason %q (%s), want %q", kind, got.reason, got.message, want)
+		}
+	}
+}
+
+// A key that was handed over is pinned from then on, with a checkpoint of its own.
+func TestRecordFollowsARotation(t *testing.T) {
+	b, next := newBook(t).add(t, "a"), newBook(t)
+	n := node(v1alpha1.RolePublisher, "publisher")
+	record(n, []report{judge(n.Spec.Role, "", nil, &control.Status{PeerID: "12D3KooW", Ledger: b.status(t, 0)})})
+	after, rotation := b.handOver(t, next)
+	record(n, []report{judge(n.Spec.Role, b.key, b.checkpoint(t), &control.Status{PeerID: "12D3KooW", Ledger: after.status(t, 1)})})
+	floor, err := verifiedBefore(n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	next.hashes, next.size = after.hashes, after.size
+	said := next.status(t, 0)
+	said.Rotations = []control.Rotation{rotation}
+	record(n, []report{judge(n.Spec.Role, n.Status.Ledger.Key, floor, &control.Status{PeerID: "12D3KooW", Ledger: said})})
+	if n.Status.Ledger.Key != next.key {
+		t.Errorf("pinned is %s, want %s", n.Status.Ledger.Key, next.key)
+	}
+	if floor, err := verifiedBefore(n); err != nil || floor.Tree.N != 2 {
+		t.Errorf("the floor under the new key: %+v, %v", floor, err)
 	}
 }
 
