@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"sync"
 
 	"filippo.io/torchwood"
@@ -98,22 +99,29 @@ func (c *copier) store(name string, err error) error {
 	return err
 }
 
-// sync makes durable what was stored.
+// sync makes durable what was stored. What the disk does not take is removed,
+// for it is in doubt from then on, whatever a second attempt says.
 func (c *copier) sync() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	err := c.err
-	switch {
-	case err != nil:
-	case len(c.written) > manyFiles:
+	if c.err != nil {
+		return fmt.Errorf("%w: %w", errStorage, c.err)
+	}
+	var err error
+	if len(c.written) > manyFiles {
 		err = durable.SyncAll(c.dir.path)
-	default:
+	} else {
 		err = durable.SyncFiles(c.written...)
 	}
-	if err != nil {
-		return fmt.Errorf("%w: %w", errStorage, err)
+	if err == nil {
+		return nil
 	}
-	return nil
+	for _, name := range c.written {
+		if rerr := os.Remove(name); rerr != nil && !errors.Is(rerr, fs.ErrNotExist) {
+			err = errors.Join(err, rerr)
+		}
+	}
+	return fmt.Errorf("%w: %w", errStorage, err)
 }
 
 func (c *copier) ReadEndpoint(ctx context.Context, path string) ([]byte, error) {

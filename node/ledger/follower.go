@@ -33,7 +33,7 @@ type Follower struct{ *Ledger }
 
 // OpenFollower opens or begins a copy at path of the ledger with key vkey.
 func OpenFollower(ctx context.Context, path, vkey string, log *slog.Logger) (*Follower, error) {
-	l, err := open(ctx, path, vkey, log)
+	l, err := open(ctx, path, vkey, true, log)
 	if err != nil {
 		return nil, err
 	}
@@ -193,8 +193,7 @@ func (f *Follower) commit(ctx context.Context, tr *copier, c Checkpoint) error {
 		return f.store(c)
 	})
 	if err != nil {
-		// What was indexed before the failure is not stored again.
-		return errors.Join(err, tr.sync())
+		return errors.Join(err, f.forget(ctx))
 	}
 	return nil
 }

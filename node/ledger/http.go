@@ -68,7 +68,7 @@ func (l *Ledger) serveTile(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "not a tile path of c2sp.org/tlog-tiles", http.StatusNotFound)
 		return
 	}
-	data, err := l.readTile(t)
+	data, err := l.readTile(r.Context(), t)
 	if errors.Is(err, fs.ErrNotExist) {
 		http.Error(w, "this node does not have that tile", http.StatusNotFound)
 		return

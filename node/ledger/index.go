@@ -82,29 +82,45 @@ func (x *index) blocks() int64 {
 	return x.tail.end()
 }
 
-// keep drops all but the segments of the ledger that has size blocks and whose
-// roots root gives.
-func (x *index) keep(size int64, root rootFunc) error {
+// keep drops what is not of the ledger that has size blocks and whose roots
+// root gives, and what is above its first head blocks in no segment. Those are
+// always kept: they are being asked for.
+func (x *index) keep(size, head int64, root rootFunc) error {
+	kept := slices.Clone(x.segments) // nobody else changes it
+	tail := x.tail.cut(head)
+	var dropped []*segment
+	for len(kept) > 0 {
+		newest := kept[len(kept)-1]
+		ours, err := newest.isOf(size, root)
+		if err != nil {
+			return fmt.Errorf("checking the index: %w", err)
+		}
+		if ours {
+			break
+		}
+		if tail, err = newest.asTail(head); err != nil {
+			return fmt.Errorf("dropping a piece of the index: %w", err)
+		}
+		kept, dropped = kept[:len(kept)-1], append(dropped, newest)
+	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	for len(x.segments) > 0 {
-		newest := x.segments[len(x.segments)-1]
-		if newest.to <= size {
-			h, err := root(newest.to)
-			if err != nil {
-				return fmt.Errorf("checking the index: %w", err)
-			}
-			if h == newest.root {
-				break
-			}
-		}
-		x.segments = x.segments[:len(x.segments)-1]
-		if err := errors.Join(newest.close(), os.Remove(newest.file)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	x.segments, x.tail = kept, tail
+	for _, s := range dropped {
+		if err := errors.Join(s.close(), os.Remove(s.file)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("dropping a piece of the index: %w", err)
 		}
 	}
-	x.tail = newTail(int64(len(x.segments) * x.full))
 	return nil
+}
+
+// isOf tells whether a segment is of the ledger of size blocks with these roots.
+func (s *segment) isOf(size int64, root rootFunc) (bool, error) {
+	if s.to > size {
+		return false, nil
+	}
+	h, err := root(s.to)
+	return h == s.root, err
 }
 
 // add indexes the next blocks, of one bundle. root is asked when a segment is

@@ -123,7 +123,7 @@ func TestIndexKeepsWhatIsOfTheLedger(t *testing.T) {
 			}
 			defer x.close()
 			fill(t, x, 70)
-			if err := x.keep(tc.size, tc.root); err != nil || x.blocks() != tc.want {
+			if err := x.keep(tc.size, 0, tc.root); err != nil || x.blocks() != tc.want {
 				t.Errorf("%d blocks are kept, %v, want %d", x.blocks(), err, tc.want)
 			}
 			if files, _ := filepath.Glob(filepath.Join(folder, "*")); len(files) != int(tc.want)/16 {
@@ -134,6 +134,40 @@ func TestIndexKeepsWhatIsOfTheLedger(t *testing.T) {
 				t.Error(diff)
 			}
 		})
+	}
+}
+
+// What is asked for stays, also when its segment goes because of later blocks.
+func TestIndexKeepsTheHead(t *testing.T) {
+	for _, head := range []int64{0, 16, 40, 64, 67, 70} {
+		x, err := openIndex(t.TempDir(), 16)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer x.close()
+		fill(t, x, 70)
+		if err := x.keep(head, head, rootAt); err != nil || x.blocks() != head {
+			t.Errorf("head %d: %d blocks are kept, %v", head, x.blocks(), err)
+		}
+		var want []int64
+		for h := int64(63); h >= 3; h -= 10 {
+			if h < head {
+				want = append(want, h)
+			}
+		}
+		if diff := cmp.Diff(want, heightsOf(t, x, 3, head)); diff != "" {
+			t.Errorf("head %d: %s", head, diff)
+		}
+		for h := range head {
+			leaf := tlog.RecordHash(fmt.Append(nil, h))
+			if got, err := x.leaves(h, 1); err != nil || !bytes.Equal(got, leaf[:]) {
+				t.Errorf("head %d: leaf %d: %x, %v", head, h, got, err)
+			}
+		}
+		fill(t, x, 70)
+		if diff := cmp.Diff([]int64{63, 53, 43, 33, 23, 13, 3}, heightsOf(t, x, 3, 70)); diff != "" {
+			t.Errorf("head %d: %s", head, diff)
+		}
 	}
 }
 

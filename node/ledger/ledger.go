@@ -35,6 +35,7 @@ type Ledger struct {
 	vkey    string // the pinned key
 	dir     dir
 	lock    *os.File // one process per copy
+	heals   bool     // it has others to fetch from what is damaged
 	cache   *tileCache
 	entries *lru.Cache[int64, *Entry]
 	index   *index // may be ahead of head: queries go below head's size
@@ -45,7 +46,8 @@ type Ledger struct {
 	rotations atomic.Pointer[[]Rotation]
 	refused   refusals
 	// before is the tree of a copy that another key of the same origin
-	// verified, until the pinned key's ledger is proven to contain it.
+	// verified, or that is damaged now, until the pinned key's ledger is proven
+	// to contain it.
 	before atomic.Pointer[Checkpoint]
 
 	head atomic.Pointer[Checkpoint] // nil until a checkpoint is verified and indexed
@@ -57,7 +59,10 @@ type Ledger struct {
 
 // open locks and loads the copy at path. What is under the stored checkpoint
 // was verified before the checkpoint was stored.
-func open(ctx context.Context, path, vkey string, log *slog.Logger) (*Ledger, error) {
+//
+// A copy whose files are damaged is an error, unless it heals: then the stored
+// checkpoint is not the head, but what the next one must contain.
+func open(ctx context.Context, path, vkey string, heals bool, log *slog.Logger) (*Ledger, error) {
 	verifier, err := NewVerifier(vkey)
 	if err != nil {
 		return nil, err
@@ -65,7 +70,7 @@ func open(ctx context.Context, path, vkey string, log *slog.Logger) (*Ledger, er
 	if err := os.MkdirAll(path, 0o755); err != nil {
 		return nil, fmt.Errorf("opening the ledger: %w", err)
 	}
-	l := &Ledger{vkey: strings.TrimSpace(vkey), dir: dir{path}, log: log, changed: make(chan struct{})}
+	l := &Ledger{vkey: strings.TrimSpace(vkey), dir: dir{path}, heals: heals, log: log, changed: make(chan struct{})}
 	l.verifier.Store(verifier)
 	if l.lock, err = lockFile(filepath.Join(path, lockName)); err != nil {
 		return nil, err
@@ -106,7 +111,7 @@ func (l *Ledger) load(ctx context.Context) (err error) {
 	l.verifier.Store(l.verifier.Load().WithAll(rotations))
 	signed, err := l.dir.ReadEndpoint(ctx, checkpointFile)
 	if errors.Is(err, fs.ErrNotExist) {
-		return l.index.keep(0, nil) // what a first sync left that did not end
+		return l.index.keep(0, 0, nil) // what a first sync left that did not end
 	}
 	if err != nil {
 		return fmt.Errorf("opening the ledger: %w", err)
@@ -130,7 +135,7 @@ func (l *Ledger) distrust(cause error) error {
 	if err != nil || c.Origin != l.verifier.Load().Origin() {
 		return untrusted
 	}
-	if err := l.index.keep(0, nil); err != nil {
+	if err := l.index.keep(0, 0, nil); err != nil {
 		return err
 	}
 	l.log.Warn("another key was pinned: its ledger must contain what is on this disk", "key", l.vkey, "blocks", c.Tree.N)
@@ -140,7 +145,19 @@ func (l *Ledger) distrust(cause error) error {
 
 // loadCheckpoint makes a stored checkpoint the head.
 func (l *Ledger) loadCheckpoint(ctx context.Context, c Checkpoint) error {
-	return l.advance(ctx, l.dir, c, committed)
+	err := l.advance(ctx, l.dir, c, committed)
+	if l.heals && isDamage(err) {
+		l.log.Error("the ledger on this disk is damaged, and is fetched where it is", "error", err)
+		l.before.Store(&c)
+		return nil
+	}
+	return err
+}
+
+// isDamage tells errors of files that another copy can replace.
+func isDamage(err error) bool {
+	_, corrupt := errors.AsType[*CorruptError](err)
+	return corrupt || errors.Is(err, syscall.EIO) || errors.Is(err, fs.ErrNotExist)
 }
 
 // committed is advance's commit for a checkpoint that is on disk already.
@@ -238,11 +255,25 @@ func (l *Ledger) indexTo(ctx context.Context, tr torchwood.TileReader, tree tlog
 // sync that failed, or when its tree was signed and then another one. The
 // caller holds mu, and has proven that the tree extends the head.
 func (l *Ledger) fitIndex(ctx context.Context, tr torchwood.TileReader, tree tlog.Tree) error {
-	if head, _ := l.Head(); l.index.blocks() == l.indexed.N && (l.indexed == head.Tree || l.agree(ctx, tr, tree, l.indexed)) {
+	head, _ := l.Head()
+	if l.index.blocks() == l.indexed.N && (l.indexed == head.Tree || l.agree(ctx, tr, tree, l.indexed)) {
 		return nil
 	}
 	l.cache.tiles.Purge()
-	return l.index.keep(tree.N, proven{ctx, l.cache.over(tr), tree}.root)
+	return l.index.keep(tree.N, head.Tree.N, proven{ctx, l.cache.over(tr), tree}.root)
+}
+
+// forget drops from the index what is above the head, after a sync that failed:
+// the next one reads it again, so that it is made durable before its checkpoint.
+func (l *Ledger) forget(ctx context.Context) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	head, _ := l.Head()
+	if l.index.blocks() <= head.Tree.N {
+		return nil
+	}
+	l.indexed = tlog.Tree{N: -1}
+	return l.index.keep(head.Tree.N, head.Tree.N, proven{context.WithoutCancel(ctx), l.cache.over(l.dir), head.Tree}.root)
 }
 
 // agree tells whether one of two trees begins with the other.

@@ -1,6 +1,13 @@
 package ledger
 
-import "golang.org/x/mod/sumdb/tlog"
+import (
+	"cmp"
+	"encoding/binary"
+	"errors"
+	"slices"
+
+	"golang.org/x/mod/sumdb/tlog"
+)
 
 // batch is what the index keeps of consecutive blocks.
 type batch struct {
@@ -56,6 +63,52 @@ func (t *tail) add(b *batch) {
 	t.leaves = append(t.leaves, b.leaves...)
 	t.offsets = append(t.offsets, b.offsets...)
 	t.names = append(t.names, b.names...)
+}
+
+// cut is the tail of the blocks below a height. Names are not cut: that of a
+// block which is not asked for is one more in a list.
+func (t *tail) cut(height int64) *tail {
+	n := int(min(max(height-t.from, 0), int64(t.blocks())))
+	out := newTail(t.from)
+	out.leaves, out.offsets, out.names = slices.Clone(t.leaves[:n*tlog.HashSize]), slices.Clone(t.offsets[:n]), t.names
+	for _, r := range t.records {
+		if int(uint16(r)) < n {
+			out.records = append(out.records, r)
+		}
+	}
+	return out
+}
+
+// asTail makes a tail of a segment's blocks below a height.
+func (s *segment) asTail(height int64) (*tail, error) {
+	if height <= s.from {
+		return newTail(s.from), nil
+	}
+	t := newTail(s.from)
+	var err error
+	if t.leaves, err = s.leaves(nil, s.from, s.blocks()); err != nil {
+		return nil, err
+	}
+	err = s.read(s.offsetsAt(), s.blocks()*offsetSize, func(b []byte) {
+		for o := range slices.Chunk(b, offsetSize) {
+			t.offsets = append(t.offsets, binary.BigEndian.Uint32(o))
+		}
+	})
+	err = errors.Join(err, s.read(s.recordsAt(), s.records*recordSize, func(b []byte) {
+		for r := range slices.Chunk(b, recordSize) {
+			t.records = append(t.records, record(binary.BigEndian.Uint64(r)))
+		}
+	}))
+	// By height: that is their order in a tail.
+	slices.SortStableFunc(t.records, func(a, b record) int { return cmp.Compare(uint16(a), uint16(b)) })
+	for _, l := range s.images {
+		tags, terr := s.tags(l.repository)
+		err = errors.Join(err, terr)
+		for _, tag := range tags {
+			t.names = append(append(append(append(t.names, l.repository...), ':'), tag...), '\n')
+		}
+	}
+	return t.cut(height), err
 }
 
 func (t *tail) searchable() bool { return t.mapped == len(t.records) && t.named == len(t.names) }

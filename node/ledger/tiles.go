@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -179,6 +180,9 @@ func (p proven) root(size int64) (tlog.Hash, error) { return tlog.TreeHash(size,
 func (p proven) prove(t tlog.Tile) (*hashTile, error) {
 	index := tlog.StoredHashIndex(t.L*torchwood.TileHeight, t.N*torchwood.TileWidth)
 	if _, err := torchwood.TileHashReaderWithContext(p.ctx, p.tree, p.cache).ReadHashes([]int64{index}); err != nil {
+		if _, unread := errors.AsType[*fs.PathError](err); !unread && !errors.Is(err, errSource) && p.ctx.Err() == nil {
+			err = fmt.Errorf("%w: %w", &CorruptError{Path: torchwood.TilePath(t)}, err)
+		}
 		return nil, fmt.Errorf("reading the ledger's right edge: %w", err)
 	}
 	tile, ok := p.cache.tiles.Get(t)
@@ -216,12 +220,50 @@ func (r local) readTile(t tlog.Tile) ([]byte, error) {
 	return r.dir.readTile(t)
 }
 
-// readTile reads a tile of the head's tree. What is beyond it is not verified.
-func (l *Ledger) readTile(t tlog.Tile) ([]byte, error) {
-	if t.L < 64/torchwood.TileHeight && l.Size()>>(max(t.L, 0)*torchwood.TileHeight)-t.N*torchwood.TileWidth >= int64(t.W) {
-		return local{l.dir, l.index}.readTile(t)
+// readTile reads a tile of the head's tree, and verifies it: what is beyond
+// the head, or damaged, is not handed out.
+func (l *Ledger) readTile(ctx context.Context, t tlog.Tile) ([]byte, error) {
+	head, _ := l.Head()
+	p := proven{ctx, l.cache, head.Tree}
+	if t.L >= 64/torchwood.TileHeight || t.H != torchwood.TileHeight || p.tile(max(t.L, 0), t.N).W < t.W {
+		return nil, fmt.Errorf("tile %s: %w", torchwood.TilePath(t), fs.ErrNotExist)
 	}
-	return nil, fmt.Errorf("tile %s: %w", torchwood.TilePath(t), fs.ErrNotExist)
+	if t.L < 0 {
+		return l.readBundle(ctx, t)
+	}
+	if t.L == 0 {
+		return l.leaves(ctx, t)
+	}
+	tile, err := p.read(p.tile(t.L, t.N))
+	if err != nil {
+		return nil, err
+	}
+	return tile.leaves[:t.W*tlog.HashSize], nil
+}
+
+// leaves are the hashes of the entries of a tile of the lowest level.
+func (l *Ledger) leaves(ctx context.Context, t tlog.Tile) (leaves []byte, err error) {
+	err = l.ask(ctx, func() (err error) {
+		leaves, err = l.index.leaves(t.N*torchwood.TileWidth, t.W)
+		return err
+	})
+	return leaves, err
+}
+
+// readBundle reads a bundle of entries and compares them with their hashes.
+func (l *Ledger) readBundle(ctx context.Context, t tlog.Tile) ([]byte, error) {
+	hashes := t
+	hashes.L = 0
+	leaves, err := l.leaves(ctx, hashes)
+	if err != nil {
+		return nil, err
+	}
+	return l.dir.readBundle(ctx, t, nil, func(data []byte) error {
+		if got, err := entryHashes(t, data); err != nil || !bytes.Equal(got, leaves) {
+			return &CorruptError{Path: torchwood.TilePath(t)}
+		}
+		return nil
+	})
 }
 
 // CorruptError names a file of the ledger that is not what the checkpoint

@@ -58,7 +58,7 @@ func OpenWriter(ctx context.Context, path, signingKey string, log *slog.Logger) 
 	if err != nil {
 		return nil, err
 	}
-	l, err := open(ctx, path, keys[0].vkey, log)
+	l, err := open(ctx, path, keys[0].vkey, false, log)
 	if err != nil {
 		return nil, err
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -81,10 +82,11 @@ func write(name string, data []byte, rename func(f *os.File, name string) error)
 	return rename(f, name)
 }
 
-// SyncFiles makes files and their names durable.
+// SyncFiles makes files and their names durable. It sorts the names.
 func SyncFiles(names ...string) error {
 	folders := map[string]bool{}
-	for _, name := range names {
+	slices.Sort(names)
+	for _, name := range slices.Compact(names) {
 		f, err := os.Open(name)
 		if err != nil {
 			return err
