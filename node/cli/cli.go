@@ -18,6 +18,9 @@ var errUsage = errors.New("wrong use")
 // Main runs the program and returns its exit status: 0 for success, 1 for a
 // failure (also of a verification), 2 for a wrong use.
 func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	if calledByContainerd(args) {
+		return verifyImage(ctx, args, stdout, stderr)
+	}
 	root := &cobra.Command{
 		Use:   "pyrsia",
 		Short: "A node of the Pyrsia network, and its command line",
@@ -41,7 +44,7 @@ only what the ledger vouches for.`,
 	})
 	root.AddCommand(nodeCommand(), keygenCommand(), logCommand(), proofCommand(), verifyCommand(),
 		evidenceCommand(), fsckCommand(), restoreCommand(), statusCommand(), peersCommand(),
-		containerdCommand(), initDataCommand(), pauseCommand())
+		containerdCommand(), dockerCommand(), imageVerifierCommand(), initDataCommand(), pauseCommand())
 	if err := root.ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(stderr, "pyrsia:", err)
 		if errors.Is(err, errUsage) {

@@ -95,6 +95,7 @@ func TestFromAKeyToAVerifiedProof(t *testing.T) {
 	if status != 0 || !strings.Contains(stdout, `"block":0`) {
 		t.Errorf("verify -o json: %d %s%s", status, stdout, stderr)
 	}
+	verifyByPlugin(t, node.URL, vkey, otherKey, image)
 	if status, stderr := verify(otherKey, "alpine:3.20@"+image.String()); status != 1 {
 		t.Errorf("verify with another key: status %d: %s", status, stderr)
 	}

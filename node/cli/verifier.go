@@ -1,0 +1,93 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/spf13/cobra"
+
+	"github.com/pyrsia/pyrsia-operator/node/internal/verifier"
+)
+
+func imageVerifierCommand() *cobra.Command {
+	var c verifier.Config
+	var binDir string
+	cmd := &cobra.Command{
+		Use:   "image-verifier",
+		Short: "Have containerd 2.x check every pull against the ledger, or take that back",
+		Long: `containerd 2.x asks the programs in its image verifier's bin_dir before each pull.
+As one of them, pyrsia lets an image through if a node proves that the publisher
+recorded it, wherever its bytes come from. The node is asked, and not believed:
+the proof is checked with the ledger's key. Its settings are in ` + verifier.DefaultConfig + `.
+
+In containerd's configuration:
+
+  [plugins."io.containerd.image-verifier.v1.bindir"]
+    bin_dir = "` + verifier.DefaultBinDir + `"`,
+	}
+	cmd.PersistentFlags().StringVar(&binDir, "bin-dir", verifier.DefaultBinDir, "containerd's bin_dir")
+	install := &cobra.Command{
+		Use:   "install --ledger-key VKEY",
+		Short: "Put pyrsia into containerd's bin_dir",
+		Args:  exactly(0),
+		RunE: func(*cobra.Command, []string) error {
+			self, err := os.Executable()
+			if err != nil {
+				return fmt.Errorf("installing the image verifier: %w", err)
+			}
+			return verifier.Install(&c, verifierConfig(), binDir, self)
+		},
+	}
+	install.Flags().StringVar(&c.Node, "node", defaultNode, "URL of a node's open port")
+	install.Flags().StringVar(&c.LedgerKey, "ledger-key", "", "verifier key of the ledger to trust")
+	install.Flags().StringArrayVar(&c.Registries, "registry", []string{"docker.io"}, "registry whose images must be on the ledger; may be repeated")
+	uninstall := &cobra.Command{
+		Use:   "uninstall",
+		Short: "Take pyrsia out of containerd's bin_dir",
+		Args:  exactly(0),
+		RunE:  func(*cobra.Command, []string) error { return verifier.Uninstall(verifierConfig(), binDir) },
+	}
+	cmd.AddCommand(install, uninstall)
+	return cmd
+}
+
+func verifierConfig() string {
+	if file := os.Getenv(verifier.ConfigVar); file != "" {
+		return file
+	}
+	return verifier.DefaultConfig
+}
+
+// calledByContainerd tells whether the arguments are those of an image
+// verifier (containerd docs/image-verification.md): with one dash, as none of
+// pyrsia's own are.
+func calledByContainerd(args []string) bool { return len(args) > 0 && args[0] == "-name" }
+
+// verifyImage answers containerd: exit status 0 lets the image through, and
+// the reason is on standard output in any case.
+func verifyImage(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	f := flag.NewFlagSet("pyrsia", flag.ContinueOnError)
+	f.SetOutput(stderr)
+	name := f.String("name", "", "image reference")
+	d := f.String("digest", "", "digest that it resolves to")
+	f.String("stdin-media-type", "", "what is on standard input")
+	if err := f.Parse(args); err != nil || *name == "" || *d == "" {
+		fmt.Fprintln(stderr, "pyrsia:", errors.Join(errUsage, err))
+		return 2
+	}
+	c, err := verifier.ReadConfig(verifierConfig())
+	if err == nil {
+		var reason string
+		if reason, err = c.Verify(ctx, *name, digest.Digest(*d)); err == nil {
+			fmt.Fprintln(stdout, reason)
+			return 0
+		}
+	}
+	fmt.Fprintln(stdout, err)
+	return 1
+}

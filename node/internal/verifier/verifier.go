@@ -1,0 +1,174 @@
+// Package verifier is what containerd 2.x asks before each pull, as a program
+// in the bin_dir of its image verifier plugin: is this image on the ledger?
+// The answer does not depend on where the bytes come from.
+package verifier
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/pyrsia/pyrsia-operator/node/internal/durable"
+	"github.com/pyrsia/pyrsia-operator/node/ledger"
+)
+
+const (
+	// DefaultConfig is where the settings are: containerd passes none.
+	DefaultConfig = "/etc/pyrsia/image-verifier.json"
+	// ConfigVar names another file.
+	ConfigVar = "PYRSIA_IMAGE_VERIFIER"
+	// DefaultBinDir is the bin_dir that containerd has by default.
+	DefaultBinDir = "/opt/containerd/image-verifier/bin"
+	programName   = "pyrsia"
+
+	timeout   = 8 * time.Second // containerd gives a verifier 10
+	maxAnswer = 4 << 20
+	maxBlocks = 16 // of one digest whose proofs are asked for
+)
+
+// Config are the settings.
+type Config struct {
+	// Node is the URL of a node's open port. It is asked, and not believed.
+	Node string `json:"node"`
+	// LedgerKey is the verifier key of the ledger to trust.
+	LedgerKey string `json:"ledgerKey"`
+	// Registries are those whose images must be on the ledger; images of
+	// others are let through.
+	Registries []string `json:"registries"`
+}
+
+// ReadConfig reads the settings.
+func ReadConfig(file string) (*Config, error) {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("%w: 'pyrsia image-verifier install' writes it", err)
+	}
+	c := new(Config)
+	if err := json.Unmarshal(data, c); err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	return c, c.validate()
+}
+
+func (c *Config) validate() error {
+	if _, err := ledger.NewVerifier(c.LedgerKey); err != nil {
+		return err
+	}
+	if u, err := url.Parse(c.Node); err != nil || u.Host == "" || len(c.Registries) == 0 {
+		return errors.New("give the URL of a node's open port, and at least one registry")
+	}
+	return nil
+}
+
+// Install writes the settings and puts the program into containerd's bin_dir.
+func Install(c *Config, file, binDir, program string) error {
+	if err := c.validate(); err != nil {
+		return err
+	}
+	data, err := json.MarshalIndent(c, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o755), os.MkdirAll(binDir, 0o755)); err != nil {
+		return fmt.Errorf("installing the image verifier: %w", err)
+	}
+	// The settings come first: with the program alone containerd would refuse
+	// every image.
+	if err := durable.WriteFile(file, append(data, '\n')); err != nil {
+		return err
+	}
+	link := filepath.Join(binDir, programName)
+	if old, err := os.Readlink(link); err == nil && old == program {
+		return nil
+	}
+	if err := os.Symlink(program, link+".new"); err != nil && !errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("installing the image verifier: %w", err)
+	}
+	if err := os.Rename(link+".new", link); err != nil {
+		return fmt.Errorf("installing the image verifier: %w", err)
+	}
+	return nil
+}
+
+// Uninstall takes the program out of the bin_dir, and removes the settings.
+func Uninstall(file, binDir string) error {
+	for _, name := range []string{filepath.Join(binDir, programName), filepath.Join(binDir, programName+".new"), file} {
+		if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("removing the image verifier: %w", err)
+		}
+	}
+	return nil
+}
+
+// Verify checks an image by a proof from the node. It returns what to tell
+// the user if the image may be pulled, and else an error.
+func (c *Config) Verify(ctx context.Context, name string, d digest.Digest) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	name, _, _ = strings.Cut(name, "@")
+	image, err := ledger.ParseImage(name)
+	if err != nil {
+		return "", err
+	}
+	if !slices.Contains(c.Registries, image.Registry) {
+		return fmt.Sprintf("images of %s need not be on the ledger", image.Registry), nil
+	}
+	if err := ledger.CheckDigest(d); err != nil {
+		return "", err
+	}
+	key, err := ledger.NewVerifier(c.LedgerKey)
+	if err != nil {
+		return "", err
+	}
+	var blocks []ledger.BlockJSON
+	if err := c.ask(ctx, "/api/v1/artifacts?"+url.Values{"digest": {d.String()}, "n": {strconv.Itoa(maxBlocks)}}.Encode(), &blocks); err != nil {
+		return "", err
+	}
+	for _, b := range blocks {
+		var proven ledger.BlockJSON
+		if err := c.ask(ctx, "/api/v1/blocks/"+strconv.FormatInt(b.Height, 10), &proven); err != nil {
+			return "", err
+		}
+		block, err := ledger.VerifyBlock(key, []byte(proven.Entry), []byte(proven.Proof))
+		if err != nil {
+			return "", fmt.Errorf("block %d: %w", b.Height, err)
+		}
+		if recorded, err := ledger.ParseImage(block.Artifact.Artifact); err == nil && recorded.Name() == image.Name() && block.Artifact.Names(d) {
+			return fmt.Sprintf("%s@%s is block %d of %s", block.Artifact.Artifact, d, block.Height, block.Checkpoint.Origin), nil
+		}
+	}
+	return "", fmt.Errorf("%s@%s is not on the ledger", image.Name(), d)
+}
+
+func (c *Config) ask(ctx context.Context, path string, out any) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimSuffix(c.Node, "/")+path, nil)
+	if err != nil {
+		return fmt.Errorf("asking the node: %w", err)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return fmt.Errorf("asking the node: %w", err)
+	}
+	defer resp.Body.Close()
+	data, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	if err != nil {
+		return fmt.Errorf("asking the node: %w", err)
+	}
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("the node answered %s: %.200s", resp.Status, data)
+	}
+	return json.Unmarshal(data, out)
+}
