@@ -256,3 +256,25 @@ func writeCertificate(t *testing.T, c Config, serial int64) *x509.CertPool {
 	}
 	return pool
 }
+
+// A blob for which there is no room is passed on from peers, verified, and
+// not stored.
+func TestBlobsThatDoNotFitArePassedOn(t *testing.T) {
+	registry := dockerRegistry(t)
+	index, want := push(t, registry.Addr, "big:1", 9<<20)
+	publisher := newPublisher(t, registry.Addr)
+	publisher.publish(t, "big:1")
+	m := start(t, Config{Role: control.Mirror, LedgerKey: publisher.ledger.Key(), Bootstrap: []string{publisher.address()}, CacheSize: 6 << 20})
+	m.awaitBlocks(t, 1)
+	if got, err := m.pull(t.Context(), "big:1"); err != nil || got != want {
+		t.Errorf("pull: %s, %v, want %s", got, err, want)
+	}
+	layer := layersOf(t, index)[0]
+	if _, size := m.store.Usage(); m.store.Has(layer) || size > 6<<20 {
+		t.Errorf("the store has the blob: %t, and %d bytes", m.store.Has(layer), size)
+	}
+	resp, body := m.ask(t, "GET", "/v2/library/big/blobs/"+layer.String(), "Range", "bytes=5000000-")
+	if resp.StatusCode != http.StatusPartialContent || int64(len(body)) != resp.ContentLength {
+		t.Errorf("range: %s, %d bytes", resp.Status, len(body))
+	}
+}

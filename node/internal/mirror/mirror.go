@@ -81,8 +81,9 @@ func (m *Mirror) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	if err == nil {
 		err = m.serve(w, r, req)
 	}
+	refused := ""
 	if err != nil {
-		m.refuse(w, r, req, err)
+		refused = m.refuse(w, r, req, err)
 	}
 	if w.Code == 0 { // an answer without a body
 		w.Code, w.First = http.StatusOK, time.Now()
@@ -93,7 +94,7 @@ func (m *Mirror) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		m.AccessLog.LogAttrs(r.Context(), slog.LevelInfo, "request",
 			slog.String("client", clientOf(r)), slog.String("method", r.Method), slog.String("uri", r.RequestURI),
 			slog.Int("status", w.Code), slog.Int64("bytes", w.Bytes), slog.Duration("took", time.Since(start)),
-			slog.String("agent", r.UserAgent()))
+			slog.String("agent", r.UserAgent()), slog.String("refused", refused))
 	}
 }
 

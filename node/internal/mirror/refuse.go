@@ -29,8 +29,8 @@ var unknown = map[string]string{
 
 // refuse answers with an OCI error body. Whatever the cause, content is
 // refused with 404 or 403: after a 5xx clients retry for a minute before they
-// tell anyone.
-func (m *Mirror) refuse(w http.ResponseWriter, r *http.Request, req request, err error) {
+// tell anyone. It returns what it told the client.
+func (m *Mirror) refuse(w http.ResponseWriter, r *http.Request, req request, err error) string {
 	out, cause := m.refusal(r.Context(), req, err)
 	m.metrics.refusals.WithLabelValues(cause).Inc()
 	if cause == causeUnavailable && r.Context().Err() == nil {
@@ -40,6 +40,7 @@ func (m *Mirror) refuse(w http.ResponseWriter, r *http.Request, req request, err
 		w.Header().Del(h)
 	}
 	writeJSON(w, out.status, map[string]any{"errors": []map[string]string{{"code": out.code, "message": out.message}}})
+	return out.message
 }
 
 // The causes of refusals, as the metric has them.

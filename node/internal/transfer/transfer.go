@@ -61,6 +61,8 @@ type Fetcher struct {
 	small   singleflight.Group // blobs of one piece, by digest
 	buffers chan []byte        // of pieces on their way; nil ones are made when they are needed
 
+	throughs chan struct{} // one per blob that is passed on without the store
+
 	ctx    context.Context // of all downloads
 	stop   context.CancelFunc
 	done   sync.WaitGroup
@@ -73,7 +75,8 @@ type Fetcher struct {
 func New(s *store.Store, n Network, stored func(digest.Digest), limits *Limits, reg prometheus.Registerer, log *slog.Logger) *Fetcher {
 	f := &Fetcher{
 		store: s, network: n, stored: stored, limits: limits, log: log,
-		holders: newHolders(), buffers: make(chan []byte, maxBuffers), active: map[digest.Digest]*download{},
+		throughs: make(chan struct{}, maxThrough),
+		holders:  newHolders(), buffers: make(chan []byte, maxBuffers), active: map[digest.Digest]*download{},
 	}
 	for range maxBuffers {
 		f.buffers <- nil
@@ -128,6 +131,9 @@ func (f *Fetcher) bring(ctx context.Context, b pieces.Blob, key digest.Digest) (
 		return memory{bytes.NewReader(data)}, nil
 	}
 	d, err := f.join(b, key)
+	if errors.Is(err, store.ErrFull) {
+		return f.openThrough(ctx, b, key)
+	}
 	if err != nil {
 		return nil, err
 	}
