@@ -62,6 +62,18 @@ e2e: ## Run the end-to-end tests on a real cluster, which they start (root)
 test-crash: ## Kill publishers and mirrors of the ledger at 300 random moments, and look for lost blocks
 	PYRSIA_CRASH_ROUNDS=300 go test -count=1 -v -timeout 30m ./hack/crash
 
+.PHONY: test-clients
+test-clients: ## Pull by real container clients through all that can go wrong (root; RUN=REGEXP; UPDATE=1 writes docs/clients.md)
+	PYRSIA_CLIENTS=1 go test -count=1 -v -timeout 20m -run '$(RUN)' -skip Conformance ./hack/clients $(if $(UPDATE),-update)
+
+.PHONY: conformance
+conformance: ## Run the OCI's conformance program against a mirror (read-only mode)
+	PYRSIA_CLIENTS=1 go test -count=1 -v -timeout 10m -run Conformance ./hack/clients
+
+.PHONY: soak
+soak: ## A day's requests to a mirror in some minutes, with faults all the time
+	PYRSIA_SOAK=1 go test -count=1 -v -timeout 30m -run Soak ./hack/clients
+
 .PHONY: bench
 bench: build ## Measure against peers and physical limits, to the screen and bench.json (BENCH=REGEXP)
 	@$(REAL_PARTS); PYRSIA_BINARY=$(CURDIR)/bin/pyrsia go run ./hack/bench -run '$(BENCH)'

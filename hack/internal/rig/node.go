@@ -5,6 +5,7 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"os/exec"
@@ -120,15 +121,16 @@ func (n *Node) Start(ctx context.Context) error {
 
 // AwaitReady waits until the node says that it is ready.
 func (n *Node) AwaitReady(ctx context.Context) error {
-	return n.await(ctx, func() error { return get(ctx, "http://"+n.Open+"/readyz") })
+	return n.await(ctx, func() error { return Get(ctx, "http://"+n.Open+"/readyz") })
 }
 
 // AwaitBlock waits until the node has a block.
 func (n *Node) AwaitBlock(ctx context.Context, height int64) error {
-	return n.await(ctx, func() error { return get(ctx, fmt.Sprintf("http://%s/api/v1/blocks/%d", n.Open, height)) })
+	return n.await(ctx, func() error { return Get(ctx, fmt.Sprintf("http://%s/api/v1/blocks/%d", n.Open, height)) })
 }
 
-func get(ctx context.Context, url string) error {
+// Get fetches a URL to its end.
+func Get(ctx context.Context, url string) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return err
@@ -141,7 +143,8 @@ func get(ctx context.Context, url string) error {
 	if resp.StatusCode != http.StatusOK {
 		return fmt.Errorf("%s: %s", url, resp.Status)
 	}
-	return nil
+	_, err = io.Copy(io.Discard, resp.Body)
+	return err
 }
 
 func (n *Node) await(ctx context.Context, try func() error) error {

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"os/exec"
@@ -143,6 +144,27 @@ func (r *Rig) Publish(ctx context.Context, image string) (digest.Digest, int64, 
 			return digest.Digest(resolved.Digest), resp.Block.Height, nil
 		}
 	}
+}
+
+// Revoke withdraws the artifact of a block and returns the block that says so.
+// The publisher is down meanwhile.
+func (r *Rig) Revoke(ctx context.Context, height int64, reason string) (int64, error) {
+	if err := r.Publisher.Stop(); err != nil {
+		return 0, err
+	}
+	skey, err := os.ReadFile(filepath.Join(r.Dir, "signing.key"))
+	if err != nil {
+		return 0, err
+	}
+	w, err := ledger.OpenWriter(ctx, filepath.Join(r.Publisher.Data, "ledger"), string(skey), slog.New(slog.DiscardHandler))
+	if err != nil {
+		return 0, err
+	}
+	by, err := w.Revoke(ctx, height, reason, time.Now())
+	if err := errors.Join(err, w.Close()); err != nil {
+		return 0, err
+	}
+	return by, r.Publisher.Start(ctx)
 }
 
 // FreeAddr finds a free port of loopback.

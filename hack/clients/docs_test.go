@@ -1,0 +1,34 @@
+package clients
+
+const docsHead = `# Clients
+
+What real container clients do with a Pyrsia mirror. ` + "`make test-clients`" + ` runs each of them against a publisher, two mirrors and
+an upstream registry, and writes this page: each cell is what was seen, and CI fails when it changes. Docker Hub's names lead to a
+stand-in that has all the content and counts its requests; where a cell does not say so, not one request went there.
+
+`
+
+const docsTail = `
+- *tag, digest, multi-arch, docker list, schema2*: the digest that the client then shows is the one on the ledger.
+- *large layer*: 48 MiB, in pieces from the publisher.
+- *resume after cut*: the connection is reset in the middle of a layer.
+- *image not on the ledger*: Docker Hub has it. The refusal that the client shows names the image, the ledger's size and age, and how to
+  publish it. containerd makes "not found" of it, and the reason is in the node's access log. dockerd takes every refusal by a mirror for a failure of the mirror, and has no setting against that.
+- *revoked*: the publisher has withdrawn it. The refusal names the block and the reason.
+- *mirror restarted mid-pull*: it is killed in the middle of a layer and started again. A client that gives up finds the mirror as it was
+  on the next try.
+- *peer corrupt*: one of the two peers that have the image has a flipped byte in its layer.
+- *disk corrupt*: a byte of the layer is flipped on the mirror's own disk; the mirror finds it, puts the file aside and fetches the layer
+  again.
+
+## Set-up
+
+| client | to the mirror | no way around it |
+| --- | --- | --- |
+| containerd 1.6, 2.x | ` + "`pyrsia containerd install`" + ` | its default mode, ` + "`--mode Strict`" + ` |
+| dockerd | ` + "`pyrsia docker install`" + ` | none; name the mirror: ` + "`docker pull 127.0.0.1:5001/library/alpine:3.20`" + ` |
+| podman, skopeo, buildah | ` + "`[[registry.mirror]]`" + ` of ` + "`docker.io`" + ` in registries.conf | ` + "`blocked = true`" + ` on ` + "`docker.io`" + ` itself |
+| crane | name the mirror: ` + "`crane pull 127.0.0.1:5001/library/alpine:3.20`" + ` | by that name there is none |
+
+containerd 2.x can also have each pull checked against the ledger, wherever its bytes came from: ` + "`pyrsia image-verifier --help`" + `.
+`

@@ -1,0 +1,391 @@
+// Package clients has real container clients pull from a real mirror, through
+// everything that can go wrong. `make test-clients` runs it.
+package clients
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/opencontainers/go-digest"
+
+	"github.com/pyrsia/pyrsia-operator/hack/internal/image"
+	"github.com/pyrsia/pyrsia-operator/hack/internal/rig"
+)
+
+var update = flag.Bool("update", false, "write docs/clients.md anew")
+
+const docsFile = "../../docs/clients.md"
+
+// The outcomes of a pull.
+const (
+	pulled      = "pulled"
+	pulledAgain = "pulled, at the latest on the next try"
+	refused     = "refused, says why"
+	refusedMute = "refused"
+	fromHub     = "goes on to Docker Hub"
+)
+
+// scenario is one row of the table.
+type scenario struct {
+	name string
+	run  func(b *bench, c client) (string, error)
+	want func(c client) string
+}
+
+func always(outcome string) func(client) string { return func(client) string { return outcome } }
+
+// refusal is what a client makes of what the mirror refuses: dockerd always
+// goes on to Docker Hub, and containerd takes 404 for "not found".
+func refusal(c client) string {
+	switch {
+	case strings.HasPrefix(c.name, "dockerd"):
+		return fromHub
+	case strings.HasPrefix(c.name, "containerd"):
+		return refusedMute
+	}
+	return refused
+}
+
+// revocation is the same for 403, of which new versions of containerd show
+// the reason.
+func revocation(c client) string {
+	if strings.HasPrefix(c.name, "containerd 2.") {
+		return refused
+	}
+	return refusal(c)
+}
+
+func scenarios() []scenario {
+	simple := func(image string) func(b *bench, c client) (string, error) {
+		return func(b *bench, c client) (string, error) { return b.pull(c, image, 1) }
+	}
+	return []scenario{
+		{"tag", simple("single:1"), always(pulled)},
+		{"digest", func(b *bench, c client) (string, error) {
+			return b.pull(c, "pinned@"+b.digests["pinned:1"].String(), 1)
+		}, always(pulled)},
+		{"multi-arch", simple("multi:1"), always(pulled)},
+		{"docker list", simple("list:1"), always(pulled)},
+		{"schema2", simple("schema2:1"), always(pulled)},
+		{"large layer", simple("large:1"), always(pulled)},
+		{"resume after cut", func(b *bench, c client) (string, error) {
+			b.wire.cutAfter(bigLayer/2, nil)
+			out, err := b.pull(c, "cut:1", 3)
+			if err == nil && !b.wire.wasCut() {
+				err = fmt.Errorf("the connection was not cut")
+			}
+			return out, err
+		}, always(pulledAgain)},
+		{"image not on the ledger", simple("unpublished:1"), refusal},
+		{"revoked", simple("revoked:1"), revocation},
+		{"mirror restarted mid-pull", func(b *bench, c client) (string, error) {
+			restarted := make(chan error, 1)
+			b.wire.cutAfter(bigLayer/2, func() {
+				b.mirror.Kill()
+				go func() { restarted <- b.mirror.Start(context.Background()) }()
+			})
+			out, err := b.pull(c, "restart:1", 5)
+			if !b.wire.wasCut() {
+				return out, fmt.Errorf("the mirror was not restarted: %w", err)
+			}
+			if err := <-restarted; err != nil {
+				return out, err
+			}
+			return out, err
+		}, always(pulledAgain)},
+		{"peer corrupt", func(b *bench, c client) (string, error) {
+			return b.pull(c, "peer-"+b.slug(c)+":1", 1)
+		}, always(pulled)},
+		{"disk corrupt", func(b *bench, c client) (string, error) {
+			if err := flipByte(b.mirror.Blob(b.layers["disk:1"].Encoded())); err != nil {
+				return "", err
+			}
+			return b.pull(c, "disk:1", 1)
+		}, always(pulled)},
+	}
+}
+
+const bigLayer = 48 << 20
+
+// bench is what all scenarios share.
+type bench struct {
+	t       *testing.T
+	world   *world
+	rig     *rig.Rig
+	mirror  *rig.Node
+	other   *rig.Node // a second mirror, whose disk is corrupt
+	wire    *wire
+	digests map[string]digest.Digest
+	layers  map[string]digest.Digest
+}
+
+func TestClientMatrix(t *testing.T) {
+	b := start(t)
+	clients := []client{
+		b.world.containerd(t, "containerd 1.6", b.world.programs, b.rig.Pyrsia, b.wire.addr, "Strict", ""),
+		b.world.containerd(t, "containerd 2.4", b.world.newer, b.rig.Pyrsia, b.wire.addr, "Strict", ""),
+		b.world.dockerd(t, b.rig.Pyrsia, b.wire.addr),
+		b.world.containersTool(t, "podman 4.3", "podman", b.wire.addr),
+		b.world.skopeo(t, b.wire.addr),
+		b.world.containersTool(t, "buildah 1.28", "buildah", b.wire.addr),
+		b.world.craneAt(t, b.wire.addr),
+	}
+	b.publishAll(clients)
+	table := map[string][]string{}
+	for _, s := range scenarios() {
+		for _, c := range clients {
+			got := "not run"
+			t.Run(s.name+"/"+c.name, func(t *testing.T) {
+				b.t = t
+				if err := b.mirror.AwaitReady(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				before := b.world.hub.requests.Load()
+				outcome, err := s.run(b, c)
+				if n := b.world.hub.requests.Load() - before; n > 0 {
+					if s.want(c) != fromHub {
+						t.Errorf("%d requests went to Docker Hub", n)
+					}
+					outcome = fromHub
+				}
+				if got = outcome; err != nil {
+					t.Logf("%v", err)
+				}
+				// What may take a second try is as good on the first.
+				if want := s.want(c); got != want && !(want == pulledAgain && got == pulled) {
+					t.Errorf("%s, want %s", got, want)
+				}
+			})
+			if s.want(c) == pulledAgain && got == pulled {
+				got = pulledAgain
+			}
+			table[s.name] = append(table[s.name], got)
+		}
+	}
+	if t.Failed() {
+		return
+	}
+	compareDocs(t, clients, table)
+}
+
+func start(t *testing.T) *bench {
+	t.Helper()
+	w := findPrograms(t)
+	registry, err := rig.DockerRegistry()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := rig.Start(t.Context(), t.TempDir(), registry)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := r.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	w.hub = startHub(t, r.Registry.Addr)
+	b := &bench{t: t, world: w, rig: r, digests: map[string]digest.Digest{}, layers: map[string]digest.Digest{}}
+	if b.mirror, err = r.StartMirror(t.Context(), "mirror"); err != nil {
+		t.Fatal(err)
+	}
+	if b.other, err = r.StartMirror(t.Context(), "other"); err != nil {
+		t.Fatal(err)
+	}
+	b.wire = startWire(t, b.mirror.Mirror)
+	return b
+}
+
+// publishAll makes and publishes the images, and corrupts the second mirror.
+func (b *bench) publishAll(clients []client) {
+	b.t.Helper()
+	b.publish("single:1", image.OCI, 1, 1<<20)
+	b.publish("pinned:1", image.OCI, 1, 1<<20)
+	b.publish("multi:1", image.OCI, 2, 1<<20)
+	b.publish("list:1", image.Docker, 2, 1<<20)
+	b.publish("schema2:1", image.Docker, 1, 1<<20)
+	for _, big := range []string{"large:1", "cut:1", "restart:1"} {
+		b.publish(big, image.OCI, 1, bigLayer)
+	}
+	b.publish("disk:1", image.OCI, 1, 9<<20)
+	b.revoke("revoked:1")
+	b.push("unpublished:1", image.OCI, 1, 1<<10)
+	for _, c := range clients {
+		name := "peer-" + b.slug(c) + ":1"
+		b.publish(name, image.OCI, 1, 9<<20)
+		b.fetch(b.other, name)
+		if err := flipByte(b.other.Blob(b.layers[name].Encoded())); err != nil {
+			b.t.Fatal(err)
+		}
+	}
+	b.fetch(b.mirror, "disk:1")
+}
+
+func (b *bench) slug(c client) string {
+	return strings.NewReplacer(" ", "-", ".", "-").Replace(c.name)
+}
+
+// push makes an image for this platform, or for two, and pushes it.
+func (b *bench) push(name string, f image.Format, platforms int, size int64) {
+	b.t.Helper()
+	noise := make([]byte, size)
+	seed := [32]byte{}
+	copy(seed[:], name)
+	if _, err := rand.NewChaCha8(seed).Read(noise); err != nil {
+		b.t.Fatal(err)
+	}
+	var images []v1.Image
+	for i, arch := range []string{"amd64", "arm64"}[:platforms] {
+		layer, err := f.Layer(0, image.File{Path: fmt.Sprintf("content-%d", i), Data: noise, Mode: 0o644})
+		if err != nil {
+			b.t.Fatal(err)
+		}
+		img, err := f.Image(v1.Platform{OS: "linux", Architecture: arch}, v1.Config{Cmd: []string{"true"}}, layer)
+		if err != nil {
+			b.t.Fatal(err)
+		}
+		d, err := layer.Digest()
+		if err != nil {
+			b.t.Fatal(err)
+		}
+		b.layers[name] = digest.Digest(d.String())
+		images = append(images, img)
+	}
+	var content remote.Taggable = images[0]
+	if platforms > 1 {
+		index, err := f.Index(nil, images...)
+		if err != nil {
+			b.t.Fatal(err)
+		}
+		content = index
+	}
+	if err := b.rig.Push(b.t.Context(), name, content); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+func (b *bench) publish(name string, f image.Format, platforms int, size int64) {
+	b.t.Helper()
+	b.push(name, f, platforms, size)
+	d, height, err := b.rig.Publish(b.t.Context(), name)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	b.digests[name] = d
+	for _, m := range []*rig.Node{b.mirror, b.other} {
+		if err := m.AwaitBlock(b.t.Context(), height); err != nil {
+			b.t.Fatal(err)
+		}
+	}
+}
+
+// revoke publishes an image and withdraws it.
+func (b *bench) revoke(name string) {
+	b.t.Helper()
+	b.publish(name, image.OCI, 1, 1<<10)
+	_, height, err := b.rig.Publish(b.t.Context(), name)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	by, err := b.rig.Revoke(b.t.Context(), height, "contains malware")
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	for _, m := range []*rig.Node{b.mirror, b.other} {
+		if err := m.AwaitBlock(b.t.Context(), by); err != nil {
+			b.t.Fatal(err)
+		}
+	}
+}
+
+// fetch has a mirror store an image's layer.
+func (b *bench) fetch(m *rig.Node, name string) {
+	b.t.Helper()
+	repository, tag, _ := strings.Cut(name, ":")
+	for _, path := range []string{"manifests/" + tag, "blobs/" + b.layers[name].String()} {
+		if err := rig.Get(b.t.Context(), "http://"+m.Mirror+"/v2/library/"+repository+"/"+path); err != nil {
+			b.t.Fatal(err)
+		}
+	}
+}
+
+// pull has a client pull an image, and tells the outcome.
+func (b *bench) pull(c client, image string, tries int) (string, error) {
+	var failure error
+	for try := range tries {
+		out, got, err := c.pull(b.t.Context(), image)
+		if err != nil {
+			failure = fmt.Errorf("%w: %.600s", err, out)
+			if strings.Contains(out, "is not on the ledger") || strings.Contains(out, "was withdrawn by the publisher") {
+				return refused, failure
+			}
+			if strings.Contains(out, ": not found") || strings.Contains(out, "403 Forbidden") {
+				return refusedMute, failure
+			}
+			time.Sleep(time.Second)
+			continue
+		}
+		name, _, _ := strings.Cut(image, "@")
+		if !strings.Contains(name, ":") {
+			name += ":1"
+		}
+		if want, published := b.digests[name]; published && got != want.String() {
+			return "other content", fmt.Errorf("%s has %s, want %s: %.600s", image, got, want, out)
+		}
+		if try > 0 {
+			return pulledAgain, failure
+		}
+		return pulled, nil
+	}
+	return "failed", failure
+}
+
+func flipByte(file string) error {
+	f, err := os.OpenFile(file, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	var one [1]byte
+	if _, err := f.ReadAt(one[:], 5000); err != nil {
+		return err
+	}
+	one[0] ^= 1
+	_, err = f.WriteAt(one[:], 5000)
+	return err
+}
+
+// compareDocs holds docs/clients.md to what was seen.
+func compareDocs(t *testing.T, clients []client, table map[string][]string) {
+	t.Helper()
+	var b strings.Builder
+	b.WriteString(docsHead)
+	b.WriteString("| |")
+	for _, c := range clients {
+		fmt.Fprintf(&b, " %s |", c.name)
+	}
+	b.WriteString("\n| --- |" + strings.Repeat(" --- |", len(clients)) + "\n")
+	for _, s := range scenarios() {
+		fmt.Fprintf(&b, "| %s | %s |\n", s.name, strings.Join(table[s.name], " | "))
+	}
+	b.WriteString(docsTail)
+	if *update {
+		if err := os.WriteFile(docsFile, []byte(b.String()), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	old, err := os.ReadFile(docsFile)
+	if err != nil || string(old) != b.String() {
+		t.Errorf("%s is not what was seen: write it anew by 'make test-clients UPDATE=1' (%v)", filepath.Clean(docsFile), err)
+	}
+}
