@@ -212,6 +212,8 @@ func (s *soak) request(client *http.Client, r *rand.Rand, b soakBlob) {
 	defer resp.Body.Close()
 	if resp.StatusCode/100 != 2 {
 		s.refused.Add(1)
+		body, _ := io.ReadAll(io.LimitReader(resp.Body, 400))
+		s.t.Logf("%s: %s: %s", b.path, resp.Status, body)
 		return
 	}
 	if method == http.MethodHead {

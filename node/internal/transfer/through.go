@@ -36,8 +36,8 @@ type through struct {
 func (f *Fetcher) openThrough(ctx context.Context, b pieces.Blob, key digest.Digest) (Reader, error) {
 	select {
 	case f.throughs <- struct{}{}:
-	default:
-		return nil, errors.New("there is no room in the store, and enough is passed on without it")
+	case <-ctx.Done():
+		return nil, fmt.Errorf("there is no room in the store, and enough is passed on without it: %w", context.Cause(ctx))
 	}
 	t := &through{f: f, blob: b, key: key, piece: -1}
 	if err := t.load(ctx, 0); err != nil {
