@@ -88,6 +88,9 @@ func (s *Store) hash(e *entry, sum func(*os.File) (string, error)) error {
 	if errors.Is(err, fs.ErrPermission) {
 		f, err = os.Open(s.file(e.digest)) // somebody else's file
 	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return ErrNotFound // written by two at once, and the second one is evicted
+	}
 	if err != nil {
 		return err
 	}
