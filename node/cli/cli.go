@@ -42,9 +42,10 @@ only what the ledger vouches for.`,
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return fmt.Errorf("%w: %w (%s --help)", errUsage, err, c.CommandPath())
 	})
+	root.AddCommand(dockerCommand(), imageVerifierCommand())
 	root.AddCommand(nodeCommand(), keygenCommand(), logCommand(), proofCommand(), verifyCommand(),
 		evidenceCommand(), fsckCommand(), restoreCommand(), statusCommand(), peersCommand(),
-		containerdCommand(), dockerCommand(), imageVerifierCommand(), initDataCommand(), pauseCommand())
+		containerdCommand(), initDataCommand(), pauseCommand())
 	if err := root.ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(stderr, "pyrsia:", err)
 		if errors.Is(err, errUsage) {

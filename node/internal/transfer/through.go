@@ -35,7 +35,7 @@ type through struct {
 // before the answer begins.
 func (f *Fetcher) openThrough(ctx context.Context, b pieces.Blob, key digest.Digest) (Reader, error) {
 	select {
-	case f.throughs <- struct{}{}:
+	case f.through <- struct{}{}:
 	case <-ctx.Done():
 		return nil, fmt.Errorf("there is no room in the store, and enough is passed on without it: %w", context.Cause(ctx))
 	}
@@ -101,15 +101,27 @@ func (t *through) load(ctx context.Context, i int) error {
 
 func (t *through) fetch(ctx context.Context, p *p2p.Peer, i int) error {
 	offset, length := t.blob.Range(i)
-	header := http.Header{"Range": {fmt.Sprintf("bytes=%d-%d", offset, offset+length-1)}}
-	data := t.data[:0]
-	t.piece = -1
-	got, err := t.f.get(ctx, p, t.blob.Digest, header, length, length, &data)
-	t.data = data
+	resp, err := p.Get(ctx, blobPath(t.blob.Digest), http.Header{"Range": {fmt.Sprintf("bytes=%d-%d", offset, offset+length-1)}})
 	if err != nil {
 		return err
 	}
-	if err := t.blob.CheckDigest(i, got); err != nil {
+	defer resp.Body.Close()
+	switch resp.StatusCode {
+	case http.StatusPartialContent:
+	case http.StatusNotFound:
+		return fmt.Errorf("peer %s: %w", p.ID, errLacks)
+	default:
+		return answered(p, resp)
+	}
+	if t.data == nil {
+		t.data = make([]byte, pieces.Size)
+	}
+	t.piece = -1
+	t.data = t.data[:length]
+	if _, err := io.ReadFull(t.f.limits.reader(ctx, resp.Body, p.ID.String()), t.data); err != nil {
+		return fmt.Errorf("peer %s: %w", p.ID, err)
+	}
+	if err := t.blob.Check(i, t.data); err != nil {
 		return &badContent{p, err}
 	}
 	t.f.metrics.bytes.WithLabelValues("peers").Add(float64(length))
@@ -134,6 +146,6 @@ func (t *through) Seek(offset int64, whence int) (int64, error) {
 
 // Close gives the place back.
 func (t *through) Close() error {
-	<-t.f.throughs
+	<-t.f.through
 	return nil
 }

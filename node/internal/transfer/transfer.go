@@ -54,14 +54,13 @@ type Fetcher struct {
 	store   *store.Store
 	network Network
 	stored  func(key digest.Digest) // called when a blob of an artifact was stored
+	through chan struct{}           // one per blob that is passed on without the store
 	limits  *Limits
 	log     *slog.Logger
 	metrics *metrics
 	holders *holders
 	small   singleflight.Group // blobs of one piece, by digest
 	buffers chan []byte        // of pieces on their way; nil ones are made when they are needed
-
-	throughs chan struct{} // one per blob that is passed on without the store
 
 	ctx    context.Context // of all downloads
 	stop   context.CancelFunc
@@ -75,14 +74,14 @@ type Fetcher struct {
 func New(s *store.Store, n Network, stored func(digest.Digest), limits *Limits, reg prometheus.Registerer, log *slog.Logger) *Fetcher {
 	f := &Fetcher{
 		store: s, network: n, stored: stored, limits: limits, log: log,
-		throughs: make(chan struct{}, maxThrough),
-		holders:  newHolders(), buffers: make(chan []byte, maxBuffers), active: map[digest.Digest]*download{},
+		holders: newHolders(), buffers: make(chan []byte, maxBuffers), active: map[digest.Digest]*download{},
 	}
 	for range maxBuffers {
 		f.buffers <- nil
 	}
 	f.metrics = newMetrics(reg, f)
 	f.ctx, f.stop = context.WithCancel(context.Background())
+	f.through = make(chan struct{}, maxThrough)
 	return f
 }
 
