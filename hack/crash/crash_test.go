@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -18,6 +19,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -40,15 +42,18 @@ type process struct {
 	killed bool
 }
 
-func start(t *testing.T, role string, said func(line string), args ...string) *process {
+// start starts a worker, by a program that is given to run it, if any.
+func start(t *testing.T, by []string, role string, said func(line string), args ...string) *process {
 	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &process{cmd: exec.Command(self, args...), ready: make(chan struct{}), ended: make(chan struct{}), stderr: new(bytes.Buffer)}
+	command := slices.Concat(by, []string{self}, args)
+	p := &process{cmd: exec.Command(command[0], command[1:]...), ready: make(chan struct{}), ended: make(chan struct{}), stderr: new(bytes.Buffer)}
 	p.cmd.Env = append(os.Environ(), workerEnv+"="+role)
 	p.cmd.Stderr = p.stderr
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // to end both
 	out, err := p.cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -95,14 +100,21 @@ func (p *process) kill(t *testing.T) {
 	if p.killed {
 		return
 	}
-	p.killed = true
 	select {
 	case <-p.ended:
+		p.killed = true
 		_ = p.cmd.Wait()
 		t.Fatalf("a process ended by itself: %s", p.stderr)
 	default:
 	}
-	if err := p.cmd.Process.Kill(); err != nil {
+	p.end(t)
+}
+
+// end ends the process at once, if it has not ended by itself.
+func (p *process) end(t *testing.T) {
+	t.Helper()
+	p.killed = true
+	if err := syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
 		t.Fatal(err)
 	}
 	<-p.ended
@@ -199,18 +211,18 @@ func (c *campaign) writeKeys() {
 	}
 }
 
-func (c *campaign) publisher() *process {
+func (c *campaign) publisher(by ...string) *process {
 	c.mu.Lock()
 	next := make([]string, clients)
 	for client, acked := range c.acked {
 		next[client] = strconv.Itoa(len(acked)) // the one after was perhaps appended too
 	}
 	c.mu.Unlock()
-	return start(c.t, "publisher", c.said, filepath.Join(c.dir, "publisher"), c.keyFile, c.pubAddr, strings.Join(next, ","))
+	return start(c.t, by, "publisher", c.said, filepath.Join(c.dir, "publisher"), c.keyFile, c.pubAddr, strings.Join(next, ","))
 }
 
 func (c *campaign) mirror() *process {
-	return start(c.t, "mirror", func(string) {}, filepath.Join(c.dir, "mirror"), c.vkey, "http://"+c.pubAddr, c.mirAddr)
+	return start(c.t, nil, "mirror", func(string) {}, filepath.Join(c.dir, "mirror"), c.vkey, "http://"+c.pubAddr, c.mirAddr)
 }
 
 func (c *campaign) said(line string) {

@@ -92,7 +92,7 @@ func publisher(args []string) error {
 	say("ready")
 	var group sync.WaitGroup
 	failed := make(chan error, clients)
-	for client, s := range strings.Split(args[3], ",") {
+	for client, s := range strings.FieldsFunc(args[3], func(r rune) bool { return r == ',' }) {
 		n, err := strconv.Atoi(s)
 		if err != nil {
 			return err

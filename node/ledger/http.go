@@ -74,8 +74,8 @@ func (l *Ledger) serveTile(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if err != nil {
-		l.log.Error("reading a tile", "path", r.URL.Path, "error", err)
-		http.Error(w, "the tile cannot be read", http.StatusInternalServerError)
+		l.log.Error("ALARM: a tile is damaged on this disk: end this process and run 'pyrsia fsck'", "path", r.URL.Path, "error", err)
+		http.Error(w, "the tile is damaged on this node", http.StatusInternalServerError)
 		return
 	}
 	w.Header().Set("Content-Type", "application/octet-stream")

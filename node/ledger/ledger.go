@@ -76,7 +76,7 @@ func open(ctx context.Context, path, vkey string, heals bool, log *slog.Logger) 
 		return nil, err
 	}
 	if err := l.load(ctx); err != nil {
-		return nil, errors.Join(err, l.Close())
+		return nil, errors.Join(fmt.Errorf("opening the ledger in %s: %w; 'pyrsia fsck' tells which file is damaged", path, err), l.Close())
 	}
 	return l, nil
 }

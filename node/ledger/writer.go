@@ -64,7 +64,7 @@ func OpenWriter(ctx context.Context, path, signingKey string, log *slog.Logger) 
 	}
 	w := &Writer{Ledger: l, pending: map[string]chan struct{}{}}
 	if err := w.start(ctx, keys); err != nil {
-		return nil, errors.Join(err, w.Close())
+		return nil, errors.Join(fmt.Errorf("opening the ledger in %s: %w", path, err), w.Close())
 	}
 	return w, nil
 }
