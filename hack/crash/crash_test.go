@@ -215,7 +215,11 @@ func (c *campaign) publisher(by ...string) *process {
 	c.mu.Lock()
 	next := make([]string, clients)
 	for client, acked := range c.acked {
-		next[client] = strconv.Itoa(len(acked)) // the one after was perhaps appended too
+		newest := -1
+		for n := range acked {
+			newest = max(newest, n)
+		}
+		next[client] = strconv.Itoa(newest + 1) // perhaps it was appended, and nobody heard of it
 	}
 	c.mu.Unlock()
 	return start(c.t, by, "publisher", c.said, filepath.Join(c.dir, "publisher"), c.keyFile, c.pubAddr, strings.Join(next, ","))

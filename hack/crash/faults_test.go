@@ -87,6 +87,7 @@ func TestFullDisk(t *testing.T) {
 		pub := c.publisher()
 		select {
 		case <-pub.ended: // an append failed, or it could not start
+			pub.end(t)
 			if !strings.Contains(pub.stderr.String(), "no space left on device") {
 				t.Errorf("a full disk: %s", pub.stderr)
 			}
@@ -215,6 +216,7 @@ func serves(t *testing.T, role, path, file, keyFile, vkey, peer string, want ans
 	select {
 	case <-p.ready:
 	case <-p.ended:
+		p.end(t)
 		if said := p.stderr.String(); role == "mirror" && file != "checkpoint" || !strings.Contains(said, "opening the ledger in "+path) {
 			t.Errorf("a %s does not start: %s", role, said)
 		}

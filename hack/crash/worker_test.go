@@ -25,7 +25,7 @@ const workerEnv = "PYRSIA_CRASH_WORKER"
 
 const (
 	clients     = 12 // that append at once
-	revokeEvery = 7  // blocks of a client
+	revokeEvery = 3  // blocks of a client
 )
 
 var quiet = slog.New(slog.DiscardHandler)
@@ -43,8 +43,11 @@ func TestMain(m *testing.M) {
 }
 
 // say tells the test something: one write, so that a line is whole or absent.
+// Nobody goes on who was not heard.
 func say(format string, args ...any) {
-	_, _ = os.Stdout.WriteString(fmt.Sprintf(format, args...) + "\n")
+	if _, err := os.Stdout.WriteString(fmt.Sprintf(format, args...) + "\n"); err != nil {
+		os.Exit(1)
+	}
 }
 
 // serve serves a ledger on an address that the last process may still hold.
