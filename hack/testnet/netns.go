@@ -25,6 +25,10 @@ const inside = "PYRSIA_TESTNET"
 // may do as it likes, and exits with its status. In there it returns.
 func Enter() {
 	if os.Getenv(inside) != "" {
+		if err := run("ip", "link", "set", "lo", "up"); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
 		return
 	}
 	self, err := os.Executable()
@@ -68,8 +72,7 @@ func New() (*Network, error) {
 	if os.Getenv(inside) == "" {
 		return nil, errors.New("testnet.Enter was not called")
 	}
-	return n, run("ip", "link", "set", "lo", "up", ";",
-		"ip", "link", "add", n.bridge(0), "type", "bridge", ";", "ip", "link", "set", n.bridge(0), "up", ";",
+	return n, run("ip", "link", "add", n.bridge(0), "type", "bridge", ";", "ip", "link", "set", n.bridge(0), "up", ";",
 		"ip", "address", "add", n.Gateway()+"/24", "dev", n.bridge(0), ";",
 		"ip", "link", "add", n.bridge(1), "type", "bridge", ";", "ip", "link", "set", n.bridge(1), "up")
 }

@@ -14,7 +14,8 @@ import (
 	"time"
 )
 
-const config = `version: 0.1
+// Config is the registry's configuration, for a folder and an address.
+const Config = `version: 0.1
 log: {level: error}
 storage: {filesystem: {rootdirectory: %q}}
 http: {addr: %q}
@@ -36,7 +37,7 @@ func Start(ctx context.Context, binary, dir, addr string) (*Registry, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
-	if err := os.WriteFile(file, fmt.Appendf(nil, config, filepath.Join(dir, "data"), addr), 0o644); err != nil {
+	if err := os.WriteFile(file, fmt.Appendf(nil, Config, filepath.Join(dir, "data"), addr), 0o644); err != nil {
 		return nil, err
 	}
 	log, err := os.Create(filepath.Join(dir, "registry.log"))

@@ -104,24 +104,29 @@ func New(ctx context.Context, c Config) (*Host, error) {
 	if err != nil {
 		return nil, err
 	}
-	banned, err := lru.New[peer.ID, time.Time](maxBanned)
-	if err != nil {
-		return nil, fmt.Errorf("starting libp2p: %w", err)
-	}
-	run, stop := context.WithCancel(context.WithoutCancel(ctx))
-	network := sha256.Sum256([]byte(c.Network))
-	h := &Host{
-		config: c, run: run, stop: stop, announcer: newAnnouncer(),
-		peers: map[peer.ID]*Peer{}, known: map[peer.ID]peer.AddrInfo{}, heard: map[peer.ID]peer.AddrInfo{},
-		banned: banned, wake: make(chan struct{}, 1),
-		prefix: protocol.ID("/pyrsia/" + hex.EncodeToString(network[:8])),
-		client: newPlainClient(),
-	}
+	h := newHost(ctx, c)
 	if h.host, err = newLibp2p(key, c, h.infos); err != nil {
-		stop()
+		h.stop()
 		return nil, err
 	}
 	return h, nil
+}
+
+// newHost makes a host without libp2p's.
+func newHost(ctx context.Context, c Config) *Host {
+	banned, err := lru.New[peer.ID, time.Time](maxBanned)
+	if err != nil {
+		panic(err) // only for a size that is not positive
+	}
+	network := sha256.Sum256([]byte(c.Network))
+	h := &Host{
+		config: c, announcer: newAnnouncer(), banned: banned, wake: make(chan struct{}, 1),
+		peers: map[peer.ID]*Peer{}, known: map[peer.ID]peer.AddrInfo{}, heard: map[peer.ID]peer.AddrInfo{},
+		prefix: protocol.ID("/pyrsia/" + hex.EncodeToString(network[:8])),
+		client: newPlainClient(),
+	}
+	h.run, h.stop = context.WithCancel(context.WithoutCancel(ctx))
+	return h
 }
 
 // newLibp2p makes a libp2p host that does not listen yet. relays are peers that

@@ -59,6 +59,8 @@ type fetch struct {
 	member  *member
 	started time.Time
 	cancel  context.CancelCauseFunc
+	second  bool          // another was bringing the piece already
+	ended   chan struct{} // closed when it is over
 }
 
 func newDownload(f *Fetcher, b pieces.Blob, key digest.Digest, part *store.Partial) *download {

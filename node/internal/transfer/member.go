@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -47,6 +48,9 @@ func (m *member) work(ctx context.Context, first bool) {
 			m.s.d.idle(ctx)
 			continue
 		}
+		if !m.s.d.f.room(ctx) {
+			continue // and look again what is wanted
+		}
 		i, err := m.offer(ctx, want, urgent, declined)
 		declined = -1
 		if err == nil && i < 0 {
@@ -64,6 +68,10 @@ func (m *member) work(ctx context.Context, first bool) {
 				m.s.done.Go(func() { m.work(ctx, false) })
 			}
 			continue
+		}
+		if disk, broken := errors.AsType[*diskError](err); broken {
+			m.s.fail(disk)
+			return
 		}
 		if ctx.Err() != nil || errors.Is(err, errLost) {
 			continue
@@ -149,49 +157,68 @@ func (m *member) offer(ctx context.Context, want pieces.Set, urgent bool, declin
 // while this one was thinking.
 var errTaken = errors.New("the piece is not needed any more")
 
-// bring fetches one piece, verifies it and stores it.
+// bring fetches one piece, verifies it and stores it. The first who brings a
+// piece writes it in place as it comes; one that another is bringing already
+// waits in memory until that one has stopped.
 func (m *member) bring(ctx context.Context, i int) error {
 	d := m.s.d
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(errLost)
-	offset, length := d.blob.Range(i)
-	buf, err := d.f.buffer(ctx, length)
-	if err != nil {
-		return err
-	}
-	defer func() { d.f.giveBack(buf) }()
 	own, ok := d.begin(i, m, cancel)
 	if !ok {
 		return errTaken
 	}
 	defer d.end(i, own)
+	defer d.f.fetching()()
+	offset, length := d.blob.Range(i)
 	header := http.Header{"Range": {fmt.Sprintf("bytes=%d-%d", offset, offset+length-1)}}
-	got, err := d.f.get(ctx, m.peer, d.blob.Digest, header, length, length, &buf)
+	var sink sink = &place{file: d.part, offset: offset, buf: make([]byte, 0, chunk)}
+	if own.second {
+		sink = &memorySink{buf: make([]byte, 0, length)}
+	}
+	got, err := d.f.get(ctx, m.peer, d.blob.Digest, header, length, length, sink)
 	if err != nil {
 		return err
 	}
 	if err := d.blob.CheckDigest(i, got); err != nil {
 		return &badContent{m.peer, err}
 	}
-	return d.store(i, own, buf)
+	return d.store(ctx, i, own, sink)
 }
 
-// store writes a verified piece, and ends the other fetches of it.
-func (d *download) store(i int, own *fetch, data []byte) error {
-	offset, _ := d.blob.Range(i)
-	// Crash before or during this write: the next start finds that the piece
-	// does not have its digest, and fetches it again.
-	if _, err := d.part.WriteAt(data, offset); err != nil {
-		d.swarm.fail(fmt.Errorf("storing piece %d of %s: %w", i, d.blob.Digest, err))
-		return errLost
+// store notes a verified piece, and ends the other fetch of it.
+func (d *download) store(ctx context.Context, i int, own *fetch, data sink) error {
+	peer := own.member.peer
+	_, length := d.blob.Range(i)
+	d.f.holders.delivered(d.key, peer.ID)
+	peer.Delivered(int(length))
+	if buffer, ok := data.(*memorySink); ok {
+		d.mu.Lock()
+		others := slices.Clone(d.fetches[i])
+		have := d.have.Has(i)
+		d.mu.Unlock()
+		if have {
+			d.f.metrics.twice.Add(float64(length))
+			return nil
+		}
+		for _, other := range others {
+			if other != own {
+				other.cancel(errLost)
+				<-other.ended // it writes at the same place
+			}
+		}
+		offset, _ := d.blob.Range(i)
+		// Crash during this write: the next start finds that the piece does not
+		// have its digest, and fetches it again.
+		if _, err := d.part.WriteAt(buffer.buf, offset); err != nil {
+			return &diskError{fmt.Errorf("storing piece %d of %s: %w", i, d.blob.Digest, err)}
+		}
 	}
-	d.f.holders.delivered(d.key, own.member.peer.ID)
-	own.member.peer.Delivered(len(data))
 	if !d.add(i) {
-		d.f.metrics.twice.Add(float64(len(data)))
+		d.f.metrics.twice.Add(float64(length))
 		return nil
 	}
-	d.f.metrics.bytes.WithLabelValues("peers").Add(float64(len(data)))
+	d.f.metrics.bytes.WithLabelValues("peers").Add(float64(length))
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	took := time.Since(own.started)

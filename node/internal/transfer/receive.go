@@ -48,19 +48,19 @@ func (w *watchdog) stop() {
 }
 
 // get asks a peer for a part of a blob, or for the whole if header is empty.
-// It reads length bytes into buf, or what the peer has if that is negative,
-// but at most limit, and returns their digest.
-func (f *Fetcher) get(ctx context.Context, p *p2p.Peer, blob digest.Digest, header http.Header, length, limit int64, buf *[]byte) (digest.Digest, error) {
+// It passes length bytes to out, or what the peer has if that is negative, but
+// at most limit, and returns their digest.
+func (f *Fetcher) get(ctx context.Context, p *p2p.Peer, blob digest.Digest, header http.Header, length, limit int64, out sink) (digest.Digest, error) {
 	ctx, w := newWatchdog(ctx)
 	defer w.stop()
-	got, err := f.getWatched(ctx, w, p, blob, header, length, limit, buf)
+	got, err := f.getWatched(ctx, w, p, blob, header, length, limit, out)
 	if err != nil && ctx.Err() != nil {
 		err = fmt.Errorf("peer %s: %w", p.ID, context.Cause(ctx))
 	}
 	return got, err
 }
 
-func (f *Fetcher) getWatched(ctx context.Context, w *watchdog, p *p2p.Peer, blob digest.Digest, header http.Header, length, limit int64, buf *[]byte) (digest.Digest, error) {
+func (f *Fetcher) getWatched(ctx context.Context, w *watchdog, p *p2p.Peer, blob digest.Digest, header http.Header, length, limit int64, out sink) (digest.Digest, error) {
 	resp, err := p.Get(ctx, blobPath(blob), header)
 	if err != nil {
 		return "", err
@@ -82,55 +82,111 @@ func (f *Fetcher) getWatched(ctx context.Context, w *watchdog, p *p2p.Peer, blob
 	}
 	h := sha256.New()
 	body := f.limits.reader(ctx, resp.Body, p.ID.String())
-	if err := w.read(h, body, length, buf); err != nil {
+	if err := w.read(h, body, length, out); err != nil {
 		return "", fmt.Errorf("peer %s: %w", p.ID, err)
 	}
 	return digest.NewDigest(digest.SHA256, h), nil
 }
 
 // read reads length bytes, hashing them while they are in the processor's
-// cache. The memory grows with what comes: a peer that promises much and sends
-// little costs little.
-func (w *watchdog) read(h io.Writer, body io.Reader, length int64, buf *[]byte) error {
-	out := (*buf)[:0]
-	for int64(len(out)) < length {
-		part := min(chunk, int(length)-len(out))
-		out = slices.Grow(out, part)
-		n, err := body.Read(out[len(out) : len(out)+part])
+// cache.
+func (w *watchdog) read(h io.Writer, body io.Reader, length int64, out sink) error {
+	for done := int64(0); done < length; {
+		part := out.room(int(min(chunk, length-done)))
+		n, err := io.ReadAtLeast(body, part, min(len(part), readAtLeast))
 		w.got.Add(int64(n))
-		_, _ = h.Write(out[len(out) : len(out)+n]) // a hash never fails
-		out = out[:len(out)+n]
-		if errors.Is(err, io.EOF) && int64(len(out)) < length {
-			return io.ErrUnexpectedEOF
+		done += int64(n)
+		_, _ = h.Write(part[:n]) // a hash never fails
+		if werr := out.took(n); werr != nil {
+			return &diskError{werr}
 		}
-		if err != nil && !errors.Is(err, io.EOF) {
+		if err != nil {
+			if errors.Is(err, io.EOF) {
+				err = io.ErrUnexpectedEOF
+			}
 			return err
 		}
 	}
-	*buf = out
 	return nil
 }
 
-// buffer lends memory for one piece; the caller gives it back.
-func (f *Fetcher) buffer(ctx context.Context, size int64) ([]byte, error) {
-	select {
-	case b := <-f.buffers:
-		if int64(cap(b)) < size {
-			b = make([]byte, size)
-		}
-		return b, nil
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
+// readAtLeast is how much is collected before it is hashed and written: small
+// parts cost a system call each.
+const readAtLeast = 32 << 10
+
+// sink takes what a peer sends.
+type sink interface {
+	room(n int) []byte // for the next n bytes, or fewer
+	took(n int) error  // of them came
+}
+
+// memorySink keeps what comes. Its memory grows with that: a peer that
+// promises much and sends little costs little.
+type memorySink struct{ buf []byte }
+
+func (m *memorySink) room(n int) []byte {
+	m.buf = slices.Grow(m.buf, n)
+	return m.buf[len(m.buf) : len(m.buf)+n]
+}
+
+func (m *memorySink) took(n int) error {
+	m.buf = m.buf[:len(m.buf)+n]
+	return nil
+}
+
+// place writes what comes where it belongs. Crash during this: the piece does
+// not have its digest, and the next start fetches it again.
+type place struct {
+	file   io.WriterAt
+	offset int64
+	buf    []byte
+}
+
+func (p *place) room(n int) []byte { return p.buf[:min(n, cap(p.buf))] }
+
+func (p *place) took(n int) error {
+	_, err := p.file.WriteAt(p.buf[:n], p.offset)
+	p.offset += int64(n)
+	return err
+}
+
+// diskError is a failure of this node, for which no peer is to blame.
+type diskError struct{ err error }
+
+func (e *diskError) Error() string { return e.err.Error() }
+func (e *diskError) Unwrap() error { return e.err }
+
+// maxFetching is from how many pieces on their way a node asks for no more: a
+// few that come fast are sooner passed on than many that come slowly.
+const maxFetching = 12
+
+// fetching counts a piece on its way, until the function that it returns is
+// called.
+func (f *Fetcher) fetching() (done func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.onTheirWay++
+	return func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.onTheirWay--
+		close(f.arrived)
+		f.arrived = make(chan struct{})
 	}
 }
 
-// giveBack takes a buffer back. While nothing is on its way none is kept.
-func (f *Fetcher) giveBack(b []byte) {
+// room waits, if too many pieces are on their way, until one has come, and
+// tells whether it did not have to.
+func (f *Fetcher) room(ctx context.Context) bool {
 	f.mu.Lock()
-	idle := len(f.active) == 0
+	full, arrived := f.onTheirWay >= maxFetching, f.arrived
 	f.mu.Unlock()
-	if idle {
-		b = nil
+	if !full {
+		return true
 	}
-	f.buffers <- b
+	select {
+	case <-arrived:
+	case <-ctx.Done():
+	}
+	return false
 }

@@ -36,8 +36,6 @@ const (
 	firstPeer   = 4 * time.Second // that a node without any peer waits for one
 	banTime     = 10 * time.Minute
 	avoidTime   = time.Minute // for which a peer that was slow is asked last
-	// maxBuffers bounds the pieces in memory: each is at most 4 MiB.
-	maxBuffers = 12
 )
 
 // Network is where peers are found.
@@ -60,13 +58,14 @@ type Fetcher struct {
 	metrics *metrics
 	holders *holders
 	small   singleflight.Group // blobs of one piece, by digest
-	buffers chan []byte        // of pieces on their way; nil ones are made when they are needed
 
-	ctx    context.Context // of all downloads
-	stop   context.CancelFunc
-	done   sync.WaitGroup
-	mu     sync.Mutex // guards active
-	active map[digest.Digest]*download
+	ctx        context.Context // of all downloads
+	stop       context.CancelFunc
+	done       sync.WaitGroup
+	mu         sync.Mutex // guards what follows
+	active     map[digest.Digest]*download
+	onTheirWay int           // pieces
+	arrived    chan struct{} // closed when one of them has come, or failed
 }
 
 // New makes a fetcher and registers its metrics. stored is called with the
@@ -74,10 +73,7 @@ type Fetcher struct {
 func New(s *store.Store, n Network, stored func(digest.Digest), limits *Limits, reg prometheus.Registerer, log *slog.Logger) *Fetcher {
 	f := &Fetcher{
 		store: s, network: n, stored: stored, limits: limits, log: log,
-		holders: newHolders(), buffers: make(chan []byte, maxBuffers), active: map[digest.Digest]*download{},
-	}
-	for range maxBuffers {
-		f.buffers <- nil
+		holders: newHolders(), active: map[digest.Digest]*download{}, arrived: make(chan struct{}),
 	}
 	f.metrics = newMetrics(reg, f)
 	f.ctx, f.stop = context.WithCancel(context.Background())

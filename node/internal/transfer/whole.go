@@ -159,13 +159,13 @@ func (r *race) ask(ctx context.Context, p *p2p.Peer) {
 
 // fetch is one peer's part.
 func (r *race) fetch(ctx context.Context, p *p2p.Peer) ([]byte, error) {
-	buf := make([]byte, 0, max(r.size, 0))
-	got, err := r.f.get(ctx, p, r.want, nil, r.size, r.limit, &buf)
+	in := &memorySink{buf: make([]byte, 0, max(r.size, 0))}
+	got, err := r.f.get(ctx, p, r.want, nil, r.size, r.limit, in)
 	if err != nil {
 		return nil, err
 	}
 	if got != r.want {
-		return nil, &badContent{p, fmt.Errorf("%d bytes that have digest %s, want %s", len(buf), got, r.want)}
+		return nil, &badContent{p, fmt.Errorf("%d bytes that have digest %s, want %s", len(in.buf), got, r.want)}
 	}
-	return buf, nil
+	return in.buf, nil
 }
