@@ -43,6 +43,16 @@ func ParseRevocation(data []byte) (*RevokeArtifact, error) {
 	return e, parse(data, TypeRevokeArtifact, e)
 }
 
+// VerifyRevocation is VerifyBlock for an entry that withdraws another block.
+func VerifyRevocation(v *Verifier, entry, proof []byte) (*VerifiedBlock, *RevokeArtifact, error) {
+	b, err := proveBlock(v, entry, proof)
+	if err != nil {
+		return nil, nil, err
+	}
+	r, err := ParseRevocation(entry)
+	return b, r, err
+}
+
 func (e *RevokeArtifact) validate() error {
 	if e.Type != TypeRevokeArtifact || e.Version != 1 {
 		return fmt.Errorf("type %q version %d", e.Type, e.Version)
