@@ -45,7 +45,7 @@ only what the ledger vouches for.`,
 	root.AddCommand(dockerCommand(), imageVerifierCommand())
 	root.AddCommand(nodeCommand(), keygenCommand(), logCommand(), proofCommand(), verifyCommand(),
 		evidenceCommand(), fsckCommand(), restoreCommand(), statusCommand(), peersCommand(),
-		containerdCommand(), initDataCommand(), pauseCommand())
+		containerdCommand(), planCommand(), initDataCommand(), pauseCommand())
 	if err := root.ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(stderr, "pyrsia:", err)
 		if errors.Is(err, errUsage) {

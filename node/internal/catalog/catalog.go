@@ -1,0 +1,181 @@
+// Package catalog finds out which images are meant: by lists, by rules about
+// tags, and by the catalogs that others keep of the official images.
+package catalog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/pyrsia/pyrsia-operator/node/control"
+	"github.com/pyrsia/pyrsia-operator/node/ledger"
+)
+
+// listAtOnce is how many repositories' tags are listed at the same time.
+const listAtOnce = 4
+
+// Tags lists the tags that an upstream has of a repository
+// ("docker.io/library/alpine"). Its errors are *control.Error where they can be.
+type Tags func(ctx context.Context, repository string) ([]string, error)
+
+// Lister lists the images of selections. It is safe for concurrent use.
+type Lister struct {
+	tags   Tags
+	client *http.Client
+
+	mu      sync.Mutex // guards archive
+	archive *parsedArchive
+}
+
+// NewLister makes a Lister that asks an upstream by tags.
+func NewLister(tags Tags) *Lister {
+	return &Lister{tags: tags, client: &http.Client{
+		Transport: &http.Transport{Proxy: http.ProxyFromEnvironment, TLSHandshakeTimeout: 10 * time.Second, ResponseHeaderTimeout: 30 * time.Second},
+		CheckRedirect: func(req *http.Request, via []*http.Request) error {
+			if len(via) > 5 || req.URL.Scheme != "https" && via[0].URL.Scheme == "https" {
+				return errors.New("refused: it redirects too often, or out of TLS")
+			}
+			return nil
+		},
+	}}
+}
+
+// List lists the images of a selection: canonical names, sorted. What could
+// not be listed is a problem of its own; an error means that nothing could.
+func (l *Lister) List(ctx context.Context, s control.Selection) (*control.ListResponse, error) {
+	if err := checkPatterns(s.Exclude); err != nil {
+		return nil, invalidRequest(err)
+	}
+	b := &builder{exclude: s.Exclude, images: map[string]bool{}}
+	for _, rule := range s.Images {
+		for _, tag := range rule.Tags {
+			b.add(rule.Repository + ":" + tag)
+		}
+	}
+	if err := l.rules(ctx, b, s.Images); err != nil {
+		return nil, err
+	}
+	if err := l.catalog(ctx, b, s.Catalog); err != nil {
+		return nil, err
+	}
+	return b.result()
+}
+
+func invalidRequest(err error) error {
+	return &control.Error{Reason: control.ReasonInvalidRequest, Message: err.Error()}
+}
+
+// rules adds the tags that rules find.
+func (l *Lister) rules(ctx context.Context, b *builder, rules []control.ImageRule) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(listAtOnce)
+	for _, rule := range rules {
+		if !rule.Any() {
+			continue
+		}
+		f, err := newFilter(rule.TagRules)
+		if err != nil {
+			return invalidRequest(fmt.Errorf("%s: %w", rule.Repository, err))
+		}
+		group.Go(func() error { l.repository(ctx, b, rule.Repository, f); return nil })
+	}
+	return group.Wait()
+}
+
+func (l *Lister) repository(ctx context.Context, b *builder, repository string, f *filter) {
+	image, err := ledger.ParseImage(repository)
+	if err != nil {
+		b.problem(problem(repository, "InvalidImage", err))
+		return
+	}
+	tags, err := l.tags(ctx, image.Name())
+	if err != nil {
+		reason := control.ReasonUpstreamUnavailable
+		if refusal, ok := errors.AsType[*control.Error](err); ok {
+			reason, err = refusal.Reason, errors.New(refusal.Message)
+		}
+		b.problem(problem(image.Name(), reason, err))
+		return
+	}
+	for _, tag := range f.apply(tags) {
+		b.add(repository + ":" + tag)
+	}
+}
+
+func (l *Lister) catalog(ctx context.Context, b *builder, c *control.Catalog) error {
+	switch {
+	case c == nil:
+		return nil
+	case c.Archive != nil:
+		images, problems, err := l.archiveImages(ctx, *c.Archive)
+		if err != nil {
+			return &control.Error{Reason: control.ReasonCatalogInvalid, Message: err.Error()}
+		}
+		for _, image := range images {
+			b.add(image)
+		}
+		for _, p := range problems {
+			b.problem(p)
+		}
+		return nil
+	case c.DockerHub != nil:
+		return l.dockerHub(ctx, b, *c.DockerHub)
+	}
+	return invalidRequest(errors.New("catalog: give archive or dockerHub"))
+}
+
+// builder collects what a selection holds.
+type builder struct {
+	exclude []string
+
+	mu       sync.Mutex // guards what follows
+	images   map[string]bool
+	problems []control.Problem
+}
+
+func (b *builder) add(name string) {
+	image, err := ledger.ParseImage(name)
+	if err == nil && matchAny(b.exclude, familiar(image)) {
+		return
+	}
+	if err != nil {
+		b.problem(problem(name, "InvalidImage", err))
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.images[image.String()] = true
+}
+
+// familiar is the image as people write it: "alpine:3.20".
+func familiar(i ledger.Image) string {
+	return strings.TrimPrefix(strings.TrimPrefix(i.String(), "docker.io/"), "library/")
+}
+
+func (b *builder) problem(p control.Problem) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.problems = append(b.problems, p)
+}
+
+func (b *builder) result() (*control.ListResponse, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.images) > control.MaxImages {
+		return nil, invalidRequest(fmt.Errorf("the selection holds %d images: at most %d; exclude some", len(b.images), control.MaxImages))
+	}
+	out := &control.ListResponse{Images: make([]string, 0, len(b.images)), Problems: b.problems}
+	for image := range b.images {
+		out.Images = append(out.Images, image)
+	}
+	slices.Sort(out.Images)
+	slices.SortFunc(out.Problems, func(a, b control.Problem) int { return strings.Compare(a.What, b.What) })
+	return out, nil
+}
