@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -23,16 +24,24 @@ import (
 const (
 	maxManifests    = 256 // in one index
 	maxBlobs        = 8192
+	maxImage        = 1 << 38 // bytes of one image with all platforms: 256 GiB
 	blobConcurrency = 4
+	blobAttempts    = 3
+
+	// annotationSubject on an index's manifest names the manifest that it is
+	// an attestation of (docs.docker.com/build/metadata/attestations).
+	annotationSubject = "vnd.docker.reference.digest"
 )
 
 // Progress counts the bytes of a copy. Its fields are safe to read at any time.
 type Progress struct{ Done, Total atomic.Int64 }
 
-// Copy copies an image with all its platforms into the store, and describes
-// it as an entry for the ledger, whose Time the caller sets.
-func (r *Registry) Copy(ctx context.Context, image ledger.Image, d digest.Digest, s *store.Store, p *Progress) (*ledger.AddArtifact, error) {
-	c := &copier{registry: r, image: image, store: s, progress: p, blobs: map[digest.Digest]*pieces.Blob{}}
+// Copy copies an image into the store, with what hangs on it (attestations,
+// signatures, other referrers), and describes it as an entry for the ledger,
+// whose Time the caller sets. Of an index it takes the platforms that match
+// (all, if there are none): "linux/arm" matches linux/arm/v7 too.
+func (r *Registry) Copy(ctx context.Context, image ledger.Image, d digest.Digest, platforms []string, s *store.Store, p *Progress) (*ledger.AddArtifact, error) {
+	c := &copier{registry: r, image: image, store: s, wanted: platforms, progress: p, blobs: map[digest.Digest]*pieces.Blob{}}
 	top, err := c.manifest(ctx, d)
 	if err != nil {
 		return nil, err
@@ -43,6 +52,9 @@ func (r *Registry) Copy(ctx context.Context, image ledger.Image, d digest.Digest
 		Upstream: r.host,
 	}
 	if entry.Platforms, err = c.platforms(ctx, top); err != nil {
+		return nil, err
+	}
+	if err := c.referrers(ctx, d); err != nil {
 		return nil, err
 	}
 	if err := c.fetch(ctx); err != nil {
@@ -57,39 +69,65 @@ type copier struct {
 	registry *Registry
 	image    ledger.Image
 	store    *store.Store
+	wanted   []string // platforms
 	progress *Progress
 
 	order []digest.Digest                // as they were found, the top manifest first
 	blobs map[digest.Digest]*pieces.Blob // Pieces are filled in by fetch
-	mu    sync.Mutex                     // guards the blobs' content during fetch
+	total int64
+	mu    sync.Mutex // guards the blobs' content during fetch
 }
 
-// manifest fetches and stores one manifest.
+// manifest brings one manifest to the store. One that is there already, from
+// an earlier attempt or another tag, is not fetched: upstreams count it.
 func (c *copier) manifest(ctx context.Context, d digest.Digest) (*Manifest, error) {
-	m, err := c.registry.Manifest(ctx, c.image, d)
+	if err := ledger.CheckDigest(d); err != nil {
+		return nil, invalid("%s: %w", c.image, err)
+	}
+	m, err := c.stored(ctx, d)
 	if err != nil {
 		return nil, err
 	}
-	if _, err := c.store.Put(m.Data); err != nil {
-		return nil, err
+	if m == nil {
+		if m, err = c.registry.Manifest(ctx, c.image, d); err != nil {
+			return nil, err
+		}
+		if _, err := c.store.Put(m.Data); err != nil {
+			return nil, err
+		}
 	}
 	return m, c.want(d, int64(len(m.Data)), m.MediaType)
+}
+
+func (c *copier) stored(ctx context.Context, d digest.Digest) (*Manifest, error) {
+	data, err := c.store.ReadAll(ctx, d, maxManifest)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return parseManifest(d, data, "")
 }
 
 // want notes a blob of the image; a second mention must say the same.
 func (c *copier) want(d digest.Digest, size int64, mediaType string) error {
 	if err := ledger.CheckDigest(d); err != nil {
-		return &Error{Kind: Invalid, Err: fmt.Errorf("%s: %w", c.image, err)}
+		return invalid("%s: %w", c.image, err)
 	}
 	if old, ok := c.blobs[d]; ok {
 		if old.Size != size {
-			return &Error{Kind: Invalid, Err: fmt.Errorf("%s: blob %s is said to have %d and %d bytes", c.image, d, old.Size, size)}
+			return invalid("%s: blob %s is said to have %d and %d bytes", c.image, d, old.Size, size)
 		}
 		return nil
 	}
-	if len(c.order) == maxBlobs || size < 0 {
-		return &Error{Kind: Invalid, Err: fmt.Errorf("%s: more than %d blobs, or one of %d bytes", c.image, maxBlobs, size)}
+	if len(c.order) == maxBlobs {
+		return invalid("%s: more than %d blobs", c.image, maxBlobs)
 	}
+	if size < 0 || size > maxImage-c.total {
+		return invalid("%s: blob %s is said to have %d bytes: an image may have %d in all", c.image, d, size, int64(maxImage))
+	}
+	c.total += size
 	c.order = append(c.order, d)
 	c.blobs[d] = &pieces.Blob{Digest: d, Size: size, MediaType: mediaType}
 	c.progress.Total.Add(size)
@@ -109,10 +147,14 @@ func (c *copier) platforms(ctx context.Context, top *Manifest) ([]ledger.Platfor
 		return nil, c.invalid(top, err)
 	}
 	if len(index.Manifests) == 0 || len(index.Manifests) > maxManifests {
-		return nil, c.invalid(top, fmt.Errorf("%d manifests: between 1 and %d", len(index.Manifests), maxManifests))
+		return nil, c.invalid(top, fmt.Errorf("an index of %d manifests: between 1 and %d", len(index.Manifests), maxManifests))
+	}
+	selected := c.selectPlatforms(index.Manifests)
+	if len(selected) == 0 {
+		return nil, &Error{Kind: NotFound, Err: fmt.Errorf("%s has none of the platforms %s", c.image, strings.Join(c.wanted, ", "))}
 	}
 	var out []ledger.Platform
-	for _, desc := range index.Manifests {
+	for _, desc := range selected {
 		m, err := c.manifest(ctx, digest.Digest(desc.Digest.String()))
 		if err != nil {
 			return nil, err
@@ -124,6 +166,60 @@ func (c *copier) platforms(ctx context.Context, top *Manifest) ([]ledger.Platfor
 		out = append(out, p)
 	}
 	return out, nil
+}
+
+// selectPlatforms are the manifests of the wanted platforms, each with its
+// attestations.
+func (c *copier) selectPlatforms(all []v1.Descriptor) (out []v1.Descriptor) {
+	if len(c.wanted) == 0 {
+		return all
+	}
+	taken := map[string]bool{}
+	for _, d := range all {
+		if MatchPlatform(c.wanted, Platform(d.Platform)) {
+			taken[d.Digest.String()] = true
+		}
+	}
+	for _, d := range all {
+		if taken[d.Digest.String()] || taken[d.Annotations[annotationSubject]] {
+			out = append(out, d)
+		}
+	}
+	return out
+}
+
+// MissingPlatforms are the wanted platforms (all, if there are none) that an
+// image's index has and its entry has not.
+func MissingPlatforms(ctx context.Context, s *store.Store, entry *ledger.AddArtifact, wanted []string) ([]string, error) {
+	if !types.MediaType(entry.MediaType).IsIndex() {
+		return nil, nil
+	}
+	data, err := s.ReadAll(ctx, entry.Digest, maxManifest)
+	if err != nil {
+		return nil, err
+	}
+	index, err := v1.ParseIndexManifest(bytes.NewReader(data))
+	if err != nil {
+		return nil, fmt.Errorf("the index %s of %s: %w", entry.Digest, entry.Artifact, err)
+	}
+	var missing []string
+	for _, d := range index.Manifests {
+		platform := Platform(d.Platform)
+		if (len(wanted) == 0 || MatchPlatform(wanted, platform)) && !entry.Names(digest.Digest(d.Digest.String())) {
+			missing = append(missing, platform)
+		}
+	}
+	return missing, nil
+}
+
+// MatchPlatform tells whether a platform is one of the wanted ones.
+func MatchPlatform(wanted []string, platform string) bool {
+	for _, w := range wanted {
+		if platform == w || strings.HasPrefix(platform, w+"/") {
+			return true
+		}
+	}
+	return false
 }
 
 // platform reads an image manifest and notes its config and layers.
@@ -145,7 +241,7 @@ func (c *copier) platform(ctx context.Context, m *Manifest, platform *v1.Platfor
 		}
 		p.Size += b.Size
 	}
-	if platform == nil {
+	if platform == nil && manifest.Config.MediaType.IsConfig() {
 		if platform, err = c.configPlatform(ctx, m, manifest.Config); err != nil {
 			return ledger.Platform{}, err
 		}
@@ -159,23 +255,25 @@ func (c *copier) configPlatform(ctx context.Context, m *Manifest, config v1.Desc
 	if config.Size > maxManifest {
 		return nil, c.invalid(m, fmt.Errorf("config of %d bytes: at most %d", config.Size, maxManifest))
 	}
-	var b bytes.Buffer
-	d := digest.Digest(config.Digest.String())
-	if err := c.registry.Blob(ctx, c.image, d, config.Size, &b); err != nil {
+	blob := c.blobs[digest.Digest(config.Digest.String())]
+	if !c.store.Has(blob.Digest) {
+		if err := c.download(ctx, blob); err != nil {
+			return nil, err
+		}
+	}
+	data, err := c.store.ReadAll(ctx, blob.Digest, maxManifest)
+	if err != nil {
 		return nil, err
 	}
-	if digest.FromBytes(b.Bytes()) != d {
-		return nil, c.invalid(m, errors.New("the registry sent another config"))
-	}
 	p := new(v1.Platform)
-	if err := json.Unmarshal(b.Bytes(), p); err != nil {
+	if err := json.Unmarshal(data, p); err != nil {
 		return nil, c.invalid(m, err)
 	}
 	return p, nil
 }
 
 func (c *copier) invalid(m *Manifest, err error) error {
-	return &Error{Kind: Invalid, Err: fmt.Errorf("manifest %s of %s: %w", m.Digest, c.image, err)}
+	return invalid("manifest %s of %s: %w", m.Digest, c.image, err)
 }
 
 // fetch brings what the store lacks, and finds the pieces of every blob.
@@ -207,7 +305,7 @@ func (c *copier) blob(ctx context.Context, b *pieces.Blob) error {
 		return err
 	}
 	if described.Digest != b.Digest || described.Size != b.Size {
-		return &Error{Kind: Invalid, Err: fmt.Errorf("%s: blob %s has %d bytes, the manifest says %d", c.image, b.Digest, described.Size, b.Size)}
+		return invalid("%s: blob %s has %d bytes, the manifest says %d", c.image, b.Digest, described.Size, b.Size)
 	}
 	c.mu.Lock()
 	*b = described
@@ -215,27 +313,46 @@ func (c *copier) blob(ctx context.Context, b *pieces.Blob) error {
 	return nil
 }
 
+// download fetches a blob. A connection that breaks is taken up again where it
+// broke, a few times.
 func (c *copier) download(ctx context.Context, b *pieces.Blob) error {
 	ingest, err := c.store.Create(b.Digest, b.Size)
+	if errors.Is(err, store.ErrFull) {
+		return &Error{Kind: NoSpace, Err: fmt.Errorf("%s: %w: give the publisher a larger volume", c.image, err)}
+	}
 	if err != nil {
 		return err
 	}
-	if err := c.registry.Blob(ctx, c.image, b.Digest, b.Size, io.MultiWriter(ingest, counter{c.progress})); err != nil {
-		return errors.Join(err, ingest.Abort())
+	var have int64
+	to := writerFunc(func(p []byte) (int, error) {
+		n, err := ingest.Write(p)
+		have += int64(n)
+		c.progress.Done.Add(int64(n))
+		return n, err
+	})
+	for attempt := 1; ; attempt++ {
+		before := have
+		err := c.registry.Blob(ctx, c.image, b.Digest, have, b.Size, to)
+		if err == nil {
+			break
+		}
+		u, ok := errors.AsType[*Error](err)
+		if !ok || u.Kind != Unavailable || attempt >= blobAttempts && have == before || attempt == 10*blobAttempts {
+			return errors.Join(err, ingest.Abort())
+		}
 	}
 	err = ingest.Commit()
 	if errors.Is(err, store.ErrWrongDigest) {
-		return &Error{Kind: Invalid, Err: fmt.Errorf("%s: %w", c.image, err)}
+		return invalid("%s: %w", c.image, err)
 	}
 	return err
 }
 
-type counter struct{ p *Progress }
+type writerFunc func([]byte) (int, error)
 
-func (c counter) Write(b []byte) (int, error) {
-	c.p.Done.Add(int64(len(b)))
-	return len(b), nil
-}
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
+
+var _ io.Writer = writerFunc(nil)
 
 // list stores the piece list.
 func (c *copier) list() (digest.Digest, error) {

@@ -1,5 +1,7 @@
 // Package upstream copies images from the registries that they come from. It
-// is the only code that talks to them, and only publishers run it.
+// is the only code that talks to them, and only publishers run it. Nothing
+// that a registry says is believed: every answer is bounded, and content is
+// checked by digest.
 package upstream
 
 import (
@@ -8,102 +10,90 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
+	"path/filepath"
+	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+	lru "github.com/hashicorp/golang-lru/v2"
+	"github.com/hashicorp/golang-lru/v2/expirable"
 	"github.com/opencontainers/go-digest"
 
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
 )
 
-// Kind is why an upstream did not deliver.
-type Kind int
-
-// The kinds of failure.
-const (
-	Unavailable  Kind = iota // cannot be reached, or answers 5xx
-	NotFound                 // has no such image
-	Unauthorized             // needs a login
-	RateLimited              // asks to wait
-	Invalid                  // sent something that is not what it says
-)
-
-// Error is a failure of an upstream registry.
-type Error struct {
-	Kind Kind
-	Err  error
-}
-
-func (e *Error) Error() string { return e.Err.Error() }
-
-// Unwrap gives the error that was met.
-func (e *Error) Unwrap() error { return e.Err }
-
-// Cause says in few words what went wrong, without the request that met it.
-func (e *Error) Cause() string {
-	if t, ok := errors.AsType[*transport.Error](e.Err); ok {
-		if len(t.Errors) > 0 && t.Errors[0].Message != "" {
-			return fmt.Sprintf("%d: %.200s", t.StatusCode, t.Errors[0].Message)
-		}
-		return fmt.Sprintf("%d %s", t.StatusCode, http.StatusText(t.StatusCode))
-	}
-	if u, ok := errors.AsType[*url.Error](e.Err); ok {
-		return u.Err.Error()
-	}
-	return e.Err.Error()
-}
-
-// maxManifest bounds a manifest in bytes: the limit that registries have
-// (OCI distribution-spec, "Pushing Manifests").
-const maxManifest = 4 << 20
-
-// stallTimeout bounds the wait for the next bytes of a body.
-const stallTimeout = time.Minute
-
 // DefaultEndpoint is where Docker Hub's registry is.
 const DefaultEndpoint = "https://registry-1.docker.io"
 
+// maxSessions bounds the repositories whose tokens are kept.
+const maxSessions = 4096
+
+// Config says where an upstream is.
+type Config struct {
+	Name     string // the registry in image names: "docker.io"
+	Endpoint string // URL
+	// SecretDir may hold credentials (username and password, or
+	// .dockerconfigjson) and roots of trust (ca.crt). Credentials may change
+	// at any time.
+	SecretDir string
+	// Observe is told of each request.
+	Observe func(method string, code int)
+}
+
 // Registry is the upstream of one registry name.
 type Registry struct {
-	host    string // of the endpoint
-	options []name.Option
-	puller  *remote.Puller // keeps the tokens of each repository
+	host        string // of the endpoint
+	options     []name.Option
+	credentials credentials
+	guard       *guard
+	sessions    *lru.Cache[string, *session] // by repository
+	attachments *expirable.LRU[string, *attached]
+
+	mu          sync.Mutex // guards what follows
+	noReferrers time.Time  // when the registry last said that it has no referrers API
+}
+
+// session is a repository with the token that opens it.
+type session struct {
+	mu     sync.Mutex // held while a token is fetched
+	client *http.Client
 }
 
 // New makes a client of the registry at an http or https URL.
-func New(endpoint string) (*Registry, error) {
-	u, err := url.Parse(endpoint)
+func New(c Config) (*Registry, error) {
+	u, err := url.Parse(c.Endpoint)
 	if err != nil || u.Host == "" || (u.Scheme != "https" && u.Scheme != "http") || strings.Trim(u.Path, "/") != "" {
-		return nil, fmt.Errorf("upstream %q: want a URL such as %s", endpoint, DefaultEndpoint)
+		return nil, fmt.Errorf("upstream %q: want a URL such as %s", c.Endpoint, DefaultEndpoint)
 	}
-	r := &Registry{host: u.Host}
+	r := &Registry{host: u.Host, credentials: credentials{dir: c.SecretDir, hosts: []string{u.Host, c.Name}}}
+	if c.Name == "docker.io" {
+		r.credentials.hosts = append(r.credentials.hosts, "index.docker.io")
+	}
 	if u.Scheme == "http" {
 		r.options = append(r.options, name.Insecure)
 	}
-	transport := &bounded{&http.Transport{
-		Proxy:                 http.ProxyFromEnvironment,
-		DialContext:           (&net.Dialer{Timeout: 10 * time.Second}).DialContext,
-		TLSHandshakeTimeout:   10 * time.Second,
-		ResponseHeaderTimeout: 30 * time.Second,
-		IdleConnTimeout:       90 * time.Second,
-		MaxIdleConnsPerHost:   16,
-	}}
-	r.puller, err = remote.NewPuller(
-		remote.WithTransport(transport),
-		remote.WithUserAgent("pyrsia"),
-		// The callers retry, with what they know about the whole work.
-		remote.WithRetryPredicate(func(error) bool { return false }),
-		remote.WithRetryStatusCodes(),
-	)
+	ca := ""
+	if c.SecretDir != "" {
+		ca = filepath.Join(c.SecretDir, caFile)
+	}
+	next, err := newTransport(ca)
 	if err != nil {
-		return nil, fmt.Errorf("upstream %q: %w", endpoint, err)
+		return nil, fmt.Errorf("upstream %s: %w", c.Name, err)
+	}
+	r.guard = &guard{next: next, governor: &governor{now: time.Now}, host: u.Host, plain: u.Scheme == "http", observe: c.Observe}
+	if r.guard.observe == nil {
+		r.guard.observe = func(string, int) {}
+	}
+	r.attachments = expirable.NewLRU[string, *attached](maxSessions, nil, attachedFor)
+	if r.sessions, err = lru.New[string, *session](maxSessions); err != nil {
+		return nil, fmt.Errorf("upstream %s: %w", c.Name, err)
 	}
 	return r, nil
 }
@@ -111,70 +101,86 @@ func New(endpoint string) (*Registry, error) {
 // Host names the upstream, as it is recorded on the ledger.
 func (r *Registry) Host() string { return r.host }
 
-// bounded ends a manifest's body at maxManifest, and any body that stalls.
-type bounded struct{ next http.RoundTripper }
+// Limits are what the upstream said last about its rate limits.
+func (r *Registry) Limits() Limits { return r.guard.governor.limits() }
 
-func (b *bounded) RoundTrip(req *http.Request) (*http.Response, error) {
-	ctx, cancel := context.WithCancelCause(req.Context())
-	resp, err := b.next.RoundTrip(req.WithContext(ctx))
+// client gives the way to a repository, with its token.
+func (r *Registry) client(ctx context.Context, repository string) (*http.Client, error) {
+	// The library would take "a/../b" for a name.
+	parsed, err := ledger.ParseImage("registry.example/" + repository + ":x")
+	if err != nil || parsed.Repository != repository {
+		return nil, &Error{Kind: NotFound, Err: fmt.Errorf("%q is not a repository name", repository)}
+	}
+	repo, err := name.NewRepository(r.host+"/"+repository, r.options...)
 	if err != nil {
-		cancel(nil)
+		return nil, &Error{Kind: NotFound, Err: fmt.Errorf("%q is not a repository name", repository)}
+	}
+	s := &session{}
+	if old, ok, _ := r.sessions.PeekOrAdd(repository, s); ok {
+		s = old
+		r.sessions.Get(repository) // it is in use
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.client != nil {
+		return s.client, nil
+	}
+	rt, err := transport.NewWithContext(ctx, repo.Registry, r.credentials, transport.NewUserAgent(r.guard, "pyrsia"), []string{repo.Scope(transport.PullScope)})
+	if err != nil {
 		return nil, err
 	}
-	timer := time.AfterFunc(stallTimeout, func() {
-		cancel(fmt.Errorf("%s sent nothing for %s", req.URL.Host, stallTimeout))
-	})
-	resp.Body = &watchedBody{ReadCloser: resp.Body, ctx: ctx, timer: timer, cancel: cancel}
-	if strings.Contains(req.URL.Path, "/manifests/") {
-		resp.Body = http.MaxBytesReader(nil, resp.Body, maxManifest)
+	s.client = &http.Client{Transport: rt, CheckRedirect: checkRedirect}
+	return s.client, nil
+}
+
+// accept are the media types of manifests. All of them are always named, for
+// some registries convert a manifest to what they think is asked for.
+var accept = strings.Join([]string{
+	string(types.OCIImageIndex), string(types.DockerManifestList), string(types.OCIManifestSchema1), string(types.DockerManifestSchema2),
+}, ", ")
+
+// do makes one request to a repository. The caller closes the body.
+func (r *Registry) do(ctx context.Context, method, repository, path string, header http.Header, codes ...int) (*http.Response, error) {
+	client, err := r.client(ctx, repository)
+	if err != nil {
+		return nil, err
+	}
+	scheme := "https"
+	if r.guard.plain {
+		scheme = "http"
+	}
+	req, err := http.NewRequestWithContext(ctx, method, scheme+"://"+r.host+"/v2/"+repository+"/"+path, nil)
+	if err != nil {
+		return nil, err
+	}
+	for k, v := range header {
+		req.Header[k] = v
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	if err := transport.CheckError(resp, codes...); err != nil {
+		_ = resp.Body.Close()
+		if resp.StatusCode == http.StatusTooManyRequests {
+			wait := time.Until(r.Limits().Until)
+			return nil, &Error{Kind: RateLimited, RetryAfter: max(wait, time.Second), Err: err}
+		}
+		return nil, err
 	}
 	return resp, nil
 }
 
-// watchedBody is a body whose reads restart the timer.
-type watchedBody struct {
-	io.ReadCloser
-	ctx    context.Context
-	timer  *time.Timer
-	cancel context.CancelCauseFunc
-}
-
-func (b *watchedBody) Read(p []byte) (int, error) {
-	n, err := b.ReadCloser.Read(p)
-	b.timer.Reset(stallTimeout)
-	if err != nil && err != io.EOF && b.ctx.Err() != nil {
-		err = context.Cause(b.ctx)
-	}
-	return n, err
-}
-
-func (b *watchedBody) Close() error {
-	b.timer.Stop()
-	b.cancel(nil)
-	return b.ReadCloser.Close()
-}
-
-func (r *Registry) repository(image ledger.Image) (name.Repository, error) {
-	repo, err := name.NewRepository(r.host+"/"+image.Repository, r.options...)
-	if err != nil {
-		return name.Repository{}, &Error{Kind: NotFound, Err: fmt.Errorf("repository %s: %w", image.Repository, err)}
-	}
-	return repo, nil
-}
-
 // Resolve asks to which digest a tag points now, by HEAD.
 func (r *Registry) Resolve(ctx context.Context, image ledger.Image) (digest.Digest, error) {
-	repo, err := r.repository(image)
+	resp, err := r.do(ctx, http.MethodHead, image.Repository, "manifests/"+image.Tag, http.Header{"Accept": {accept}}, http.StatusOK)
 	if err != nil {
-		return "", err
+		return "", classify(fmt.Errorf("resolving %s: %w", image, err))
 	}
-	desc, err := r.puller.Head(ctx, repo.Tag(image.Tag))
-	if err != nil {
-		return "", r.classify(fmt.Errorf("resolving %s: %w", image, err))
-	}
-	d := digest.Digest(desc.Digest.String())
+	defer resp.Body.Close()
+	d := digest.Digest(resp.Header.Get("Docker-Content-Digest"))
 	if err := ledger.CheckDigest(d); err != nil {
-		return "", &Error{Kind: Invalid, Err: fmt.Errorf("resolving %s: %w", image, err)}
+		return "", invalid("resolving %s: header Docker-Content-Digest: %w", image, err)
 	}
 	return d, nil
 }
@@ -188,85 +194,80 @@ type Manifest struct {
 
 // Manifest fetches a manifest by digest.
 func (r *Registry) Manifest(ctx context.Context, image ledger.Image, d digest.Digest) (*Manifest, error) {
-	repo, err := r.repository(image)
+	what := fmt.Sprintf("fetching manifest %s of %s", d, image)
+	resp, err := r.do(ctx, http.MethodGet, image.Repository, "manifests/"+d.String(), http.Header{"Accept": {accept}}, http.StatusOK)
 	if err != nil {
-		return nil, err
+		return nil, classify(fmt.Errorf("%s: %w", what, err))
 	}
-	desc, err := r.puller.Get(ctx, repo.Digest(d.String()))
+	defer resp.Body.Close()
+	data, err := io.ReadAll(resp.Body)
 	if err != nil {
-		return nil, r.classify(fmt.Errorf("fetching manifest %s of %s: %w", d, image, err))
+		return nil, classify(fmt.Errorf("%s: %w", what, err))
 	}
-	if got := digest.FromBytes(desc.Manifest); got != d {
-		return nil, &Error{Kind: Invalid, Err: fmt.Errorf("fetching manifest %s of %s: the registry sent %s", d, image, got)}
+	if got := digest.FromBytes(data); got != d {
+		return nil, invalid("%s: the registry sent %s", what, got)
 	}
-	var own struct {
-		MediaType string `json:"mediaType"`
-	}
-	if err := json.Unmarshal(desc.Manifest, &own); err != nil {
-		return nil, &Error{Kind: Invalid, Err: fmt.Errorf("manifest %s of %s: %w", d, image, err)}
-	}
-	mediaType := string(desc.MediaType)
-	if own.MediaType != "" {
-		mediaType = own.MediaType // vouched for by the digest, unlike the header
-	}
-	return &Manifest{Digest: d, MediaType: mediaType, Data: desc.Manifest}, nil
+	return parseManifest(d, data, resp.Header.Get("Content-Type"))
 }
 
-// Blob copies a blob to w. The caller checks what arrived.
-func (r *Registry) Blob(ctx context.Context, image ledger.Image, d digest.Digest, size int64, w io.Writer) error {
-	repo, err := r.repository(image)
-	if err != nil {
-		return err
+// parseManifest reads the media type: the manifest's own, which the digest
+// vouches for, before that of a header.
+func parseManifest(d digest.Digest, data []byte, header string) (*Manifest, error) {
+	var own struct {
+		MediaType string          `json:"mediaType"`
+		Manifests json.RawMessage `json:"manifests"`
 	}
-	layer, err := r.puller.Layer(ctx, repo.Digest(d.String()))
-	if err != nil {
-		return r.classify(fmt.Errorf("fetching blob %s of %s: %w", d, image, err))
+	if err := json.Unmarshal(data, &own); err != nil {
+		return nil, invalid("manifest %s: %w", d, err)
 	}
-	body, err := layer.Compressed()
-	if err != nil {
-		return r.classify(fmt.Errorf("fetching blob %s of %s: %w", d, image, err))
+	m := &Manifest{Digest: d, MediaType: own.MediaType, Data: data}
+	if m.MediaType == "" {
+		m.MediaType, _, _ = strings.Cut(header, ";")
 	}
-	defer body.Close()
+	if m.MediaType == "" { // an OCI manifest may leave it out
+		m.MediaType = string(types.OCIManifestSchema1)
+		if own.Manifests != nil {
+			m.MediaType = string(types.OCIImageIndex)
+		}
+	}
+	return m, nil
+}
+
+// Blob copies the bytes of a blob from an offset on to w. The caller checks
+// what arrived.
+func (r *Registry) Blob(ctx context.Context, image ledger.Image, d digest.Digest, offset, size int64, w io.Writer) error {
+	what := fmt.Sprintf("fetching blob %s of %s", d, image)
+	header, code := http.Header{"Accept-Encoding": {"identity"}}, http.StatusOK
+	if offset > 0 {
+		header.Set("Range", "bytes="+strconv.FormatInt(offset, 10)+"-")
+		code = http.StatusPartialContent
+	}
+	resp, err := r.do(ctx, http.MethodGet, image.Repository, "blobs/"+d.String(), header, code)
+	if err != nil {
+		return classify(fmt.Errorf("%s: %w", what, err))
+	}
+	defer resp.Body.Close()
+	want := size - offset
+	if resp.ContentLength >= 0 && resp.ContentLength != want {
+		return invalid("%s: the registry announces %d bytes, the manifest says %d", what, resp.ContentLength, want)
+	}
 	// One byte more than announced is enough to know that it lies.
-	n, err := io.Copy(w, io.LimitReader(body, size+1))
-	if err != nil {
-		return r.classify(fmt.Errorf("fetching blob %s of %s: %w", d, image, err))
-	}
-	if n != size {
-		return &Error{Kind: Invalid, Err: fmt.Errorf("blob %s of %s: %d bytes or more, want %d", d, image, n, size)}
+	n, err := io.Copy(w, io.LimitReader(resp.Body, want+1))
+	switch {
+	case n > want:
+		return invalid("%s: more than the %d bytes that the manifest says", what, size)
+	case errors.Is(err, io.ErrUnexpectedEOF) || err == nil && n < want:
+		return &Error{Kind: Unavailable, Err: fmt.Errorf("%s: the connection ended after %d of %d bytes", what, offset+n, size)}
+	case err != nil:
+		return classify(fmt.Errorf("%s: %w", what, err))
 	}
 	return nil
-}
-
-// classify says why the upstream did not deliver.
-func (r *Registry) classify(err error) error {
-	if errors.Is(err, context.Canceled) {
-		return err
-	}
-	e := &Error{Kind: Unavailable, Err: err}
-	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
-		e.Kind = Invalid
-		return e
-	}
-	terr, ok := errors.AsType[*transport.Error](err)
-	if !ok {
-		return e
-	}
-	switch terr.StatusCode {
-	case http.StatusNotFound:
-		e.Kind = NotFound
-	case http.StatusUnauthorized, http.StatusForbidden:
-		e.Kind = Unauthorized
-	case http.StatusTooManyRequests:
-		e.Kind = RateLimited
-	}
-	return e
 }
 
 // Platform names a platform as the ledger does: os/architecture[/variant].
 func Platform(p *v1.Platform) string {
 	if p == nil || p.OS == "" {
-		return "unknown/unknown"
+		return unknownPlatform
 	}
 	s := p.OS + "/" + p.Architecture
 	if p.Variant != "" {
@@ -274,3 +275,6 @@ func Platform(p *v1.Platform) string {
 	}
 	return s
 }
+
+// unknownPlatform is how indexes mark what is not to be run: attestations.
+const unknownPlatform = "unknown/unknown"

@@ -1,0 +1,113 @@
+package upstream
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/google/go-containerregistry/pkg/authn"
+)
+
+// The files of a folder with an upstream's secrets, as Kubernetes mounts
+// Secrets of the types basic-auth and dockerconfigjson.
+const (
+	usernameFile     = "username"
+	passwordFile     = "password"
+	dockerConfigFile = ".dockerconfigjson"
+	caFile           = "ca.crt"
+)
+
+// maxSecret bounds a file with credentials.
+const maxSecret = 1 << 20
+
+// credentials are read anew whenever a token is asked for, so that they can be
+// changed and taken away while the node runs.
+type credentials struct {
+	dir   string
+	hosts []string // names by which a Docker configuration may know the registry
+}
+
+// Authorization implements authn.Authenticator. Without credentials it is
+// anonymous.
+func (c credentials) Authorization() (*authn.AuthConfig, error) {
+	if c.dir == "" {
+		return &authn.AuthConfig{}, nil
+	}
+	username, err := c.read(usernameFile)
+	if err != nil {
+		return nil, err
+	}
+	if username != "" {
+		password, err := c.read(passwordFile)
+		return &authn.AuthConfig{Username: strings.TrimSpace(username), Password: strings.TrimRight(password, "\r\n")}, err
+	}
+	data, err := c.read(dockerConfigFile)
+	if err != nil || data == "" {
+		return &authn.AuthConfig{}, err
+	}
+	auth, err := parseDockerConfig([]byte(data), c.hosts)
+	if err != nil {
+		return nil, &Error{Kind: Unauthorized, Err: err}
+	}
+	return auth, nil
+}
+
+// read reads a file that need not exist.
+func (c credentials) read(name string) (string, error) {
+	info, err := os.Stat(filepath.Join(c.dir, name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	if err == nil && info.Size() > maxSecret {
+		err = fmt.Errorf("%d bytes: at most %d", info.Size(), maxSecret)
+	}
+	if err != nil {
+		return "", fmt.Errorf("reading the credentials: %s: %w", name, err)
+	}
+	data, err := os.ReadFile(filepath.Join(c.dir, name))
+	if err != nil {
+		return "", fmt.Errorf("reading the credentials: %w", err)
+	}
+	return string(data), nil
+}
+
+// parseDockerConfig finds the credentials of a registry in Docker's
+// config.json, by any of its names.
+func parseDockerConfig(data []byte, hosts []string) (*authn.AuthConfig, error) {
+	var config struct {
+		Auths map[string]struct {
+			Auth          string `json:"auth"`
+			Username      string `json:"username"`
+			Password      string `json:"password"`
+			IdentityToken string `json:"identitytoken"`
+		} `json:"auths"`
+	}
+	if err := json.Unmarshal(data, &config); err != nil {
+		return nil, fmt.Errorf("%s: %w", dockerConfigFile, err)
+	}
+	for key, a := range config.Auths {
+		host := strings.TrimPrefix(strings.TrimPrefix(key, "https://"), "http://")
+		host, _, _ = strings.Cut(host, "/")
+		for _, want := range hosts {
+			if host != want {
+				continue
+			}
+			out := &authn.AuthConfig{Username: a.Username, Password: a.Password, IdentityToken: a.IdentityToken}
+			if a.Auth != "" && a.Username == "" {
+				plain, err := base64.StdEncoding.DecodeString(a.Auth)
+				user, password, ok := strings.Cut(string(plain), ":")
+				if err != nil || !ok {
+					return nil, fmt.Errorf("%s: auth of %s is not base64 of USER:PASSWORD", dockerConfigFile, key)
+				}
+				out.Username, out.Password = user, password
+			}
+			return out, nil
+		}
+	}
+	return nil, fmt.Errorf("%s has no credentials for %s", dockerConfigFile, strings.Join(hosts, " or "))
+}

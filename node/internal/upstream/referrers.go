@@ -1,0 +1,171 @@
+package upstream
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+	"github.com/opencontainers/go-digest"
+
+	"github.com/pyrsia/pyrsia-operator/node/ledger"
+)
+
+const (
+	maxReferrers = 64 // of one image
+	// attachedFor is how long is remembered what hangs on a digest, so that
+	// the many tags of one image do not ask again for it.
+	attachedFor = 10 * time.Minute
+	// noReferrersFor is how long a registry without a referrers API is believed.
+	noReferrersFor = time.Hour
+)
+
+// signatureSuffixes are the tags under which cosign keeps what it attaches to
+// an image: sha256-HEX.sig (github.com/sigstore/cosign, specs/SIGNATURE_SPEC.md).
+var signatureSuffixes = []string{".sig", ".att", ".sbom"}
+
+// attached is what hangs on a digest.
+type attached struct {
+	referrers  []digest.Digest
+	signatures []Signature
+}
+
+// Signature is an image that is attached to another by its tag.
+type Signature struct {
+	Image  ledger.Image
+	Digest digest.Digest
+}
+
+// Signatures finds the signatures and attestations of a digest that are
+// images of their own, by cosign's tags.
+func (r *Registry) Signatures(ctx context.Context, image ledger.Image, d digest.Digest) ([]Signature, error) {
+	a, err := r.attached(ctx, image, d)
+	if err != nil {
+		return nil, err
+	}
+	return a.signatures, nil
+}
+
+func (r *Registry) attached(ctx context.Context, image ledger.Image, d digest.Digest) (*attached, error) {
+	key := image.Repository + "@" + d.String()
+	if a, ok := r.attachments.Get(key); ok {
+		return a, nil
+	}
+	a := new(attached)
+	var err error
+	if a.referrers, err = r.listReferrers(ctx, image, d); err != nil {
+		return nil, err
+	}
+	for _, suffix := range signatureSuffixes {
+		s := Signature{Image: image}
+		s.Image.Tag = referrersTag(d) + suffix
+		s.Digest, err = r.Resolve(ctx, s.Image)
+		if isNotFound(err) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		a.signatures = append(a.signatures, s)
+	}
+	r.attachments.Add(key, a)
+	return a, nil
+}
+
+func referrersTag(d digest.Digest) string { return d.Algorithm().String() + "-" + d.Encoded() }
+
+func isNotFound(err error) bool {
+	u, ok := errors.AsType[*Error](err)
+	return ok && u.Kind == NotFound
+}
+
+// listReferrers asks the referrers API, or reads the tag that stands in for it
+// (OCI distribution-spec 1.1, "Listing Referrers").
+func (r *Registry) listReferrers(ctx context.Context, image ledger.Image, d digest.Digest) ([]digest.Digest, error) {
+	r.mu.Lock()
+	known := time.Since(r.noReferrers) < noReferrersFor
+	r.mu.Unlock()
+	if !known {
+		data, err := r.referrersAPI(ctx, image, d)
+		if err == nil {
+			return parseReferrers(image, data)
+		}
+		if !isNotFound(err) {
+			return nil, err
+		}
+		r.mu.Lock()
+		r.noReferrers = time.Now()
+		r.mu.Unlock()
+	}
+	fallback := image
+	fallback.Tag = referrersTag(d)
+	index, err := r.Resolve(ctx, fallback)
+	if isNotFound(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	m, err := r.Manifest(ctx, fallback, index)
+	if err != nil {
+		return nil, err
+	}
+	return parseReferrers(image, m.Data)
+}
+
+func (r *Registry) referrersAPI(ctx context.Context, image ledger.Image, d digest.Digest) ([]byte, error) {
+	what := fmt.Sprintf("listing the referrers of %s of %s", d, image)
+	resp, err := r.do(ctx, http.MethodGet, image.Repository, "referrers/"+d.String(), http.Header{"Accept": {string(types.OCIImageIndex)}}, http.StatusOK)
+	if err != nil {
+		return nil, classify(fmt.Errorf("%s: %w", what, err))
+	}
+	defer resp.Body.Close()
+	data, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return nil, classify(fmt.Errorf("%s: %w", what, err))
+	}
+	if kind := resp.Header.Get("Content-Type"); !strings.HasPrefix(kind, string(types.OCIImageIndex)) {
+		return nil, &Error{Kind: NotFound, Err: fmt.Errorf("%s: the answer has media type %.100q", what, kind)}
+	}
+	return data, nil
+}
+
+func parseReferrers(image ledger.Image, data []byte) ([]digest.Digest, error) {
+	index, err := v1.ParseIndexManifest(bytes.NewReader(data))
+	if err != nil {
+		return nil, invalid("the referrers of %s: %w", image, err)
+	}
+	if len(index.Manifests) > maxReferrers {
+		return nil, invalid("the referrers of %s are %d: at most %d", image, len(index.Manifests), maxReferrers)
+	}
+	var out []digest.Digest
+	for _, desc := range index.Manifests {
+		out = append(out, digest.Digest(desc.Digest.String()))
+	}
+	return out, nil
+}
+
+// referrers notes what refers to the image. It becomes part of the image's
+// piece list, so that the ledger vouches for it.
+func (c *copier) referrers(ctx context.Context, d digest.Digest) error {
+	a, err := c.registry.attached(ctx, c.image, d)
+	if err != nil {
+		return err
+	}
+	for _, r := range a.referrers {
+		m, err := c.manifest(ctx, r)
+		if err != nil {
+			return fmt.Errorf("a referrer of %s: %w", d, err)
+		}
+		if _, err := c.platform(ctx, m, &v1.Platform{}); err != nil {
+			return fmt.Errorf("a referrer of %s: %w", d, err)
+		}
+	}
+	return nil
+}

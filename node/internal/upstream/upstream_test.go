@@ -1,0 +1,295 @@
+package upstream
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/opencontainers/go-digest"
+
+	"github.com/pyrsia/pyrsia-operator/hack/upstreamtest"
+	"github.com/pyrsia/pyrsia-operator/node/internal/pieces"
+	"github.com/pyrsia/pyrsia-operator/node/internal/store"
+	"github.com/pyrsia/pyrsia-operator/node/ledger"
+)
+
+// world is an upstream registry, a client of it, and a publisher's store.
+type world struct {
+	*upstreamtest.Registry
+	server    *httptest.Server
+	client    *Registry
+	store     *store.Store
+	storeDir  string
+	secretDir string
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	w := &world{Registry: upstreamtest.New(), storeDir: t.TempDir(), secretDir: t.TempDir()}
+	w.server = httptest.NewServer(w.Registry)
+	t.Cleanup(w.server.Close)
+	var err error
+	if w.client, err = New(Config{Name: "docker.io", Endpoint: w.server.URL, SecretDir: w.secretDir}); err != nil {
+		t.Fatal(err)
+	}
+	if w.store, err = store.Open(w.storeDir, store.Config{Pinned: true, Log: slog.New(slog.DiscardHandler)}); err != nil {
+		t.Fatal(err)
+	}
+	return w
+}
+
+func image(t *testing.T, name string) ledger.Image {
+	t.Helper()
+	i, err := ledger.ParseImage(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return i
+}
+
+// copy resolves a tag and copies its image, as a publisher does.
+func (w *world) copy(t *testing.T, name string, platforms ...string) (*ledger.AddArtifact, error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	i := image(t, name)
+	d, err := w.client.Resolve(ctx, i)
+	if err != nil {
+		return nil, err
+	}
+	return w.client.Copy(ctx, i, d, platforms, w.store, new(Progress))
+}
+
+var (
+	amd64 = upstreamtest.Platform{OS: "linux", Architecture: "amd64"}
+	arm64 = upstreamtest.Platform{OS: "linux", Architecture: "arm64", Variant: "v8"}
+)
+
+// pushIndex makes an image for two platforms.
+func (w *world) pushIndex(name, tag string, layer []byte) digest.Digest {
+	d := w.AddIndex(w.AddImage(amd64, name, layer), w.AddImage(arm64, name, append([]byte("arm64 "), layer...)))
+	w.Tag("library/"+name, tag, d)
+	return d
+}
+
+func kindOf(err error) Kind {
+	if u, ok := errors.AsType[*Error](err); ok {
+		return u.Kind
+	}
+	return -1
+}
+
+func TestCopyTakesAllThatAnImageIs(t *testing.T) {
+	w := newWorld(t)
+	d := w.pushIndex("alpine", "3.20", []byte("layer"))
+	entry, err := w.copy(t, "alpine:3.20")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if entry.Digest != d || len(entry.Platforms) != 2 || entry.Platforms[1].Platform != "linux/arm64/v8" {
+		t.Errorf("entry: %+v", entry)
+	}
+	before := w.Counts()
+	if _, err := w.copy(t, "alpine:3.20"); err != nil {
+		t.Fatal(err)
+	}
+	after := w.Counts()
+	if after.Manifests != before.Manifests || after.Blobs != before.Blobs || after.Head != before.Head+1 {
+		t.Errorf("a second copy asked again: %+v, before %+v: want one HEAD", after, before)
+	}
+}
+
+func TestPlatformsComeWithTheirAttestations(t *testing.T) {
+	w := newWorld(t)
+	one, two := w.AddImage(amd64, "a", []byte("one")), w.AddImage(arm64, "a", []byte("two"))
+	attestation := func(of upstreamtest.Descriptor) upstreamtest.Descriptor {
+		d := w.AddImage(upstreamtest.Platform{OS: "unknown", Architecture: "unknown"}, "attestation of "+of.Digest.String(), []byte("sbom "+of.Digest))
+		d.Annotations = map[string]string{annotationSubject: of.Digest.String(), "vnd.docker.reference.type": "attestation-manifest"}
+		return d
+	}
+	w.Tag("library/a", "1", w.AddIndex(one, two, attestation(one), attestation(two)))
+	all, err := w.copy(t, "a:1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(all.Platforms) != 4 {
+		t.Errorf("all: %+v", all.Platforms)
+	}
+	some, err := w.copy(t, "a:1", "linux/arm64")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, p := range some.Platforms {
+		got = append(got, p.Platform)
+	}
+	if diff := cmp.Diff([]string{"linux/arm64/v8", "unknown/unknown"}, got); diff != "" {
+		t.Errorf("platforms (-want +got):\n%s", diff)
+	}
+	if missing, err := MissingPlatforms(t.Context(), w.store, some, []string{"linux/amd64"}); err != nil || !slices.Equal(missing, []string{"linux/amd64"}) {
+		t.Errorf("missing platforms: %v, %v", missing, err)
+	}
+	if _, err := w.copy(t, "a:1", "linux/s390x"); kindOf(err) != NotFound {
+		t.Errorf("no such platform: %v", err)
+	}
+}
+
+func TestReferrersAndSignaturesComeAlong(t *testing.T) {
+	for _, api := range []bool{true, false} {
+		t.Run(fmt.Sprintf("referrers API %v", api), func(t *testing.T) {
+			w := newWorld(t)
+			w.ReferrersAPI = api
+			d := w.pushIndex("signed", "1", []byte("layer"))
+			sbom := w.AddImage(upstreamtest.Platform{}, "sbom", []byte("the sbom"))
+			if api {
+				w.Refer(d, sbom.Digest)
+			} else {
+				w.Tag("library/signed", "sha256-"+d.Encoded(), w.AddIndex(sbom))
+			}
+			signature := w.AddImage(upstreamtest.Platform{}, "signature", []byte("the signature"))
+			w.Tag("library/signed", "sha256-"+d.Encoded()+".sig", signature.Digest)
+			entry, err := w.copy(t, "signed:1")
+			if err != nil {
+				t.Fatal(err)
+			}
+			data, err := w.store.ReadAll(t.Context(), entry.Pieces, pieces.MaxList)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, want := range []digest.Digest{sbom.Digest, digest.FromString("the sbom")} {
+				if !bytes.Contains(data, []byte(want)) || !w.store.Has(want) {
+					t.Errorf("the referrer's %s did not come along", want)
+				}
+			}
+			found, err := w.client.Signatures(t.Context(), image(t, "signed:1"), d)
+			if err != nil || len(found) != 1 || found[0].Digest != signature.Digest || found[0].Image.Tag != "sha256-"+d.Encoded()+".sig" {
+				t.Errorf("signatures: %+v, %v", found, err)
+			}
+		})
+	}
+}
+
+func TestTagThatMovesMeanwhileDoesNotMix(t *testing.T) {
+	w := newWorld(t)
+	first := w.pushIndex("moving", "1", []byte("first"))
+	w.Fault = func(_ http.ResponseWriter, r *http.Request) bool {
+		if strings.Contains(r.URL.Path, "/blobs/") {
+			w.pushIndex("moving", "1", []byte("second"))
+		}
+		return false
+	}
+	entry, err := w.copy(t, "moving:1")
+	if err != nil || entry.Digest != first {
+		t.Errorf("copied %v, %v, want %s", entry, err, first)
+	}
+}
+
+func TestWhatPassesIsTriedAgain(t *testing.T) {
+	w := newWorld(t)
+	layer := bytes.Repeat([]byte("0123456789abcdef"), 1<<16)
+	w.pushIndex("flaky", "1", layer)
+	var requests atomic.Int32
+	w.Fault = func(rw http.ResponseWriter, r *http.Request) bool {
+		switch n := requests.Add(1); {
+		case n%3 == 0 && !strings.Contains(r.URL.Path, "/blobs/"):
+			w.Fail(rw)
+			return true
+		case n == 4:
+			w.Throttle(rw, 1)
+			return true
+		case strings.HasSuffix(r.URL.Path, digest.FromBytes(layer).String()) && r.Header.Get("Range") == "":
+			rw.Header().Set("Content-Length", fmt.Sprint(len(layer)))
+			_, _ = rw.Write(layer[:len(layer)/2])
+			panic(http.ErrAbortHandler) // the connection breaks
+		}
+		return false
+	}
+	entry, err := w.copy(t, "flaky:1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := w.store.ReadAll(t.Context(), digest.FromBytes(layer), 1<<21); err != nil || !bytes.Equal(got, layer) {
+		t.Errorf("the layer whose connection broke: %d bytes, %v", len(got), err)
+	}
+	if entry.Upstream == "" || w.Counts().Throttled != 1 {
+		t.Errorf("entry %+v, counts %+v", entry, w.Counts())
+	}
+}
+
+func TestAWaitThatIsLongIsToldAtOnce(t *testing.T) {
+	w := newWorld(t)
+	w.pushIndex("limited", "1", []byte("layer"))
+	var requests atomic.Int32
+	w.Fault = func(rw http.ResponseWriter, _ *http.Request) bool {
+		requests.Add(1)
+		w.Throttle(rw, 3600)
+		return true
+	}
+	for range 3 {
+		_, err := w.copy(t, "limited:1")
+		u, ok := errors.AsType[*Error](err)
+		if !ok || u.Kind != RateLimited || u.RetryAfter < 59*time.Minute || u.RetryAfter > time.Hour {
+			t.Fatalf("limited: %v", err)
+		}
+	}
+	if n := requests.Load(); n != 1 {
+		t.Errorf("%d requests to a registry that asked to be left alone, want 1", n)
+	}
+}
+
+func TestCredentialsMayBeRevokedAndRenewed(t *testing.T) {
+	w := newWorld(t)
+	w.Username, w.Password = "robot", "first"
+	w.pushIndex("private", "1", []byte("layer"))
+	login := func(user, password string) {
+		for name, value := range map[string]string{usernameFile: user, passwordFile: password} {
+			if err := os.WriteFile(filepath.Join(w.secretDir, name), []byte(value+"\n"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if _, err := w.copy(t, "private:1"); kindOf(err) != Unauthorized {
+		t.Errorf("without credentials: %v", err)
+	}
+	login("robot", "first")
+	d, err := w.client.Resolve(t.Context(), image(t, "private:1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Password = "second"
+	w.RevokeTokens() // half-way: after the tag, before the content
+	if _, err := w.client.Copy(t.Context(), image(t, "private:1"), d, nil, w.store, new(Progress)); kindOf(err) != Unauthorized {
+		t.Errorf("with revoked credentials: %v", err)
+	}
+	login("robot", "second")
+	if _, err := w.copy(t, "private:1"); err != nil {
+		t.Errorf("with new credentials: %v", err)
+	}
+}
+
+func TestDockerConfigIsRead(t *testing.T) {
+	for config, want := range map[string]string{
+		`{"auths":{"https://index.docker.io/v1/":{"auth":"cm9ib3Q6c2VjcmV0"}}}`: "robot:secret",
+		`{"auths":{"docker.io":{"username":"robot","password":"secret"}}}`:      "robot:secret",
+		`{"auths":{"other.example":{"username":"robot","password":"secret"}}}`:  "",
+		`{"auths":{"docker.io":{"auth":"no base64"}}}`:                          "",
+		`not json`: "",
+	} {
+		got, err := parseDockerConfig([]byte(config), []string{"registry-1.docker.io", "docker.io", "index.docker.io"})
+		if (err != nil) != (want == "") || err == nil && got.Username+":"+got.Password != want {
+			t.Errorf("%s: %+v, %v, want %q", config, got, err, want)
+		}
+	}
+}
