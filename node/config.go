@@ -37,6 +37,14 @@ type Config struct {
 	// Upstreams maps a registry's name ("docker.io") to the URL that its
 	// images are copied from. Publishers only.
 	Upstreams map[string]string
+	// UpstreamSecrets is a folder with a folder for each registry that has
+	// credentials or a CA: username and password, or .dockerconfigjson; ca.crt.
+	// Publishers only.
+	UpstreamSecrets string
+	// OnPullAllow are patterns of images that a publisher publishes when they
+	// are pulled from its mirror port, at most OnPullPerHour in an hour.
+	OnPullAllow   []string
+	OnPullPerHour int
 	// CacheSize bounds the content on a mirror's disk in bytes; 0 is no bound.
 	CacheSize int64
 
@@ -82,11 +90,14 @@ func (c *Config) validate() error {
 		if c.SigningKeyFile == "" {
 			errs = append(errs, errors.New("a publisher needs the ledger's signing key: 'pyrsia keygen' makes one"))
 		}
-		if c.LedgerKey != "" || c.MirrorAddr != "" || len(c.LedgerURLs) > 0 || c.MaxLedgerAge != 0 {
-			errs = append(errs, errors.New("a publisher has its own ledger, follows none, and serves no container clients"))
+		if c.LedgerKey != "" || len(c.LedgerURLs) > 0 || c.MaxLedgerAge != 0 {
+			errs = append(errs, errors.New("a publisher has its own ledger, and follows none"))
+		}
+		if len(c.OnPullAllow) > 0 && c.MirrorAddr == "" {
+			errs = append(errs, errors.New("a publisher that publishes on pull needs the address of its mirror port"))
 		}
 	case control.Mirror:
-		if c.SigningKeyFile != "" || len(c.Upstreams) > 0 {
+		if c.SigningKeyFile != "" || len(c.Upstreams) > 0 || len(c.OnPullAllow) > 0 {
 			errs = append(errs, errors.New("a mirror signs nothing and asks no upstream"))
 		}
 		if _, err := ledger.NewVerifier(c.LedgerKey); err != nil {

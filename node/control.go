@@ -61,6 +61,30 @@ func (n *Node) Receipts(_ context.Context, since int64) (*control.Receipts, erro
 	return &control.Receipts{Receipts: n.receipts.Since(since, control.MaxReceipts)}, nil
 }
 
+// List implements control.Node.
+func (n *Node) List(ctx context.Context, req control.ListRequest) (*control.ListResponse, error) {
+	if n.publisher == nil {
+		return nil, n.notPublisher()
+	}
+	return n.publisher.List(ctx, req)
+}
+
+// Revoke implements control.Node.
+func (n *Node) Revoke(ctx context.Context, req control.RevokeRequest) (*control.RevokeResponse, error) {
+	if n.publisher == nil {
+		return nil, n.notPublisher()
+	}
+	return n.publisher.Revoke(ctx, req)
+}
+
+// Drop implements control.Node.
+func (n *Node) Drop(ctx context.Context, req control.DropRequest) (*control.DropResponse, error) {
+	if n.publisher == nil {
+		return nil, n.notPublisher()
+	}
+	return n.publisher.Drop(ctx, req)
+}
+
 func (n *Node) notPublisher() error {
 	return &control.Error{Reason: control.ReasonNotPublisher,
 		Message: fmt.Sprintf("this node is a %s: only a publisher asks upstream registries", n.config.Role)}

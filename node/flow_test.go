@@ -76,7 +76,9 @@ func start(t *testing.T, c Config) *started {
 	t.Helper()
 	nodeKeys, operatorKeys := newKeys(t), newKeys(t)
 	c.DataDir = t.TempDir()
-	c.P2PListen = []string{"/ip4/127.0.0.1/tcp/0"}
+	if c.P2PListen == nil {
+		c.P2PListen = []string{"/ip4/127.0.0.1/tcp/0"}
+	}
 	c.OpenAddr, c.ControlAddr = freeAddr(t), freeAddr(t)
 	c.ControlKeyFile, c.OperatorKeyFile = nodeKeys.private, operatorKeys.public
 	c.Logger = testLogger(t)

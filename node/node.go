@@ -48,7 +48,7 @@ type Node struct {
 	started   time.Time
 	healer    *mirror.Healer
 	mirror    *mirror.Mirror // mirrors
-	receipts  *receipts.Book // mirrors
+	receipts  *receipts.Book // of nodes that serve container clients
 
 	ready     atomic.Bool
 	wasStale  atomic.Bool
@@ -187,17 +187,20 @@ func (n *Node) openRole() (err error) {
 		return err
 	}
 	if n.config.Role == control.Publisher {
-		n.publisher, err = publish.New(n.writer, n.store, n.config.Upstreams, n.announceContent, n.log)
-		if err != nil {
+		if err := n.openPublisher(); err != nil {
 			return err
 		}
-		n.closers = append(n.closers, func() error { n.publisher.Close(); return nil })
-		return nil
+		if n.config.MirrorAddr == "" {
+			return nil
+		}
 	}
 	n.receipts = receipts.Open(filepath.Join(n.config.DataDir, "receipts.json"), n.log)
 	c := mirror.Config{Ledger: n.ledger, Fetcher: n.fetcher, Receipts: n.receipts, Metrics: n.registry, Log: n.log}
 	if n.config.AccessLog {
 		c.AccessLog = n.log
+	}
+	if len(n.config.OnPullAllow) > 0 {
+		c.OnMiss = n.publishOnPull
 	}
 	n.mirror, err = mirror.New(c)
 	return err
@@ -208,12 +211,14 @@ func (n *Node) work(run context.Context) {
 	n.done.Go(func() { n.announceStore(run) })
 	n.done.Go(func() { n.heal(run) })
 	n.done.Go(func() { n.store.Scrub(run, scrubRate, scrubRest) })
+	if n.receipts != nil {
+		n.done.Go(func() { n.receipts.Run(run) })
+	}
 	if n.config.Role == control.Publisher {
 		n.done.Go(func() { n.spread(run) })
 		n.ready.Store(true)
 		return
 	}
-	n.done.Go(func() { n.receipts.Run(run) })
 	n.done.Go(func() { n.follow(run) })
 }
 

@@ -92,14 +92,19 @@ type ResolveResponse struct {
 	Digest string `json:"digest"`
 	// Current is the digest of the image's newest block; empty if there is none.
 	Current string `json:"current,omitempty"`
+	// RateLimit is there when the upstream has told of one.
+	RateLimit *RateLimit `json:"rateLimit,omitempty"`
 }
 
 // PublishRequest is the body of POST /v1/publish: copy the image from its
-// upstream and record it on the ledger. The call is idempotent and does not
-// wait: it starts the work, or tells how far it is. Publishers only.
+// upstream and record it on the ledger. The call is idempotent. It starts the
+// work and waits a few seconds for its end, else it tells how far it is.
+// Publishers only.
 type PublishRequest struct {
 	Image  string `json:"image"`
 	Digest string `json:"digest"`
+	// Platforms are those to copy, all if there are none: "linux/arm64".
+	Platforms []string `json:"platforms,omitempty"`
 	// Floor is the newest checkpoint that the operator has verified. A
 	// publisher whose ledger does not contain it (a disk that was rolled
 	// back) refuses with ReasonLedgerBehind.
@@ -140,6 +145,10 @@ const (
 	ReasonUpstreamInvalid      Reason = "UpstreamInvalid"
 	ReasonLedgerBehind         Reason = "LedgerBehind"
 	ReasonRevoked              Reason = "Revoked"
+	ReasonDiskFull             Reason = "DiskFull"
+	ReasonCatalogInvalid       Reason = "CatalogInvalid"
+	ReasonPlatformsMissing     Reason = "PlatformsMissing"
+	ReasonBusy                 Reason = "PublisherBusy"
 	ReasonInternal             Reason = "InternalError"
 )
 
@@ -159,5 +168,5 @@ func (e *Error) Error() string { return fmt.Sprintf("%s: %s", e.Reason, e.Messag
 // Permanent tells whether the same request would be refused again until
 // somebody changes it.
 func (e *Error) Permanent() bool {
-	return e.Reason == ReasonInvalidRequest || e.Reason == ReasonNotPublisher || e.Reason == ReasonRevoked
+	return e.Reason == ReasonInvalidRequest || e.Reason == ReasonNotPublisher || e.Reason == ReasonRevoked || e.Reason == ReasonPlatformsMissing
 }

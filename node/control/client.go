@@ -12,9 +12,9 @@ import (
 	"time"
 )
 
-// maxBody bounds what either side reads of the other: a block with its entry
-// (under 64 KiB) and its proof is the largest message.
-const maxBody = 1 << 20
+// maxBody bounds what either side reads of the other: a list of MaxImages
+// names is the largest message.
+const maxBody = 16 << 20
 
 // Client calls the control API of one node. It is safe for concurrent use.
 type Client struct {
@@ -37,7 +37,7 @@ func NewClient(addr string, keys Keys) (*Client, error) {
 				DialContext:         (&net.Dialer{Timeout: 5 * time.Second}).DialContext,
 				TLSHandshakeTimeout: 5 * time.Second,
 				IdleConnTimeout:     time.Minute,
-				MaxIdleConnsPerHost: 2,
+				MaxIdleConnsPerHost: 64, // as many as Artifacts are published at once
 			},
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
@@ -61,6 +61,21 @@ func (c *Client) Resolve(ctx context.Context, req ResolveRequest) (*ResolveRespo
 // Publish starts a publication, or tells how far it is.
 func (c *Client) Publish(ctx context.Context, req PublishRequest) (*PublishResponse, error) {
 	return call[PublishResponse](ctx, c, http.MethodPost, "/v1/publish", req)
+}
+
+// List asks the publisher which images a selection holds.
+func (c *Client) List(ctx context.Context, req ListRequest) (*ListResponse, error) {
+	return call[ListResponse](ctx, c, http.MethodPost, "/v1/list", req)
+}
+
+// Revoke has the publisher withdraw an image.
+func (c *Client) Revoke(ctx context.Context, req RevokeRequest) (*RevokeResponse, error) {
+	return call[RevokeResponse](ctx, c, http.MethodPost, "/v1/revoke", req)
+}
+
+// Drop lets the publisher free the content of images.
+func (c *Client) Drop(ctx context.Context, req DropRequest) (*DropResponse, error) {
+	return call[DropResponse](ctx, c, http.MethodPost, "/v1/drop", req)
 }
 
 // call makes one request. A refusal by the node is an *Error; any other error

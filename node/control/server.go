@@ -16,6 +16,9 @@ type Node interface {
 	Resolve(ctx context.Context, req ResolveRequest) (*ResolveResponse, error)
 	Publish(ctx context.Context, req PublishRequest) (*PublishResponse, error)
 	Receipts(ctx context.Context, since int64) (*Receipts, error)
+	List(ctx context.Context, req ListRequest) (*ListResponse, error)
+	Revoke(ctx context.Context, req RevokeRequest) (*RevokeResponse, error)
+	Drop(ctx context.Context, req DropRequest) (*DropResponse, error)
 }
 
 // Handler serves the control API for n. Who may call it is decided before,
@@ -38,6 +41,12 @@ func Handler(n Node) http.Handler {
 	mux.HandleFunc("POST /v1/publish", func(w http.ResponseWriter, r *http.Request) { serve(w, r, n.Publish) })
 	// The operator polls it to show the images that were pulled through a mirror.
 	mux.HandleFunc("GET /v1/receipts", serveReceipts(n))
+	// The operator asks which images an OfficialImageSet selects.
+	mux.HandleFunc("POST /v1/list", func(w http.ResponseWriter, r *http.Request) { serve(w, r, n.List) })
+	// The operator withdraws an Artifact whose spec.state is Revoked.
+	mux.HandleFunc("POST /v1/revoke", func(w http.ResponseWriter, r *http.Request) { serve(w, r, n.Revoke) })
+	// The operator deletes an OfficialImageSet whose deletionPolicy is Delete.
+	mux.HandleFunc("POST /v1/drop", func(w http.ResponseWriter, r *http.Request) { serve(w, r, n.Drop) })
 	return mux
 }
 

@@ -44,6 +44,8 @@ type Config struct {
 	Log      *slog.Logger
 	// AccessLog, if there is one, has a line for each request.
 	AccessLog *slog.Logger
+	// OnMiss, if there is one, is asked before a miss is refused.
+	OnMiss OnMiss
 }
 
 // Mirror answers container clients.
@@ -154,7 +156,7 @@ func (m *Mirror) resolve(ctx context.Context, req request) (v vouched, byTag boo
 	if err != nil {
 		return vouched{}, true, &refusal{http.StatusBadRequest, "NAME_INVALID", err.Error()}
 	}
-	v, err = m.voucher.tag(ctx, image)
+	v, err = m.tag(ctx, image)
 	return v, true, err
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 
@@ -36,6 +37,9 @@ func (m *Mirror) refuse(w http.ResponseWriter, r *http.Request, req request, err
 	if cause == causeUnavailable && r.Context().Err() == nil {
 		m.Log.Warn("refused", "kind", req.kind, "repository", req.repository, "reference", req.reference, "error", err)
 	}
+	if later, ok := errors.AsType[*LaterError](err); ok {
+		w.Header().Set("Retry-After", strconv.Itoa(int(later.After.Seconds()+0.999)))
+	}
 	for _, h := range []string{"Content-Type", "Docker-Content-Digest", "Etag", "Accept-Ranges", "Content-Length"} {
 		w.Header().Del(h)
 	}
@@ -49,6 +53,7 @@ const (
 	causeNotOnLedger = "not-on-ledger"
 	causeRevoked     = "revoked"
 	causeUnavailable = "unavailable"
+	causeLater       = "later"
 )
 
 func (m *Mirror) refusal(ctx context.Context, req request, err error) (*refusal, string) {
@@ -57,6 +62,9 @@ func (m *Mirror) refusal(ctx context.Context, req request, err error) (*refusal,
 	}
 	if revoked, ok := errors.AsType[*revokedError](err); ok {
 		return &refusal{http.StatusForbidden, "DENIED", revoked.Error()}, causeRevoked
+	}
+	if later, ok := errors.AsType[*LaterError](err); ok {
+		return &refusal{http.StatusServiceUnavailable, "UNAVAILABLE", later.Error()}, causeLater
 	}
 	cause := causeUnavailable
 	if errors.Is(err, errNotVouched) {

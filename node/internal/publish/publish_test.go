@@ -6,6 +6,7 @@ import (
 	"log"
 	"log/slog"
 	"net/http/httptest"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -15,6 +16,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/random"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/opencontainers/go-digest"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/pyrsia/pyrsia-operator/node/control"
 	"github.com/pyrsia/pyrsia-operator/node/internal/store"
@@ -40,7 +42,10 @@ func TestFinishedJobsDoNotPileUp(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := New(w, s, map[string]string{"docker.io": server.URL}, func(digest.Digest) {}, quiet)
+	p, err := New(Config{
+		Writer: w, Store: s, Upstreams: map[string]string{"docker.io": server.URL}, StateFile: filepath.Join(t.TempDir(), "dropped"),
+		Provide: func(digest.Digest) {}, Metrics: prometheus.NewRegistry(), Log: quiet,
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -67,7 +72,7 @@ func TestFinishedJobsDoNotPileUp(t *testing.T) {
 			t.Fatal(err)
 		}
 		// Started, and never asked for again.
-		if _, err := p.start(key{image.String(), digest.Digest(d.String())}, image, p.upstreams["docker.io"]); err != nil {
+		if _, err := p.start(key{image.String(), digest.Digest(d.String())}, image, p.upstreams["docker.io"], nil); err != nil {
 			t.Fatal(err)
 		}
 	}

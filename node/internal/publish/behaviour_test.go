@@ -1,0 +1,254 @@
+package publish
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/opencontainers/go-digest"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/pyrsia/pyrsia-operator/hack/upstreamtest"
+	"github.com/pyrsia/pyrsia-operator/node/control"
+	"github.com/pyrsia/pyrsia-operator/node/ledger"
+)
+
+func reasonOf(err error) control.Reason {
+	if r, ok := errors.AsType[*control.Error](err); ok {
+		return r.Reason
+	}
+	return ""
+}
+
+// Repositories take turns: the many images of one do not keep others waiting.
+func TestQueueIsFair(t *testing.T) {
+	var q queue
+	newJob := func(repository string, n int) *job {
+		return &job{key: key{image: fmt.Sprint(repository, n)}, image: ledger.Image{Registry: "docker.io", Repository: repository}}
+	}
+	for i := range 20 {
+		q.push(newJob("big", i))
+	}
+	q.push(newJob("small", 0))
+	q.push(newJob("tiny", 0))
+	var got []string
+	var running []*job
+	for j := q.pop(); j != nil; j = q.pop() {
+		got = append(got, j.key.image)
+		running = append(running, j)
+	}
+	if diff := cmp.Diff([]string{"big0", "small0", "tiny0", "big1", "big2", "big3"}, got); diff != "" {
+		t.Errorf("those that run first (-want +got):\n%s", diff)
+	}
+	q.release(running[1])
+	if j := q.pop(); j != nil {
+		t.Errorf("%s runs: a repository may have %d at once", j.key.image, maxPerRepository)
+	}
+	q.release(running[0])
+	if j := q.pop(); j == nil || j.key.image != "big4" {
+		t.Errorf("the next one is %v", j)
+	}
+}
+
+// One image that hangs does not keep the others of its repository, nor those
+// of others, from being published.
+func TestABrokenImageDoesNotBlockOthers(t *testing.T) {
+	w := newWorld(t, OnPull{})
+	release := make(chan struct{})
+	var once sync.Once
+	defer once.Do(func() { close(release) })
+	w.push("app", "hangs", "hanging layer")
+	w.registry.Fault = func(rw http.ResponseWriter, r *http.Request) bool {
+		if strings.HasSuffix(r.URL.Path, digest.FromString("hanging layer").String()) {
+			select {
+			case <-release:
+			case <-r.Context().Done():
+			}
+		}
+		return false
+	}
+	hanging := parseImage(t, "app:hangs")
+	d, err := w.upstreams["docker.io"].Resolve(t.Context(), hanging)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.start(key{hanging.String(), d}, hanging, w.upstreams["docker.io"], nil); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 2 * concurrency {
+		w.push("app", fmt.Sprint(i), fmt.Sprint("layer ", i))
+		w.push("other", fmt.Sprint(i), fmt.Sprint("other ", i))
+	}
+	for i := range 2 * concurrency {
+		w.mustPublish(t, fmt.Sprint("app:", i))
+		w.mustPublish(t, fmt.Sprint("other:", i))
+	}
+	if got := w.Writer.Size(); got != 4*concurrency {
+		t.Errorf("%d blocks, want %d", got, 4*concurrency)
+	}
+	once.Do(func() { close(release) })
+	w.mustPublish(t, "app:hangs")
+}
+
+func TestSignaturesArePublishedBeforeTheirImage(t *testing.T) {
+	w := newWorld(t, OnPull{})
+	d := w.push("signed", "1", "layer")
+	signature := w.registry.AddImage(upstreamtest.Platform{}, "signature", []byte("the signature"))
+	tag := "sha256-" + d.Encoded() + ".sig"
+	w.registry.Tag("library/signed", tag, signature.Digest)
+	image := w.mustPublish(t, "signed:1")
+	found, err := w.Writer.Latest(t.Context(), parseImage(t, "signed:"+tag))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if found.Artifact.Digest != signature.Digest || found.Height >= image.Height {
+		t.Errorf("signature in block %d with %s, image in block %d", found.Height, found.Artifact.Digest, image.Height)
+	}
+}
+
+func TestRevokedImagesAreNotPublishedAgain(t *testing.T) {
+	w := newWorld(t, OnPull{})
+	d := w.push("bad", "1", "backdoor")
+	first := w.mustPublish(t, "bad:1")
+	w.push("bad", "1", "another")
+	w.mustPublish(t, "bad:1")
+	w.registry.Tag("library/bad", "1", d) // the tag comes back
+	again := w.mustPublish(t, "bad:1")
+	req := control.RevokeRequest{Image: "bad:1", Digest: d.String(), Block: again.Height, Reason: "it has a backdoor"}
+	resp, err := w.Revoke(t.Context(), req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := ledger.NewVerifier(w.Writer.Key())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, r, err := ledger.VerifyRevocation(v, []byte(resp.Block.Entry), []byte(resp.Block.Proof)); err != nil || r.Block != again.Height || r.Reason != req.Reason {
+		t.Errorf("revocation %+v, %v", r, err)
+	}
+	for _, height := range []int64{first.Height, again.Height} {
+		block, err := w.Writer.Entry(t.Context(), height)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if by, err := w.Writer.RevokedBy(t.Context(), block); err != nil || by == nil {
+			t.Errorf("block %d is revoked by %v, %v", height, by, err)
+		}
+	}
+	size := w.Writer.Size()
+	if second, err := w.Revoke(t.Context(), req); err != nil || second.Block.Height != resp.Block.Height || w.Writer.Size() != size {
+		t.Errorf("revoked twice: %+v, %v", second, err)
+	}
+	if _, err := w.publish(t, "bad:1"); reasonOf(err) != control.ReasonRevoked {
+		t.Errorf("published again: %v", err)
+	}
+	req.Block = 99
+	if _, err := w.Revoke(t.Context(), req); reasonOf(err) != control.ReasonInvalidRequest {
+		t.Errorf("a block that does not exist: %v", err)
+	}
+}
+
+// Dropped content goes, unless another image needs it; blocks stay; and what
+// is wanted again is fetched again.
+func TestDropFreesWhatNobodyNeeds(t *testing.T) {
+	w := newWorld(t, OnPull{})
+	one := w.push("one", "1", "shared layer", "layer of one")
+	w.push("two", "1", "shared layer", "layer of two")
+	block := w.mustPublish(t, "one:1")
+	w.mustPublish(t, "two:1")
+	id := control.ArtifactID{Image: "docker.io/library/one:1", Digest: one.String()}
+	resp, err := w.Drop(t.Context(), control.DropRequest{Artifacts: []control.ArtifactID{id}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The index, manifest, config, one layer, and the piece list.
+	if resp.Blobs != 5 || w.Store.Has(digest.FromString("layer of one")) || !w.Store.Has(digest.FromString("shared layer")) {
+		t.Errorf("dropped %+v", resp)
+	}
+	before := w.registry.Counts().Blobs
+	if again := w.mustPublish(t, "one:1"); again.Height != block.Height {
+		t.Errorf("published again as block %d, want %d", again.Height, block.Height)
+	}
+	if fetched := w.registry.Counts().Blobs - before; fetched != 2 || !w.Store.Has(digest.FromString("layer of one")) {
+		t.Errorf("%d blobs were fetched again, want 2", fetched)
+	}
+	if kept, err := openDropped(w.StateFile); err != nil || len(kept.keys) > 0 {
+		t.Errorf("still dropped: %v, %v", kept, err)
+	}
+}
+
+func TestPullPublishesOnceHoweverManyAsk(t *testing.T) {
+	w := newWorld(t, OnPull{Allow: []string{"app:*"}, PerHour: 2})
+	for i := range 3 {
+		w.push("app", fmt.Sprint(i), fmt.Sprint("layer ", i))
+	}
+	w.push("other", "1", "other")
+	together(20, func() {
+		if err := w.Pull(within(t, time.Minute), parseImage(t, "app:0")); err != nil {
+			t.Error(err)
+		}
+	})
+	if c := w.registry.Counts(); c.Blobs != 2 || w.Writer.Size() != 1 {
+		t.Errorf("%d blocks, counts %+v: want one block and one fetch of each blob", w.Writer.Size(), c)
+	}
+	if err := w.Pull(t.Context(), parseImage(t, "other:1")); !errors.Is(err, ledger.ErrNotFound) {
+		t.Errorf("an image that is not allowed: %v", err)
+	}
+	if err := w.Pull(t.Context(), parseImage(t, "app:1")); err != nil {
+		t.Fatal(err)
+	}
+	err := w.Pull(t.Context(), parseImage(t, "app:2"))
+	if r, ok := errors.AsType[*control.Error](err); !ok || r.Reason != control.ReasonBusy || r.RetryAfterSeconds < 3000 {
+		t.Errorf("the third image in an hour: %v", err)
+	}
+	if err := w.Pull(t.Context(), parseImage(t, "app:missing")); err == nil {
+		t.Error("an image that does not exist was published")
+	}
+}
+
+// Who waits no longer is told to come again, and the work goes on.
+func TestPullGoesOnWithoutTheClient(t *testing.T) {
+	w := newWorld(t, OnPull{Allow: []string{"slow:*"}})
+	w.push("slow", "1", "slow layer")
+	release := make(chan struct{})
+	w.registry.Fault = func(_ http.ResponseWriter, r *http.Request) bool {
+		if strings.Contains(r.URL.Path, "/blobs/") {
+			<-release
+		}
+		return false
+	}
+	err := w.Pull(within(t, 300*time.Millisecond), parseImage(t, "slow:1"))
+	if r, ok := errors.AsType[*control.Error](err); !ok || r.Reason != control.ReasonBusy || r.RetryAfterSeconds == 0 {
+		t.Errorf("the client that left: %v", err)
+	}
+	close(release)
+	if err := w.Pull(within(t, time.Minute), parseImage(t, "slow:1")); err != nil || w.Writer.Size() != 1 {
+		t.Errorf("the next one: %v, %d blocks", err, w.Writer.Size())
+	}
+}
+
+func TestMetricsAreWellFormed(t *testing.T) {
+	w := newWorld(t, OnPull{})
+	w.registry.Limit, w.registry.Window = 100, 6*time.Hour
+	w.push("a", "1", "layer")
+	w.mustPublish(t, "a:1")
+	if _, err := w.publish(t, "missing:1"); reasonOf(err) != control.ReasonImageNotFound {
+		t.Errorf("an image that does not exist: %v", err)
+	}
+	problems, err := testutil.GatherAndLint(w.gathered)
+	if err != nil || len(problems) > 0 {
+		t.Errorf("lint: %v, %v", problems, err)
+	}
+	if n, err := testutil.GatherAndCount(w.gathered, "pyrsia_upstream_pulls_remaining"); err != nil || n != 1 {
+		t.Errorf("rate limit: %d, %v", n, err)
+	}
+	resolved, err := w.Resolve(t.Context(), control.ResolveRequest{Image: "a:1"})
+	if err != nil || resolved.RateLimit == nil || resolved.RateLimit.Limit != 100 || resolved.RateLimit.Remaining != 98 {
+		t.Errorf("resolved: %+v, %v", resolved, err)
+	}
+}

@@ -1,0 +1,203 @@
+package publish
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"time"
+
+	"github.com/pyrsia/pyrsia-operator/node/control"
+	"github.com/pyrsia/pyrsia-operator/node/internal/upstream"
+	"github.com/pyrsia/pyrsia-operator/node/ledger"
+)
+
+// maxPerRepository is how many images of one repository are copied at once, so
+// that a broken one leaves room for the others.
+const maxPerRepository = concurrency / 2
+
+// queue lets images be copied in turns of their repositories. The publisher's
+// mu guards it.
+type queue struct {
+	turns   []string          // repositories with waiting jobs, whose turn is next first
+	waiting map[string][]*job // by repository, the oldest first
+	running map[string]int    // by repository
+	busy    int               // jobs that run
+}
+
+func (q *queue) push(j *job) {
+	if q.waiting == nil {
+		q.waiting, q.running = map[string][]*job{}, map[string]int{}
+	}
+	repository := j.image.Name()
+	if len(q.waiting[repository]) == 0 {
+		q.turns = append(q.turns, repository)
+	}
+	q.waiting[repository] = append(q.waiting[repository], j)
+}
+
+// pop takes the next job that may run now.
+func (q *queue) pop() *job {
+	if q.busy == concurrency {
+		return nil
+	}
+	for i, repository := range q.turns {
+		if q.running[repository] == maxPerRepository {
+			continue
+		}
+		jobs := q.waiting[repository]
+		q.turns = append(q.turns[:i:i], q.turns[i+1:]...)
+		if q.waiting[repository] = jobs[1:]; len(jobs) > 1 {
+			q.turns = append(q.turns, repository)
+		} else {
+			delete(q.waiting, repository)
+		}
+		q.running[repository]++
+		q.busy++
+		return jobs[0]
+	}
+	return nil
+}
+
+// release gives a job's place to another.
+func (q *queue) release(j *job) {
+	q.busy--
+	if q.running[j.image.Name()]--; q.running[j.image.Name()] == 0 {
+		delete(q.running, j.image.Name())
+	}
+}
+
+func (p *Publisher) start(k key, image ledger.Image, registry *upstream.Registry, platforms []string) (*job, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if j, ok := p.jobs[k]; ok {
+		return j, nil
+	}
+	if len(p.jobs) >= maxJobs {
+		maps.DeleteFunc(p.jobs, func(_ key, j *job) bool { return j.over() }) // failures that nobody asks for any more
+	}
+	if len(p.jobs) >= maxJobs || p.ctx.Err() != nil {
+		return nil, &control.Error{Reason: control.ReasonBusy, RetryAfterSeconds: 10, Message: "the publisher has enough to do: ask again later"}
+	}
+	j := &job{key: k, image: image, registry: registry, platforms: platforms, ended: make(chan struct{})}
+	p.jobs[k] = j
+	p.queue.push(j)
+	p.dispatch()
+	return j, nil
+}
+
+// dispatch starts as many jobs as may run; the caller holds mu.
+func (p *Publisher) dispatch() {
+	for {
+		j := p.queue.pop()
+		if j == nil {
+			return
+		}
+		p.done.Go(func() { p.work(j) })
+	}
+}
+
+// work copies an image, gives its place to the next one, and then appends its
+// block: many appends share one checkpoint.
+func (p *Publisher) work(j *job) {
+	defer close(j.ended)
+	p.content.RLock()
+	defer p.content.RUnlock()
+	started := time.Now()
+	entries, err := p.copy(j)
+	p.mu.Lock()
+	p.queue.release(j)
+	p.dispatch()
+	p.mu.Unlock()
+	for _, e := range entries {
+		if err == nil {
+			j.height, err = p.append(e)
+		}
+	}
+	if j.err = err; err != nil {
+		p.metrics.failed(err)
+		p.Log.Warn("publication failed", "image", j.key.image, "digest", j.key.digest, "error", err)
+		return
+	}
+	p.forget(j) // the ledger tells from now on
+	p.metrics.published(j.progress.Done.Load())
+	p.Log.Info("published", "image", j.key.image, "digest", j.key.digest, "block", j.height,
+		"bytes", j.progress.Total.Load(), "took", time.Since(started).Round(time.Millisecond).String())
+}
+
+// copy brings an image to the store, after the signatures that hang on it. The
+// image's entry is the last one. Crash before the appends: blobs without a
+// block, which the next attempt finds in the store.
+func (p *Publisher) copy(j *job) ([]*ledger.AddArtifact, error) {
+	ctx, cancel := context.WithTimeout(p.ctx, copyTimeout)
+	defer cancel()
+	image, err := j.registry.Copy(ctx, j.image, j.key.digest, j.platforms, p.Store, &j.progress)
+	if err != nil {
+		return nil, err
+	}
+	signatures, err := j.registry.Signatures(ctx, j.image, j.key.digest)
+	if err != nil {
+		return nil, err
+	}
+	var entries []*ledger.AddArtifact
+	for _, s := range signatures {
+		e, err := j.registry.Copy(ctx, s.Image, s.Digest, nil, p.Store, new(upstream.Progress))
+		if err != nil {
+			return nil, fmt.Errorf("a signature: %w", err)
+		}
+		entries = append(entries, e)
+	}
+	return append(entries, image), nil
+}
+
+func (p *Publisher) append(e *ledger.AddArtifact) (int64, error) {
+	e.Time = time.Now().UTC().Truncate(time.Second)
+	p.Provide(e.Pieces)
+	return p.Writer.Append(p.ctx, e)
+}
+
+func (p *Publisher) forget(j *job) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.jobs[j.key] == j {
+		delete(p.jobs, j.key)
+	}
+}
+
+// over tells whether the job has ended.
+func (j *job) over() bool {
+	select {
+	case <-j.ended:
+		return true
+	default:
+		return false
+	}
+}
+
+// refusal says to the operator what went wrong upstream, and what to do.
+func (p *Publisher) refusal(err error, image ledger.Image, r *upstream.Registry) error {
+	u, ok := errors.AsType[*upstream.Error](err)
+	if !ok {
+		return err
+	}
+	cause := u.Cause()
+	switch u.Kind {
+	case upstream.NotFound:
+		return &control.Error{Reason: control.ReasonImageNotFound,
+			Message: fmt.Sprintf("%s does not exist at %s: check the repository and the tag (%v)", image, r.Host(), cause)}
+	case upstream.Unauthorized:
+		return &control.Error{Reason: control.ReasonUpstreamUnauthorized,
+			Message: fmt.Sprintf("%s refuses the login for %s, wants one, or has no such repository: check its name, and the Secret in spec.publisher.upstreams (%v)", r.Host(), image, cause)}
+	case upstream.RateLimited:
+		return &control.Error{Reason: control.ReasonUpstreamRateLimited, RetryAfterSeconds: max(1, int(u.RetryAfter.Seconds()+0.999)),
+			Message: fmt.Sprintf("%s limits the rate of pulls: the operator goes on when it may; credentials in spec.publisher.upstreams may raise the limit", r.Host())}
+	case upstream.Invalid:
+		return &control.Error{Reason: control.ReasonUpstreamInvalid,
+			Message: fmt.Sprintf("%s sent content that was refused: %v", r.Host(), u)}
+	case upstream.NoSpace:
+		return &control.Error{Reason: control.ReasonDiskFull, RetryAfterSeconds: 300, Message: u.Error()}
+	default:
+		return &control.Error{Reason: control.ReasonUpstreamUnavailable,
+			Message: fmt.Sprintf("%s cannot be reached: check spec.publisher.upstreams and the network (%v)", r.Host(), cause)}
+	}
+}
