@@ -29,6 +29,10 @@ type ArtifactReconciler struct {
 	status statusWriter
 }
 
+// publishAtOnce is how many Artifacts are published at the same time: each
+// waits for the publisher, which takes them in turns.
+const publishAtOnce = 64
+
 // Reconcile brings an Artifact closer to being published, verified and mirrored.
 func (r *ArtifactReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
 	art := new(v1alpha1.Artifact)
@@ -39,7 +43,11 @@ func (r *ArtifactReconciler) Reconcile(ctx context.Context, req ctrl.Request) (c
 		return ctrl.Result{}, nil
 	}
 	before := art.DeepCopy()
-	next, err := run(ctx, art, r.publish, r.verify, r.mirror)
+	steps := []step[*v1alpha1.Artifact]{r.publish, r.verify, r.mirror}
+	if art.Spec.State == v1alpha1.StateRevoked {
+		steps = []step[*v1alpha1.Artifact]{r.revoke}
+	}
+	next, err := run(ctx, art, steps...)
 	return r.status.finish(ctx, before, art, next, err)
 }
 
@@ -53,11 +61,12 @@ const (
 // stageOf is an Artifact's value in indexStage: none when all is done.
 func stageOf(obj client.Object) []string {
 	art, ok := obj.(*v1alpha1.Artifact)
-	if !ok || isTrue(art, v1alpha1.ConditionMirrored) {
+	if !ok || isTrue(art, v1alpha1.ConditionReady) {
 		return nil
 	}
 	stage := stagePublish
 	switch {
+	case art.Spec.State == v1alpha1.StateRevoked:
 	case isTrue(art, v1alpha1.ConditionVerified):
 		stage = stageMirror
 	case meta.IsStatusConditionFalse(art.Status.Conditions, v1alpha1.ConditionPublished),
@@ -75,7 +84,7 @@ func (r *ArtifactReconciler) SetupWithManager(mgr ctrl.Manager) error {
 		For(&v1alpha1.Artifact{}, builder.WithPredicates(predicate.GenerationChangedPredicate{})).
 		Watches(&v1alpha1.PyrsiaNode{}, handler.EnqueueRequestsFromMapFunc(r.waitingForPublisher), builder.WithPredicates(usabilityChanged)).
 		Watches(&v1alpha1.PyrsiaNode{}, handler.EnqueueRequestsFromMapFunc(r.waitingForMirror), builder.WithPredicates(mirrorGrew)).
-		WithOptions(options(8)).
+		WithOptions(options(publishAtOnce)).
 		Complete(r)
 }
 
@@ -119,6 +128,22 @@ func ledgerSize(n *v1alpha1.PyrsiaNode) int64 {
 		return 0
 	}
 	return n.Status.Ledger.Size
+}
+
+// stripArtifact keeps out of the cache what is only written: proofs, and who
+// manages which field. What is not in the cache is not in a patch either.
+func stripArtifact(obj any) (any, error) {
+	art, ok := obj.(*v1alpha1.Artifact)
+	if !ok {
+		return obj, nil
+	}
+	art.ManagedFields = nil
+	for _, b := range []*v1alpha1.Block{art.Status.Block, art.Status.Revocation} {
+		if b != nil && isTrue(art, v1alpha1.ConditionReady) {
+			b.Entry, b.Proof, b.Checkpoint = "", "", ""
+		}
+	}
+	return art, nil
 }
 
 // pollAfter is when to ask again how far a publication is that began age ago.

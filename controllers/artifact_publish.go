@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"time"
 
+	"k8s.io/apimachinery/pkg/api/meta"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
@@ -45,7 +47,7 @@ func (r *ArtifactReconciler) publish(ctx context.Context, art *v1alpha1.Artifact
 		return 0, err
 	}
 	resp, err := node.Publish(ctx, control.PublishRequest{
-		Image: art.Spec.Image, Digest: art.Spec.Digest, Floor: publisher.Status.Ledger.Checkpoint,
+		Image: art.Spec.Image, Digest: art.Spec.Digest, Platforms: art.Spec.Platforms, Floor: publisher.Status.Ledger.Checkpoint,
 	})
 	if err != nil {
 		return r.refused(art, condition, err)
@@ -71,15 +73,24 @@ func (r *ArtifactReconciler) refused(art *v1alpha1.Artifact, condition string, e
 		setWaiting(art, condition, reasonUnreachable, "the publisher's control API does not answer")
 		return 0, err
 	}
+	if refusal.Reason == control.ReasonUpstreamRateLimited || refusal.Reason == control.ReasonBusy {
+		// Nothing is wrong: its turn comes. Not all come at once then.
+		setWaiting(art, condition, conditionReason(refusal.Reason), refusal.Message)
+		wait := max(retryAfter(refusal), time.Second)
+		return wait + rand.N(wait/2), nil
+	}
 	setRefused(art, condition, conditionReason(refusal.Reason), refusal.Message)
-	err = fmt.Errorf("publishing %s: %w", art.Spec.Image, refusal)
 	if refusal.Permanent() {
-		return 0, reconcile.TerminalError(err)
+		return 0, reconcile.TerminalError(fmt.Errorf("publishing %s: %w", art.Spec.Image, refusal))
 	}
-	if refusal.RetryAfterSeconds > 0 {
-		return retryAfter(refusal), nil
-	}
-	return 0, err
+	failed := meta.FindStatusCondition(*art.Conditions(), condition).LastTransitionTime
+	return max(failureWait(age(r.Now(), failed)), retryAfter(refusal)), nil
+}
+
+// failureWait is when to try again what has failed for so long: the wait
+// doubles, from two seconds to an hour.
+func failureWait(since time.Duration) time.Duration {
+	return min(max(since, retryFirst), time.Hour)
 }
 
 func retryAfter(refusal *control.Error) time.Duration {

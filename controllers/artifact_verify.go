@@ -39,6 +39,10 @@ func (r *ArtifactReconciler) verify(ctx context.Context, art *v1alpha1.Artifact)
 	art.Status.Block.Checkpoint = string(block.Checkpoint.Signed)
 	art.Status.PublishedAt = new(metav1.NewTime(block.Artifact.Time))
 	art.Status.Platforms = platforms(block.Artifact)
+	art.Status.Bytes = block.Artifact.Size
+	for _, p := range block.Artifact.Platforms {
+		art.Status.Bytes += p.Size
+	}
 	setDone(art, condition, "ProofVerified", "The inclusion proof of the block was checked against the publisher's pinned key")
 	return 0, nil
 }
@@ -63,7 +67,9 @@ func verifyBlock(key string, art *v1alpha1.Artifact) (*ledger.VerifiedBlock, err
 func platforms(entry *ledger.AddArtifact) []string {
 	var out []string
 	for _, p := range entry.Platforms {
-		out = append(out, bounded(p.Platform, 256))
+		if p.Platform != "unknown/unknown" { // so indexes mark attestations
+			out = append(out, bounded(p.Platform, 256))
+		}
 	}
 	slices.Sort(out)
 	return slices.Compact(out)

@@ -91,7 +91,7 @@ func TestFromImageSetToVerifiedArtifacts(t *testing.T) {
 	c.awaitCurrent(t, art)
 	c.awaitCurrent(t, c.artifact(t, ns, "docker.io/library/alpine:3.20", first)) // history
 	c.quiet(t, ns)
-	c.hasEvents(t, ns, "Published", "ProofVerified", "Mirrored")
+	c.hasEvents(t, ns, "Published")
 }
 
 // quiet checks that nothing is written while nothing changes, and neither when

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"path"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -133,6 +134,16 @@ func (c *cluster) nodeConfig(t *testing.T, n *v1alpha1.PyrsiaNode, template core
 		case "--upstream":
 			registry, endpoint, _ := strings.Cut(value, "=")
 			config.Upstreams[registry] = endpoint
+		case "--upstream-secrets":
+			config.UpstreamSecrets = c.secretFolder(t, n, template)
+		case "--on-pull-per-hour":
+			perHour, err := strconv.Atoi(value)
+			if err != nil {
+				t.Fatal(err)
+			}
+			config.OnPullPerHour = perHour
+		case "--on-pull-allow":
+			config.OnPullAllow = append(config.OnPullAllow, value)
 		case "--ledger-key":
 			config.LedgerKey = value
 		case "--bootstrap":
@@ -176,6 +187,38 @@ func (c *cluster) secretFile(t *testing.T, n *v1alpha1.PyrsiaNode, dir, name, ke
 		t.Fatal(err)
 	}
 	return file
+}
+
+// secretFolder is what the kubelet would mount of an upstream's Secrets.
+func (c *cluster) secretFolder(t *testing.T, n *v1alpha1.PyrsiaNode, template corev1.PodTemplateSpec) string {
+	t.Helper()
+	dir := t.TempDir()
+	for _, mount := range template.Spec.Containers[0].VolumeMounts {
+		if path.Dir(mount.MountPath) != upstreamSecretsPath {
+			continue
+		}
+		folder := filepath.Join(dir, path.Base(mount.MountPath))
+		if err := os.Mkdir(folder, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		for _, v := range template.Spec.Volumes {
+			if v.Name != mount.Name {
+				continue
+			}
+			for _, source := range v.Projected.Sources {
+				secret := new(corev1.Secret)
+				if err := c.Get(t.Context(), client.ObjectKey{Namespace: n.Namespace, Name: source.Secret.Name}, secret); err != nil {
+					t.Fatal(err)
+				}
+				for key, value := range secret.Data {
+					if err := os.WriteFile(filepath.Join(folder, key), value, 0o600); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+		}
+	}
+	return dir
 }
 
 // setWorkloadStatus says what the cluster's own controllers would say.

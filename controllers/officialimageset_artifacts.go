@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"crypto/sha256"
-	"errors"
 	"fmt"
 	"maps"
 	"math"
@@ -12,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -24,72 +24,93 @@ import (
 // defaultHistoryLimit is how many Artifacts of earlier digests are kept.
 const defaultHistoryLimit = 3
 
-// artifacts makes the Artifacts that are wanted, and deletes those that are
+// writesAtOnce is how many Artifacts of a set are made at the same time.
+const writesAtOnce = 8
+
+// artifacts makes the Artifacts that are wanted, and gives up those that are
 // not any more.
 func (r *OfficialImageSetReconciler) artifacts(w *work) step[*v1alpha1.OfficialImageSet] {
 	return func(ctx context.Context, set *v1alpha1.OfficialImageSet) (time.Duration, error) {
-		var errs []error
-		for _, image := range slices.Sorted(maps.Keys(w.pass.images)) {
-			errs = append(errs, r.ensure(ctx, set, w, image))
+		if !w.planned || set.Spec.Mode == v1alpha1.SetModePlan {
+			return 0, nil
 		}
 		limit := defaultHistoryLimit
 		if set.Spec.HistoryLimit != nil {
 			limit = int(*set.Spec.HistoryLimit)
 		}
-		for _, image := range slices.Sorted(maps.Keys(w.have)) {
-			for _, art := range unwanted(w.have[image], w.pass.images[image], limit) {
-				errs = append(errs, r.delete(ctx, art))
+		var group errgroup.Group
+		group.SetLimit(writesAtOnce)
+		for _, image := range slices.Sorted(maps.Keys(w.pass.images)) {
+			i := w.pass.images[image]
+			if i.digest != "" && (i.moved || find(w.have[image], i.digest) == nil) {
+				group.Go(func() error { return r.ensure(ctx, set, w.have[image], image, i) })
 			}
 		}
-		return 0, errors.Join(errs...)
+		for image, have := range w.have {
+			for _, art := range unwanted(have, w.pass.images[image], limit) {
+				group.Go(func() error { return r.giveUp(ctx, set, art) })
+			}
+		}
+		return 0, group.Wait()
 	}
 }
 
 // ensure makes the Artifact of an image's digest. One that is published, but
 // no longer the image's newest block because the tag moved away and back, is
 // made again, so that it is published again.
-func (r *OfficialImageSetReconciler) ensure(ctx context.Context, set *v1alpha1.OfficialImageSet, w *work, image string) error {
-	i := w.pass.images[image]
-	if i.digest == "" {
-		return nil
-	}
-	if existing := find(w.have[image], i.digest); existing != nil {
-		if !i.moved || !isTrue(existing, v1alpha1.ConditionPublished) {
+func (r *OfficialImageSetReconciler) ensure(ctx context.Context, set *v1alpha1.OfficialImageSet, have []*v1alpha1.Artifact, image string, i *resolution) error {
+	if existing := find(have, i.digest); existing != nil {
+		if !isTrue(existing, v1alpha1.ConditionPublished) {
 			return nil
 		}
 		if err := r.delete(ctx, existing); err != nil {
 			return err
 		}
-		w.have[image] = slices.DeleteFunc(slices.Clone(w.have[image]), func(a *v1alpha1.Artifact) bool { return a == existing })
 	}
 	i.moved = false // what follows mends it, or is tried again after the next pass
 	art := newArtifact(set, image, i.digest)
-	if err := controllerutil.SetControllerReference(set, art, r.Client.Scheme()); err != nil {
+	if err := controllerutil.SetOwnerReference(set, art, r.Client.Scheme()); err != nil {
 		return fmt.Errorf("making the Artifact of %s: %w", image, err)
 	}
-	taken, err := r.taken(ctx, art)
-	if err != nil {
-		return err
+	got := new(v1alpha1.Artifact)
+	err := r.Client.Get(ctx, client.ObjectKeyFromObject(art), got)
+	switch {
+	case apierrors.IsNotFound(err):
+		err = r.Client.Create(ctx, art)
+		if apierrors.IsAlreadyExists(err) {
+			return nil // the cache does not show it yet
+		}
+		return wrap(err, "making the Artifact of %s", image)
+	case err != nil:
+		return fmt.Errorf("reading Artifact %s: %w", art.Name, err)
+	case !got.DeletionTimestamp.IsZero() || ownedBy(got, set):
+		return nil // the next event shows more
 	}
-	if taken {
-		i.conflict(image, art.Name, r.Now())
-		return nil
-	}
-	err = r.Client.Create(ctx, art)
-	if apierrors.IsAlreadyExists(err) {
-		return nil // the cache does not show it yet
-	}
-	return wrap(err, "making the Artifact of %s", image)
+	return r.share(ctx, set, got, art, i)
 }
 
-// taken tells whether an Artifact by the wanted name belongs to another.
-func (r *OfficialImageSetReconciler) taken(ctx context.Context, want *v1alpha1.Artifact) (bool, error) {
-	got := new(v1alpha1.Artifact)
-	if err := r.Client.Get(ctx, client.ObjectKeyFromObject(want), got); err != nil {
-		return false, client.IgnoreNotFound(wrap(err, "reading Artifact %s", want.Name))
+func ownedBy(art *v1alpha1.Artifact, set *v1alpha1.OfficialImageSet) bool {
+	return slices.ContainsFunc(art.OwnerReferences, func(ref metav1.OwnerReference) bool { return ref.UID == set.UID })
+}
+
+// share makes the set an owner of an Artifact that another set has made, or
+// somebody by hand.
+func (r *OfficialImageSetReconciler) share(ctx context.Context, set *v1alpha1.OfficialImageSet, got, want *v1alpha1.Artifact, i *resolution) error {
+	same := got.Spec.Image == want.Spec.Image && got.Spec.Digest == want.Spec.Digest && got.Spec.PublisherRef == want.Spec.PublisherRef &&
+		slices.Equal(slices.Sorted(slices.Values(got.Spec.Platforms)), slices.Sorted(slices.Values(want.Spec.Platforms)))
+	if !same {
+		i.conflict(want.Spec.Image, want.Name, r.Now())
+		return nil
 	}
-	was, is := metav1.GetControllerOf(got), metav1.GetControllerOf(want)
-	return was == nil || was.UID != is.UID || got.Spec.Image != want.Spec.Image, nil
+	before := got.DeepCopy()
+	if err := controllerutil.SetOwnerReference(set, got, r.Client.Scheme()); err != nil {
+		return fmt.Errorf("sharing Artifact %s: %w", got.Name, err)
+	}
+	err := r.Client.Patch(ctx, got, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{}))
+	if apierrors.IsConflict(err) {
+		return nil // another set took it, or gave it up: the next event shows it
+	}
+	return wrap(client.IgnoreNotFound(err), "sharing Artifact %s", got.Name)
 }
 
 // conflict keeps the failure that an Artifact's name is taken.
@@ -97,14 +118,30 @@ func (i *resolution) conflict(image, name string, now time.Time) {
 	i.retryAt = now.Add(retryMax)
 	i.failure = &v1alpha1.ImageFailure{
 		Image: image, Reason: "NameConflict",
-		Message: fmt.Sprintf("the Artifact %q exists and belongs to another: take the image out of the other set, or delete that Artifact", name),
+		Message: fmt.Sprintf("the Artifact %q exists with another publisher, or other platforms: take the image out of the other set, or delete that Artifact", name),
 	}
 }
 
-func (r *OfficialImageSetReconciler) delete(ctx context.Context, art *v1alpha1.Artifact) error {
-	err := r.Client.Delete(ctx, art.DeepCopy(), client.Preconditions{UID: &art.UID})
+// giveUp takes the set out of an Artifact's owners; the last one deletes it.
+func (r *OfficialImageSetReconciler) giveUp(ctx context.Context, set *v1alpha1.OfficialImageSet, art *v1alpha1.Artifact) error {
+	if len(art.OwnerReferences) <= 1 {
+		return r.delete(ctx, art)
+	}
+	after := art.DeepCopy()
+	after.OwnerReferences = slices.DeleteFunc(after.OwnerReferences, func(ref metav1.OwnerReference) bool { return ref.UID == set.UID })
+	err := r.Client.Patch(ctx, after, client.MergeFromWithOptions(art.DeepCopy(), client.MergeFromWithOptimisticLock{}))
 	if apierrors.IsConflict(err) {
-		return nil // another one by this name: the next event shows it
+		return nil
+	}
+	return wrap(client.IgnoreNotFound(err), "giving up Artifact %s", art.Name)
+}
+
+// delete deletes an Artifact, unless it changed meanwhile: then another set
+// may have become its owner.
+func (r *OfficialImageSetReconciler) delete(ctx context.Context, art *v1alpha1.Artifact) error {
+	err := r.Client.Delete(ctx, art.DeepCopy(), client.Preconditions{UID: &art.UID, ResourceVersion: &art.ResourceVersion})
+	if apierrors.IsConflict(err) {
+		return nil // the next event shows what changed
 	}
 	return wrap(client.IgnoreNotFound(err), "deleting Artifact %s", art.Name)
 }
@@ -112,7 +149,7 @@ func (r *OfficialImageSetReconciler) delete(ctx context.Context, art *v1alpha1.A
 func newArtifact(set *v1alpha1.OfficialImageSet, image, digest string) *v1alpha1.Artifact {
 	return &v1alpha1.Artifact{
 		ObjectMeta: metav1.ObjectMeta{Namespace: set.Namespace, Name: artifactName(image, digest)},
-		Spec:       v1alpha1.ArtifactSpec{Image: image, Digest: digest, PublisherRef: set.Spec.PublisherRef},
+		Spec:       v1alpha1.ArtifactSpec{Image: image, Digest: digest, PublisherRef: set.Spec.PublisherRef, Platforms: set.Spec.Platforms},
 	}
 }
 

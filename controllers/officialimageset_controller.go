@@ -2,26 +2,31 @@ package controllers
 
 import (
 	"context"
-	"fmt"
+	"strings"
 	"sync"
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/util/workqueue"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
-	"github.com/pyrsia/pyrsia-operator/node/ledger"
 )
 
-// +kubebuilder:rbac:groups=pyrsia.io,resources=officialimagesets,verbs=get;list;watch
+// +kubebuilder:rbac:groups=pyrsia.io,resources=officialimagesets,verbs=get;list;watch;patch
 // +kubebuilder:rbac:groups=pyrsia.io,resources=officialimagesets/status,verbs=patch
 // +kubebuilder:rbac:groups=pyrsia.io,resources=officialimagesets/finalizers,verbs=update
-// +kubebuilder:rbac:groups=pyrsia.io,resources=artifacts,verbs=get;list;watch;create;delete
+// +kubebuilder:rbac:groups=pyrsia.io,resources=artifacts,verbs=get;list;watch;create;patch;delete
+
+// settle is how long a set's events are gathered before it is reconciled: one
+// reconciliation counts many Artifacts.
+const settle = 2 * time.Second
 
 // OfficialImageSetReconciler resolves the tags of OfficialImageSets, and keeps
 // an Artifact for each digest.
@@ -44,58 +49,27 @@ func (r *OfficialImageSetReconciler) Reconcile(ctx context.Context, req ctrl.Req
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
 	if !set.DeletionTimestamp.IsZero() {
-		return ctrl.Result{}, nil
+		return r.finalize(ctx, set)
+	}
+	if err := r.holdDeletion(ctx, set); err != nil {
+		return ctrl.Result{}, err
 	}
 	before := set.DeepCopy()
-	w := &work{}
-	next, err := run(ctx, set, r.list(w), r.resolve(w), r.artifacts(w), r.count(w))
+	w := &work{before: &before.Status}
+	next, err := run(ctx, set, r.plan(w), r.resolve(w), r.artifacts(w), r.count(w))
 	return r.status.finish(ctx, before, set, next, err)
 }
 
 // work is what the steps of one reconciliation hand to each other.
 type work struct {
-	images  []string                        // wanted, by name, each once
-	invalid map[string]error                // wanted, but not an image's name
-	have    map[string][]*v1alpha1.Artifact // the set's Artifacts by image, newest first; read only
+	before  *v1alpha1.OfficialImageSetStatus // as it was read
+	planned bool                             // pass.images are what the set holds
+	have    map[string][]*v1alpha1.Artifact  // the set's Artifacts by image, newest first; read only
+	blocks  int32                            // of them
+	bytes   int64
 	pass    *pass
 
 	unusable *unusableError // why the publisher cannot be asked
-}
-
-// list reads which images are wanted and which Artifacts there are.
-func (r *OfficialImageSetReconciler) list(w *work) step[*v1alpha1.OfficialImageSet] {
-	return func(ctx context.Context, set *v1alpha1.OfficialImageSet) (time.Duration, error) {
-		w.images, w.invalid = wantedImages(set)
-		all := new(v1alpha1.ArtifactList)
-		err := r.Client.List(ctx, all, client.InNamespace(set.Namespace), client.MatchingFields{indexOwner: string(set.UID)}, client.UnsafeDisableDeepCopy)
-		if err != nil {
-			return 0, fmt.Errorf("listing the Artifacts of %s: %w", set.Name, err)
-		}
-		w.have = byImage(all.Items)
-		w.pass = r.passOf(set, w)
-		return 0, nil
-	}
-}
-
-// wantedImages are the set's images in canonical form.
-func wantedImages(set *v1alpha1.OfficialImageSet) (images []string, invalid map[string]error) {
-	seen := map[string]bool{}
-	invalid = map[string]error{}
-	for _, i := range set.Spec.Images {
-		for _, tag := range i.Tags {
-			name := i.Repository + ":" + tag
-			image, err := ledger.ParseImage(name)
-			if err != nil {
-				invalid[name] = err
-				continue
-			}
-			if canonical := image.String(); !seen[canonical] {
-				seen[canonical] = true
-				images = append(images, canonical)
-			}
-		}
-	}
-	return images, invalid
 }
 
 // SetupWithManager registers the controller.
@@ -105,10 +79,35 @@ func (r *OfficialImageSetReconciler) SetupWithManager(mgr ctrl.Manager) error {
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("officialimageset").
 		For(&v1alpha1.OfficialImageSet{}, builder.WithPredicates(predicate.GenerationChangedPredicate{})).
-		Owns(&v1alpha1.Artifact{}).
+		Watches(&v1alpha1.Artifact{}, ownersAfterAWhile).
 		Watches(&v1alpha1.PyrsiaNode{}, handler.EnqueueRequestsFromMapFunc(r.setsOf), builder.WithPredicates(usabilityChanged)).
 		WithOptions(options(4)).
 		Complete(r)
+}
+
+// ownersAfterAWhile enqueues the sets that hold an Artifact.
+var ownersAfterAWhile = func() handler.Funcs {
+	type queue = workqueue.TypedRateLimitingInterface[reconcile.Request]
+	enqueue := func(obj client.Object, q queue) {
+		for _, name := range setOwners(obj) {
+			q.AddAfter(reconcile.Request{NamespacedName: types.NamespacedName{Namespace: obj.GetNamespace(), Name: name}}, settle)
+		}
+	}
+	return handler.Funcs{
+		CreateFunc: func(_ context.Context, e event.CreateEvent, q queue) { enqueue(e.Object, q) },
+		UpdateFunc: func(_ context.Context, e event.UpdateEvent, q queue) { enqueue(e.ObjectNew, q) },
+		DeleteFunc: func(_ context.Context, e event.DeleteEvent, q queue) { enqueue(e.Object, q) },
+	}
+}()
+
+// setOwners are the names of the sets that hold an Artifact.
+func setOwners(obj client.Object) (names []string) {
+	for _, ref := range obj.GetOwnerReferences() {
+		if ref.Kind == "OfficialImageSet" && strings.HasPrefix(ref.APIVersion, v1alpha1.GroupVersion.Group+"/") {
+			names = append(names, ref.Name)
+		}
+	}
+	return names
 }
 
 // setsOf are the sets that refer to a publisher.

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -17,14 +18,21 @@ import (
 // maxFailures bounds status.failures.
 const maxFailures = 20
 
-// count counts the images that are published, and sets both conditions.
+// count counts the images that are published, and sets the conditions.
 func (r *OfficialImageSetReconciler) count(w *work) step[*v1alpha1.OfficialImageSet] {
 	return func(_ context.Context, set *v1alpha1.OfficialImageSet) (time.Duration, error) {
+		if !w.planned {
+			return 0, nil // the counts of before stand
+		}
 		failures := resolveFailures(w)
-		published, failed := 0, len(w.invalid)
+		published, failed := 0, len(w.pass.problems)
 		for image, i := range w.pass.images {
 			art := find(w.have[image], i.digest)
 			switch {
+			case art != nil && art.Spec.State == v1alpha1.StateRevoked:
+				failed++
+				failures = append(failures, v1alpha1.ImageFailure{Image: image, Reason: "Revoked",
+					Message: "the digest that the tag points to is revoked: wait for the upstream to move the tag, or take the image out"})
 			case art != nil && isTrue(art, v1alpha1.ConditionReady):
 				published++
 			case i.failure != nil:
@@ -36,15 +44,69 @@ func (r *OfficialImageSetReconciler) count(w *work) step[*v1alpha1.OfficialImage
 				}
 			}
 		}
-		desired := len(w.images) + len(w.invalid)
+		desired := len(w.pass.images) + len(w.pass.problems)
 		s := &set.Status
 		s.Desired, s.Published, s.Failed = int32(desired), int32(published), int32(failed)
 		s.Pending = int32(desired - published - failed)
+		s.Blocks, s.Bytes, s.RateLimit = w.blocks, w.bytes, w.pass.rateLimit
 		slices.SortFunc(failures, func(a, b v1alpha1.ImageFailure) int { return cmp.Compare(a.Image, b.Image) })
-		s.Failures = failures[:min(len(failures), maxFailures)]
+		s.Failures = uniqueFailures(failures)
+		if set.Spec.Mode == v1alpha1.SetModePlan {
+			return 0, nil
+		}
 		judgeResolved(set, w)
 		judgePublished(set)
+		w.pass.progress(s, r.Now())
+		keepSteady(w.before, s)
 		return 0, nil
+	}
+}
+
+// uniqueFailures are the first failures, one for each image.
+func uniqueFailures(sorted []v1alpha1.ImageFailure) []v1alpha1.ImageFailure {
+	out := slices.CompactFunc(sorted, func(a, b v1alpha1.ImageFailure) bool { return a.Image == b.Image })
+	return out[:min(len(out), maxFailures)]
+}
+
+// rate measures how fast images are published.
+type rate struct {
+	since     time.Time
+	published int32 // at that time
+}
+
+// progress says how much is done, and when all will be.
+func (p *pass) progress(s *v1alpha1.OfficialImageSetStatus, now time.Time) {
+	s.Progress, s.ETA = "100%", nil
+	if s.Desired > 0 {
+		s.Progress = fmt.Sprintf("%d%%", int64(s.Published)*100/int64(s.Desired))
+	}
+	if s.Pending == 0 {
+		p.rate = rate{}
+		return
+	}
+	if p.rate.since.IsZero() || s.Published < p.rate.published {
+		p.rate = rate{now, s.Published}
+	}
+	done, took := s.Published-p.rate.published, now.Sub(p.rate.since)
+	if done > 0 && took >= 10*time.Second {
+		left := time.Duration(float64(took) * float64(s.Pending) / float64(done))
+		s.ETA = new(metav1.NewTime(now.Add(min(left, 1000*time.Hour)).Truncate(10 * time.Second)))
+	}
+}
+
+// keepSteady leaves what changes with each pass as it was, unless something
+// else is to be written: a set whose images do not move writes nothing.
+func keepSteady(before, after *v1alpha1.OfficialImageSetStatus) {
+	steady := func(s *v1alpha1.OfficialImageSetStatus) *v1alpha1.OfficialImageSetStatus {
+		s = s.DeepCopy()
+		s.LastResolvedTime, s.RateLimit, s.ETA = nil, nil, nil
+		for i := range s.Failures {
+			s.Failures[i].NextTry = nil
+		}
+		return s
+	}
+	if before.LastResolvedTime != nil && equality.Semantic.DeepEqual(steady(before), steady(after)) {
+		before.DeepCopyInto(after)
 	}
 }
 
@@ -92,9 +154,7 @@ func judgeResolved(set *v1alpha1.OfficialImageSet, w *work) {
 // resolveFailures are the images that could not be resolved, by name.
 func resolveFailures(w *work) []v1alpha1.ImageFailure {
 	var out []v1alpha1.ImageFailure
-	for _, image := range slices.Sorted(maps.Keys(w.invalid)) {
-		out = append(out, v1alpha1.ImageFailure{Image: image, Reason: "InvalidImage", Message: bounded(w.invalid[image].Error(), maxMessage)})
-	}
+	out = append(out, w.pass.problems...)
 	for _, image := range slices.Sorted(maps.Keys(w.pass.images)) {
 		if f := w.pass.images[image].failure; f != nil {
 			out = append(out, *f)

@@ -13,8 +13,8 @@ import (
 const (
 	// resolveAtOnce is how many tags of a set are resolved at the same time,
 	// and resolveBatch how many before its status is written.
-	resolveAtOnce = 8
-	resolveBatch  = 16
+	resolveAtOnce = 16
+	resolveBatch  = 256
 
 	retryFirst = 2 * time.Second
 	retryMax   = 5 * time.Minute
@@ -27,6 +27,15 @@ type pass struct {
 	began   time.Time // of the pass that runs, or ran last
 	running bool
 	images  map[string]*resolution
+
+	wanted       []string                // as it was listed
+	problems     []v1alpha1.ImageFailure // what could not be listed
+	listedAt     time.Time
+	listedOf     int64 // the generation of the spec; 0: not yet
+	listFailures int
+
+	rateLimit *v1alpha1.RateLimit // as the publisher told last
+	rate      rate
 }
 
 // resolution is the last answer for one image.
@@ -39,8 +48,8 @@ type resolution struct {
 	failure  *v1alpha1.ImageFailure
 }
 
-// passOf is the set's memory, brought in line with the wanted images.
-func (r *OfficialImageSetReconciler) passOf(set *v1alpha1.OfficialImageSet, w *work) *pass {
+// passOf is the set's memory.
+func (r *OfficialImageSetReconciler) passOf(set *v1alpha1.OfficialImageSet) *pass {
 	key := types.NamespacedName{Namespace: set.Namespace, Name: set.Name}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -49,11 +58,16 @@ func (r *OfficialImageSetReconciler) passOf(set *v1alpha1.OfficialImageSet, w *w
 		p = &pass{uid: set.UID, images: map[string]*resolution{}}
 		r.passes[key] = p
 	}
-	wanted := make(map[string]bool, len(w.images))
-	for _, image := range w.images {
+	return p
+}
+
+// want brings the images in line with those that were listed.
+func (p *pass) want(set *v1alpha1.OfficialImageSet, have map[string][]*v1alpha1.Artifact) {
+	wanted := make(map[string]bool, len(p.wanted))
+	for _, image := range p.wanted {
 		wanted[image] = true
 		if p.images[image] == nil {
-			p.images[image] = remembered(set, image, w.have[image])
+			p.images[image] = remembered(set, image, have[image])
 		}
 	}
 	for image := range p.images {
@@ -61,7 +75,6 @@ func (r *OfficialImageSetReconciler) passOf(set *v1alpha1.OfficialImageSet, w *w
 			delete(p.images, image)
 		}
 	}
-	return p
 }
 
 // remembered is what can be told of an image after the operator's restart.

@@ -3,6 +3,7 @@ package controllers
 import (
 	"context"
 	"errors"
+	"math"
 	"slices"
 	"time"
 
@@ -23,11 +24,13 @@ const defaultInterval = time.Hour
 // those that are due.
 func (r *OfficialImageSetReconciler) resolve(w *work) step[*v1alpha1.OfficialImageSet] {
 	return func(ctx context.Context, set *v1alpha1.OfficialImageSet) (time.Duration, error) {
-		interval := defaultInterval
-		if set.Spec.Interval != nil {
-			interval = set.Spec.Interval.Duration
+		if !w.planned {
+			return 0, nil
 		}
-		now := r.Now()
+		if set.Spec.Mode == v1alpha1.SetModePlan {
+			return untilNext(r.Now(), w.pass.listedAt.Add(interval(set))), nil
+		}
+		interval, now := interval(set), r.Now()
 		due, next := w.pass.due(now, interval, resolveBatch)
 		if set.Spec.Suspend || len(due) == 0 {
 			if set.Spec.Suspend {
@@ -48,8 +51,9 @@ func (r *OfficialImageSetReconciler) resolve(w *work) step[*v1alpha1.OfficialIma
 			return 0, err
 		}
 		w.pass.begin(now, due)
-		answers := ask(ctx, node, due)
+		answers := resolveAll(ctx, node, due)
 		now = r.Now()
+		w.pass.noteLimit(answers, now)
 		for i, image := range due {
 			w.pass.images[image].learn(image, answers[i], w.pass.began, now)
 		}
@@ -86,7 +90,7 @@ type answer struct {
 	err error
 }
 
-func ask(ctx context.Context, node *control.Client, images []string) []answer {
+func resolveAll(ctx context.Context, node *control.Client, images []string) []answer {
 	answers := make([]answer, len(images)) // each goroutine owns one
 	var group errgroup.Group
 	group.SetLimit(resolveAtOnce)
@@ -104,6 +108,24 @@ func ask(ctx context.Context, node *control.Client, images []string) []answer {
 	return answers
 }
 
+// noteLimit keeps what the answers tell of the upstream's limits.
+func (p *pass) noteLimit(answers []answer, now time.Time) {
+	for _, a := range answers {
+		if a.err != nil || a.RateLimit == nil {
+			continue
+		}
+		l := a.RateLimit
+		p.rateLimit = &v1alpha1.RateLimit{Limit: count32(l.Limit), Remaining: count32(l.Remaining), WindowSeconds: count32(l.WindowSeconds)}
+		if l.RetryAfterSeconds > 0 {
+			wait := time.Duration(min(l.RetryAfterSeconds, int(maxRetryAfter.Seconds()))) * time.Second
+			p.rateLimit.RetryTime = new(metav1.NewTime(now.Add(wait).Truncate(time.Second)))
+		}
+	}
+}
+
+// count32 bounds a number that came from outside.
+func count32(n int) int32 { return int32(min(max(n, 0), math.MaxInt32)) }
+
 // learn keeps an answer. began is the pass it belongs to.
 func (i *resolution) learn(image string, a answer, began, now time.Time) {
 	if a.err == nil {
@@ -118,7 +140,10 @@ func (i *resolution) learn(image string, a answer, began, now time.Time) {
 		wait = max(wait, retryAfter(refusal))
 	}
 	i.retryAt = now.Add(wait)
+	failure.NextTry = new(metav1.NewTime(i.retryAt.Truncate(time.Second)))
 	if i.failure == nil || i.failure.Reason != failure.Reason {
 		i.failure = failure // else the first message stays: it may differ each time
+		return
 	}
+	i.failure.NextTry = failure.NextTry
 }

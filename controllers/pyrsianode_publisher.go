@@ -24,7 +24,16 @@ func statefulSet(n *v1alpha1.PyrsiaNode, in podInputs) *appsac.StatefulSetApplyC
 			args = append(args, "--upstream", u.Registry+"="+u.Endpoint)
 		}
 	}
+	args = append(args, onPullArgs(n)...)
+	secrets := upstreamSecrets(n)
+	if len(secrets) > 0 {
+		args = append(args, "--upstream-secrets", upstreamSecretsPath)
+	}
 	template := podTemplate(n, in, args)
+	for _, s := range secrets {
+		template.Spec.WithVolumes(s.volume)
+		template.Spec.Containers[0].WithVolumeMounts(s.mount)
+	}
 	template.Spec.WithVolumes(coreac.Volume().WithName("signing").
 		WithSecret(coreac.SecretVolumeSource().WithSecretName(signingSecretName(n)).WithDefaultMode(0o440).
 			WithItems(coreac.KeyToPath().WithKey(signingKeyFile).WithPath(signingKeyFile))))

@@ -32,7 +32,7 @@ const (
 	indexPublisher = "publisher"
 	// indexStage finds the Artifacts of a publisher that wait for something.
 	indexStage = "stage"
-	// indexOwner finds the Artifacts of an OfficialImageSet, by its UID.
+	// indexOwner finds the Artifacts that an OfficialImageSet holds, by its UID.
 	indexOwner = "owner"
 )
 
@@ -76,6 +76,7 @@ func CacheOptions() cache.Options {
 		&appsv1.DaemonSet{}:   own,
 		&corev1.Service{}:     own,
 		&corev1.Pod{}:         pods,
+		&v1alpha1.Artifact{}:  {Transform: stripArtifact},
 	}}
 }
 
@@ -91,11 +92,11 @@ func setupIndexes(ctx context.Context, indexer client.FieldIndexer) error {
 		}
 		return nil
 	}
-	owner := func(obj client.Object) []string {
-		if ref := metav1.GetControllerOf(obj); ref != nil {
-			return []string{string(ref.UID)}
+	owners := func(obj client.Object) (uids []string) {
+		for _, ref := range obj.GetOwnerReferences() {
+			uids = append(uids, string(ref.UID))
 		}
-		return nil
+		return uids
 	}
 	for _, index := range []struct {
 		obj   client.Object
@@ -105,7 +106,7 @@ func setupIndexes(ctx context.Context, indexer client.FieldIndexer) error {
 		{&v1alpha1.PyrsiaNode{}, indexPublisher, publisherOf},
 		{&v1alpha1.OfficialImageSet{}, indexPublisher, publisherOf},
 		{&v1alpha1.Artifact{}, indexStage, stageOf},
-		{&v1alpha1.Artifact{}, indexOwner, owner},
+		{&v1alpha1.Artifact{}, indexOwner, owners},
 	} {
 		if err := indexer.IndexField(ctx, index.obj, index.field, index.value); err != nil {
 			return fmt.Errorf("indexing %T by %s: %w", index.obj, index.field, err)

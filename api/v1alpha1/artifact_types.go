@@ -2,8 +2,21 @@ package v1alpha1
 
 import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+// ArtifactState is what an Artifact should be.
+// +kubebuilder:validation:Enum=Published;Revoked
+type ArtifactState string
+
+// The states of an Artifact.
+const (
+	StatePublished ArtifactState = "Published"
+	StateRevoked   ArtifactState = "Revoked"
+)
+
 // ArtifactSpec is the wanted state of an Artifact.
-// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="an Artifact cannot be changed: make another one"
+// +kubebuilder:validation:XValidation:rule="self.image == oldSelf.image && self.digest == oldSelf.digest && self.publisherRef == oldSelf.publisherRef && has(self.platforms) == has(oldSelf.platforms) && (!has(self.platforms) || self.platforms == oldSelf.platforms)",message="an Artifact cannot be changed but for its state: make another one"
+// +kubebuilder:validation:XValidation:rule="self.state == oldSelf.state || oldSelf.state == 'Published'",message="a revocation is on the ledger for good: publish another digest",fieldPath=".state"
+// +kubebuilder:validation:XValidation:rule="oldSelf.state != 'Revoked' || !has(oldSelf.reason) || (has(self.reason) && self.reason == oldSelf.reason)",message="the reason is on the ledger for good",fieldPath=".reason"
+// +kubebuilder:validation:XValidation:rule="(self.state == 'Revoked') == has(self.reason)",message="give a reason if, and only if, the state is Revoked",fieldPath=".reason"
 type ArtifactSpec struct {
 	// image is the full name of the image: "docker.io/library/alpine:3.20".
 	// +kubebuilder:validation:MinLength=1
@@ -22,6 +35,29 @@ type ArtifactSpec struct {
 	// publisherRef names the publisher, a PyrsiaNode in the same namespace.
 	// +required
 	PublisherRef LocalReference `json:"publisherRef,omitzero"`
+
+	// platforms are those to publish, all of them when there are none.
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=32
+	// +kubebuilder:validation:items:MaxLength=64
+	// +kubebuilder:validation:items:Pattern=`^[a-z0-9]+/[a-z0-9]+(/[a-z0-9.]+)?$`
+	// +listType=set
+	// +optional
+	Platforms []string `json:"platforms,omitempty"`
+
+	// state is Published, or Revoked to withdraw the image: a block of its own
+	// records that for good, and from then on mirrors refuse the image.
+	// +kubebuilder:default=Published
+	// +optional
+	State ArtifactState `json:"state,omitempty"`
+
+	// reason tells people why the image is revoked: one line, which becomes part
+	// of the ledger.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=1024
+	// +kubebuilder:validation:XValidation:rule="self.size() <= 512 && self.matches('^[^\\x00-\\x1f\\x7f]+$')",message="reason must be one line of at most 512 characters"
+	// +optional
+	Reason string `json:"reason,omitempty"`
 }
 
 // ArtifactStatus is the observed state of an Artifact.
@@ -30,8 +66,8 @@ type ArtifactStatus struct {
 	// +optional
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
 
-	// conditions are the steps Published, Verified and Mirrored, and Ready,
-	// which sums them up.
+	// conditions are the steps Published, Verified and Mirrored (after a
+	// revocation the step Revoked alone), and Ready, which sums them up.
 	// +kubebuilder:validation:MaxItems=16
 	// +listType=map
 	// +listMapKey=type
@@ -42,6 +78,14 @@ type ArtifactStatus struct {
 	// verify it offline.
 	// +optional
 	Block *Block `json:"block,omitempty"`
+
+	// revocation is the ledger's entry that withdraws the image.
+	// +optional
+	Revocation *Block `json:"revocation,omitempty"`
+
+	// bytes is the size of the image with all its platforms.
+	// +optional
+	Bytes int64 `json:"bytes,omitempty"`
 
 	// publishedAt is when the publisher recorded the image, as the entry says.
 	// +optional
@@ -95,6 +139,7 @@ type Block struct {
 // +kubebuilder:printcolumn:name="Block",type=integer,JSONPath=`.status.block.height`
 // +kubebuilder:printcolumn:name="Verified",type=string,JSONPath=`.status.conditions[?(@.type=="Verified")].status`
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+// +kubebuilder:printcolumn:name="State",type=string,priority=1,JSONPath=`.spec.state`
 // +kubebuilder:printcolumn:name="Ready",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
 // +kubebuilder:printcolumn:name="Reason",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
 // +kubebuilder:printcolumn:name="Message",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Ready")].message`

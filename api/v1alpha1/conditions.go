@@ -33,6 +33,8 @@ var (
 
 // The steps of an OfficialImageSet and an Artifact.
 const (
+	// ConditionPlanned: it is known which images the set holds.
+	ConditionPlanned = "Planned"
 	// ConditionResolved: each tag of the set was resolved to a digest.
 	ConditionResolved = "Resolved"
 	// ConditionPublished: on an Artifact, the image is on the ledger; on an
@@ -43,13 +45,24 @@ const (
 	ConditionVerified = "Verified"
 	// ConditionMirrored: the mirrors of the publisher have the block.
 	ConditionMirrored = "Mirrored"
+	// ConditionRevoked: the ledger holds a block that withdraws the image, whose
+	// inclusion proof the operator has checked.
+	ConditionRevoked = "Revoked"
 )
 
 // OfficialImageSetSteps are the conditions that make an OfficialImageSet Ready.
-var OfficialImageSetSteps = []string{ConditionResolved, ConditionPublished}
+var OfficialImageSetSteps = []string{ConditionPlanned, ConditionResolved, ConditionPublished}
 
 // ArtifactSteps are the conditions that make an Artifact Ready.
 var ArtifactSteps = []string{ConditionPublished, ConditionVerified, ConditionMirrored}
+
+// RevokedSteps are the conditions that make an Artifact Ready whose spec.state
+// is Revoked.
+var RevokedSteps = []string{ConditionRevoked}
+
+// PlanSteps are the conditions that make an OfficialImageSet Ready whose
+// spec.mode is Plan.
+var PlanSteps = []string{ConditionPlanned}
 
 // What the controllers need of each kind's status: its conditions, the
 // generation that they are about, and the steps that make it Ready.
@@ -75,7 +88,12 @@ func (s *OfficialImageSet) Conditions() *[]metav1.Condition { return &s.Status.C
 func (s *OfficialImageSet) ObservedGeneration() *int64 { return &s.Status.ObservedGeneration }
 
 // Steps are the conditions that make the set Ready.
-func (s *OfficialImageSet) Steps() []string { return OfficialImageSetSteps }
+func (s *OfficialImageSet) Steps() []string {
+	if s.Spec.Mode == SetModePlan {
+		return PlanSteps
+	}
+	return OfficialImageSetSteps
+}
 
 // Conditions are the conditions in the status.
 func (a *Artifact) Conditions() *[]metav1.Condition { return &a.Status.Conditions }
@@ -84,4 +102,9 @@ func (a *Artifact) Conditions() *[]metav1.Condition { return &a.Status.Condition
 func (a *Artifact) ObservedGeneration() *int64 { return &a.Status.ObservedGeneration }
 
 // Steps are the conditions that make the Artifact Ready.
-func (a *Artifact) Steps() []string { return ArtifactSteps }
+func (a *Artifact) Steps() []string {
+	if a.Spec.State == StateRevoked {
+		return RevokedSteps
+	}
+	return ArtifactSteps
+}

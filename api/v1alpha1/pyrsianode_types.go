@@ -161,6 +161,11 @@ type Publisher struct {
 	// +listMapKey=registry
 	// +optional
 	Upstreams []Upstream `json:"upstreams,omitempty"`
+
+	// onPull says what happens when a client pulls an image from the publisher
+	// that is not on the ledger.
+	// +optional
+	OnPull *OnPull `json:"onPull,omitempty"`
 }
 
 // Upstream is where the images of one registry are copied from.
@@ -178,6 +183,57 @@ type Upstream struct {
 	// +kubebuilder:validation:XValidation:rule="isURL(self) && url(self).getScheme() in ['http', 'https'] && url(self).getHostname() != ''",message="endpoint must be an http or https URL"
 	// +required
 	Endpoint string `json:"endpoint,omitempty"`
+
+	// credentialsSecretRef names a Secret with credentials for the registry: of
+	// type kubernetes.io/basic-auth or kubernetes.io/dockerconfigjson. The
+	// publisher's pod mounts it; the operator cannot read it. Changes of it are
+	// taken up without a restart.
+	// +optional
+	CredentialsSecretRef *LocalReference `json:"credentialsSecretRef,omitempty"`
+
+	// caSecretRef names a Secret whose key "ca.crt" holds the certificates (PEM)
+	// that the registry's own may be signed by, besides the public ones.
+	// +optional
+	CASecretRef *LocalReference `json:"caSecretRef,omitempty"`
+}
+
+// OnPullPolicy is what a publisher does when an image is pulled from it that
+// is not on the ledger.
+// +kubebuilder:validation:Enum=Refuse;Publish
+type OnPullPolicy string
+
+// The policies of a publisher for pulls.
+const (
+	OnPullRefuse  OnPullPolicy = "Refuse"
+	OnPullPublish OnPullPolicy = "Publish"
+)
+
+// OnPull configures a publisher for pulls.
+// +kubebuilder:validation:XValidation:rule="self.policy != 'Publish' || has(self.allow)",message="allow must name the images that may be published on pull",fieldPath=".allow"
+type OnPull struct {
+	// policy is Refuse, or Publish to fetch the image from its upstream, publish
+	// it and then serve it. Only publishers ever do that, at their registry port
+	// 5001; mirrors refuse what is not on the ledger.
+	// +kubebuilder:default=Refuse
+	// +optional
+	Policy OnPullPolicy `json:"policy,omitempty"`
+
+	// allow are patterns of the images that are published, such as "alpine:*" or
+	// "bitnami/*:*"; * stands for any characters but '/'.
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:items:MinLength=1
+	// +kubebuilder:validation:items:MaxLength=512
+	// +listType=set
+	// +optional
+	Allow []string `json:"allow,omitempty"`
+
+	// perHour bounds how many images are published on pull in an hour.
+	// +kubebuilder:default=20
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=10000
+	// +optional
+	PerHour int32 `json:"perHour,omitempty"`
 }
 
 // Mirror configures the role Mirror.

@@ -114,31 +114,38 @@ func TestPyrsiaNodeIsValidated(t *testing.T) {
 		"a mirror":        {mirror(), ""},
 		"an unknown role": {publisher(func(s *PyrsiaNodeSpec) { s.Role = "Witness" }), `supported values: "Publisher", "Mirror"`},
 
-		"a publisher that publishes":     {publisher(func(s *PyrsiaNodeSpec) { s.Publisher = &Publisher{} }), ""},
-		"a mirror that publishes":        {mirror(func(s *PyrsiaNodeSpec) { s.Publisher = &Publisher{} }), "publisher is for role Publisher only"},
-		"a mirror that mirrors":          {mirror(func(s *PyrsiaNodeSpec) { s.Mirror = &Mirror{Port: 5002} }), ""},
-		"a publisher that mirrors":       {publisher(func(s *PyrsiaNodeSpec) { s.Mirror = &Mirror{} }), "mirror is for role Mirror only"},
-		"a mirror with a cache":          {mirror(func(s *PyrsiaNodeSpec) { s.CacheSize = &size }), ""},
-		"a publisher with a cache":       {publisher(func(s *PyrsiaNodeSpec) { s.CacheSize = &size }), "cacheSize is for role Mirror only"},
-		"a mirror without a network":     {mirror(func(s *PyrsiaNodeSpec) { s.Network = nil }), "a mirror needs network"},
-		"a publisher with a network":     {publisher(byKey(goodKey, goodPeer)), "a publisher has none"},
-		"a mirror on a host path":        {mirror(func(s *PyrsiaNodeSpec) { s.Storage.HostPath = "/mnt/x" }), ""},
-		"a publisher on a host path":     {publisher(func(s *PyrsiaNodeSpec) { s.Storage.HostPath = "/mnt/x" }), "hostPath is for role Mirror only"},
-		"a host path that climbs":        {mirror(func(s *PyrsiaNodeSpec) { s.Storage.HostPath = "/mnt/../etc" }), "must not contain '..'"},
-		"a publisher's storage class":    {publisher(func(s *PyrsiaNodeSpec) { s.Storage.StorageClassName = new("fast") }), ""},
-		"a mirror's storage class":       {mirror(func(s *PyrsiaNodeSpec) { s.Storage.StorageClassName = new("fast") }), "storageClassName is for role Publisher only"},
-		"a publisher's volume size":      {publisher(func(s *PyrsiaNodeSpec) { s.Storage.Size = &size }), ""},
-		"a mirror's volume size":         {mirror(func(s *PyrsiaNodeSpec) { s.Storage.Size = &size }), "size is for role Publisher only"},
-		"a network by key":               {mirror(byKey(goodKey, goodPeer)), ""},
-		"no root of trust":               {mirror(func(s *PyrsiaNodeSpec) { s.Network = &Network{} }), "exactly one root of trust"},
-		"two roots of trust":             {mirror(byKey(goodKey, goodPeer), func(s *PyrsiaNodeSpec) { s.Network.PublisherRef = &LocalReference{Name: "publisher"} }), "exactly one root of trust"},
-		"a key without peers":            {mirror(byKey(goodKey)), "ledgerKey and bootstrap go together"},
-		"a malformed key":                {mirror(byKey("not a key", goodPeer)), "spec.network.ledgerKey"},
-		"a malformed peer":               {mirror(byKey(goodKey, "publisher.example.com:4001")), "spec.network.bootstrap"},
-		"an upstream":                    {publisher(upstream("docker.io", "https://registry-1.docker.io")), ""},
-		"an upstream on this machine":    {publisher(upstream("docker.io", "http://10.0.0.1:5000")), ""},
-		"an upstream that is no URL":     {publisher(upstream("docker.io", "registry-1.docker.io")), "endpoint must be an http or https URL"},
-		"an upstream over another way":   {publisher(upstream("docker.io", "ftp://registry-1.docker.io")), "endpoint must be an http or https URL"},
+		"a publisher that publishes":   {publisher(func(s *PyrsiaNodeSpec) { s.Publisher = &Publisher{} }), ""},
+		"a mirror that publishes":      {mirror(func(s *PyrsiaNodeSpec) { s.Publisher = &Publisher{} }), "publisher is for role Publisher only"},
+		"a mirror that mirrors":        {mirror(func(s *PyrsiaNodeSpec) { s.Mirror = &Mirror{Port: 5002} }), ""},
+		"a publisher that mirrors":     {publisher(func(s *PyrsiaNodeSpec) { s.Mirror = &Mirror{} }), "mirror is for role Mirror only"},
+		"a mirror with a cache":        {mirror(func(s *PyrsiaNodeSpec) { s.CacheSize = &size }), ""},
+		"a publisher with a cache":     {publisher(func(s *PyrsiaNodeSpec) { s.CacheSize = &size }), "cacheSize is for role Mirror only"},
+		"a mirror without a network":   {mirror(func(s *PyrsiaNodeSpec) { s.Network = nil }), "a mirror needs network"},
+		"a publisher with a network":   {publisher(byKey(goodKey, goodPeer)), "a publisher has none"},
+		"a mirror on a host path":      {mirror(func(s *PyrsiaNodeSpec) { s.Storage.HostPath = "/mnt/x" }), ""},
+		"a publisher on a host path":   {publisher(func(s *PyrsiaNodeSpec) { s.Storage.HostPath = "/mnt/x" }), "hostPath is for role Mirror only"},
+		"a host path that climbs":      {mirror(func(s *PyrsiaNodeSpec) { s.Storage.HostPath = "/mnt/../etc" }), "must not contain '..'"},
+		"a publisher's storage class":  {publisher(func(s *PyrsiaNodeSpec) { s.Storage.StorageClassName = new("fast") }), ""},
+		"a mirror's storage class":     {mirror(func(s *PyrsiaNodeSpec) { s.Storage.StorageClassName = new("fast") }), "storageClassName is for role Publisher only"},
+		"a publisher's volume size":    {publisher(func(s *PyrsiaNodeSpec) { s.Storage.Size = &size }), ""},
+		"a mirror's volume size":       {mirror(func(s *PyrsiaNodeSpec) { s.Storage.Size = &size }), "size is for role Publisher only"},
+		"a network by key":             {mirror(byKey(goodKey, goodPeer)), ""},
+		"no root of trust":             {mirror(func(s *PyrsiaNodeSpec) { s.Network = &Network{} }), "exactly one root of trust"},
+		"two roots of trust":           {mirror(byKey(goodKey, goodPeer), func(s *PyrsiaNodeSpec) { s.Network.PublisherRef = &LocalReference{Name: "publisher"} }), "exactly one root of trust"},
+		"a key without peers":          {mirror(byKey(goodKey)), "ledgerKey and bootstrap go together"},
+		"a malformed key":              {mirror(byKey("not a key", goodPeer)), "spec.network.ledgerKey"},
+		"a malformed peer":             {mirror(byKey(goodKey, "publisher.example.com:4001")), "spec.network.bootstrap"},
+		"an upstream":                  {publisher(upstream("docker.io", "https://registry-1.docker.io")), ""},
+		"an upstream on this machine":  {publisher(upstream("docker.io", "http://10.0.0.1:5000")), ""},
+		"an upstream that is no URL":   {publisher(upstream("docker.io", "registry-1.docker.io")), "endpoint must be an http or https URL"},
+		"an upstream over another way": {publisher(upstream("docker.io", "ftp://registry-1.docker.io")), "endpoint must be an http or https URL"},
+		"credentials and a CA": {publisher(func(s *PyrsiaNodeSpec) {
+			s.Publisher = &Publisher{Upstreams: []Upstream{{Registry: "docker.io", Endpoint: "https://registry-1.docker.io", CredentialsSecretRef: &LocalReference{Name: "login"}, CASecretRef: &LocalReference{Name: "ca"}}}}
+		}), ""},
+		"publication on pull": {publisher(func(s *PyrsiaNodeSpec) {
+			s.Publisher = &Publisher{OnPull: &OnPull{Policy: OnPullPublish, Allow: []string{"alpine:*"}}}
+		}), ""},
+		"all publication on pull":        {publisher(func(s *PyrsiaNodeSpec) { s.Publisher = &Publisher{OnPull: &OnPull{Policy: OnPullPublish}} }), "allow must name the images"},
 		"a registry that is a URL":       {publisher(upstream("https://docker.io", "https://registry-1.docker.io")), "registry"},
 		"a containerd path":              {mirror(func(s *PyrsiaNodeSpec) { s.Mirror = &Mirror{ContainerdConfigPath: "/etc/rancher/certs.d"} }), ""},
 		"a containerd path that climbs":  {mirror(func(s *PyrsiaNodeSpec) { s.Mirror = &Mirror{ContainerdConfigPath: "/etc/../root"} }), "must not contain '..'"},
@@ -172,18 +179,36 @@ func TestOfficialImageSetIsValidated(t *testing.T) {
 	images := func(images ...ImageTags) func(*OfficialImageSetSpec) {
 		return func(s *OfficialImageSetSpec) { s.Images = images }
 	}
+	catalog := func(a *CatalogArchive, hub *CatalogDockerHub) func(*OfficialImageSetSpec) {
+		return func(s *OfficialImageSetSpec) { s.Catalog = &Catalog{Archive: a, DockerHub: hub} }
+	}
 	for name, tc := range map[string]struct {
 		obj  *OfficialImageSet
 		want string
 	}{
 		"a set":                {imageSet(), ""},
-		"no images":            {imageSet(images()), "spec.images"},
-		"all ways to name one": {imageSet(images(ImageTags{"alpine", []string{"1"}}, ImageTags{"library/alpine", []string{"1"}}, ImageTags{"docker.io/library/a_b", []string{"RC-1_x"}}, ImageTags{"localhost:5000/a", []string{"1"}})), ""},
-		"the same twice":       {imageSet(images(ImageTags{"alpine", []string{"1"}}, ImageTags{"alpine", []string{"2"}})), "Duplicate value"},
-		"a tag twice":          {imageSet(images(ImageTags{"alpine", []string{"1", "1"}})), "Duplicate value"},
-		"a tag in the name":    {imageSet(images(ImageTags{"alpine:1", []string{"1"}})), "repository"},
-		"capitals":             {imageSet(images(ImageTags{"Alpine", []string{"1"}})), "repository"},
-		"a digest as a tag":    {imageSet(images(ImageTags{"alpine", []string{"sha256:0"}})), "tags"},
+		"no images":            {imageSet(images()), "give images, catalog, or both"},
+		"a rule":               {imageSet(images(ImageTags{Repository: "alpine", TagRules: TagRules{Semver: ">=3", Regexp: ".*", Newest: 3, Exclude: []string{"*-rc*"}}})), ""},
+		"neither tag nor rule": {imageSet(images(ImageTags{Repository: "alpine"})), "give tags, or a rule that finds them"},
+		"no rule but exclude":  {imageSet(images(ImageTags{Repository: "alpine", TagRules: TagRules{Exclude: []string{"*"}}})), "give tags, or a rule that finds them"},
+		"an archive":           {imageSet(images(), catalog(&CatalogArchive{URL: "https://example.com/x.tar.gz", SHA256: strings.Repeat("0", 64)}, nil)), ""},
+		"an unreviewed one":    {imageSet(images(), catalog(&CatalogArchive{URL: "https://example.com/x.tar.gz", SHA256: "0"}, nil)), "sha256"},
+		"an archive on a disk": {imageSet(images(), catalog(&CatalogArchive{URL: "file:///etc/passwd", SHA256: strings.Repeat("0", 64)}, nil)), "url must be an http or https URL"},
+		"Docker Hub":           {imageSet(images(), catalog(nil, &CatalogDockerHub{TagRules: TagRules{Newest: 2}})), ""},
+		"all of Docker Hub":    {imageSet(images(), catalog(nil, &CatalogDockerHub{})), "give a rule"},
+		"Docker Hub elsewhere": {imageSet(images(), catalog(nil, &CatalogDockerHub{Endpoint: "hub", TagRules: TagRules{Newest: 2}})), "endpoint must be an http or https URL"},
+		"an empty catalog":     {imageSet(catalog(nil, nil)), "exactly one of archive and dockerHub"},
+		"two catalogs":         {imageSet(catalog(&CatalogArchive{URL: "https://example.com/", SHA256: strings.Repeat("0", 64)}, &CatalogDockerHub{TagRules: TagRules{Newest: 2}})), "exactly one of archive and dockerHub"},
+		"platforms":            {imageSet(func(s *OfficialImageSetSpec) { s.Platforms = []string{"linux/amd64", "linux/arm/v7", "windows/amd64"} }), ""},
+		"half a platform":      {imageSet(func(s *OfficialImageSetSpec) { s.Platforms = []string{"amd64"} }), "platforms"},
+		"an unknown mode":      {imageSet(func(s *OfficialImageSetSpec) { s.Mode = "Maybe" }), "supported values"},
+		"an unknown deletion":  {imageSet(func(s *OfficialImageSetSpec) { s.DeletionPolicy = "Shred" }), "supported values"},
+		"all ways to name one": {imageSet(images(ImageTags{Repository: "alpine", Tags: []string{"1"}}, ImageTags{Repository: "library/alpine", Tags: []string{"1"}}, ImageTags{Repository: "docker.io/library/a_b", Tags: []string{"RC-1_x"}}, ImageTags{Repository: "localhost:5000/a", Tags: []string{"1"}})), ""},
+		"the same twice":       {imageSet(images(ImageTags{Repository: "alpine", Tags: []string{"1"}}, ImageTags{Repository: "alpine", Tags: []string{"2"}})), "Duplicate value"},
+		"a tag twice":          {imageSet(images(ImageTags{Repository: "alpine", Tags: []string{"1", "1"}})), "Duplicate value"},
+		"a tag in the name":    {imageSet(images(ImageTags{Repository: "alpine:1", Tags: []string{"1"}})), "repository"},
+		"capitals":             {imageSet(images(ImageTags{Repository: "Alpine", Tags: []string{"1"}})), "repository"},
+		"a digest as a tag":    {imageSet(images(ImageTags{Repository: "alpine", Tags: []string{"sha256:0"}})), "tags"},
 		"a short interval":     {imageSet(interval(10 * time.Second)), ""},
 		"too short a one":      {imageSet(interval(9 * time.Second)), "10s or longer"},
 	} {
@@ -194,6 +219,18 @@ func TestOfficialImageSetIsValidated(t *testing.T) {
 func artifact(image, digest string) *Artifact {
 	a := &Artifact{Spec: ArtifactSpec{Image: image, Digest: digest, PublisherRef: LocalReference{Name: "publisher"}}}
 	a.Name = "artifact"
+	return a
+}
+
+func revoked(reason string) *Artifact {
+	a := published(reason)
+	a.Spec.State = StateRevoked
+	return a
+}
+
+func published(reason string) *Artifact {
+	a := artifact("docker.io/library/alpine:3.20", goodDigest)
+	a.Spec.Reason = reason
 	return a
 }
 
@@ -212,6 +249,10 @@ func TestArtifactIsValidated(t *testing.T) {
 		"no tag":                   {artifact("docker.io/library/alpine", goodDigest), "spec.image"},
 		"a digest in the name":     {artifact("docker.io/library/alpine:3.20@"+goodDigest, goodDigest), "spec.image"},
 		"a digest of another kind": {artifact("docker.io/library/alpine:3.20", "sha512:00"), "spec.digest"},
+		"a revocation":             {revoked("it has a backdoor"), ""},
+		"a revocation, no reason":  {revoked(""), "give a reason if, and only if"},
+		"a reason of two lines":    {revoked("it has\na backdoor"), "one line"},
+		"a reason without need":    {published("it is fine"), "give a reason if, and only if"},
 	} {
 		t.Run(name, func(t *testing.T) { check(t, tc.obj, tc.want) })
 	}
@@ -248,6 +289,26 @@ func TestUpdatesAreValidated(t *testing.T) {
 			s := imageSet()
 			return s, func() { s.Spec.PublisherRef.Name = "other" }
 		}, "publisherRef cannot be changed"},
+		"a set's platforms": {func() (client.Object, func()) {
+			s := imageSet(func(s *OfficialImageSetSpec) { s.Platforms = []string{"linux/amd64"} })
+			return s, func() { s.Spec.Platforms = append(s.Spec.Platforms, "linux/arm64") }
+		}, "platforms cannot be changed"},
+		"a set's platforms, first": {func() (client.Object, func()) {
+			s := imageSet()
+			return s, func() { s.Spec.Platforms = []string{"linux/arm64"} }
+		}, "platforms cannot be changed"},
+		"an artifact's revocation": {func() (client.Object, func()) {
+			a := published("")
+			return a, func() { a.Spec.State, a.Spec.Reason = StateRevoked, "it has a backdoor" }
+		}, ""},
+		"a revocation taken back": {func() (client.Object, func()) {
+			a := revoked("it has a backdoor")
+			return a, func() { a.Spec.State, a.Spec.Reason = StatePublished, "" }
+		}, "a revocation is on the ledger for good"},
+		"a revocation's reason": {func() (client.Object, func()) {
+			a := revoked("it has a backdoor")
+			return a, func() { a.Spec.Reason = "it has none" }
+		}, "the reason is on the ledger for good"},
 		"an artifact's labels": {func() (client.Object, func()) {
 			a := artifact("docker.io/library/alpine:3.20", goodDigest)
 			return a, func() { a.Labels = map[string]string{"a": "b"} }

@@ -69,6 +69,7 @@ func run(ctx context.Context, c config) error {
 	if err != nil {
 		return fmt.Errorf("finding the cluster: %w", err)
 	}
+	restConfig.QPS = -1 // the API server's own priority and fairness decides, not a guess made here
 	direct, err := client.New(restConfig, client.Options{Scheme: scheme})
 	if err != nil {
 		return fmt.Errorf("connecting to the cluster: %w", err)

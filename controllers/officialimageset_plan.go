@@ -1,0 +1,194 @@
+package controllers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
+	"github.com/pyrsia/pyrsia-operator/node/control"
+	"github.com/pyrsia/pyrsia-operator/node/ledger"
+)
+
+// plan finds out which images the set holds: what its lists say, and what the
+// publisher finds by its rules and catalogs.
+func (r *OfficialImageSetReconciler) plan(w *work) step[*v1alpha1.OfficialImageSet] {
+	return func(ctx context.Context, set *v1alpha1.OfficialImageSet) (time.Duration, error) {
+		if err := r.known(ctx, set, w); err != nil {
+			return 0, err
+		}
+		now := r.Now()
+		at := w.pass.listedAt.Add(interval(set))
+		if w.pass.listedOf == set.Generation && (set.Spec.Suspend || now.Before(at)) {
+			w.planned = true
+		} else if err := r.ask(ctx, set, w); err != nil {
+			return r.planFailed(set, w, err)
+		}
+		w.pass.want(set, w.have)
+		set.Status.Plan = w.countPlan()
+		setDone(set, v1alpha1.ConditionPlanned, "Planned", "It is known which images the set holds")
+		return 0, nil
+	}
+}
+
+// known reads the set's Artifacts, and what this process remembers of it.
+func (r *OfficialImageSetReconciler) known(ctx context.Context, set *v1alpha1.OfficialImageSet, w *work) error {
+	all := new(v1alpha1.ArtifactList)
+	err := r.Client.List(ctx, all, client.InNamespace(set.Namespace), client.MatchingFields{indexOwner: string(set.UID)}, client.UnsafeDisableDeepCopy)
+	if err != nil {
+		return fmt.Errorf("listing the Artifacts of %s: %w", set.Name, err)
+	}
+	w.have = byImage(all.Items)
+	for i := range all.Items {
+		if all.Items[i].Status.Block != nil {
+			w.blocks++
+			w.bytes += all.Items[i].Status.Bytes
+		}
+	}
+	w.pass = r.passOf(set)
+	return nil
+}
+
+// ask has the selection listed: by the publisher, if others than this set have
+// to be asked.
+func (r *OfficialImageSetReconciler) ask(ctx context.Context, set *v1alpha1.OfficialImageSet, w *work) error {
+	p := w.pass
+	selection := selectionOf(set)
+	if !selection.NeedsUpstream() {
+		p.wanted, p.problems = explicit(selection)
+	} else {
+		_, node, err := r.Nodes.publisher(ctx, set.Namespace, set.Spec.PublisherRef.Name)
+		if err != nil {
+			return err
+		}
+		resp, err := node.List(ctx, control.ListRequest{Selection: *selection})
+		if err != nil {
+			return err
+		}
+		p.wanted, p.problems = nil, nil
+		for _, image := range resp.Images {
+			if parsed, err := ledger.ParseImage(image); err == nil && parsed.String() == image && len(p.wanted) < control.MaxImages {
+				p.wanted = append(p.wanted, image)
+			}
+		}
+		for _, problem := range resp.Problems {
+			p.problems = append(p.problems, v1alpha1.ImageFailure{
+				Image: bounded(problem.What, 512), Reason: conditionReason(problem.Reason), Message: bounded(problem.Message, maxMessage),
+			})
+		}
+		p.keep(w.have)
+	}
+	p.listedAt, p.listedOf = r.Now(), set.Generation
+	w.planned = true
+	return nil
+}
+
+// planFailed says why it is not known what the set holds. Until it is,
+// everything stays as it is.
+func (r *OfficialImageSetReconciler) planFailed(set *v1alpha1.OfficialImageSet, w *work, err error) (time.Duration, error) {
+	const condition = v1alpha1.ConditionPlanned
+	if unusable, ok := errors.AsType[*unusableError](err); ok {
+		setWaiting(set, condition, unusable.reason, unusable.message)
+		if unusable.permanent {
+			return 0, reconcile.TerminalError(err)
+		}
+		return waitForPublisher, nil
+	}
+	refusal, ok := errors.AsType[*control.Error](err)
+	if !ok {
+		setWaiting(set, condition, reasonUnreachable, "the publisher's control API does not answer")
+		return 0, err
+	}
+	w.pass.listFailures++
+	setRefused(set, condition, conditionReason(refusal.Reason), refusal.Message)
+	if refusal.Permanent() {
+		return 0, reconcile.TerminalError(refusal)
+	}
+	return max(backoff(w.pass.listFailures), retryAfter(refusal)), nil
+}
+
+func interval(set *v1alpha1.OfficialImageSet) time.Duration {
+	if set.Spec.Interval != nil {
+		return set.Spec.Interval.Duration
+	}
+	return defaultInterval
+}
+
+// selectionOf is the set's selection, as the publisher reads it.
+func selectionOf(set *v1alpha1.OfficialImageSet) *control.Selection {
+	s := &control.Selection{Exclude: set.Spec.Exclude}
+	rules := func(r v1alpha1.TagRules) control.TagRules {
+		return control.TagRules{Semver: r.Semver, Regexp: r.Regexp, Newest: int(r.Newest), Exclude: r.Exclude}
+	}
+	for _, i := range set.Spec.Images {
+		s.Images = append(s.Images, control.ImageRule{Repository: i.Repository, Tags: i.Tags, TagRules: rules(i.TagRules)})
+	}
+	if c := set.Spec.Catalog; c != nil {
+		s.Catalog = new(control.Catalog)
+		if c.Archive != nil {
+			s.Catalog.Archive = &control.Archive{URL: c.Archive.URL, SHA256: c.Archive.SHA256}
+		}
+		if c.DockerHub != nil {
+			s.Catalog.DockerHub = &control.DockerHub{Namespace: c.DockerHub.Namespace, Endpoint: c.DockerHub.Endpoint, TagRules: rules(c.DockerHub.TagRules)}
+		}
+	}
+	return s
+}
+
+// explicit are the images of a selection that is nothing but lists.
+func explicit(s *control.Selection) (images []string, problems []v1alpha1.ImageFailure) {
+	seen := map[string]bool{}
+	for _, i := range s.Images {
+		for _, tag := range i.Tags {
+			name := i.Repository + ":" + tag
+			image, err := ledger.ParseImage(name)
+			if err != nil {
+				problems = append(problems, v1alpha1.ImageFailure{Image: bounded(name, 512), Reason: "InvalidImage", Message: bounded(err.Error(), maxMessage)})
+				continue
+			}
+			if canonical := image.String(); !seen[canonical] {
+				seen[canonical] = true
+				images = append(images, canonical)
+			}
+		}
+	}
+	return images, problems
+}
+
+// keep holds on to the images of a repository that could not be listed now.
+func (p *pass) keep(have map[string][]*v1alpha1.Artifact) {
+	unlisted := map[string]bool{}
+	for _, problem := range p.problems {
+		if image, err := ledger.ParseImage(problem.Image); err == nil {
+			unlisted[image.Name()] = true
+		}
+	}
+	if len(unlisted) == 0 {
+		return
+	}
+	for name := range have {
+		if image, err := ledger.ParseImage(name); err == nil && unlisted[image.Name()] && !slices.Contains(p.wanted, name) {
+			p.wanted = append(p.wanted, name)
+		}
+	}
+}
+
+func (w *work) countPlan() *v1alpha1.Plan {
+	repositories := map[string]bool{}
+	plan := &v1alpha1.Plan{Images: int32(len(w.pass.images))}
+	for name := range w.pass.images {
+		if image, err := ledger.ParseImage(name); err == nil {
+			repositories[image.Name()] = true
+		}
+		if !slices.ContainsFunc(w.have[name], func(a *v1alpha1.Artifact) bool { return a.Status.Block != nil }) {
+			plan.New++
+		}
+	}
+	plan.Repositories = int32(len(repositories))
+	return plan
+}
