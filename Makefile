@@ -13,6 +13,8 @@ DIST ?= dist
 RUN ?= .
 # Which rows to measure, as a regular expression.
 BENCH ?= .
+# A checkout of docker-library/official-images, for whole-list and the rows publish-* of bench.
+OFFICIAL_IMAGES ?= $(PYRSIA_OFFICIAL_IMAGES)
 # docker.io: the demo publishes from Docker Hub and not from a registry on this machine.
 UPSTREAM ?=
 
@@ -54,6 +56,10 @@ test: ## Run the unit tests and those against a real API server (RUN=REGEXP)
 test-network: build ## Run the tests of nodes as processes in network namespaces (root; RUN=REGEXP)
 	@$(REAL_PARTS); PYRSIA_NETWORK=1 PYRSIA_BINARY=$(CURDIR)/bin/pyrsia go test -count=1 -v -timeout 15m -run '$(RUN)' ./node/p2ptest
 
+.PHONY: whole-list
+whole-list: ## Publish the whole list of official images, for minutes (OFFICIAL_IMAGES=a checkout of docker-library/official-images)
+	@$(REAL_PARTS); PYRSIA_OFFICIAL_IMAGES='$(OFFICIAL_IMAGES)' go test -count=1 -v -timeout 90m -run '^TestWholeList$$' ./controllers
+
 .PHONY: e2e
 e2e: ## Run the end-to-end tests on a real cluster, which they start (root)
 	PYRSIA_E2E=1 go test -count=1 -v -timeout 30m -run '$(RUN)' ./hack/e2e
@@ -76,7 +82,7 @@ soak: ## A day's requests to a mirror in some minutes, with faults all the time
 
 .PHONY: bench
 bench: build ## Measure against peers and physical limits, to the screen and bench.json (BENCH=REGEXP)
-	@$(REAL_PARTS); PYRSIA_BINARY=$(CURDIR)/bin/pyrsia go run ./hack/bench -run '$(BENCH)'
+	@$(REAL_PARTS); PYRSIA_BINARY=$(CURDIR)/bin/pyrsia PYRSIA_OFFICIAL_IMAGES='$(OFFICIAL_IMAGES)' go run ./hack/bench -run '$(BENCH)'
 
 .PHONY: verify
 verify: ## Regenerate everything and fail on a difference, then lint

@@ -247,8 +247,7 @@ func TestTagRules(t *testing.T) {
 }
 
 func TestDockerHubIsListedPageByPage(t *testing.T) {
-	var server *httptest.Server
-	server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path != "/v2/namespaces/library/repositories" {
 			http.NotFound(w, r)
 			return
