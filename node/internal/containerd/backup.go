@@ -48,7 +48,15 @@ func (s Setup) begin() error {
 }
 
 func (s Setup) sweepBeside() error {
-	return errors.Join(os.RemoveAll(s.beside("new")), os.RemoveAll(s.beside("old")))
+	var err error
+	for _, dir := range []string{s.beside("new"), s.beside("old")} {
+		// In a pod certs.d is a mount, and to remove what is not there beside
+		// it fails too: the root file system is read-only.
+		if _, missing := os.Lstat(dir); !errors.Is(missing, fs.ErrNotExist) {
+			err = errors.Join(err, os.RemoveAll(dir))
+		}
+	}
+	return err
 }
 
 // end removes what is left when the last registry was restored.
