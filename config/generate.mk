@@ -1,7 +1,7 @@
 ##@ Generated files
 
 .PHONY: generate
-generate: ## Write the deepcopy functions of api/
+generate: ## Write the deepcopy functions of api/ and docs/api.md
 	hack/generate.sh code
 
 .PHONY: manifests

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Writes everything that is generated from api/, the RBAC markers and the
 # chart. `make verify` runs it and fails on a difference.
-#   generate.sh code        deepcopy functions
+#   generate.sh code        deepcopy functions, docs/api.md
 #   generate.sh manifests   CRDs, roles, the chart's copies of them, install.yaml
 set -eu
 cd "$(dirname "$0")/.."
@@ -12,6 +12,8 @@ tool() { go tool -modfile=hack/tools.mod "$@"; }
 
 code() {
 	tool controller-gen object paths=./api/...
+	tool crd-ref-docs --source-path=api/v1alpha1 --config=hack/apidocs/config.yaml --templates-dir=hack/apidocs \
+		--renderer=markdown --log-level=ERROR --output-path=docs/api.md
 }
 
 manifests() {

@@ -14,7 +14,10 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 )
 
-var api client.Client
+var (
+	api        client.Client
+	kubeConfig []byte
+)
 
 func TestMain(m *testing.M) {
 	if os.Getenv("KUBEBUILDER_ASSETS") == "" {
@@ -23,6 +26,7 @@ func TestMain(m *testing.M) {
 	env := &envtest.Environment{CRDDirectoryPaths: []string{"../../config/crd"}, ErrorIfCRDPathMissing: true}
 	config, err := env.Start()
 	if err == nil {
+		kubeConfig = env.KubeConfig
 		scheme := runtime.NewScheme()
 		_ = AddToScheme(scheme) // cannot fail
 		api, err = client.New(config, client.Options{Scheme: scheme})
