@@ -51,6 +51,7 @@ func TestDesiredObjects(t *testing.T) {
 	fallback.Spec.Mirror = &v1alpha1.Mirror{
 		Registries: []string{"docker.io", "docker.example:5000"}, Port: 5002,
 		Containerd: v1alpha1.ContainerdFallback, ContainerdConfigPath: "/etc/rancher/certs.d",
+		Prefetch: []string{"alpine:*", "bitnami/*:*"},
 	}
 	unmanaged := node(v1alpha1.RoleMirror, "mirror")
 	unmanaged.Spec.Mirror = &v1alpha1.Mirror{Containerd: v1alpha1.ContainerdUnmanaged}

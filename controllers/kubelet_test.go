@@ -154,6 +154,8 @@ func (c *cluster) nodeConfig(t *testing.T, n *v1alpha1.PyrsiaNode, template core
 				t.Fatal(err)
 			}
 			config.CacheSize = size
+		case "--prefetch":
+			config.Prefetch = append(config.Prefetch, value)
 		default:
 			t.Fatalf("unknown argument %s", args[i])
 		}

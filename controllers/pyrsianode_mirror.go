@@ -29,6 +29,9 @@ func daemonSet(n *v1alpha1.PyrsiaNode, in podInputs) *appsac.DaemonSetApplyConfi
 		args = append(args, "--bootstrap", address)
 	}
 	args = append(args, "--cache-size", fmt.Sprint(cache.Value()))
+	for _, pattern := range mirror.Prefetch {
+		args = append(args, "--prefetch", pattern)
+	}
 
 	template := podTemplate(n, in, args)
 	template.Spec.

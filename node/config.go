@@ -47,6 +47,9 @@ type Config struct {
 	OnPullPerHour int
 	// CacheSize bounds the content on a mirror's disk in bytes; 0 is no bound.
 	CacheSize int64
+	// Prefetch are patterns of images that a mirror fetches as soon as they are
+	// on the ledger, for this machine's platform: see ledger.Image.Matches.
+	Prefetch []string
 
 	P2PListen []string // multiaddrs
 	// Bootstrap is where to join: multiaddrs with /p2p/ID, /dnsaddr/DOMAIN, or
@@ -93,6 +96,9 @@ func (c *Config) validate() error {
 		if c.LedgerKey != "" || len(c.LedgerURLs) > 0 || c.MaxLedgerAge != 0 {
 			errs = append(errs, errors.New("a publisher has its own ledger, and follows none"))
 		}
+		if len(c.Prefetch) > 0 {
+			errs = append(errs, errors.New("a publisher has all that it publishes, and prefetches nothing"))
+		}
 		if len(c.OnPullAllow) > 0 && c.MirrorAddr == "" {
 			errs = append(errs, errors.New("a publisher that publishes on pull needs the address of its mirror port"))
 		}
@@ -102,6 +108,9 @@ func (c *Config) validate() error {
 		}
 		if _, err := ledger.NewVerifier(c.LedgerKey); err != nil {
 			errs = append(errs, err)
+		}
+		for _, pattern := range c.Prefetch {
+			errs = append(errs, ledger.CheckPattern(pattern))
 		}
 		if c.MaxLedgerAge != 0 && c.MaxLedgerAge < 2*ledger.RefreshInterval {
 			errs = append(errs, fmt.Errorf("the ledger's greatest age of %s: at least %s, for a publisher signs every %s", c.MaxLedgerAge, 2*ledger.RefreshInterval, ledger.RefreshInterval))

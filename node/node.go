@@ -19,6 +19,7 @@ import (
 	"github.com/pyrsia/pyrsia-operator/node/control"
 	"github.com/pyrsia/pyrsia-operator/node/internal/mirror"
 	"github.com/pyrsia/pyrsia-operator/node/internal/p2p"
+	"github.com/pyrsia/pyrsia-operator/node/internal/prefetch"
 	"github.com/pyrsia/pyrsia-operator/node/internal/publish"
 	"github.com/pyrsia/pyrsia-operator/node/internal/receipts"
 	"github.com/pyrsia/pyrsia-operator/node/internal/store"
@@ -47,8 +48,9 @@ type Node struct {
 	bandwidth *transfer.Limits
 	started   time.Time
 	healer    *mirror.Healer
-	mirror    *mirror.Mirror // mirrors
-	receipts  *receipts.Book // of nodes that serve container clients
+	mirror    *mirror.Mirror       // mirrors
+	prefetch  *prefetch.Prefetcher // of mirrors with patterns
+	receipts  *receipts.Book       // of nodes that serve container clients
 
 	ready     atomic.Bool
 	wasStale  atomic.Bool
@@ -202,6 +204,9 @@ func (n *Node) openRole() (err error) {
 	if len(n.config.OnPullAllow) > 0 {
 		c.OnMiss = n.publishOnPull
 	}
+	if len(n.config.Prefetch) > 0 {
+		n.openPrefetch()
+	}
 	n.mirror, err = mirror.New(c)
 	return err
 }
@@ -211,6 +216,9 @@ func (n *Node) work(run context.Context) {
 	n.done.Go(func() { n.announceStore(run) })
 	n.done.Go(func() { n.heal(run) })
 	n.done.Go(func() { n.store.Scrub(run, scrubRate, scrubRest) })
+	if n.prefetch != nil {
+		n.done.Go(func() { n.prefetch.Run(run) })
+	}
 	if n.receipts != nil {
 		n.done.Go(func() { n.receipts.Run(run) })
 	}

@@ -4,11 +4,13 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"runtime"
 	"time"
 
 	"github.com/opencontainers/go-digest"
 
 	"github.com/pyrsia/pyrsia-operator/node/internal/pieces"
+	"github.com/pyrsia/pyrsia-operator/node/internal/prefetch"
 	"github.com/pyrsia/pyrsia-operator/node/internal/transfer"
 )
 
@@ -34,6 +36,15 @@ func (n *Node) limits() *transfer.Limits {
 		})
 	}
 	return n.bandwidth
+}
+
+// openPrefetch makes the part that fetches images before anyone asks. It takes
+// at most half of the cache: the other half is for what clients ask for.
+func (n *Node) openPrefetch() {
+	n.prefetch = prefetch.New(prefetch.Config{
+		Patterns: n.config.Prefetch, Platform: runtime.GOOS + "/" + runtime.GOARCH, Budget: n.config.CacheSize / 2,
+		Ledger: n.ledger, Fetcher: n.fetcher, Store: n.store, Metrics: n.registry, Log: n.log,
+	})
 }
 
 // httpPort is the port at which peers reach this node by plain HTTP; 0 if they

@@ -274,6 +274,19 @@ type Mirror struct {
 	// +kubebuilder:validation:XValidation:rule="!self.split('/').exists(s, s == '..')",message="containerdConfigPath must not contain '..'"
 	// +optional
 	ContainerdConfigPath string `json:"containerdConfigPath,omitempty"`
+
+	// prefetch are patterns of the images that every pod of the mirror fetches
+	// as soon as they are published, for its own platform, such as "alpine:*" or
+	// "bitnami/*:*"; * stands for any characters but '/'. The newest images come
+	// first, and take at most half of cacheSize.
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:items:MinLength=1
+	// +kubebuilder:validation:items:MaxLength=512
+	// +kubebuilder:validation:items:Pattern=`^[A-Za-z0-9_./:*?-]+$`
+	// +listType=set
+	// +optional
+	Prefetch []string `json:"prefetch,omitempty"`
 }
 
 // PyrsiaNodeStatus is the observed state of a PyrsiaNode.

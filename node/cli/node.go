@@ -61,6 +61,7 @@ upstream registry.`,
 	f.StringArrayVar(&c.LedgerURLs, "ledger-url", nil, "mirror: URL of a further copy of the ledger to follow (c2sp.org/tlog-tiles); may be repeated")
 	f.DurationVar(&c.MaxLedgerAge, "max-ledger-age", time.Hour, "mirror: alarm when the publisher has not signed the ledger for so long, such as 1h (0: never)")
 	f.Var((*byteSize)(&c.CacheSize), "cache-size", "mirror: bound on the content on disk in bytes, or with Ki, Mi, Gi, Ti (0: no bound)")
+	f.StringArrayVar(&c.Prefetch, "prefetch", nil, "mirror: pattern of images to fetch as soon as they are published, for this machine's platform, such as 'alpine:*'; may be repeated")
 	f.StringArrayVar(&c.Bootstrap, "bootstrap", nil, "where to join: a multiaddr with /p2p/ID, /dnsaddr/DOMAIN, or http://HOST:PORT of open ports; may be repeated")
 	f.StringArrayVar(&c.AllowPeers, "allow-peer", nil, "peer ID that may connect, in a closed network; may be repeated (default: everyone)")
 	f.BoolVar(&c.EncryptTransfers, "encrypt-transfers", false, "send content to peers over encrypted libp2p streams alone, never over plain HTTP")

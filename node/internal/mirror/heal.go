@@ -2,7 +2,6 @@ package mirror
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"github.com/opencontainers/go-digest"
@@ -36,19 +35,7 @@ func (h *Healer) Heal(ctx context.Context, d digest.Digest) error {
 	if err != nil {
 		return ignoreRefusal(err)
 	}
-	r, err := h.voucher.fetcher.Open(ctx, found.Blob, found.list)
-	if err != nil {
-		return err
-	}
-	// The last byte is there when the blob is in the store.
-	var last [1]byte
-	if found.Size > 0 {
-		if _, err := r.Seek(found.Size-1, 0); err != nil {
-			return errors.Join(err, r.Close())
-		}
-		_, err = r.Read(last[:])
-	}
-	return errors.Join(err, r.Close())
+	return h.voucher.fetcher.Bring(ctx, found.Blob, found.list)
 }
 
 // find looks for the block that vouches for a digest in all repositories.

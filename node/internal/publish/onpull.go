@@ -3,9 +3,7 @@ package publish
 import (
 	"context"
 	"fmt"
-	"path"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -19,21 +17,15 @@ import (
 // OnPull says what a publisher does when a client pulls an image from it that
 // is not on the ledger. The zero value refuses.
 type OnPull struct {
-	// Allow are patterns of the images that are published then: "alpine:*",
-	// "bitnami/*:*". * stands for any characters but '/'.
+	// Allow are patterns of the images that are published then (see
+	// ledger.Image.Matches).
 	Allow []string
 	// PerHour bounds how many images are begun in an hour; 0 is no bound.
 	PerHour int
 }
 
 // Allows tells whether an image is published when it is pulled.
-func (o OnPull) Allows(i ledger.Image) bool {
-	name := strings.TrimPrefix(strings.TrimPrefix(i.String(), "docker.io/"), "library/")
-	return slices.ContainsFunc(o.Allow, func(pattern string) bool {
-		ok, _ := path.Match(pattern, name)
-		return ok
-	})
-}
+func (o OnPull) Allows(i ledger.Image) bool { return i.Matches(o.Allow) }
 
 // pulls is the state of publications on demand.
 type pulls struct {

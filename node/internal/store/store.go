@@ -63,6 +63,7 @@ type entry struct {
 	size    int64
 	place   *list.Element
 	readers int         // that have it open: its disk space would not be freed
+	opened  bool        // it was of use to somebody, or may have been before the start
 	checked fingerprint // of the file when it last had the right digest
 	check   *check      // that is running
 }
@@ -127,7 +128,7 @@ func (s *Store) scan() error {
 			continue
 		}
 		st := info.Sys().(*syscall.Stat_t)
-		all = append(all, found{&entry{digest: d, size: info.Size()}, max(st.Atim.Nano(), st.Mtim.Nano())})
+		all = append(all, found{&entry{digest: d, size: info.Size(), opened: true}, max(st.Atim.Nano(), st.Mtim.Nano())})
 	}
 	slices.SortFunc(all, func(a, b found) int { return cmp.Compare(a.used, b.used) })
 	s.mu.Lock()
@@ -262,6 +263,7 @@ func (s *Store) Open(ctx context.Context, d digest.Digest) (*Blob, error) {
 	e, ok := s.blobs[d]
 	if ok {
 		e.readers++
+		e.opened = true
 		s.used.MoveToBack(e.place)
 	}
 	s.mu.Unlock()

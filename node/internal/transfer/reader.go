@@ -49,6 +49,23 @@ func (d *download) waitPiece(ctx context.Context, i int, client bool) error {
 	}
 }
 
+// waitEnd waits until the blob is in the store, or will not be.
+func (d *download) waitEnd(ctx context.Context) error {
+	for {
+		d.mu.Lock()
+		ended, err, changed := d.ended, d.err, d.changed
+		d.mu.Unlock()
+		if ended {
+			return err
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
 // reader reads a download as its pieces are verified.
 type reader struct {
 	d      *download

@@ -179,6 +179,35 @@ func (f *Fetcher) Small(ctx context.Context, want digest.Digest, limit int64) ([
 	return data, nil
 }
 
+// Bring brings a blob into the store, if it is not there, and waits for it.
+// store.ErrFull says that there is no room.
+func (f *Fetcher) Bring(ctx context.Context, b pieces.Blob, key digest.Digest) error {
+	if f.store.Has(b.Digest) {
+		return nil
+	}
+	var err error
+	if b.Count() == 1 {
+		_, err = f.whole(ctx, b.Digest, b.Size, b.Size, key)
+	} else {
+		err = f.bringPieces(ctx, b, key)
+	}
+	if err == nil && !f.store.Has(b.Digest) {
+		err = store.ErrFull // or evicted already
+	}
+	if err != nil {
+		return fmt.Errorf("fetching blob %s: %w", b.Digest, err)
+	}
+	return nil
+}
+
+func (f *Fetcher) bringPieces(ctx context.Context, b pieces.Blob, key digest.Digest) error {
+	d, err := f.join(b, key)
+	if d == nil || err != nil {
+		return err
+	}
+	return errors.Join(d.waitEnd(ctx), d.release())
+}
+
 // join gives the running download of a blob, or starts it; nil if one has
 // ended since the store was asked.
 func (f *Fetcher) join(b pieces.Blob, key digest.Digest) (*download, error) {
