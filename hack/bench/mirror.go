@@ -1,21 +1,14 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
-	"net"
-	"net/http"
 	"os"
-	"os/exec"
 	"strconv"
-	"sync"
-	"syscall"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -24,7 +17,6 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/static"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	"github.com/opencontainers/go-digest"
-	"golang.org/x/sys/unix"
 
 	"github.com/pyrsia/pyrsia-operator/hack/internal/rig"
 )
@@ -122,32 +114,54 @@ func (b *mirrorBench) memory(ctx context.Context) ([]row, error) {
 		Against: "the target; peak under 50 pulls of 200 MB at once, from a peer and then from the disk"}}, nil
 }
 
-// blobs compares the big blob's throughput, in turns.
+// blobs compares the big blob's throughput, in turns, and what it costs the
+// servers.
 func (b *mirrorBench) blobs(ctx context.Context) ([]row, error) {
 	raw, err := startRaw(ctx, b.mirror.Blob(b.big.Encoded()))
 	if err != nil {
 		return nil, err
 	}
 	defer raw.stop()
-	targets := []struct{ addr, path string }{
-		{b.mirror.Mirror, blobPath + b.big.String()}, {raw.addr, "/"}, {b.Registry.Addr, blobPath + b.big.String()},
+	servers := []struct {
+		addr, path string
+		pid        int
+		rates, cpu []float64 // GB/s, s/GB
+	}{
+		{addr: b.mirror.Mirror, path: blobPath + b.big.String(), pid: b.mirror.PID()},
+		{addr: raw.addr, path: "/", pid: raw.pid},
+		{addr: b.Registry.Addr, path: blobPath + b.big.String(), pid: b.Registry.PID()},
 	}
-	rates := make([][]float64, len(targets))
+	const connections, each, gigabytes = 2, 4, 2 * 4 * bigBlob / 1e9
 	for range 7 {
-		for i, t := range targets {
-			took, err := transferAll(ctx, t.addr, t.path, 2, 4)
+		for i := range servers {
+			s := &servers[i]
+			before, err := processCPU(s.pid)
 			if err != nil {
 				return nil, err
 			}
-			rates[i] = append(rates[i], 8*bigBlob/took.Seconds()/1e9)
+			took, err := transferAll(ctx, s.addr, s.path, connections, each)
+			if err != nil {
+				return nil, err
+			}
+			after, err := processCPU(s.pid)
+			if err != nil {
+				return nil, err
+			}
+			s.rates = append(s.rates, gigabytes/took.Seconds())
+			s.cpu = append(s.cpu, (after-before)/gigabytes)
 		}
 	}
-	ours, sendfile, registry := median(rates[0]), median(rates[1]), median(rates[2])
+	against := func(what string, i int) string {
+		return fmt.Sprintf("%s: %.2f GB/s at %.2f CPU s/GB, mirror %.2f GB/s at %.2f CPU s/GB",
+			what, median(servers[i].rates), median(servers[i].cpu), median(servers[0].rates), median(servers[0].cpu))
+	}
+	sendfile := median(servers[0].rates) / median(servers[1].rates)
+	registry := median(servers[0].rates) / median(servers[2].rates)
 	return []row{
-		{Name: "mirror-blob", Value: ours / sendfile, Unit: "x", Ratio: ours / sendfile, target: ">= 0.9 x",
-			Against: fmt.Sprintf("http.ServeContent of the same file, clients that discard: %.2f GB/s, mirror %.2f GB/s", sendfile, ours)},
-		{Name: "mirror-blob-registry", Value: ours / registry, Unit: "x", Ratio: ours / registry, target: ">= 1.5 x",
-			Against: fmt.Sprintf("docker-registry: %.2f GB/s, mirror %.2f GB/s", registry, ours)},
+		{Name: "mirror-blob", Value: sendfile, Unit: "x", Ratio: sendfile, target: ">= 0.9 x",
+			Against: against("http.ServeContent of the same file, clients that discard", 1)},
+		{Name: "mirror-blob-registry", Value: registry, Unit: "x", Ratio: registry, target: ">= 1.5 x",
+			Against: against("docker-registry", 2)},
 	}, nil
 }
 
@@ -208,183 +222,4 @@ func (b *mirrorBench) start(ctx context.Context) ([]row, error) {
 	s := median(times)
 	return []row{{Name: "mirror-start", Value: s, Unit: "s", Ratio: s / 2, target: "< 2 s",
 		Against: "the target; from exec to the first manifest, with 100,000 blobs"}}, nil
-}
-
-// rawCommand has this program serve one file and nothing else, in a process
-// of its own as the others are.
-const rawCommand = "serve-file"
-
-type rawServer struct {
-	addr string
-	stop func()
-}
-
-func startRaw(ctx context.Context, file string) (*rawServer, error) {
-	self, err := os.Executable()
-	if err != nil {
-		return nil, err
-	}
-	addr, err := rig.FreeAddr()
-	if err != nil {
-		return nil, err
-	}
-	cmd := exec.CommandContext(ctx, self, rawCommand, addr, file)
-	cmd.Stderr = os.Stderr
-	if err := cmd.Start(); err != nil {
-		return nil, err
-	}
-	s := &rawServer{addr, func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }}
-	for begin := time.Now(); ; time.Sleep(10 * time.Millisecond) {
-		conn, err := net.Dial("tcp", addr)
-		if err == nil {
-			return s, conn.Close()
-		}
-		if time.Since(begin) > 10*time.Second {
-			s.stop()
-			return nil, err
-		}
-	}
-}
-
-// serveFile is the process's side.
-func serveFile(addr, file string) error {
-	return http.ListenAndServe(addr, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		f, err := os.Open(file)
-		if err != nil {
-			http.Error(w, err.Error(), http.StatusInternalServerError)
-			return
-		}
-		defer f.Close()
-		w.Header().Set("Content-Type", "application/octet-stream")
-		http.ServeContent(w, r, "", time.Time{}, f)
-	}))
-}
-
-// transferAll fetches a path n times on each of so many connections.
-func transferAll(ctx context.Context, addr, path string, connections, n int) (time.Duration, error) {
-	begin := time.Now()
-	errs := make([]error, connections)
-	var done sync.WaitGroup
-	for c := range connections {
-		done.Go(func() {
-			conn, err := dial(ctx, addr, path)
-			if err != nil {
-				errs[c] = err
-				return
-			}
-			defer conn.Close()
-			for range n {
-				if errs[c] = conn.fetch(); errs[c] != nil {
-					return
-				}
-			}
-		})
-	}
-	done.Wait()
-	return time.Since(begin), errors.Join(errs...)
-}
-
-// requestRate fetches a path on 16 connections for two seconds.
-func requestRate(ctx context.Context, addr, path string) (float64, error) {
-	const connections, long = 16, 2 * time.Second
-	begin := time.Now()
-	counts := make([]int, connections)
-	errs := make([]error, connections)
-	var done sync.WaitGroup
-	for c := range connections {
-		done.Go(func() {
-			conn, err := dial(ctx, addr, path)
-			if err != nil {
-				errs[c] = err
-				return
-			}
-			defer conn.Close()
-			for time.Since(begin) < long {
-				if errs[c] = conn.fetch(); errs[c] != nil {
-					return
-				}
-				counts[c]++
-			}
-		})
-	}
-	done.Wait()
-	total := 0
-	for _, n := range counts {
-		total += n
-	}
-	return float64(total) / time.Since(begin).Seconds(), errors.Join(errs...)
-}
-
-// connection is a client that costs little, so that the server is measured.
-type connection struct {
-	net.Conn
-	raw     syscall.RawConn
-	request []byte
-	buf     []byte
-}
-
-func dial(ctx context.Context, addr, path string) (*connection, error) {
-	conn, err := new(net.Dialer).DialContext(ctx, "tcp", addr)
-	if err != nil {
-		return nil, err
-	}
-	accept := ""
-	for _, t := range []types.MediaType{types.OCIImageIndex, types.OCIManifestSchema1, types.DockerManifestList, types.DockerManifestSchema2} {
-		accept += "Accept: " + string(t) + "\r\n"
-	}
-	raw, err := conn.(*net.TCPConn).SyscallConn()
-	if err != nil {
-		return nil, errors.Join(err, conn.Close())
-	}
-	return &connection{conn, raw, fmt.Appendf(nil, "GET %s HTTP/1.1\r\nHost: %s\r\n%s\r\n", path, addr, accept), make([]byte, 1<<20)}, nil
-}
-
-// fetch makes the request once and reads the whole answer.
-func (c *connection) fetch() error {
-	if _, err := c.Write(c.request); err != nil {
-		return err
-	}
-	have, end := 0, -1
-	for end < 0 {
-		n, err := c.Read(c.buf[have:])
-		if err != nil {
-			return err
-		}
-		have += n
-		end = bytes.Index(c.buf[:have], []byte("\r\n\r\n"))
-	}
-	header := c.buf[:end+2]
-	if !bytes.HasPrefix(header, []byte("HTTP/1.1 200 ")) {
-		return fmt.Errorf("%s: %.300s", c.RemoteAddr(), c.buf[:have])
-	}
-	_, rest, ok := bytes.Cut(header, []byte("Content-Length: "))
-	value, _, _ := bytes.Cut(rest, []byte("\r\n"))
-	length, err := strconv.Atoi(string(value))
-	if !ok || err != nil {
-		return fmt.Errorf("%s: no length: %.300s", c.RemoteAddr(), header)
-	}
-	return c.discard(length - (have - end - 4))
-}
-
-// discard takes n bytes off the socket without a copy (MSG_TRUNC, tcp(7)): the
-// servers have both cores of a small machine to themselves.
-func (c *connection) discard(n int) error {
-	var failure error
-	err := c.raw.Read(func(fd uintptr) bool {
-		for n > 0 {
-			got, _, err := unix.Recvfrom(int(fd), c.buf[:min(len(c.buf), n)], unix.MSG_TRUNC)
-			switch {
-			case errors.Is(err, unix.EAGAIN):
-				return false
-			case errors.Is(err, unix.EINTR):
-			case err != nil || got == 0:
-				failure = errors.Join(io.ErrUnexpectedEOF, err)
-				return true
-			default:
-				n -= got
-			}
-		}
-		return true
-	})
-	return errors.Join(failure, err)
 }

@@ -97,6 +97,9 @@ func (r *Registry) ping(ctx context.Context) error {
 	return nil
 }
 
+// PID is the process whose child is the registry.
+func (r *Registry) PID() int { return r.cmd.Process.Pid }
+
 // Stop ends the registry. Its files stay.
 func (r *Registry) Stop() error {
 	if r.stdin.Close() != nil {
