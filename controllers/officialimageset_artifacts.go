@@ -9,6 +9,7 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -39,11 +40,18 @@ func (r *OfficialImageSetReconciler) artifacts(w *work) step[*v1alpha1.OfficialI
 			limit = int(*set.Spec.HistoryLimit)
 		}
 		var group errgroup.Group
+		var again atomic.Bool
 		group.SetLimit(writesAtOnce)
 		for _, image := range slices.Sorted(maps.Keys(w.pass.images)) {
 			i := w.pass.images[image]
 			if i.digest != "" && (i.moved || find(w.have[image], i.digest) == nil) {
-				group.Go(func() error { return r.ensure(ctx, set, w.have[image], image, i) })
+				group.Go(func() error {
+					done, err := r.ensure(ctx, set, w.have[image], image, i)
+					if !done {
+						again.Store(true)
+					}
+					return err
+				})
 			}
 		}
 		for image, have := range w.have {
@@ -51,40 +59,43 @@ func (r *OfficialImageSetReconciler) artifacts(w *work) step[*v1alpha1.OfficialI
 				group.Go(func() error { return r.giveUp(ctx, set, art) })
 			}
 		}
-		return 0, group.Wait()
+		if err := group.Wait(); err != nil || !again.Load() {
+			return 0, err
+		}
+		return settle, nil
 	}
 }
 
 // ensure makes the Artifact of an image's digest. One that is published, but
 // no longer the image's newest block because the tag moved away and back, is
-// made again, so that it is published again.
-func (r *OfficialImageSetReconciler) ensure(ctx context.Context, set *v1alpha1.OfficialImageSet, have []*v1alpha1.Artifact, image string, i *resolution) error {
+// made again, so that it is published again. It is not done when the cache is
+// behind: no event tells a set of an Artifact that it does not hold yet.
+func (r *OfficialImageSetReconciler) ensure(ctx context.Context, set *v1alpha1.OfficialImageSet, have []*v1alpha1.Artifact, image string, i *resolution) (done bool, err error) {
 	if existing := find(have, i.digest); existing != nil {
 		if !isTrue(existing, v1alpha1.ConditionPublished) {
-			return nil
+			return true, nil
 		}
 		if err := r.delete(ctx, existing); err != nil {
-			return err
+			return false, err
 		}
 	}
 	i.moved = false // what follows mends it, or is tried again after the next pass
 	art := newArtifact(set, image, i.digest)
 	if err := controllerutil.SetOwnerReference(set, art, r.Client.Scheme()); err != nil {
-		return fmt.Errorf("making the Artifact of %s: %w", image, err)
+		return false, fmt.Errorf("making the Artifact of %s: %w", image, err)
 	}
 	got := new(v1alpha1.Artifact)
-	err := r.Client.Get(ctx, client.ObjectKeyFromObject(art), got)
+	err = r.Client.Get(ctx, client.ObjectKeyFromObject(art), got)
 	switch {
 	case apierrors.IsNotFound(err):
 		err = r.Client.Create(ctx, art)
-		if apierrors.IsAlreadyExists(err) {
-			return nil // the cache does not show it yet
-		}
-		return wrap(err, "making the Artifact of %s", image)
+		return err == nil, wrap(ignoreAlreadyExists(err), "making the Artifact of %s", image)
 	case err != nil:
-		return fmt.Errorf("reading Artifact %s: %w", art.Name, err)
-	case !got.DeletionTimestamp.IsZero() || ownedBy(got, set):
-		return nil // the next event shows more
+		return false, fmt.Errorf("reading Artifact %s: %w", art.Name, err)
+	case !got.DeletionTimestamp.IsZero():
+		return false, nil
+	case ownedBy(got, set):
+		return true, nil // the next event shows more
 	}
 	return r.share(ctx, set, got, art, i)
 }
@@ -95,22 +106,29 @@ func ownedBy(art *v1alpha1.Artifact, set *v1alpha1.OfficialImageSet) bool {
 
 // share makes the set an owner of an Artifact that another set has made, or
 // somebody by hand.
-func (r *OfficialImageSetReconciler) share(ctx context.Context, set *v1alpha1.OfficialImageSet, got, want *v1alpha1.Artifact, i *resolution) error {
+func (r *OfficialImageSetReconciler) share(ctx context.Context, set *v1alpha1.OfficialImageSet, got, want *v1alpha1.Artifact, i *resolution) (done bool, err error) {
 	same := got.Spec.Image == want.Spec.Image && got.Spec.Digest == want.Spec.Digest && got.Spec.PublisherRef == want.Spec.PublisherRef &&
 		slices.Equal(slices.Sorted(slices.Values(got.Spec.Platforms)), slices.Sorted(slices.Values(want.Spec.Platforms)))
 	if !same {
 		i.conflict(want.Spec.Image, want.Name, r.Now())
-		return nil
+		return true, nil
 	}
 	before := got.DeepCopy()
 	if err := controllerutil.SetOwnerReference(set, got, r.Client.Scheme()); err != nil {
-		return fmt.Errorf("sharing Artifact %s: %w", got.Name, err)
+		return false, fmt.Errorf("sharing Artifact %s: %w", got.Name, err)
 	}
-	err := r.Client.Patch(ctx, got, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{}))
-	if apierrors.IsConflict(err) {
-		return nil // another set took it, or gave it up: the next event shows it
+	err = r.Client.Patch(ctx, got, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{}))
+	if apierrors.IsConflict(err) || apierrors.IsNotFound(err) {
+		return false, nil // another set took it, or gave it up
 	}
-	return wrap(client.IgnoreNotFound(err), "sharing Artifact %s", got.Name)
+	return err == nil, wrap(err, "sharing Artifact %s", got.Name)
+}
+
+func ignoreAlreadyExists(err error) error {
+	if apierrors.IsAlreadyExists(err) {
+		return nil
+	}
+	return err
 }
 
 // conflict keeps the failure that an Artifact's name is taken.
@@ -178,7 +196,7 @@ func artifactName(image, digest string) string {
 			name = strings.ReplaceAll(name, pair[0], pair[1])
 		}
 	}
-	const limit = 200
+	const limit = 180 // bytes; a digest, and a node's name of at most 40 bytes, follow
 	if name != plain || len(name) > limit {
 		sum := sha256.Sum256([]byte(image))
 		name = fmt.Sprintf("%s-%x", strings.Trim(name[:min(len(name), limit)], "-."), sum[:4])
