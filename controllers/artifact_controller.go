@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -13,6 +14,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
 )
@@ -24,6 +26,7 @@ import (
 type ArtifactReconciler struct {
 	Client client.Client
 	Nodes  *Nodes
+	Pulls  *Pulls
 	Now    func() time.Time
 
 	status statusWriter
@@ -37,6 +40,9 @@ const publishAtOnce = 64
 func (r *ArtifactReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
 	art := new(v1alpha1.Artifact)
 	if err := r.Client.Get(ctx, req.NamespacedName, art); err != nil {
+		if apierrors.IsNotFound(err) {
+			r.Pulls.told(req.NamespacedName)
+		}
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
 	if !art.DeletionTimestamp.IsZero() {
@@ -44,10 +50,14 @@ func (r *ArtifactReconciler) Reconcile(ctx context.Context, req ctrl.Request) (c
 	}
 	before := art.DeepCopy()
 	steps := []step[*v1alpha1.Artifact]{r.publish, r.verify, r.mirror}
-	if art.Spec.State == v1alpha1.StateRevoked {
+	switch {
+	case art.Spec.State == v1alpha1.StateRevoked:
 		steps = []step[*v1alpha1.Artifact]{r.revoke}
+	case art.Spec.NodeRef.Name != "":
+		steps = []step[*v1alpha1.Artifact]{r.find, r.verify}
 	}
 	next, err := run(ctx, art, steps...)
+	r.Pulls.tell(art)
 	return r.status.finish(ctx, before, art, next, err)
 }
 
@@ -73,7 +83,7 @@ func stageOf(obj client.Object) []string {
 		meta.IsStatusConditionFalse(art.Status.Conditions, v1alpha1.ConditionVerified):
 		stage = stageFailed
 	}
-	return []string{stage + art.Spec.PublisherRef.Name}
+	return []string{stage + art.Spec.PublisherRef.Name + art.Spec.NodeRef.Name} // one of them is set
 }
 
 // SetupWithManager registers the controller.
@@ -84,6 +94,7 @@ func (r *ArtifactReconciler) SetupWithManager(mgr ctrl.Manager) error {
 		For(&v1alpha1.Artifact{}, builder.WithPredicates(predicate.GenerationChangedPredicate{})).
 		Watches(&v1alpha1.PyrsiaNode{}, handler.EnqueueRequestsFromMapFunc(r.waitingForPublisher), builder.WithPredicates(usabilityChanged)).
 		Watches(&v1alpha1.PyrsiaNode{}, handler.EnqueueRequestsFromMapFunc(r.waitingForMirror), builder.WithPredicates(mirrorGrew)).
+		WatchesRawSource(source.Channel(r.Pulls.wake, &handler.EnqueueRequestForObject{})).
 		WithOptions(options(publishAtOnce)).
 		Complete(r)
 }

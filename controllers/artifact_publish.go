@@ -30,10 +30,8 @@ func (r *ArtifactReconciler) publish(ctx context.Context, art *v1alpha1.Artifact
 	if art.Status.Block != nil {
 		return 0, nil
 	}
-	if image, err := ledger.ParseImage(art.Spec.Image); err != nil || image.String() != art.Spec.Image {
-		message := "spec.image must be a full name with a tag, such as docker.io/library/alpine:3.20"
-		setFailed(art, condition, "InvalidImage", message)
-		return 0, reconcile.TerminalError(fmt.Errorf("%s", message))
+	if err := checkName(art); err != nil {
+		return 0, err
 	}
 	publisher, node, err := r.Nodes.publisher(ctx, art.Namespace, art.Spec.PublisherRef.Name)
 	if unusable, ok := errors.AsType[*unusableError](err); ok {

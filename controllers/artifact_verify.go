@@ -11,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
+	"github.com/pyrsia/pyrsia-operator/node/control"
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
 )
 
@@ -21,7 +22,7 @@ func (r *ArtifactReconciler) verify(ctx context.Context, art *v1alpha1.Artifact)
 	if !isTrue(art, v1alpha1.ConditionPublished) || isTrue(art, condition) {
 		return 0, nil
 	}
-	publisher, _, err := r.Nodes.publisher(ctx, art.Namespace, art.Spec.PublisherRef.Name)
+	node, err := r.source(ctx, art)
 	if unusable, ok := errors.AsType[*unusableError](err); ok {
 		setWaiting(art, condition, unusable.reason, unusable.message)
 		return pollAfter(age(r.Now(), art.CreationTimestamp)), nil
@@ -29,10 +30,11 @@ func (r *ArtifactReconciler) verify(ctx context.Context, art *v1alpha1.Artifact)
 	if err != nil {
 		return 0, err
 	}
-	block, err := verifyBlock(publisher.Status.Ledger.Key, art)
+	got := art.Status.Block
+	block, err := verifyBlock(node.Status.Ledger.Key, control.Block{Height: got.Height, Entry: got.Entry, Proof: got.Proof}, art.Spec.Image, art.Spec.Digest)
 	if err != nil {
 		art.Status.Block = nil // ask for it again
-		setRefused(art, condition, "ProofInvalid", "the publisher's block does not verify: "+err.Error())
+		setRefused(art, condition, "ProofInvalid", "the block does not verify: "+err.Error())
 		return 0, fmt.Errorf("verifying %s: %w", art.Spec.Image, err)
 	}
 	art.Status.Block.Hash = hex.EncodeToString(block.Hash[:])
@@ -47,17 +49,27 @@ func (r *ArtifactReconciler) verify(ctx context.Context, art *v1alpha1.Artifact)
 	return 0, nil
 }
 
-func verifyBlock(key string, art *v1alpha1.Artifact) (*ledger.VerifiedBlock, error) {
+// source is the PyrsiaNode whose ledger an Artifact is on.
+func (r *ArtifactReconciler) source(ctx context.Context, art *v1alpha1.Artifact) (*v1alpha1.PyrsiaNode, error) {
+	name, what := art.Spec.PublisherRef.Name, "publisher"
+	if art.Spec.NodeRef.Name != "" {
+		name, what = art.Spec.NodeRef.Name, "node"
+	}
+	node, _, err := r.Nodes.usable(ctx, art.Namespace, name, what)
+	return node, err
+}
+
+// verifyBlock checks a block against a key, and that it is about an image.
+func verifyBlock(key string, b control.Block, image, digest string) (*ledger.VerifiedBlock, error) {
 	v, err := ledger.NewVerifier(key)
 	if err != nil {
 		return nil, err
 	}
-	got := art.Status.Block
-	block, err := ledger.VerifyBlock(v, []byte(got.Entry), []byte(got.Proof))
+	block, err := ledger.VerifyBlock(v, []byte(b.Entry), []byte(b.Proof))
 	if err != nil {
 		return nil, err
 	}
-	if block.Height != got.Height || block.Artifact.Artifact != art.Spec.Image || string(block.Artifact.Digest) != art.Spec.Digest {
+	if block.Height != b.Height || block.Artifact.Artifact != image || string(block.Artifact.Digest) != digest {
 		return nil, errors.New("it is about another image, digest or height")
 	}
 	return block, nil

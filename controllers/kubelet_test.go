@@ -167,6 +167,9 @@ func (c *cluster) nodeConfig(t *testing.T, n *v1alpha1.PyrsiaNode, template core
 func (c *cluster) resolve(t *testing.T, n *v1alpha1.PyrsiaNode, address string) string {
 	t.Helper()
 	parts := strings.SplitN(address, "/", 4) // "", "dns4", HOST, the rest
+	if parts[1] == "ip4" {
+		return address
+	}
 	name, _, _ := strings.Cut(parts[2], ".")
 	pods := new(corev1.PodList)
 	if err := c.List(t.Context(), pods, client.InNamespace(n.Namespace), client.MatchingLabels{labelInstance: name}); err != nil {

@@ -103,27 +103,41 @@ func (e *unusableError) Error() string { return e.message }
 // publisher finds a publisher that can be asked. The error is an
 // *unusableError if there is none yet.
 func (n *Nodes) publisher(ctx context.Context, namespace, name string) (*v1alpha1.PyrsiaNode, *control.Client, error) {
+	node, pods, err := n.usable(ctx, namespace, name, "publisher")
+	if err != nil {
+		return nil, nil, err
+	}
+	c, err := n.client(node, pods[0].Status.PodIP)
+	return node, c, err
+}
+
+// usable finds a PyrsiaNode whose ledger is verified, with its ready pods, at
+// least one. what it must be is "publisher", or "node" for either role. The
+// error is an *unusableError if there is none yet.
+func (n *Nodes) usable(ctx context.Context, namespace, name, what string) (*v1alpha1.PyrsiaNode, []corev1.Pod, error) {
+	unusable := func(reason, format string, args ...any) error {
+		return &unusableError{reason: strings.ToUpper(what[:1]) + what[1:] + reason, message: fmt.Sprintf(format, args...)}
+	}
 	node := new(v1alpha1.PyrsiaNode)
 	err := n.reader.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, node)
 	if apierrors.IsNotFound(err) {
-		return nil, nil, &unusableError{reason: "PublisherNotFound", message: fmt.Sprintf("there is no PyrsiaNode %q in this namespace: create it, or correct publisherRef", name)}
+		return nil, nil, unusable("NotFound", "there is no PyrsiaNode %q in this namespace: create it, or correct %sRef", name, what)
 	}
 	if err != nil {
-		return nil, nil, fmt.Errorf("reading the publisher %s: %w", name, err)
+		return nil, nil, fmt.Errorf("reading the %s %s: %w", what, name, err)
 	}
-	if node.Spec.Role != v1alpha1.RolePublisher {
+	if what == "publisher" && node.Spec.Role != v1alpha1.RolePublisher {
 		return nil, nil, &unusableError{reason: "InvalidPublisherRef", message: fmt.Sprintf("the PyrsiaNode %q is a mirror: name a publisher in publisherRef", name), permanent: true}
 	}
 	if c := meta.FindStatusCondition(node.Status.Conditions, v1alpha1.ConditionLedgerVerified); c != nil && c.Status == metav1.ConditionFalse {
-		return nil, nil, &unusableError{reason: "PublisherLedgerNotVerified", message: fmt.Sprintf("the ledger of the publisher %q is not verified: see its condition LedgerVerified", name)}
+		return nil, nil, unusable("LedgerNotVerified", "the ledger of the %s %q is not verified: see its condition LedgerVerified", what, name)
 	}
 	pods, err := n.readyPods(ctx, node)
 	if err != nil {
 		return nil, nil, err
 	}
 	if len(pods) == 0 || node.Status.Ledger == nil || !node.DeletionTimestamp.IsZero() {
-		return nil, nil, &unusableError{reason: "PublisherNotReady", message: fmt.Sprintf("waiting for the publisher %q to be ready", name)}
+		return nil, nil, unusable("NotReady", "waiting for the %s %q to be ready", what, name)
 	}
-	c, err := n.client(node, pods[0].Status.PodIP)
-	return node, c, err
+	return node, pods, nil
 }

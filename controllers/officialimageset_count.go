@@ -68,8 +68,8 @@ func uniqueFailures(sorted []v1alpha1.ImageFailure) []v1alpha1.ImageFailure {
 	return out[:min(len(out), maxFailures)]
 }
 
-// rate measures how fast images are published.
-type rate struct {
+// speed measures how fast images are published.
+type speed struct {
 	since     time.Time
 	published int32 // at that time
 }
@@ -81,13 +81,13 @@ func (p *pass) progress(s *v1alpha1.OfficialImageSetStatus, now time.Time) {
 		s.Progress = fmt.Sprintf("%d%%", int64(s.Published)*100/int64(s.Desired))
 	}
 	if s.Pending == 0 {
-		p.rate = rate{}
+		p.speed = speed{}
 		return
 	}
-	if p.rate.since.IsZero() || s.Published < p.rate.published {
-		p.rate = rate{now, s.Published}
+	if p.speed.since.IsZero() || s.Published < p.speed.published {
+		p.speed = speed{now, s.Published}
 	}
-	done, took := s.Published-p.rate.published, now.Sub(p.rate.since)
+	done, took := s.Published-p.speed.published, now.Sub(p.speed.since)
 	if done > 0 && took >= 10*time.Second {
 		left := time.Duration(float64(took) * float64(s.Pending) / float64(done))
 		s.ETA = new(metav1.NewTime(now.Add(min(left, 1000*time.Hour)).Truncate(10 * time.Second)))

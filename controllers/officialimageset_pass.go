@@ -35,7 +35,7 @@ type pass struct {
 	listFailures int
 
 	rateLimit *v1alpha1.RateLimit // as the publisher told last
-	rate      rate
+	speed     speed
 }
 
 // resolution is the last answer for one image.

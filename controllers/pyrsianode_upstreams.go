@@ -48,7 +48,7 @@ func upstreamSecrets(n *v1alpha1.PyrsiaNode) (out []upstreamSecret) {
 
 // onPullArgs let a publisher publish what is pulled from it.
 func onPullArgs(n *v1alpha1.PyrsiaNode) (args []string) {
-	if n.Spec.Publisher == nil || n.Spec.Publisher.OnPull == nil || n.Spec.Publisher.OnPull.Policy != v1alpha1.OnPullPublish {
+	if !onPull(n) {
 		return nil
 	}
 	on := n.Spec.Publisher.OnPull
@@ -57,4 +57,9 @@ func onPullArgs(n *v1alpha1.PyrsiaNode) (args []string) {
 		args = append(args, "--on-pull-allow", pattern)
 	}
 	return args
+}
+
+// onPull tells whether a publisher publishes what is pulled from it.
+func onPull(n *v1alpha1.PyrsiaNode) bool {
+	return n.Spec.Publisher != nil && n.Spec.Publisher.OnPull != nil && n.Spec.Publisher.OnPull.Policy == v1alpha1.OnPullPublish
 }

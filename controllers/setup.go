@@ -48,11 +48,12 @@ func Setup(ctx context.Context, mgr ctrl.Manager, config Config) error {
 	if err := setupIndexes(ctx, mgr.GetFieldIndexer()); err != nil {
 		return err
 	}
-	nodes := NewNodes(mgr.GetClient(), config.Seed, time.Now)
+	nodes, pulls := NewNodes(mgr.GetClient(), config.Seed, time.Now), NewPulls()
 	for _, r := range []interface{ SetupWithManager(ctrl.Manager) error }{
 		&PyrsiaNodeReconciler{Client: mgr.GetClient(), Nodes: nodes, Seed: config.Seed, NodeImage: config.NodeImage, Now: time.Now},
 		&OfficialImageSetReconciler{Client: mgr.GetClient(), Nodes: nodes, Now: time.Now},
-		&ArtifactReconciler{Client: mgr.GetClient(), Nodes: nodes, Now: time.Now},
+		&ArtifactReconciler{Client: mgr.GetClient(), Nodes: nodes, Pulls: pulls, Now: time.Now},
+		&ReceiptReconciler{Client: mgr.GetClient(), Nodes: nodes, Pulls: pulls, Now: time.Now},
 	} {
 		if err := r.SetupWithManager(mgr); err != nil {
 			return fmt.Errorf("setting up %T: %w", r, err)

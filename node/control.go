@@ -2,8 +2,11 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
+
+	"github.com/opencontainers/go-digest"
 
 	"github.com/pyrsia/pyrsia-operator/node/control"
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
@@ -59,6 +62,30 @@ func (n *Node) Receipts(_ context.Context, since int64) (*control.Receipts, erro
 		return &control.Receipts{}, nil // a publisher serves no container clients
 	}
 	return &control.Receipts{Receipts: n.receipts.Since(since, control.MaxReceipts)}, nil
+}
+
+// Find implements control.Node.
+func (n *Node) Find(ctx context.Context, req control.FindRequest) (*control.FindResponse, error) {
+	image, err := ledger.ParseImage(req.Image)
+	if err == nil {
+		err = ledger.CheckDigest(digest.Digest(req.Digest))
+	}
+	if err != nil {
+		return nil, &control.Error{Reason: control.ReasonInvalidRequest, Message: err.Error()}
+	}
+	e, err := n.ledger.Find(ctx, image, digest.Digest(req.Digest))
+	if errors.Is(err, ledger.ErrNotFound) {
+		return nil, &control.Error{Reason: control.ReasonNotOnLedger,
+			Message: fmt.Sprintf("no block of the ledger records %s@%s", image, req.Digest)}
+	}
+	if err != nil {
+		return nil, err
+	}
+	e, proof, err := n.ledger.Block(ctx, e.Height)
+	if err != nil {
+		return nil, err
+	}
+	return &control.FindResponse{Block: control.Block{Height: e.Height, Entry: string(e.Data), Proof: string(proof)}}, nil
 }
 
 // List implements control.Node.

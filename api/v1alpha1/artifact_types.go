@@ -13,7 +13,10 @@ const (
 )
 
 // ArtifactSpec is the wanted state of an Artifact.
-// +kubebuilder:validation:XValidation:rule="self.image == oldSelf.image && self.digest == oldSelf.digest && self.publisherRef == oldSelf.publisherRef && has(self.platforms) == has(oldSelf.platforms) && (!has(self.platforms) || self.platforms == oldSelf.platforms)",message="an Artifact cannot be changed but for its state: make another one"
+// +kubebuilder:validation:XValidation:rule="self.image == oldSelf.image && self.digest == oldSelf.digest && has(self.publisherRef) == has(oldSelf.publisherRef) && (!has(self.publisherRef) || self.publisherRef == oldSelf.publisherRef) && has(self.nodeRef) == has(oldSelf.nodeRef) && (!has(self.nodeRef) || self.nodeRef == oldSelf.nodeRef) && has(self.platforms) == has(oldSelf.platforms) && (!has(self.platforms) || self.platforms == oldSelf.platforms)",message="an Artifact cannot be changed but for its state: make another one"
+// +kubebuilder:validation:XValidation:rule="has(self.publisherRef) != has(self.nodeRef)",message="give exactly one of publisherRef, to have the image published, and nodeRef, to look it up"
+// +kubebuilder:validation:XValidation:rule="!has(self.nodeRef) || !has(self.platforms)",message="platforms is for images that are published: a block that is there has those that it has",fieldPath=".platforms"
+// +kubebuilder:validation:XValidation:rule="!has(self.nodeRef) || self.state == 'Published'",message="only the Artifact that published an image can revoke it",fieldPath=".state"
 // +kubebuilder:validation:XValidation:rule="self.state == oldSelf.state || oldSelf.state == 'Published'",message="a revocation is on the ledger for good: publish another digest",fieldPath=".state"
 // +kubebuilder:validation:XValidation:rule="oldSelf.state != 'Revoked' || !has(oldSelf.reason) || (has(self.reason) && self.reason == oldSelf.reason)",message="the reason is on the ledger for good",fieldPath=".reason"
 // +kubebuilder:validation:XValidation:rule="(self.state == 'Revoked') == has(self.reason)",message="give a reason if, and only if, the state is Revoked",fieldPath=".reason"
@@ -32,9 +35,16 @@ type ArtifactSpec struct {
 	// +required
 	Digest string `json:"digest,omitempty"`
 
-	// publisherRef names the publisher, a PyrsiaNode in the same namespace.
-	// +required
+	// publisherRef names the publisher that is to publish the image, a
+	// PyrsiaNode in the same namespace.
+	// +optional
 	PublisherRef LocalReference `json:"publisherRef,omitzero"`
+
+	// nodeRef names a PyrsiaNode in the same namespace on whose ledger the image
+	// is looked up, and nothing is published. The operator makes such Artifacts
+	// of the images that are pulled through a node: see its spec.pullHistory.
+	// +optional
+	NodeRef LocalReference `json:"nodeRef,omitzero"`
 
 	// platforms are those to publish, all of them when there are none.
 	// +kubebuilder:validation:MinItems=1
@@ -66,8 +76,9 @@ type ArtifactStatus struct {
 	// +optional
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
 
-	// conditions are the steps Published, Verified and Mirrored (after a
-	// revocation the step Revoked alone), and Ready, which sums them up.
+	// conditions are the steps Published, Verified and Mirrored (with nodeRef
+	// not Mirrored; after a revocation the step Revoked alone), and Ready, which
+	// sums them up.
 	// +kubebuilder:validation:MaxItems=16
 	// +listType=map
 	// +listMapKey=type
@@ -90,6 +101,11 @@ type ArtifactStatus struct {
 	// publishedAt is when the publisher recorded the image, as the entry says.
 	// +optional
 	PublishedAt *metav1.Time `json:"publishedAt,omitempty"`
+
+	// lastPulled is when the image was last pulled through a node of this
+	// namespace, by the node's own account. It may be an hour behind.
+	// +optional
+	LastPulled *metav1.Time `json:"lastPulled,omitempty"`
 
 	// platforms are the platforms for which the image was published.
 	// +kubebuilder:validation:MaxItems=128
@@ -138,6 +154,7 @@ type Block struct {
 // +kubebuilder:printcolumn:name="Digest",type=string,JSONPath=`.spec.digest`
 // +kubebuilder:printcolumn:name="Block",type=integer,JSONPath=`.status.block.height`
 // +kubebuilder:printcolumn:name="Verified",type=string,JSONPath=`.status.conditions[?(@.type=="Verified")].status`
+// +kubebuilder:printcolumn:name="Pulled",type=date,JSONPath=`.status.lastPulled`
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 // +kubebuilder:printcolumn:name="State",type=string,priority=1,JSONPath=`.spec.state`
 // +kubebuilder:printcolumn:name="Ready",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Ready")].status`

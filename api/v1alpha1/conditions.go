@@ -56,6 +56,10 @@ var OfficialImageSetSteps = []string{ConditionPlanned, ConditionResolved, Condit
 // ArtifactSteps are the conditions that make an Artifact Ready.
 var ArtifactSteps = []string{ConditionPublished, ConditionVerified, ConditionMirrored}
 
+// LookupSteps are the conditions that make an Artifact Ready whose spec.nodeRef
+// has it looked up.
+var LookupSteps = []string{ConditionPublished, ConditionVerified}
+
 // RevokedSteps are the conditions that make an Artifact Ready whose spec.state
 // is Revoked.
 var RevokedSteps = []string{ConditionRevoked}
@@ -103,8 +107,11 @@ func (a *Artifact) ObservedGeneration() *int64 { return &a.Status.ObservedGenera
 
 // Steps are the conditions that make the Artifact Ready.
 func (a *Artifact) Steps() []string {
-	if a.Spec.State == StateRevoked {
+	switch {
+	case a.Spec.State == StateRevoked:
 		return RevokedSteps
+	case a.Spec.NodeRef.Name != "":
+		return LookupSteps
 	}
 	return ArtifactSteps
 }

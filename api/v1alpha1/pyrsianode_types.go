@@ -72,6 +72,13 @@ type PyrsiaNodeSpec struct {
 	// +optional
 	Mirror *Mirror `json:"mirror,omitempty"`
 
+	// pullHistory bounds the Artifacts that the operator makes of images which
+	// are pulled through the node and have none yet: a mirror, or a publisher
+	// whose onPull is Publish.
+	// +kubebuilder:default={}
+	// +optional
+	PullHistory PullHistory `json:"pullHistory,omitzero"`
+
 	// resources are the compute resources of the node's container.
 	// +optional
 	Resources *corev1.ResourceRequirements `json:"resources,omitempty"`
@@ -234,6 +241,25 @@ type OnPull struct {
 	// +kubebuilder:validation:Maximum=10000
 	// +optional
 	PerHour int32 `json:"perHour,omitempty"`
+}
+
+// PullHistory bounds the Artifacts of images that were pulled.
+type PullHistory struct {
+	// limit is how many are kept, those that were pulled last; 0 makes none.
+	// +kubebuilder:default=1000
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=10000
+	// +optional
+	Limit *int32 `json:"limit,omitempty"`
+
+	// maxAge is how long after its last pull an image is kept.
+	// +kubebuilder:default="720h"
+	// +kubebuilder:validation:MaxLength=32
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:Format=duration
+	// +kubebuilder:validation:XValidation:rule="self >= duration('1h')",message="maxAge must be 1h or longer"
+	// +optional
+	MaxAge *metav1.Duration `json:"maxAge,omitempty"`
 }
 
 // Mirror configures the role Mirror.

@@ -157,6 +157,9 @@ func TestPyrsiaNodeIsValidated(t *testing.T) {
 		"images to prefetch":             {mirror(func(s *PyrsiaNodeSpec) { s.Mirror = &Mirror{Prefetch: []string{"alpine:*", "ghcr.io/o/*:v1.?"}} }), ""},
 		"no images to prefetch":          {mirror(func(s *PyrsiaNodeSpec) { s.Mirror = &Mirror{Prefetch: []string{""}} }), "spec.mirror.prefetch"},
 		"a broken pattern":               {mirror(func(s *PyrsiaNodeSpec) { s.Mirror = &Mirror{Prefetch: []string{"alpine:["}} }), "spec.mirror.prefetch"},
+		"a short pull history":           {mirror(func(s *PyrsiaNodeSpec) { s.PullHistory.MaxAge = &metav1.Duration{Duration: time.Hour} }), ""},
+		"a pull history of a minute":     {mirror(func(s *PyrsiaNodeSpec) { s.PullHistory.MaxAge = &metav1.Duration{Duration: time.Minute} }), "maxAge must be 1h or longer"},
+		"a pull history without end":     {mirror(func(s *PyrsiaNodeSpec) { s.PullHistory.Limit = new(int32(10001)) }), "spec.pullHistory.limit"},
 		"a port out of range":            {mirror(func(s *PyrsiaNodeSpec) { s.Mirror = &Mirror{Port: 70000} }), "spec.mirror.port"},
 		"a name that a Service can have": {named(publisher(), "publisher-2"), ""},
 		"a name that is too long":        {named(publisher(), strings.Repeat("a", 41)), "at most 40"},
@@ -229,6 +232,15 @@ func artifact(image, digest string) *Artifact {
 	return a
 }
 
+func lookedUp(change ...func(*ArtifactSpec)) *Artifact {
+	a := artifact("docker.io/library/alpine:3.20", goodDigest)
+	a.Spec.PublisherRef, a.Spec.NodeRef = LocalReference{}, LocalReference{Name: "mirror"}
+	for _, c := range change {
+		c(&a.Spec)
+	}
+	return a
+}
+
 func revoked(reason string) *Artifact {
 	a := published(reason)
 	a.Spec.State = StateRevoked
@@ -256,6 +268,11 @@ func TestArtifactIsValidated(t *testing.T) {
 		"no tag":                   {artifact("docker.io/library/alpine", goodDigest), "spec.image"},
 		"a digest in the name":     {artifact("docker.io/library/alpine:3.20@"+goodDigest, goodDigest), "spec.image"},
 		"a digest of another kind": {artifact("docker.io/library/alpine:3.20", "sha512:00"), "spec.digest"},
+		"looked up":                {lookedUp(), ""},
+		"published and looked up":  {lookedUp(func(s *ArtifactSpec) { s.PublisherRef.Name = "publisher" }), "exactly one of publisherRef"},
+		"neither":                  {lookedUp(func(s *ArtifactSpec) { s.NodeRef = LocalReference{} }), "exactly one of publisherRef"},
+		"looked up by platform":    {lookedUp(func(s *ArtifactSpec) { s.Platforms = []string{"linux/amd64"} }), "platforms is for images that are published"},
+		"looked up and revoked":    {lookedUp(func(s *ArtifactSpec) { s.State, s.Reason = StateRevoked, "no" }), "only the Artifact that published an image"},
 		"a revocation":             {revoked("it has a backdoor"), ""},
 		"a revocation, no reason":  {revoked(""), "give a reason if, and only if"},
 		"a reason of two lines":    {revoked("it has\na backdoor"), "one line"},
@@ -320,6 +337,14 @@ func TestUpdatesAreValidated(t *testing.T) {
 			a := artifact("docker.io/library/alpine:3.20", goodDigest)
 			return a, func() { a.Labels = map[string]string{"a": "b"} }
 		}, ""},
+		"an artifact's node": {func() (client.Object, func()) {
+			a := lookedUp()
+			return a, func() { a.Spec.NodeRef.Name = "another" }
+		}, "an Artifact cannot be changed"},
+		"a lookup that is to publish": {func() (client.Object, func()) {
+			a := lookedUp()
+			return a, func() { a.Spec.NodeRef, a.Spec.PublisherRef = LocalReference{}, LocalReference{Name: "publisher"} }
+		}, "an Artifact cannot be changed"},
 		"an artifact's tag": {func() (client.Object, func()) {
 			a := artifact("docker.io/library/alpine:3.20", goodDigest)
 			return a, func() { a.Spec.Image = "docker.io/library/alpine:3.21" }
@@ -353,6 +378,9 @@ func TestDefaults(t *testing.T) {
 	m := n.Spec.Mirror
 	if m.Port != 5001 || m.Containerd != ContainerdStrict || m.ContainerdConfigPath != "/etc/containerd/certs.d" || len(m.Registries) != 1 {
 		t.Errorf("the mirror's defaults are %+v", m)
+	}
+	if h := n.Spec.PullHistory; *h.Limit != 1000 || h.MaxAge.Duration != 720*time.Hour {
+		t.Errorf("the pull history's defaults are %d, %s", *h.Limit, h.MaxAge.Duration)
 	}
 	if s.Spec.Interval.Duration != time.Hour || *s.Spec.HistoryLimit != 3 {
 		t.Errorf("the set's defaults are %v, %d", s.Spec.Interval, *s.Spec.HistoryLimit)

@@ -148,6 +148,7 @@ const (
 	ReasonDiskFull             Reason = "DiskFull"
 	ReasonCatalogInvalid       Reason = "CatalogInvalid"
 	ReasonPlatformsMissing     Reason = "PlatformsMissing"
+	ReasonNotOnLedger          Reason = "NotOnLedger"
 	ReasonBusy                 Reason = "PublisherBusy"
 	ReasonInternal             Reason = "InternalError"
 )

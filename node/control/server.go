@@ -16,6 +16,7 @@ type Node interface {
 	Resolve(ctx context.Context, req ResolveRequest) (*ResolveResponse, error)
 	Publish(ctx context.Context, req PublishRequest) (*PublishResponse, error)
 	Receipts(ctx context.Context, since int64) (*Receipts, error)
+	Find(ctx context.Context, req FindRequest) (*FindResponse, error)
 	List(ctx context.Context, req ListRequest) (*ListResponse, error)
 	Revoke(ctx context.Context, req RevokeRequest) (*RevokeResponse, error)
 	Drop(ctx context.Context, req DropRequest) (*DropResponse, error)
@@ -41,6 +42,8 @@ func Handler(n Node) http.Handler {
 	mux.HandleFunc("POST /v1/publish", func(w http.ResponseWriter, r *http.Request) { serve(w, r, n.Publish) })
 	// The operator polls it to show the images that were pulled through a mirror.
 	mux.HandleFunc("GET /v1/receipts", serveReceipts(n))
+	// The operator looks up an image that was pulled, and checks the proof.
+	mux.HandleFunc("POST /v1/find", func(w http.ResponseWriter, r *http.Request) { serve(w, r, n.Find) })
 	// The operator asks which images an OfficialImageSet selects.
 	mux.HandleFunc("POST /v1/list", func(w http.ResponseWriter, r *http.Request) { serve(w, r, n.List) })
 	// The operator withdraws an Artifact whose spec.state is Revoked.

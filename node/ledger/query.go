@@ -183,6 +183,22 @@ func (l *Ledger) byDigestBelow(ctx context.Context, d digest.Digest, below int64
 	return l.find(ctx, key, below, limit, func(e *Entry) bool { return e.Artifact != nil && e.Artifact.Names(d) })
 }
 
+// Find finds the newest block that records an image with a digest.
+func (l *Ledger) Find(ctx context.Context, image Image, d digest.Digest) (*Entry, error) {
+	key, ok := digestKey([]byte(d))
+	if !ok {
+		return nil, fmt.Errorf("digest %.80q: only sha256 is supported", string(d))
+	}
+	found, err := l.find(ctx, key, l.Size(), 1, func(e *Entry) bool { return image.isOf(e) && e.Artifact.Digest == d })
+	if err != nil {
+		return nil, fmt.Errorf("%s@%s: %w", image, d, err)
+	}
+	if len(found) == 0 {
+		return nil, fmt.Errorf("%s@%s: %w", image, d, ErrNotFound)
+	}
+	return found[0], nil
+}
+
 // find reads the blocks under a key and below a height that match, newest first.
 func (l *Ledger) find(ctx context.Context, key indexKey, below int64, limit int, match func(*Entry) bool) (out []*Entry, err error) {
 	below = min(below, l.Size())

@@ -1,0 +1,315 @@
+package controllers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	eventsv1 "k8s.io/api/events/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
+	pyrsia "github.com/pyrsia/pyrsia-operator/node"
+	"github.com/pyrsia/pyrsia-operator/node/control"
+)
+
+// pull asks a mirror for an image as containerd does.
+func (p *pod) pull(t *testing.T, image string) {
+	t.Helper()
+	repository, reference, _ := strings.Cut(image, ":")
+	url := fmt.Sprintf("http://%s/v2/%s/manifests/%s?ns=docker.io", net.JoinHostPort(p.ip, strconv.Itoa(portMirror)), repository, reference)
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		t.Fatalf("pulling %s: %s", image, resp.Status)
+	}
+}
+
+// elsewhere is a cluster that only mirrors: a namespace with a mirror that
+// knows no more of the publisher than its key and address.
+func (c *cluster) elsewhere(t *testing.T, publisher *v1alpha1.PyrsiaNode, at *pod) (*v1alpha1.PyrsiaNode, *pod) {
+	t.Helper()
+	c.get(t, publisher)
+	mirror := mirrorNode(c.namespace(t))
+	mirror.Spec.Network = &v1alpha1.Network{
+		LedgerKey: publisher.Status.Ledger.Key,
+		Bootstrap: []string{fmt.Sprintf("/ip4/%s/tcp/%d/p2p/%s", at.ip, portP2P, publisher.Status.PeerID)},
+	}
+	c.create(t, mirror)
+	p := c.runPod(t, mirror, "")
+	c.awaitCurrent(t, mirror)
+	return mirror, p
+}
+
+// On a cluster that only mirrors, what is pulled becomes Artifacts, verified
+// and bounded, and more pulls write nothing.
+func TestPulledImagesBecomeArtifacts(t *testing.T) {
+	t.Parallel()
+	c := testCluster(t)
+	ns := c.namespace(t)
+	up := newUpstream(t)
+	digests := map[string]string{}
+	for _, tag := range []string{"1", "2", "3", "never"} {
+		digests["docker.io/library/alpine:"+tag] = up.push(t, "library/alpine:"+tag)
+	}
+	at := c.aPublisher(t, ns, up.URL)
+	set := imageSet(ns, time.Hour, v1alpha1.ImageTags{Repository: "alpine", Tags: []string{"1", "2", "3", "never"}})
+	c.create(t, set)
+	c.awaitCurrent(t, set)
+	publisher := publisherNode(ns, up.URL)
+	mirror, pod := c.elsewhere(t, publisher, at)
+
+	for _, tag := range []string{"1", "2"} {
+		pod.pull(t, "library/alpine:"+tag)
+	}
+	for _, tag := range []string{"1", "2"} {
+		image := "docker.io/library/alpine:" + tag
+		art := c.artifact(t, mirror.Namespace, image, digests[image])
+		c.awaitCurrent(t, art)
+		verifyOffline(t, publisher.Status.Ledger.Key, art)
+		if art.Spec.NodeRef.Name != mirror.Name || art.Status.LastPulled == nil || time.Since(art.Status.LastPulled.Time) > time.Hour || len(art.Status.Platforms) != 2 {
+			t.Errorf("%s: %+v", image, art)
+		}
+	}
+	writes := c.writes.during(mirror.Namespace, func() {
+		for range 50 {
+			pod.pull(t, "library/alpine:1")
+		}
+		time.Sleep(receiptInterval + 2*time.Second)
+	})
+	if len(writes) > 0 {
+		t.Errorf("written by more pulls:\n%s", strings.Join(writes, "\n"))
+	}
+
+	// No more than two are kept: those that were pulled last.
+	pod.pull(t, "library/alpine:3")
+	change(t, c, mirror, func(n *v1alpha1.PyrsiaNode) { n.Spec.PullHistory.Limit = new(int32(2)) })
+	eventually(t, func() error {
+		var images []string
+		for _, art := range c.artifacts(t, mirror.Namespace) {
+			images = append(images, art.Spec.Image)
+		}
+		slices.Sort(images)
+		if diff := cmp.Diff([]string{"docker.io/library/alpine:1", "docker.io/library/alpine:3"}, images); diff != "" {
+			return errors.New(diff)
+		}
+		return nil
+	})
+
+	// Where the image was published by an Artifact, that one tells of the pull.
+	local := mirrorNode(ns)
+	c.create(t, local)
+	again := c.runPod(t, local, "")
+	c.awaitCurrent(t, local)
+	again.pull(t, "library/alpine:1")
+	eventually(t, func() error {
+		if art := c.artifact(t, ns, "docker.io/library/alpine:1", digests["docker.io/library/alpine:1"]); art.Status.LastPulled == nil {
+			return errors.New("the Artifact does not tell of the pull")
+		}
+		return nil
+	})
+	if arts := c.artifacts(t, ns); len(arts) != len(digests) {
+		t.Errorf("%d Artifacts where there were %d", len(arts), len(digests))
+	}
+}
+
+// An Artifact by hand looks an image up.
+func TestArtifactByHandIsLookedUp(t *testing.T) {
+	t.Parallel()
+	c := testCluster(t)
+	ns := c.namespace(t)
+	up := newUpstream(t)
+	digest := up.push(t, "library/alpine:1")
+	at := c.aPublisher(t, ns, up.URL)
+	set := imageSet(ns, time.Hour, v1alpha1.ImageTags{Repository: "alpine", Tags: []string{"1"}})
+	c.create(t, set)
+	c.awaitCurrent(t, set)
+	mirror, _ := c.elsewhere(t, publisherNode(ns, up.URL), at)
+	lookup := func(name, image, digest string) *v1alpha1.Artifact {
+		return &v1alpha1.Artifact{
+			ObjectMeta: metav1.ObjectMeta{Namespace: mirror.Namespace, Name: name},
+			Spec:       v1alpha1.ArtifactSpec{Image: image, Digest: digest, NodeRef: v1alpha1.LocalReference{Name: mirror.Name}},
+		}
+	}
+	there := lookup("there", "docker.io/library/alpine:1", digest)
+	other := lookup("other", "docker.io/library/alpine:2", digest)
+	c.create(t, there, other)
+	c.awaitCurrent(t, there)
+	c.awaitCondition(t, other, v1alpha1.ConditionReady, metav1.ConditionFalse, "NotOnLedger")
+}
+
+// liar is a node that was taken over: its receipts and blocks are what somebody
+// wants them to be.
+type liar struct {
+	control.Node
+	receipts []control.Receipt
+	block    control.Block
+}
+
+func (l *liar) Receipts(_ context.Context, since int64) (*control.Receipts, error) {
+	out := new(control.Receipts)
+	for _, r := range l.receipts {
+		if r.Sequence > since {
+			out.Receipts = append(out.Receipts, r)
+		}
+	}
+	return out, nil
+}
+
+func (l *liar) Find(context.Context, control.FindRequest) (*control.FindResponse, error) {
+	return &control.FindResponse{Block: l.block}, nil
+}
+
+// takeOver runs a pod of a node with a liar at its control API, and returns the
+// pod's name.
+func (c *cluster) takeOver(t *testing.T, n *v1alpha1.PyrsiaNode, lie func(pyrsia.Config) *liar) string {
+	t.Helper()
+	template := c.awaitTemplate(t, n)
+	p := &pod{ip: fmt.Sprintf("127.0.0.%d", lastIP.Add(1)), data: t.TempDir()}
+	config := c.nodeConfig(t, n, template, p)
+	keys, err := control.ReadKeys(config.ControlKeyFile, config.OperatorKeyFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tlsConfig, err := keys.ServerTLS()
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := config.ControlAddr
+	config.ControlAddr, config.ControlKeyFile, config.OperatorKeyFile = "", "", ""
+	config.Logger = slog.New(slog.DiscardHandler)
+	server := &http.Server{Addr: addr, Handler: control.Handler(lie(config)), TLSConfig: tlsConfig, ReadHeaderTimeout: time.Second}
+	go func() { _ = server.ListenAndServeTLS("", "") }()
+	t.Cleanup(func() { _ = server.Close() })
+	p.Pod = &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: n.Namespace, GenerateName: n.Name + "-", Labels: template.Labels},
+		Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "node", Image: "example.com/liar"}}},
+	}
+	c.create(t, p.Pod)
+	p.Pod.Status = corev1.PodStatus{
+		Phase: corev1.PodRunning, PodIP: p.ip, PodIPs: []corev1.PodIP{{IP: p.ip}},
+		Conditions: []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}},
+	}
+	if err := c.Status().Update(t.Context(), p.Pod); err != nil {
+		t.Fatal(err)
+	}
+	return p.Pod.Name
+}
+
+// What a node says of pulls is not believed without the ledger's proof.
+func TestHostileReceiptsMakeNoArtifacts(t *testing.T) {
+	t.Parallel()
+	c := testCluster(t)
+	ns := c.namespace(t)
+	up := newUpstream(t)
+	digest := up.push(t, "library/alpine:1")
+	at := c.aPublisher(t, ns, up.URL)
+	set := imageSet(ns, time.Hour, v1alpha1.ImageTags{Repository: "alpine", Tags: []string{"1"}})
+	c.create(t, set)
+	c.awaitCurrent(t, set)
+	real := c.artifact(t, ns, "docker.io/library/alpine:1", digest)
+	c.awaitCurrent(t, real)
+	published := control.Block{Height: real.Status.Block.Height, Entry: real.Status.Block.Entry, Proof: real.Status.Block.Proof}
+	evil := "sha256:" + strings.Repeat("e", 64)
+
+	mirror, honest := c.elsewhere(t, publisherNode(ns, up.URL), at)
+	liars := map[string]string{} // by pod
+	for name, tc := range map[string]struct {
+		image, digest string
+		block         func(control.Block) control.Block
+	}{
+		"another digest of a published image":   {"docker.io/library/alpine:1", evil, nil},
+		"another image with a published digest": {"docker.io/library/backdoor:1", digest, nil},
+		"an entry that was never published": {"docker.io/library/backdoor:2", evil, func(b control.Block) control.Block {
+			b.Entry = strings.NewReplacer("alpine", "backdoor", digest, evil).Replace(b.Entry)
+			return b
+		}},
+		"another height":                  {"docker.io/library/alpine:1", digest, func(b control.Block) control.Block { b.Height++; return b }},
+		"a name that climbs":              {"docker.io/../../etc:1", digest, nil},
+		"a name that is not the full one": {"alpine:1", digest, nil},
+		"something that is no digest":     {"docker.io/library/alpine:1", "sha256:..", nil},
+	} {
+		pod := c.takeOver(t, mirror, func(config pyrsia.Config) *liar {
+			node, err := pyrsia.Start(context.WithoutCancel(t.Context()), config)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = node.Close() })
+			l := &liar{Node: node, block: published}
+			if tc.block != nil {
+				l.block = tc.block(published)
+			}
+			l.receipts = []control.Receipt{{Sequence: 1, Image: tc.image, Digest: tc.digest, Pulls: 1, LastPulled: time.Now().Add(1000 * time.Hour)}}
+			return l
+		})
+		liars[pod] = name
+	}
+	eventually(t, func() error {
+		list := new(eventsv1.EventList)
+		if err := c.List(t.Context(), list, client.InNamespace(mirror.Namespace)); err != nil {
+			return err
+		}
+		var errs []error
+		for pod, name := range liars {
+			if !slices.ContainsFunc(list.Items, func(e eventsv1.Event) bool { return e.Reason == "ReceiptRefused" && e.Related.Name == pod }) {
+				errs = append(errs, fmt.Errorf("no event tells of %s", name))
+			}
+		}
+		return errors.Join(errs...)
+	})
+	if arts := c.artifacts(t, mirror.Namespace); len(arts) > 0 {
+		t.Errorf("an Artifact was made: %+v", arts[0].Spec)
+	}
+	// A pod that is honest is believed, whatever the others say.
+	honest.pull(t, "library/alpine:1")
+	c.awaitCurrent(t, c.artifact(t, mirror.Namespace, "docker.io/library/alpine:1", digest))
+	if arts := c.artifacts(t, mirror.Namespace); len(arts) != 1 {
+		t.Errorf("%d Artifacts", len(arts))
+	}
+}
+
+func TestHistoryOfPulls(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
+	ago := func(image string, d time.Duration) pull { return pull{key: pullKey{image: image}, last: now.Add(-d)} }
+	for name, tc := range map[string]struct {
+		limit       int
+		keep, leave []string
+	}{
+		"by age":   {10, []string{"c", "a", "b"}, []string{"d"}},
+		"by count": {2, []string{"c", "a"}, []string{"b", "d"}},
+		"none":     {0, nil, []string{"c", "a", "b", "d"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			pulls := []pull{ago("b", 3*time.Hour), ago("a", 2*time.Hour), ago("d", 25*time.Hour), ago("c", time.Hour)}
+			keep, leave := history(pulls, tc.limit, 24*time.Hour, now)
+			names := func(pulls []pull) (out []string) {
+				for _, p := range pulls {
+					out = append(out, p.key.image)
+				}
+				return out
+			}
+			if diff := cmp.Diff([][]string{tc.keep, tc.leave}, [][]string{names(keep), names(leave)}); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
