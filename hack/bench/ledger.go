@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -153,7 +155,7 @@ func benchBig(ctx context.Context, dir string) ([]row, error) {
 	if err != nil {
 		return nil, err
 	}
-	f, err := ledger.OpenFollower(ctx, filepath.Join(dir, "copy0"), big.vkey, slog.Default())
+	f, err := ledger.OpenFollower(ctx, filepath.Join(dir, copied), big.vkey, slog.Default())
 	if err != nil {
 		return nil, err
 	}
@@ -169,8 +171,10 @@ func benchBig(ctx context.Context, dir string) ([]row, error) {
 	return append(rows, queries...), err
 }
 
-// coldSyncs is how often a ledger is copied; the median counts.
-const coldSyncs = 3
+const (
+	coldSyncs = 3      // how often a ledger is copied; the median counts
+	copied    = "copy" // the folder of the last copy
+)
 
 // benchColdSync compares copying the ledger with hashing its entries: each time
 // with hashing right before.
@@ -180,9 +184,9 @@ func benchColdSync(ctx context.Context, url string, big *bigTree, dir string) ([
 		ratio, rss  float64
 	}
 	var rounds []round
-	for i := range coldSyncs {
+	for range coldSyncs {
 		// What was written before is not to be waited for in this.
-		if err := syncDisk(dir); err != nil {
+		if err := errors.Join(os.RemoveAll(filepath.Join(dir, copied)), syncDisk(dir)); err != nil {
 			return nil, err
 		}
 		start := time.Now()
@@ -190,12 +194,12 @@ func benchColdSync(ctx context.Context, url string, big *bigTree, dir string) ([
 			sha256.Sum256(big.zeros[:e])
 		}
 		r := round{floor: time.Since(start)}
-		copied, err := syncInProcess(ctx, url, big.vkey, filepath.Join(dir, fmt.Sprint("copy", i)))
+		result, err := syncInProcess(ctx, url, big.vkey, filepath.Join(dir, copied))
 		if err != nil {
 			return nil, err
 		}
-		r.took = time.Duration(copied.Seconds * float64(time.Second))
-		r.ratio, r.rss = copied.Seconds/r.floor.Seconds(), copied.PeakRSS/(1<<20)
+		r.took = time.Duration(result.Seconds * float64(time.Second))
+		r.ratio, r.rss = result.Seconds/r.floor.Seconds(), result.PeakRSS/(1<<20)
 		rounds = append(rounds, r)
 	}
 	rss := slices.MaxFunc(rounds, func(a, b round) int { return cmp.Compare(a.rss, b.rss) }).rss
@@ -273,11 +277,14 @@ func benchQueries(ctx context.Context, f *ledger.Follower, big *bigTree) ([]row,
 	const n = 20_000
 	head, _ := f.Head()
 	lookups, proofs := make([]time.Duration, n), make([]time.Duration, n/10)
-	for i := range lookups {
-		image, err := ledger.ParseImage(artifact(i * 37 % bigLedger).Artifact)
-		if err != nil {
+	images := make([]ledger.Image, n)
+	for i := range images {
+		var err error
+		if images[i], err = ledger.ParseImage(artifact(rand.IntN(bigLedger)).Artifact); err != nil {
 			return nil, err
 		}
+	}
+	for i, image := range images {
 		start := time.Now()
 		if _, err := f.Latest(ctx, image); err != nil {
 			return nil, err

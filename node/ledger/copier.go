@@ -25,9 +25,10 @@ type copier struct {
 	source   torchwood.TileReader
 	useLocal bool
 
-	mu      sync.Mutex // guards what follows
-	err     error      // of storing
-	written []string   // files that are not durable yet
+	mu      sync.Mutex  // guards what follows
+	err     error       // of storing
+	written []string    // files that are not durable yet
+	wider   []tlog.Tile // that may have narrower versions on this disk
 }
 
 func (c *copier) ReadTiles(ctx context.Context, tiles []tlog.Tile) ([][]byte, error) {
@@ -74,8 +75,7 @@ func (c *copier) readBundle(ctx context.Context, t tlog.Tile, buf []byte, check 
 	if data, err = readBundle(ctx, c.source, t, buf, check); err != nil {
 		return data, err
 	}
-	name, err := c.dir.writeTile(t, data, bad)
-	return data, c.store(name, err)
+	return data, c.write(t, data, bad)
 }
 
 // SaveTiles implements torchwood.TileReader. The hashes of entries are not
@@ -83,9 +83,31 @@ func (c *copier) readBundle(ctx context.Context, t tlog.Tile, buf []byte, check 
 func (c *copier) SaveTiles(tiles []tlog.Tile, data [][]byte) {
 	for i, t := range tiles {
 		if t.L != 0 {
-			_ = c.store(c.dir.writeTile(t, data[i], !c.useLocal)) // sync says it
+			_ = c.write(t, data[i], !c.useLocal) // sync says it
 		}
 	}
+}
+
+func (c *copier) write(t tlog.Tile, data []byte, overwrite bool) error {
+	name, err := c.dir.writeTile(t, data, overwrite)
+	c.mu.Lock()
+	c.wider = append(c.wider, t)
+	c.mu.Unlock()
+	return c.store(name, err)
+}
+
+// dropNarrower removes the tiles that wider ones have replaced. Until the
+// checkpoint of the wider ones is stored, the narrower are the ledger.
+func (c *copier) dropNarrower() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, t := range c.wider {
+		// Crash: the narrower tile stays until a wider one is written again.
+		if err := c.dir.dropNarrower(t); err != nil {
+			return fmt.Errorf("%w: %w", errStorage, err)
+		}
+	}
+	return nil
 }
 
 // store notes a file that is to be made durable, or why it could not be stored.

@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -111,46 +112,59 @@ const opens = 4
 
 // open opens a tile, or a wider version of it: the result says which.
 func (d dir) open(t tlog.Tile) (f *os.File, stored tlog.Tile, err error) {
+	stored, err = d.find(t, func(name string) (err error) {
+		f, err = durable.Open(name)
+		return err
+	})
+	return f, stored, err
+}
+
+// find opens a tile, or a wider version of it, by a function of the file's
+// name: the result says which.
+func (d dir) find(t tlog.Tile, open func(name string) error) (stored tlog.Tile, err error) {
 	if t.H != torchwood.TileHeight {
-		return nil, t, fmt.Errorf("tile of height %d: only %d is in use", t.H, torchwood.TileHeight)
+		return t, fmt.Errorf("tile of height %d: only %d is in use", t.H, torchwood.TileHeight)
 	}
 	stored = t
 	for range opens {
-		f, err = durable.Open(filepath.Join(d.path, torchwood.TilePath(stored)))
+		err = open(filepath.Join(d.path, torchwood.TilePath(stored)))
 		if err == nil || !errors.Is(err, fs.ErrNotExist) || t.W == torchwood.TileWidth {
-			return f, stored, err
+			return stored, err
 		}
 		if stored, err = d.wider(t); err != nil {
-			return nil, t, err
+			return t, err
 		}
 	}
-	return nil, t, fmt.Errorf("tile %s: %w", torchwood.TilePath(t), fs.ErrNotExist)
+	return t, fmt.Errorf("tile %s: %w", torchwood.TilePath(t), fs.ErrNotExist)
 }
 
 // readEntry reads the entry at an offset of a bundle.
 func (d dir) readEntry(t tlog.Tile, offset int64) ([]byte, error) {
-	f, t, err := d.open(t)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
+	buf := buffers.Get().(*[]byte)
+	defer buffers.Put(buf)
 	// Most entries are there after one read.
-	entry := make([]byte, usualEntry)
-	n, err := f.ReadAt(entry, offset)
-	if err != nil && !errors.Is(err, io.EOF) {
-		return nil, fmt.Errorf("tile %s: %w", torchwood.TilePath(t), err)
-	}
-	if n < 2 {
-		return nil, &CorruptError{Path: torchwood.TilePath(t)}
-	}
-	length := 2 + int(binary.BigEndian.Uint16(entry))
-	if length > n {
-		entry = append(entry[:n], make([]byte, length-n)...)
-		if _, err := f.ReadAt(entry[n:], offset+int64(n)); err != nil {
-			return nil, &CorruptError{Path: torchwood.TilePath(t)}
+	for size := usualEntry; ; {
+		*buf = slices.Grow((*buf)[:0], size)[:size]
+		n := 0
+		stored, err := d.find(t, func(name string) (err error) {
+			n, err = durable.ReadAt(name, *buf, offset)
+			return err
+		})
+		if err != nil {
+			return nil, fmt.Errorf("tile %s: %w", torchwood.TilePath(stored), err)
 		}
+		if n < 2 {
+			return nil, &CorruptError{Path: torchwood.TilePath(stored)}
+		}
+		length := 2 + int(binary.BigEndian.Uint16(*buf))
+		if length <= n {
+			return bytes.Clone((*buf)[2:length]), nil
+		}
+		if n < size {
+			return nil, &CorruptError{Path: torchwood.TilePath(stored)}
+		}
+		size = length
 	}
-	return entry[2:length], nil
 }
 
 // usualEntry is the size of an entry, bytes, that few are longer than.
@@ -208,10 +222,9 @@ func (d dir) ReadEndpoint(_ context.Context, path string) ([]byte, error) {
 	return os.ReadFile(filepath.Join(d.path, filepath.FromSlash(path)))
 }
 
-// writeTile stores a verified tile, and drops the narrower versions that it
-// replaces. A tile that is there already is kept, unless it is not trusted. The
-// result is its file, which has yet to be made durable: also one that was
-// there, for whoever wrote it may have died before.
+// writeTile stores a verified tile. One that is there already is kept, unless
+// it is not trusted. The result is its file, which has yet to be made durable:
+// also one that was there, for whoever wrote it may have died before.
 func (d dir) writeTile(t tlog.Tile, data []byte, overwrite bool) (string, error) {
 	name := filepath.Join(d.path, torchwood.TilePath(t))
 	// Crash: there may be a part of the tile. No checkpoint refers to it yet, and
@@ -232,9 +245,10 @@ func (d dir) writeTile(t tlog.Tile, data []byte, overwrite bool) (string, error)
 	if err != nil {
 		return "", fmt.Errorf("storing a tile: %w", err)
 	}
-	return name, d.dropNarrower(t)
+	return name, nil
 }
 
+// dropNarrower removes the versions of a stored tile that are narrower.
 func (d dir) dropNarrower(t tlog.Tile) error {
 	full := t
 	full.W = torchwood.TileWidth

@@ -91,6 +91,13 @@ func encode(e body) ([]byte, error) {
 // ParseEntry decodes and checks an AddArtifact entry.
 func ParseEntry(data []byte) (*AddArtifact, error) {
 	e := new(AddArtifact)
+	if len(data) <= MaxEntrySize && e.decode(data) {
+		if err := e.validate(); err != nil {
+			return nil, fmt.Errorf("entry: %w", err)
+		}
+		return e, nil
+	}
+	*e = AddArtifact{}
 	return e, parse(data, TypeAddArtifact, e)
 }
 
@@ -168,12 +175,14 @@ func (e *AddArtifact) validate() error {
 
 // checkArtifact checks what all entries about an image have.
 func checkArtifact(artifact string, d digest.Digest, at time.Time) error {
-	image, err := ParseImage(artifact)
-	if err != nil {
-		return err
-	}
-	if image.String() != artifact {
-		return fmt.Errorf("artifact %q: the canonical name is %q", artifact, image)
+	if !isCanonical(artifact) {
+		image, err := ParseImage(artifact)
+		if err != nil {
+			return err
+		}
+		if image.String() != artifact {
+			return fmt.Errorf("artifact %q: the canonical name is %q", artifact, image)
+		}
 	}
 	return errors.Join(checkTime(at), CheckDigest(d))
 }

@@ -195,7 +195,7 @@ func (f *Follower) commit(ctx context.Context, tr *copier, c Checkpoint) error {
 	if err != nil {
 		return errors.Join(err, f.forget(ctx))
 	}
-	return nil
+	return tr.dropNarrower()
 }
 
 // checkGrowth proves that c extends head: the root of c's first head.N blocks,

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -24,6 +25,12 @@ func FuzzParseEntry(f *testing.F) {
 	f.Add([]byte(`{"type":"RotateKey","version":1,"previous":"a+1+b","key":"a+2+c","time":"2026-01-02T03:04:05Z"}`))
 	f.Add(bytes.Repeat([]byte("["), 10_000))
 	f.Fuzz(func(t *testing.T, data []byte) {
+		if quick := new(AddArtifact); quick.decode(data) {
+			slow := new(AddArtifact)
+			if err := parse(data, TypeAddArtifact, slow); (err == nil) != (quick.validate() == nil) || err == nil && !reflect.DeepEqual(quick, slow) {
+				t.Errorf("%q is read as %+v, and by the JSON parser as %+v, %v", data, quick, slow, err)
+			}
+		}
 		var e interface{ Marshal() ([]byte, error) }
 		if a, err := ParseEntry(data); err == nil {
 			e = a
@@ -145,4 +152,18 @@ func fuzzKey(f *testing.F) string {
 		f.Fatal(err)
 	}
 	return vkey
+}
+
+// What is found canonical quickly is so to the full parser.
+func FuzzCanonicalName(f *testing.F) {
+	f.Add("docker.io/library/alpine:3.20")
+	f.Add("docker.io/a__b/c-d.e:_A.1-b")
+	f.Fuzz(func(t *testing.T, name string) {
+		if !isCanonical(name) {
+			return
+		}
+		if image, err := ParseImage(name); err != nil || image.String() != name {
+			t.Errorf("%q: %q, %v", name, image, err)
+		}
+	})
 }

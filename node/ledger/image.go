@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/distribution/reference"
 )
@@ -40,3 +41,33 @@ func (i Image) Name() string { return i.Registry + "/" + i.Repository }
 
 // String is the canonical form: "docker.io/library/alpine:3.20".
 func (i Image) String() string { return i.Name() + ":" + i.Tag }
+
+// isCanonical tells of most canonical names that they are such, without the
+// regular expressions by which ParseImage finds it out: those of Docker Hub
+// whose words have single separators.
+func isCanonical(s string) bool {
+	path, ok := strings.CutPrefix(s, "docker.io/")
+	path, tag, tagged := strings.Cut(path, ":")
+	if !ok || !tagged || len(s) > 255 || !strings.Contains(path, "/") || tag == "" || len(tag) > 128 || tag[0] == '.' || tag[0] == '-' {
+		return false
+	}
+	word := false // the byte before is of a word
+	for i := range len(path) {
+		c := path[i]
+		switch {
+		case 'a' <= c && c <= 'z' || '0' <= c && c <= '9':
+			word = true
+		case word && (c == '/' || c == '.' || c == '-' || c == '_'):
+			word = false
+		default:
+			return false
+		}
+	}
+	for i := range len(tag) {
+		c := tag[i]
+		if !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '.' || c == '-' || c == '_') {
+			return false
+		}
+	}
+	return word
+}

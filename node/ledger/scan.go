@@ -54,7 +54,7 @@ func digestKey(d []byte) (indexKey, bool) {
 // but the first skip. It tells whether it is a bundle. For a moment it alters
 // the bytes.
 func (b *batch) scan(data []byte, n, skip int) bool {
-	*b = batch{bundle: b.bundle[:0], offsets: b.offsets[:0], records: b.records[:0], names: b.names[:0]}
+	*b = batch{bundle: b.bundle[:0], offsets: b.offsets[:0], records: b.records[:0], names: b.names[:0], plain: b.plain}
 	at := 0
 	for i := range n {
 		if len(data)-at < 2 {
@@ -80,31 +80,26 @@ func (b *batch) scan(data []byte, n, skip int) bool {
 	return at == len(data)
 }
 
-// entry finds what a block is indexed by. A ledger of a million blocks is
-// indexed in seconds because of it: it reads the canonical encoding straight
-// through. What it does not understand is left to ParseEntry.
+// entry finds what a block is indexed by.
 func (b *batch) entry(data []byte, above int) {
-	s := scanner{rest: data, batch: b, above: above, first: len(b.records)}
-	image := s.addArtifact()
-	if !s.failed && len(s.rest) == 0 {
-		b.image(image)
+	first := len(b.records)
+	if b.plain.read(data) && b.addPlain(above, first) {
+		b.image(b.plain.artifact)
 		return
 	}
-	b.records = b.records[:s.first]
+	b.records = b.records[:first]
 	e, err := ParseEntry(data)
 	switch {
 	case errors.Is(err, ErrUnknownEntry):
-		err = s.other(data)
+		err = b.other(data, above)
 	case err == nil:
-		s.add(imageKey([]byte(e.Artifact)))
+		b.add(imageKey([]byte(e.Artifact)), above, first)
 		digests := []digest.Digest{e.Digest, e.Pieces}
 		for _, p := range e.Platforms {
 			digests = append(digests, p.Digest, p.Config)
 		}
 		for _, d := range digests {
-			if k, ok := digestKey([]byte(d)); ok {
-				s.add(k)
-			}
+			b.addDigest([]byte(d), above, first)
 		}
 		b.image([]byte(e.Artifact))
 	}
@@ -113,11 +108,40 @@ func (b *batch) entry(data []byte, above int) {
 	}
 }
 
+// addPlain adds the keys of the block that was read. It tells whether all of
+// its digests are such.
+func (b *batch) addPlain(above, first int) bool {
+	p := &b.plain
+	b.add(imageKey(p.artifact), above, first)
+	ok := b.addDigest(p.digest, above, first) && b.addDigest(p.pieces, above, first)
+	for _, q := range p.platforms {
+		ok = ok && b.addDigest(q.digest, above, first) && b.addDigest(q.config, above, first)
+	}
+	return ok
+}
+
+func (b *batch) addDigest(d []byte, above, first int) bool {
+	k, ok := digestKey(d)
+	if ok {
+		b.add(k, above, first)
+	}
+	return ok
+}
+
+// add adds a key of a block whose records begin at first.
+func (b *batch) add(k indexKey, above, first int) {
+	r := makeRecord(k, above)
+	// A single-platform image's manifest is its artifact too.
+	if !slices.Contains(b.records[first:], r) {
+		b.records = append(b.records, r)
+	}
+}
+
 // other finds what a block is indexed by that is no AddArtifact.
-func (s *scanner) other(data []byte) error {
+func (b *batch) other(data []byte, above int) error {
 	revocation, err := ParseRevocation(data)
 	if err == nil {
-		s.add(blockKey(revocation.Block))
+		b.add(blockKey(revocation.Block), above, len(b.records))
 		return nil
 	}
 	if !errors.Is(err, ErrUnknownEntry) {
@@ -126,7 +150,7 @@ func (s *scanner) other(data []byte) error {
 	if _, err := ParseRotation(data); err != nil {
 		return err
 	}
-	s.add(rotationKey)
+	b.add(rotationKey, above, len(b.records))
 	return nil
 }
 
@@ -134,97 +158,4 @@ func (b *batch) image(name []byte) {
 	if isName(name) {
 		b.names = append(append(b.names, name...), '\n')
 	}
-}
-
-// scanner reads canonical JSON.
-type scanner struct {
-	rest   []byte
-	failed bool
-	batch  *batch // for the records
-	above  int    // of the block above the batch's first one
-	first  int    // the block's first record
-}
-
-// add adds a key of the block.
-func (s *scanner) add(k indexKey) {
-	r := makeRecord(k, s.above)
-	// A single-platform image's manifest is its artifact too.
-	if !slices.Contains(s.batch.records[s.first:], r) {
-		s.batch.records = append(s.batch.records, r)
-	}
-}
-
-func (s *scanner) addArtifact() (image []byte) {
-	s.literal(`{"type":"AddArtifact","version":1,"artifact":`)
-	image = s.text()
-	s.add(imageKey(image))
-	s.literal(`,"digest":`)
-	s.digest()
-	s.literal(`,"mediaType":`)
-	s.text()
-	s.literal(`,"size":`)
-	s.number()
-	s.literal(`,"platforms":[`)
-	for !s.failed && bytes.HasPrefix(s.rest, []byte(`{`)) {
-		s.platform()
-		if !bytes.HasPrefix(s.rest, []byte(`]`)) {
-			s.literal(`,`)
-		}
-	}
-	s.literal(`],"pieces":`)
-	s.digest()
-	s.literal(`,"upstream":`)
-	s.text()
-	s.literal(`,"time":`)
-	s.text()
-	s.literal(`}`)
-	return image
-}
-
-func (s *scanner) platform() {
-	s.literal(`{"platform":`)
-	s.text()
-	s.literal(`,"digest":`)
-	s.digest()
-	s.literal(`,"config":`)
-	s.digest()
-	s.literal(`,"size":`)
-	s.number()
-	s.literal(`}`)
-}
-
-func (s *scanner) literal(want string) {
-	if s.failed || len(s.rest) < len(want) || string(s.rest[:len(want)]) != want {
-		s.failed = true
-		return
-	}
-	s.rest = s.rest[len(want):]
-}
-
-// text reads a string without escapes.
-func (s *scanner) text() []byte {
-	s.literal(`"`)
-	end := bytes.IndexByte(s.rest, '"')
-	if s.failed || end < 0 || bytes.IndexByte(s.rest[:end], '\\') >= 0 {
-		s.failed = true
-		return nil
-	}
-	text := s.rest[:end]
-	s.rest = s.rest[end+1:]
-	return text
-}
-
-func (s *scanner) digest() {
-	k, ok := digestKey(s.text())
-	s.failed = s.failed || !ok
-	s.add(k)
-}
-
-func (s *scanner) number() {
-	n := 0
-	for n < len(s.rest) && s.rest[n] >= '0' && s.rest[n] <= '9' {
-		n++
-	}
-	s.failed = s.failed || n == 0
-	s.rest = s.rest[n:]
 }

@@ -35,6 +35,7 @@ type segment struct {
 
 	sums   []uint32    // CRC-32C of each page
 	first  []record    // of each page of records
+	keys   filter      // of all records
 	images []imageLine // sorted
 }
 
@@ -158,8 +159,13 @@ func (s *segment) parse(data []byte) error {
 	for page := range slices.Chunk(data, pageSize) {
 		s.sums = append(s.sums, crc32.Checksum(page, castagnoli))
 	}
-	for i := 0; i < s.records; i += pageSize / recordSize {
-		s.first = append(s.first, record(binary.BigEndian.Uint64(data[s.recordsAt()+i*recordSize:])))
+	s.keys = newFilter(s.records)
+	for i := range s.records {
+		r := record(binary.BigEndian.Uint64(data[s.recordsAt()+i*recordSize:]))
+		s.keys.add(r.key())
+		if i%(pageSize/recordSize) == 0 {
+			s.first = append(s.first, r)
+		}
 	}
 	at := s.namesAt()
 	for line := range bytes.Lines(data[at:]) {
@@ -235,6 +241,9 @@ func (s *segment) offset(height int64) (offset uint32, err error) {
 // heights yields the blocks below a height that have a key, the newest first.
 // It tells whether yield wants more.
 func (s *segment) heights(key indexKey, below int64, yield func(int64) bool) (more bool, err error) {
+	if !s.keys.has(key) {
+		return true, nil
+	}
 	more = true
 	last := makeRecord(key, int(min(below, s.to)-1-s.from))
 	page := sort.Search(len(s.first), func(i int) bool { return s.first[i] > last }) - 1

@@ -17,6 +17,7 @@ type batch struct {
 	records []record // heights are above the batch's first block
 	names   []byte   // image names, a line each
 	unread  []unreadBlock
+	plain   plain // the block that is being read
 }
 
 // unreadBlock is one that says nothing to this version.

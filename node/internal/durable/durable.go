@@ -28,10 +28,9 @@ func Replace(name string, data []byte) error {
 	})
 }
 
-// Create puts data in a new file, and has the kernel begin to write it to the
-// disk; SyncFiles or SyncAll waits for that. A crash may leave any part of it:
-// it is for what is verified before it is used. If the file is there, it is
-// left alone and the error is fs.ErrExist.
+// Create puts data in a new file, which SyncFiles or SyncAll makes durable. A
+// crash may leave any part of it: it is for what is verified before it is used.
+// If the file is there, it is left alone and the error is fs.ErrExist.
 func Create(name string, data []byte) error {
 	f, err := openRegular(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL)
 	if err != nil {
@@ -40,26 +39,57 @@ func Create(name string, data []byte) error {
 	if _, err := f.Write(data); err != nil {
 		return errors.Join(err, f.Close(), os.Remove(name))
 	}
-	// Not all file systems can, and nothing depends on it.
-	_ = unix.SyncFileRange(int(f.Fd()), 0, 0, unix.SYNC_FILE_RANGE_WRITE)
 	return f.Close()
 }
 
 // Open opens a regular file for reading.
 func Open(name string) (*os.File, error) { return openRegular(name, os.O_RDONLY) }
 
+// ReadAt reads from a regular file at an offset until buf is full or the file
+// ends, and tells how many bytes it read. It is for the one read of a file that
+// is not kept open, and costs nothing but that.
+func ReadAt(name string, buf []byte, offset int64) (n int, err error) {
+	fd, err := openFile(name, os.O_RDONLY)
+	if err != nil {
+		return 0, err
+	}
+	defer unix.Close(fd)
+	for n < len(buf) {
+		m, err := unix.Pread(fd, buf[n:], offset+int64(n))
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return n, &os.PathError{Op: "read", Path: name, Err: err}
+		}
+		if m == 0 {
+			break
+		}
+		n += m
+	}
+	return n, nil
+}
+
 // openRegular is os.OpenFile without the five system calls that find out
 // whether the file can be polled.
 func openRegular(name string, flag int) (*os.File, error) {
+	fd, err := openFile(name, flag)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}
+
+func openFile(name string, flag int) (fd int, err error) {
 	for {
 		fd, err := unix.Open(name, flag|unix.O_CLOEXEC, 0o644)
 		if errors.Is(err, unix.EINTR) {
 			continue
 		}
 		if err != nil {
-			return nil, &os.PathError{Op: "open", Path: name, Err: err}
+			return 0, &os.PathError{Op: "open", Path: name, Err: err}
 		}
-		return os.NewFile(uintptr(fd), name), nil
+		return fd, nil
 	}
 }
 
