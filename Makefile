@@ -65,8 +65,9 @@ e2e: ## Run the end-to-end tests on a real cluster, which they start (root)
 	PYRSIA_E2E=1 go test -count=1 -v -timeout 30m -run '$(RUN)' ./hack/e2e
 
 .PHONY: test-crash
-test-crash: ## Kill publishers and mirrors of the ledger at 300 random moments, and look for lost blocks
+test-crash: ## Kill publishers and mirrors of the ledger at 300 random moments, and 50 times while a set is published
 	PYRSIA_CRASH_ROUNDS=300 go test -count=1 -v -timeout 30m ./hack/crash
+	@$(REAL_PARTS); PYRSIA_CRASH_ROUNDS=50 go test -count=1 -v -timeout 30m -run '^TestPublisherIsKilled' ./controllers
 
 .PHONY: test-clients
 test-clients: ## Pull by real container clients through all that can go wrong (root; RUN=REGEXP; UPDATE=1 writes docs/clients.md)

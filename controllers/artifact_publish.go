@@ -21,6 +21,8 @@ const (
 	maxProof = 32 << 10
 	// maxRetryAfter bounds how long a node can ask to be left alone.
 	maxRetryAfter = time.Hour
+	// waitUnreachable is about when a publisher that does not answer is asked again.
+	waitUnreachable = 10 * time.Second
 )
 
 // publish asks the publisher to copy the image and record it, until the block
@@ -68,8 +70,10 @@ func (r *ArtifactReconciler) publish(ctx context.Context, art *v1alpha1.Artifact
 func (r *ArtifactReconciler) refused(art *v1alpha1.Artifact, condition string, err error) (time.Duration, error) {
 	refusal, ok := errors.AsType[*control.Error](err)
 	if !ok {
+		// It restarts, perhaps: none of the Artifacts has failed by that. Not all
+		// come at once then.
 		setWaiting(art, condition, reasonUnreachable, "the publisher's control API does not answer")
-		return 0, err
+		return waitUnreachable/2 + rand.N(waitUnreachable), nil
 	}
 	if refusal.Reason == control.ReasonUpstreamRateLimited || refusal.Reason == control.ReasonBusy {
 		// Nothing is wrong: its turn comes. Not all come at once then.

@@ -53,18 +53,7 @@ func (c *cluster) runPod(t *testing.T, n *v1alpha1.PyrsiaNode, data string) *pod
 		cancel()
 		t.Fatalf("starting the node of %s: %v", n.Name, err)
 	}
-	p.Pod = &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Namespace: n.Namespace, GenerateName: n.Name + "-", Labels: template.Labels},
-		Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "node", Image: template.Spec.Containers[0].Image}}},
-	}
-	c.create(t, p.Pod)
-	p.Pod.Status = corev1.PodStatus{
-		Phase: corev1.PodRunning, PodIP: p.ip, PodIPs: []corev1.PodIP{{IP: p.ip}},
-		Conditions: []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}},
-	}
-	if err := c.Status().Update(ctx, p.Pod); err != nil {
-		t.Fatal(err)
-	}
+	c.showPod(t, n, template, p)
 	c.setWorkloadStatus(t, n, 1, 1)
 	stopped := false
 	p.stop = func() {
@@ -80,6 +69,23 @@ func (c *cluster) runPod(t *testing.T, n *v1alpha1.PyrsiaNode, data string) *pod
 	}
 	t.Cleanup(p.stop)
 	return p
+}
+
+// showPod makes the pod's object, as the kubelet of a pod that is ready.
+func (c *cluster) showPod(t *testing.T, n *v1alpha1.PyrsiaNode, template corev1.PodTemplateSpec, p *pod) {
+	t.Helper()
+	p.Pod = &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: n.Namespace, GenerateName: n.Name + "-", Labels: template.Labels},
+		Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "node", Image: template.Spec.Containers[0].Image}}},
+	}
+	c.create(t, p.Pod)
+	p.Pod.Status = corev1.PodStatus{
+		Phase: corev1.PodRunning, PodIP: p.ip, PodIPs: []corev1.PodIP{{IP: p.ip}},
+		Conditions: []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}},
+	}
+	if err := c.Status().Update(t.Context(), p.Pod); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // awaitTemplate waits for the workload of n.

@@ -52,6 +52,9 @@ var (
 )
 
 func TestMain(m *testing.M) {
+	if file := os.Getenv(nodeProcessEnv); file != "" {
+		os.Exit(runNodeProcess(file))
+	}
 	code := m.Run()
 	if theCluster != nil {
 		theCluster.stop()

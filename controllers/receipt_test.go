@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -199,18 +198,7 @@ func (c *cluster) takeOver(t *testing.T, n *v1alpha1.PyrsiaNode, lie func(pyrsia
 	server := &http.Server{Addr: addr, Handler: control.Handler(lie(config)), TLSConfig: tlsConfig, ReadHeaderTimeout: time.Second}
 	go func() { _ = server.ListenAndServeTLS("", "") }()
 	t.Cleanup(func() { _ = server.Close() })
-	p.Pod = &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Namespace: n.Namespace, GenerateName: n.Name + "-", Labels: template.Labels},
-		Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "node", Image: "example.com/liar"}}},
-	}
-	c.create(t, p.Pod)
-	p.Pod.Status = corev1.PodStatus{
-		Phase: corev1.PodRunning, PodIP: p.ip, PodIPs: []corev1.PodIP{{IP: p.ip}},
-		Conditions: []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}},
-	}
-	if err := c.Status().Update(t.Context(), p.Pod); err != nil {
-		t.Fatal(err)
-	}
+	c.showPod(t, n, template, p)
 	return p.Pod.Name
 }
 
