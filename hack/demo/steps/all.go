@@ -6,7 +6,7 @@ func All(upstream string) []Step {
 	if upstream == DockerHub {
 		return []Step{cluster, images, operator, samples, publication, pull, unpublished, corrupted, proof}
 	}
-	return []Step{cluster, images, registry, operator, samples, publication, gone, pull, pullLarge, unpublished, moved, corrupted, proof}
+	return []Step{cluster, images, registry, operator, samples, publication, gone, pull, pullDebian, pullLarge, unpublished, moved, corrupted, proof}
 }
 
 var (
@@ -15,7 +15,7 @@ var (
 	images = Step{"The images of operator and node",
 		"they are built from this source without a container engine.", loadImages}
 	registry = Step{"An upstream registry",
-		"a real registry holds an OCI index, a Docker manifest list, a layer over 100 MB and a tag that will move.", startUpstream}
+		"a real registry holds OCI indexes, a Docker manifest list, a Debian system, a layer over 100 MB and a tag that will move.", startUpstream}
 	operator = Step{"The operator",
 		"it runs from plain manifests, as on any cluster.", deployOperator}
 	samples = Step{"A publisher, mirrors, a set of images",
@@ -26,6 +26,8 @@ var (
 		"whatever is pulled from now on comes from the Pyrsia network.", loseUpstream}
 	pull = Step{"A pod from a verified image",
 		"containerd gets busybox through the mirror alone, with the digest that is on the ledger.", pullThroughMirror}
+	pullDebian = Step{"A Debian system from the network",
+		"a root file system that debootstrap made is published, pulled and run as it is.", runDebian}
 	pullLarge = Step{"A large image on both workers at once",
 		"layers over 100 MB go from node to node, verified.", pullBig}
 	unpublished = Step{"Refused: an image that is not on the ledger",

@@ -33,6 +33,25 @@ func pullThroughMirror(ctx context.Context, w *World) error {
 	return w.checkImageID(ctx, "busybox", image)
 }
 
+// runDebian runs a pod of Debian's root file system, and has its package
+// manager find every file as Debian has it.
+func runDebian(ctx context.Context, w *World) error {
+	const image = "debian:minbase"
+	err := w.startPod(ctx, "debian", image, "w2", "bash", "-c",
+		". /etc/os-release && echo $PRETTY_NAME, $(dpkg-query -W | wc -l) packages && dpkg --verify base-files bash coreutils dpkg | grep -v /usr/share/ || echo no file differs")
+	if err != nil {
+		return err
+	}
+	said, err := w.awaitEnd(ctx, "debian")
+	if err != nil {
+		return err
+	}
+	if !strings.HasPrefix(said, "Debian GNU/Linux") || !strings.Contains(said, "no file differs") {
+		return fmt.Errorf("the pod debian said %q", said)
+	}
+	return w.checkImageID(ctx, "debian", image)
+}
+
 // pullBig pulls an image with a layer over 100 MB on every worker at once.
 func pullBig(ctx context.Context, w *World) error {
 	const image = "big:1"

@@ -28,11 +28,15 @@ func startUpstream(ctx context.Context, w *World) error {
 	if err != nil {
 		return fmt.Errorf("reading Debian's static busybox: %w", err)
 	}
+	rootfs, err := w.Output(ctx, "hack/cluster/rootfs.sh")
+	if err != nil {
+		return err
+	}
 	w.registry, err = upstream.Start(ctx, filepath.Join(debian, "docker-registry"), dir, w.registryAddr())
 	if err != nil {
 		return err
 	}
-	w.content = upstream.Content{Registry: w.registryAddr(), Busybox: busybox}
+	w.content = upstream.Content{Registry: w.registryAddr(), Busybox: busybox, Debian: strings.TrimSpace(rootfs)}
 	if w.pushed, err = w.content.PushAll(ctx); err != nil {
 		return err
 	}

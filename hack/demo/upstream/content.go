@@ -10,6 +10,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
+	"github.com/google/go-containerregistry/pkg/v1/types"
 
 	"github.com/pyrsia/pyrsia-operator/hack/internal/image"
 )
@@ -21,24 +23,32 @@ const BigLayer = 104 << 20
 type Content struct {
 	Registry string // host:port
 	Busybox  []byte // a static busybox for this machine
+	// Debian is a .tar.gz with a root file system for this machine, as
+	// debootstrap makes it; none is pushed if it is empty.
+	Debian string
 }
 
 // PushAll pushes every image of the demo and returns their digests by name
 // and tag ("busybox:1.35"): an OCI index, a Docker manifest list, a single
-// manifest with a layer over 100 MB, and an image whose tag will move.
+// manifest with a layer over 100 MB, an image whose tag will move, and Debian.
 func (c Content) PushAll(ctx context.Context) (map[string]v1.Hash, error) {
-	digests := map[string]v1.Hash{}
-	for _, img := range []struct {
+	type named struct {
 		name string
 		make func() (remote.Taggable, error)
-	}{
+	}
+	digests := map[string]v1.Hash{}
+	images := []named{
 		{"busybox:1.35", func() (remote.Taggable, error) { return c.index(image.OCI, "sh") }},
 		{"hello:1", func() (remote.Taggable, error) {
 			return c.index(image.Docker, "echo", "Hello from an image that the ledger vouches for.")
 		}},
 		{"big:1", func() (remote.Taggable, error) { return c.big() }},
 		{"moving:1", func() (remote.Taggable, error) { return c.index(image.OCI, "echo", "published content") }},
-	} {
+	}
+	if c.Debian != "" {
+		images = append(images, named{"debian:minbase", func() (remote.Taggable, error) { return c.debian() }})
+	}
+	for _, img := range images {
 		made, err := img.make()
 		if err != nil {
 			return nil, fmt.Errorf("making %s: %w", img.name, err)
@@ -86,20 +96,38 @@ func (c Content) push(ctx context.Context, tag string, made remote.Taggable) (v1
 	return made.(interface{ Digest() (v1.Hash, error) }).Digest()
 }
 
-// index makes an image for two platforms. Only this machine's runs; the other
-// one holds a note in place of a program.
+// index makes an image of busybox for two platforms.
 func (c Content) index(f image.Format, command ...string) (v1.ImageIndex, error) {
+	layer, err := f.Layer(gzip.BestSpeed, c.files()...)
+	if err != nil {
+		return nil, err
+	}
+	return platforms(f, layer, v1.Config{Cmd: command, Env: env})
+}
+
+// debian makes an image of the root file system for two platforms.
+func (c Content) debian() (v1.ImageIndex, error) {
+	layer, err := tarball.LayerFromFile(c.Debian, tarball.WithMediaType(types.OCILayer))
+	if err != nil {
+		return nil, fmt.Errorf("reading Debian's root file system: %w", err)
+	}
+	return platforms(image.OCI, layer, v1.Config{Cmd: []string{"bash"}, Env: []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}})
+}
+
+// platforms makes an index of this machine's platform, with the layer, and of
+// another one, which holds a note in place of programs.
+func platforms(f image.Format, layer v1.Layer, config v1.Config) (v1.ImageIndex, error) {
+	note, err := f.Layer(gzip.BestSpeed, image.File{Path: "README", Data: []byte("made for " + runtime.GOARCH + "\n"), Mode: 0o644})
+	if err != nil {
+		return nil, err
+	}
 	var images []v1.Image
 	for _, arch := range []string{"amd64", "arm64"} {
-		files := []image.File{{Path: "README", Data: []byte("made for " + runtime.GOARCH + "\n"), Mode: 0o644}}
+		content := note
 		if arch == runtime.GOARCH {
-			files = c.files()
+			content = layer
 		}
-		layer, err := f.Layer(gzip.BestSpeed, files...)
-		if err != nil {
-			return nil, err
-		}
-		img, err := f.Image(v1.Platform{OS: "linux", Architecture: arch}, v1.Config{Cmd: command, Env: env}, layer)
+		img, err := f.Image(v1.Platform{OS: "linux", Architecture: arch}, config, content)
 		if err != nil {
 			return nil, err
 		}

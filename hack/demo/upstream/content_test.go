@@ -1,15 +1,20 @@
 package upstream
 
 import (
+	"compress/gzip"
+	"io"
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"testing"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/types"
+
+	"github.com/pyrsia/pyrsia-operator/hack/internal/image"
 )
 
 // dockerRegistry finds the real registry, or skips.
@@ -45,7 +50,7 @@ func TestContentOnARealRegistry(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer r.Stop()
-	c := Content{Registry: r.Addr, Busybox: []byte("a program")}
+	c := Content{Registry: r.Addr, Busybox: []byte("a program"), Debian: archive(t)}
 	digests, err := c.PushAll(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -55,6 +60,8 @@ func TestContentOnARealRegistry(t *testing.T) {
 		"hello:1":      types.DockerManifestList,
 		"big:1":        types.OCIManifestSchema1,
 		"moving:1":     types.OCIImageIndex,
+
+		"debian:minbase": types.OCIImageIndex,
 	} {
 		d := head(t, r.Addr, tag)
 		if d.MediaType != want || d.Digest != digests[tag] {
@@ -79,6 +86,28 @@ func TestContentOnARealRegistry(t *testing.T) {
 	if err := r.ping(t.Context()); err == nil {
 		t.Error("the registry answers after Stop")
 	}
+}
+
+// archive is a .tar.gz with one file.
+func archive(t *testing.T) string {
+	t.Helper()
+	layer, err := image.OCI.Layer(gzip.BestSpeed, image.File{Path: "etc/debian_version", Data: []byte("12\n"), Mode: 0o644})
+	if err != nil {
+		t.Fatal(err)
+	}
+	content, err := layer.Compressed()
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := io.ReadAll(content)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "debian.tar.gz")
+	if err := os.WriteFile(file, data, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return file
 }
 
 func head(t *testing.T, registry, tag string) *v1.Descriptor {
