@@ -25,7 +25,12 @@ type Content struct {
 // Counts are the requests that were answered, those for tokens and pings not
 // among them.
 type Counts struct {
-	Head, Manifests, Blobs, Referrers, Lists, Tokens, Throttled, Failed int
+	Head                             int // of an image's tag
+	Attached                         int // of a tag that holds what is attached to a digest
+	Referrers                        int
+	Manifests                        int // each once, and again if it was asked for again
+	Blobs                            int
+	Lists, Tokens, Throttled, Failed int
 }
 
 // Registry is an upstream registry. Its fields are set before it serves.
@@ -184,10 +189,13 @@ func (r *Registry) serve(w http.ResponseWriter, req *http.Request) {
 func (r *Registry) manifest(w http.ResponseWriter, req *http.Request, repository, reference string) {
 	r.mu.Lock()
 	d, ok := r.tags[repository][reference]
-	if req.Method == http.MethodHead {
-		r.counts.Head++
-	} else {
+	switch {
+	case req.Method != http.MethodHead:
 		r.counts.Manifests++
+	case strings.HasPrefix(reference, "sha256-"):
+		r.counts.Attached++
+	default:
+		r.counts.Head++
 	}
 	if r.Limit > 0 {
 		w.Header().Set("ratelimit-limit", fmt.Sprintf("%d;w=%d", r.Limit, int(r.Window.Seconds())))

@@ -1,0 +1,239 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	kube "sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/envtest"
+
+	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
+)
+
+// podIP is the address of the publisher's pod.
+const podIP = "127.0.0.2"
+
+// stage is a real API server, with the operator and a publisher in processes
+// of their own. This program does what the kubelet would do.
+type stage struct {
+	kube.Client
+	env       *envtest.Environment
+	dir       string
+	metrics   string // URL of the operator's
+	operator  *exec.Cmd
+	publisher *exec.Cmd
+}
+
+// startStage starts all of it, and returns when the publisher is Ready.
+func startStage(ctx context.Context, dir, upstream string) (s *stage, err error) {
+	if os.Getenv("KUBEBUILDER_ASSETS") == "" {
+		return nil, errors.New("KUBEBUILDER_ASSETS does not name the folder of kube-apiserver and etcd: run this by 'make bench'")
+	}
+	s = &stage{dir: dir, env: &envtest.Environment{CRDDirectoryPaths: []string{"config/crd"}, ErrorIfCRDPathMissing: true}}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.stop())
+		}
+	}()
+	if out, err := exec.CommandContext(ctx, "go", "build", "-o", dir, "./cmd/pyrsia", "./cmd/pyrsia-operator").CombinedOutput(); err != nil {
+		return s, fmt.Errorf("building: %w: %s", err, out)
+	}
+	config, err := s.env.Start()
+	if err != nil {
+		return s, err
+	}
+	scheme := runtime.NewScheme()
+	if err := errors.Join(corev1.AddToScheme(scheme), appsv1.AddToScheme(scheme), v1alpha1.AddToScheme(scheme)); err != nil {
+		return s, err
+	}
+	if s.Client, err = kube.New(config, kube.Options{Scheme: scheme}); err != nil {
+		return s, err
+	}
+	if err := s.startOperator(ctx); err != nil {
+		return s, err
+	}
+	return s, s.startPublisher(ctx, upstream)
+}
+
+func (s *stage) startOperator(ctx context.Context) error {
+	kubeconfig := filepath.Join(s.dir, "kubeconfig")
+	if err := os.WriteFile(kubeconfig, s.env.KubeConfig, 0o600); err != nil {
+		return err
+	}
+	addr, err := freeAddr()
+	if err != nil {
+		return err
+	}
+	s.metrics = "http://" + addr + "/metrics"
+	s.operator, err = s.run(ctx, "pyrsia-operator", "--kubeconfig", kubeconfig, "--namespace", "default", "--leader-elect=false",
+		"--metrics-addr", addr, "--health-addr", "0", "--zap-log-level", "error")
+	return err
+}
+
+// run starts a program that was built, with its log in the stage's folder.
+func (s *stage) run(ctx context.Context, program string, args ...string) (*exec.Cmd, error) {
+	log, err := os.Create(filepath.Join(s.dir, program+".log"))
+	if err != nil {
+		return nil, err
+	}
+	defer log.Close()
+	cmd := exec.CommandContext(ctx, filepath.Join(s.dir, program), args...)
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	return cmd, cmd.Start()
+}
+
+// startPublisher declares a publisher, and runs its pod as its StatefulSet
+// describes it.
+func (s *stage) startPublisher(ctx context.Context, upstream string) error {
+	node := &v1alpha1.PyrsiaNode{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "publisher"}}
+	node.Spec.Role = v1alpha1.RolePublisher
+	node.Spec.Publisher = &v1alpha1.Publisher{Upstreams: []v1alpha1.Upstream{{Registry: "docker.io", Endpoint: upstream}}}
+	if err := s.Create(ctx, node); err != nil {
+		return err
+	}
+	set := new(appsv1.StatefulSet)
+	err := await(ctx, time.Minute, func() error { return s.Get(ctx, kube.ObjectKeyFromObject(node), set) })
+	if err != nil {
+		return err
+	}
+	var args []string
+	for i, arg := range set.Spec.Template.Spec.Containers[0].Args {
+		switch folder, name := filepath.Split(arg); folder {
+		case "/keys/":
+			arg, err = s.secret(ctx, "publisher-control", name)
+		case "/signing/":
+			arg, err = s.secret(ctx, "publisher-signing-key", name)
+		case "/":
+			arg = filepath.Join(s.dir, name)
+		default:
+			if i > 0 && strings.HasPrefix(arg, ":") {
+				arg = podIP + arg
+			}
+		}
+		if err != nil {
+			return err
+		}
+		args = append(args, arg)
+	}
+	if s.publisher, err = s.run(ctx, "pyrsia", append(args, "--log-level", "warn")...); err != nil {
+		return err
+	}
+	pod := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "publisher-0", Labels: set.Spec.Template.Labels},
+		Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "node", Image: "example.com/pyrsia"}}},
+	}
+	if err := s.Create(ctx, pod); err != nil {
+		return err
+	}
+	pod.Status = corev1.PodStatus{Phase: corev1.PodRunning, PodIP: podIP, Conditions: []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}}
+	set.Status = appsv1.StatefulSetStatus{ObservedGeneration: set.Generation, Replicas: 1, ReadyReplicas: 1}
+	if err := errors.Join(s.Status().Update(ctx, pod), s.Status().Update(ctx, set)); err != nil {
+		return err
+	}
+	return await(ctx, time.Minute, func() error {
+		if err := s.Get(ctx, kube.ObjectKeyFromObject(node), node); err != nil {
+			return err
+		}
+		return ready(node.Status.Conditions)
+	})
+}
+
+// secret writes one key of a Secret to a file.
+func (s *stage) secret(ctx context.Context, name, key string) (string, error) {
+	secret := new(corev1.Secret)
+	if err := s.Get(ctx, kube.ObjectKey{Namespace: "default", Name: name}, secret); err != nil {
+		return "", err
+	}
+	file := filepath.Join(s.dir, key)
+	return file, os.WriteFile(file, secret.Data[key], 0o600)
+}
+
+// writes is how often the operator has written to the API server.
+func (s *stage) writes(ctx context.Context) (total float64, err error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.metrics, nil)
+	if err != nil {
+		return 0, err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return 0, err
+	}
+	defer resp.Body.Close()
+	data, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return 0, err
+	}
+	parser := expfmt.NewTextParser(model.UTF8Validation)
+	families, err := parser.TextToMetricFamilies(bytes.NewReader(data))
+	if err != nil {
+		return 0, err
+	}
+	for _, m := range families["rest_client_requests_total"].GetMetric() {
+		for _, l := range m.GetLabel() {
+			if l.GetName() == "method" && l.GetValue() != http.MethodGet {
+				total += m.GetCounter().GetValue()
+			}
+		}
+	}
+	return total, nil
+}
+
+// stop ends the processes that run.
+func (s *stage) stop() error {
+	for _, cmd := range []*exec.Cmd{s.operator, s.publisher} {
+		if cmd != nil && cmd.Process != nil {
+			_ = cmd.Process.Signal(syscall.SIGTERM)
+			_ = cmd.Wait()
+		}
+	}
+	return s.env.Stop()
+}
+
+// rssOf is the greatest memory that a process ever had, bytes.
+func rssOf(cmd *exec.Cmd) (float64, error) { return processPeakRSS(strconv.Itoa(cmd.Process.Pid)) }
+
+func ready(conditions []metav1.Condition) error {
+	for _, c := range conditions {
+		if c.Type == v1alpha1.ConditionReady && c.Status == metav1.ConditionTrue {
+			return nil
+		}
+	}
+	return fmt.Errorf("not Ready: %v", conditions)
+}
+
+// await waits until check has nothing to complain about.
+func await(ctx context.Context, limit time.Duration, check func() error) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	tick := time.NewTicker(200 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := check()
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return fmt.Errorf("still after %s: %w", limit, err)
+		}
+	}
+}
