@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -284,6 +285,7 @@ func benchQueries(ctx context.Context, f *ledger.Follower, big *bigTree) ([]row,
 			return nil, err
 		}
 	}
+	runtime.GC() // of what was made for this, as testing.B does
 	for i, image := range images {
 		start := time.Now()
 		if _, err := f.Latest(ctx, image); err != nil {
@@ -303,10 +305,10 @@ func benchQueries(ctx context.Context, f *ledger.Follower, big *bigTree) ([]row,
 		}
 		proofs[i] = time.Since(start)
 	}
-	lookup, proof := percentile(lookups, 0.99), percentile(proofs, 0.5)
+	usual, lookup, proof := percentile(lookups, 0.5), percentile(lookups, 0.99), percentile(proofs, 0.5)
 	us := func(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1000 }
 	return []row{
-		{Name: "ledger-lookup-p99", Value: us(lookup), Unit: "us", Ratio: us(lookup) / 100, target: "< 100 us", Against: "100 us"},
+		{Name: "ledger-lookup-p99", Value: us(lookup), Unit: "us", Ratio: us(lookup) / 100, target: "< 100 us", Against: fmt.Sprintf("100 us, at random blocks; p50 %.1f us", us(usual))},
 		{Name: "ledger-proof", Value: us(proof), Unit: "us", Ratio: us(proof) / 50, target: "< 50 us", Against: "50 us to make and check an inclusion proof"},
 	}, nil
 }
