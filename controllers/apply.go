@@ -63,6 +63,20 @@ func (a applier) apply(ctx context.Context, desired runtime.ApplyConfiguration) 
 	return a.client.Apply(ctx, desired, client.FieldOwner(fieldOwner), client.ForceOwnership)
 }
 
+// deleteOwned deletes an object of the PyrsiaNode that is wanted no more, if it
+// is there. It is read into obj.
+func deleteOwned(ctx context.Context, a applier, n *v1alpha1.PyrsiaNode, obj client.Object, kind, name string) error {
+	err := a.client.Get(ctx, client.ObjectKey{Namespace: n.Namespace, Name: name}, obj)
+	if apierrors.IsNotFound(err) || err == nil && (!metav1.IsControlledBy(obj, n) || obj.GetDeletionTimestamp() != nil) {
+		return nil
+	}
+	if err == nil {
+		uid := obj.GetUID()
+		err = client.IgnoreNotFound(a.client.Delete(ctx, obj, client.Preconditions{UID: &uid}, client.PropagationPolicy(metav1.DeletePropagationBackground)))
+	}
+	return wrap(err, "deleting %s %s", kind, name)
+}
+
 func equalJSON(a, b any) (bool, error) {
 	x, err := json.Marshal(a)
 	if err != nil {

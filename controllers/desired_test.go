@@ -2,15 +2,20 @@ package controllers
 
 import (
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	appsac "k8s.io/client-go/applyconfigurations/apps/v1"
+	coreac "k8s.io/client-go/applyconfigurations/core/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
@@ -27,10 +32,66 @@ func node(role v1alpha1.Role, name string) *v1alpha1.PyrsiaNode {
 
 // The desired objects are what they were: a change of them is a rollout.
 func TestDesiredObjects(t *testing.T) {
+	for name, desired := range desiredObjects() {
+		t.Run(name, func(t *testing.T) { golden(t, name, desired) })
+	}
+}
+
+// What the API server makes of a desired object is not taken for somebody's
+// change: else it would be applied for ever.
+func TestDesiredObjectsSettle(t *testing.T) {
+	t.Parallel()
+	c := testCluster(t)
+	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "images"}}
+	c.create(t, ns)
+	a := applier{client: c.Client, live: c.Client}
+	want := desiredObjects() // the answers overwrite what is applied
+	for name, desired := range desiredObjects() {
+		if err := a.apply(t.Context(), desired); err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		live, owned, err := extract(t, c, desired)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if same, err := equalJSON(owned, want[name]); err != nil || !same {
+			t.Errorf("%s does not settle, %v (-want +owned):\n%s", name, err, cmp.Diff(want[name], owned))
+		}
+		if err := c.Delete(t.Context(), live, client.GracePeriodSeconds(0)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// extract reads what was applied, and what the operator owns of it.
+func extract(t *testing.T, c *cluster, desired runtime.ApplyConfiguration) (client.Object, any, error) {
+	t.Helper()
+	switch d := desired.(type) {
+	case *appsac.StatefulSetApplyConfiguration:
+		live := &appsv1.StatefulSet{ObjectMeta: metav1.ObjectMeta{Namespace: "images", Name: *d.Name}}
+		c.get(t, live)
+		owned, err := extractStatefulSet(live, fieldOwner)
+		return live, owned, err
+	case *appsac.DaemonSetApplyConfiguration:
+		live := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: "images", Name: *d.Name}}
+		c.get(t, live)
+		owned, err := appsac.ExtractDaemonSet(live, fieldOwner)
+		return live, owned, err
+	case *coreac.ServiceApplyConfiguration:
+		live := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "images", Name: *d.Name}}
+		c.get(t, live)
+		owned, err := coreac.ExtractService(live, fieldOwner)
+		return live, owned, err
+	}
+	return nil, nil, fmt.Errorf("%T", desired)
+}
+
+func desiredObjects() map[string]runtime.ApplyConfiguration {
 	in := podInputs{
-		image: "ghcr.io/pyrsia/pyrsia:v0.1.0", fingerprint: "0123456789abcdef",
+		image:     "ghcr.io/pyrsia/pyrsia:v0.1.0",
 		ledgerKey: "pyrsia.io/images/publisher/0b9c5c1e+f2a1b3c4+AQ==",
-		bootstrap: []string{"/dns4/publisher.images.svc/tcp/4001/p2p/12D3KooWQYzXy"},
+		bootstrap: []string{"http://publisher.images.svc:8080"}, mirrorURL: "http://10.96.0.7:5001",
 	}
 	publisher := node(v1alpha1.RolePublisher, "publisher")
 	full := node(v1alpha1.RolePublisher, "publisher")
@@ -43,6 +104,26 @@ func TestDesiredObjects(t *testing.T) {
 	full.Spec.Resources = &corev1.ResourceRequirements{Limits: corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("1Gi")}}
 	full.Spec.NodeSelector = map[string]string{"disk": "ssd"}
 	full.Spec.Tolerations = []corev1.Toleration{{Key: "dedicated", Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoSchedule}}
+	full.Spec.Affinity = &corev1.Affinity{NodeAffinity: &corev1.NodeAffinity{RequiredDuringSchedulingIgnoredDuringExecution: &corev1.NodeSelector{
+		NodeSelectorTerms: []corev1.NodeSelectorTerm{{MatchExpressions: []corev1.NodeSelectorRequirement{{Key: "zone", Operator: corev1.NodeSelectorOpIn, Values: []string{"a", "b"}}}}},
+	}}}
+	full.Spec.PriorityClassName = "important"
+	full.Spec.ImagePullSecrets = []v1alpha1.LocalReference{{Name: "registry-login"}}
+	full.Spec.PodAnnotations = map[string]string{"example.com/logs": "json"}
+	full.Spec.Bandwidth = &v1alpha1.Bandwidth{Upload: new(resource.MustParse("100Mi")), Download: new(resource.MustParse("50Mi")), PerPeer: new(resource.MustParse("10M"))}
+	full.Spec.Publisher.RestoreFrom = &v1alpha1.RestoreFrom{MirrorRef: &v1alpha1.LocalReference{Name: "mirror"}, URLs: []string{"http://192.0.2.7:8080"}}
+	full.Spec.Publisher.KeyGeneration, full.Status.KeyGeneration, full.Status.Ledger = 2, 1, &v1alpha1.LedgerStatus{}
+	full.Spec.Publisher.Concurrency, full.Spec.Publisher.UpstreamBandwidth = 16, new(resource.MustParse("20Mi"))
+	exposed := func(n *v1alpha1.PyrsiaNode, e v1alpha1.Exposure) *v1alpha1.PyrsiaNode {
+		n.Spec.Network = &v1alpha1.Network{Exposure: &e}
+		return n
+	}
+	atHost := exposed(node(v1alpha1.RoleMirror, "mirror"), v1alpha1.Exposure{Type: v1alpha1.ExposureHostPort, Port: 4002})
+	balanced := exposed(node(v1alpha1.RolePublisher, "publisher"), v1alpha1.Exposure{
+		Type: v1alpha1.ExposureLoadBalancer, Addresses: []string{"pyrsia.example.com", "2001:db8::7"}, ServiceAnnotations: map[string]string{"example.com/kind": "internal"},
+	})
+	atNodes := exposed(node(v1alpha1.RolePublisher, "publisher"), v1alpha1.Exposure{Type: v1alpha1.ExposureNodePort, Port: 30401})
+	outsideOf := func(o outside) podInputs { in := in; in.outside = o; return in }
 
 	mirror := node(v1alpha1.RoleMirror, "mirror")
 	fallback := node(v1alpha1.RoleMirror, "mirror")
@@ -58,18 +139,21 @@ func TestDesiredObjects(t *testing.T) {
 	released := unmanaged.DeepCopy()
 	released.Finalizers = []string{containerdFinalizer}
 
-	for name, desired := range map[string]runtime.ApplyConfiguration{
-		"publisher":         statefulSet(publisher, in),
-		"publisher-full":    statefulSet(full, in),
-		"publisher-service": service(publisher),
-		"mirror":            daemonSet(mirror, in),
-		"mirror-fallback":   daemonSet(fallback, in),
-		"mirror-unmanaged":  daemonSet(unmanaged, in),
-		"mirror-released":   daemonSet(released, in),
-		"mirror-cleanup":    cleanupDaemonSet(fallback, in),
-		"mirror-service":    service(mirror),
-	} {
-		t.Run(name, func(t *testing.T) { golden(t, name, desired) })
+	return map[string]runtime.ApplyConfiguration{
+		"publisher":          statefulSet(publisher, in),
+		"publisher-full":     statefulSet(full, in),
+		"publisher-service":  service(publisher),
+		"publisher-balanced": statefulSet(balanced, outsideOf(outside{hosts: []string{"pyrsia.example.com", "2001:db8::7"}, port: 4001})),
+		"service-balancer":   exposureService(balanced, exposure(balanced)),
+		"service-nodeport":   exposureService(atNodes, exposure(atNodes)),
+		"mirror-hostport":    daemonSet(atHost, outsideOf(outside{port: 4002})),
+		"mirror":             daemonSet(mirror, in),
+		"mirror-fallback":    daemonSet(fallback, in),
+		"mirror-unmanaged":   daemonSet(unmanaged, in),
+		"mirror-released":    daemonSet(released, in),
+		"mirror-cleanup":     cleanupDaemonSet(fallback, in),
+		"mirror-service":     service(mirror),
+		"mirror-all":         mirrorService(mirror),
 	}
 }
 

@@ -227,7 +227,7 @@ func TestSigningKeyIsNeverReplaced(t *testing.T) {
 	ns := c.namespace(t)
 	publisher := publisherNode(ns, "http://127.0.0.1:1")
 	mine := &corev1.Secret{
-		ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: signingSecretName(publisher)},
+		ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: signingSecretName(publisher, 1)},
 		Data:       map[string][]byte{signingKeyFile: []byte("mine")},
 	}
 	c.create(t, mine, publisher)

@@ -84,8 +84,7 @@ func (c *cluster) killable(t *testing.T, publisher *v1alpha1.PyrsiaNode) (*pod, 
 	}
 	node.start(t)
 	t.Cleanup(node.kill)
-	c.showPod(t, publisher, template, p)
-	c.setWorkloadStatus(t, publisher, 1, 1)
+	p.Pod = c.createPod(t, publisher, template, p.ip)
 	return p, node
 }
 

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -20,6 +21,7 @@ import (
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
 	pyrsia "github.com/pyrsia/pyrsia-operator/node"
+	"github.com/pyrsia/pyrsia-operator/node/cli"
 	"github.com/pyrsia/pyrsia-operator/node/control"
 )
 
@@ -32,9 +34,10 @@ func init() { lastIP.Store(1) }
 // server without kubelets runs none; the test does in their place.
 type pod struct {
 	*corev1.Pod
-	ip   string
-	data string
-	stop func()
+	ip     string
+	data   string
+	config pyrsia.Config
+	stop   func()
 }
 
 // runPod starts a pod of n as its workload describes it, with the keys from
@@ -47,14 +50,15 @@ func (c *cluster) runPod(t *testing.T, n *v1alpha1.PyrsiaNode, data string) *pod
 		p.data = t.TempDir()
 	}
 	config := c.nodeConfig(t, n, template, p)
+	p.config = config
+	c.runRestore(t, n, template, p)
 	ctx, cancel := context.WithCancel(context.Background())
 	node, err := pyrsia.Start(ctx, config)
 	if err != nil {
 		cancel()
 		t.Fatalf("starting the node of %s: %v", n.Name, err)
 	}
-	c.showPod(t, n, template, p)
-	c.setWorkloadStatus(t, n, 1, 1)
+	p.Pod = c.createPod(t, n, template, p.ip)
 	stopped := false
 	p.stop = func() {
 		if stopped {
@@ -65,27 +69,33 @@ func (c *cluster) runPod(t *testing.T, n *v1alpha1.PyrsiaNode, data string) *pod
 		if err := node.Close(); err != nil {
 			t.Errorf("ending the node of %s: %v", n.Name, err)
 		}
-		_ = c.Delete(context.Background(), p.Pod, client.GracePeriodSeconds(0))
+		c.deletePod(p.Pod)
 	}
 	t.Cleanup(p.stop)
 	return p
 }
 
-// showPod makes the pod's object, as the kubelet of a pod that is ready.
-func (c *cluster) showPod(t *testing.T, n *v1alpha1.PyrsiaNode, template corev1.PodTemplateSpec, p *pod) {
+// createPod makes the object of a pod that is ready, and counts it.
+func (c *cluster) createPod(t *testing.T, n *v1alpha1.PyrsiaNode, template corev1.PodTemplateSpec, ip string) *corev1.Pod {
 	t.Helper()
-	p.Pod = &corev1.Pod{
+	pod := &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Namespace: n.Namespace, GenerateName: n.Name + "-", Labels: template.Labels},
-		Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "node", Image: template.Spec.Containers[0].Image}}},
+		Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "node", Image: nodeContainerOf(template).Image}}},
 	}
-	c.create(t, p.Pod)
-	p.Pod.Status = corev1.PodStatus{
-		Phase: corev1.PodRunning, PodIP: p.ip, PodIPs: []corev1.PodIP{{IP: p.ip}},
+	c.create(t, pod)
+	pod.Status = corev1.PodStatus{
+		Phase: corev1.PodRunning, PodIP: ip, HostIP: ip, HostIPs: []corev1.HostIP{{IP: ip}}, PodIPs: []corev1.PodIP{{IP: ip}},
 		Conditions: []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}},
 	}
-	if err := c.Status().Update(t.Context(), p.Pod); err != nil {
+	if err := c.Status().Update(t.Context(), pod); err != nil {
 		t.Fatal(err)
 	}
+	c.setWorkloadStatus(t, n, 1, 1)
+	return pod
+}
+
+func (c *cluster) deletePod(pod *corev1.Pod) {
+	_ = c.Delete(context.Background(), pod, client.GracePeriodSeconds(0))
 }
 
 // awaitTemplate waits for the workload of n.
@@ -107,6 +117,16 @@ func (c *cluster) awaitTemplate(t *testing.T, n *v1alpha1.PyrsiaNode) corev1.Pod
 	return template
 }
 
+// nodeContainerOf is the node's container, which may be a sidecar.
+func nodeContainerOf(template corev1.PodTemplateSpec) corev1.Container {
+	for _, c := range slices.Concat(template.Spec.InitContainers, template.Spec.Containers) {
+		if c.Name == "node" {
+			return c
+		}
+	}
+	return corev1.Container{}
+}
+
 // nodeConfig reads the container's arguments; the addresses become those of
 // the pod, as there is no cluster network.
 func (c *cluster) nodeConfig(t *testing.T, n *v1alpha1.PyrsiaNode, template corev1.PodTemplateSpec, p *pod) pyrsia.Config {
@@ -114,7 +134,7 @@ func (c *cluster) nodeConfig(t *testing.T, n *v1alpha1.PyrsiaNode, template core
 	dir := t.TempDir()
 	at := func(port string) string { return net.JoinHostPort(p.ip, strings.TrimPrefix(port, ":")) }
 	config := pyrsia.Config{DataDir: p.data, Upstreams: map[string]string{}, Logger: slog.New(slog.DiscardHandler)}
-	args := template.Spec.Containers[0].Args
+	args := nodeContainerOf(template).Args
 	if args[0] != "node" || len(args)%2 != 1 {
 		t.Fatalf("the container's arguments are %q", args)
 	}
@@ -132,34 +152,32 @@ func (c *cluster) nodeConfig(t *testing.T, n *v1alpha1.PyrsiaNode, template core
 		case "--mirror-addr":
 			config.MirrorAddr = at(value)
 		case "--control-key":
-			config.ControlKeyFile = c.secretFile(t, n, dir, controlSecretName(n), filepath.Base(value))
+			config.ControlKeyFile = c.secretFile(t, n, template, dir, value)
 		case "--operator-key":
-			config.OperatorKeyFile = c.secretFile(t, n, dir, controlSecretName(n), filepath.Base(value))
+			config.OperatorKeyFile = c.secretFile(t, n, template, dir, value)
 		case "--signing-key":
-			config.SigningKeyFile = c.secretFile(t, n, dir, signingSecretName(n), filepath.Base(value))
+			config.SigningKeyFile = c.secretFile(t, n, template, dir, value)
+		case "--next-signing-key":
+			config.NextSigningKeyFile = c.secretFile(t, n, template, dir, value)
 		case "--upstream":
 			registry, endpoint, _ := strings.Cut(value, "=")
 			config.Upstreams[registry] = endpoint
 		case "--upstream-secrets":
 			config.UpstreamSecrets = c.secretFolder(t, n, template)
 		case "--on-pull-per-hour":
-			perHour, err := strconv.Atoi(value)
-			if err != nil {
-				t.Fatal(err)
-			}
-			config.OnPullPerHour = perHour
+			config.OnPullPerHour = atoi(t, value)
 		case "--on-pull-allow":
 			config.OnPullAllow = append(config.OnPullAllow, value)
 		case "--ledger-key":
 			config.LedgerKey = value
+		case "--announce":
+			config.Announce = append(config.Announce, strings.ReplaceAll(value, hostIP, p.ip))
+		case "--copy-concurrency":
+			config.CopyConcurrency = atoi(t, value)
 		case "--bootstrap":
 			config.Bootstrap = append(config.Bootstrap, c.resolve(t, n, value))
 		case "--cache-size":
-			size, err := strconv.ParseInt(value, 10, 64)
-			if err != nil {
-				t.Fatal(err)
-			}
-			config.CacheSize = size
+			config.CacheSize = int64(atoi(t, value))
 		case "--prefetch":
 			config.Prefetch = append(config.Prefetch, value)
 		default:
@@ -169,42 +187,85 @@ func (c *cluster) nodeConfig(t *testing.T, n *v1alpha1.PyrsiaNode, template core
 	return config
 }
 
+func atoi(t *testing.T, s string) int {
+	t.Helper()
+	n, err := strconv.Atoi(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
 // resolve does what the cluster's DNS would do.
 func (c *cluster) resolve(t *testing.T, n *v1alpha1.PyrsiaNode, address string) string {
 	t.Helper()
-	parts := strings.SplitN(address, "/", 4) // "", "dns4", HOST, the rest
-	if parts[1] == "ip4" {
-		return address
+	host, ok := strings.CutPrefix(address, "http://")
+	if !ok {
+		return address // of no DNS name
 	}
-	name, _, _ := strings.Cut(parts[2], ".")
+	name, rest, _ := strings.Cut(host, ".")
 	pods := new(corev1.PodList)
 	if err := c.List(t.Context(), pods, client.InNamespace(n.Namespace), client.MatchingLabels{labelInstance: name}); err != nil {
 		t.Fatal(err)
 	}
-	if parts[1] != "dns4" || len(pods.Items) != 1 {
-		t.Fatalf("cannot resolve %s: %d pods", address, len(pods.Items))
+	_, port, err := net.SplitHostPort(rest)
+	if err != nil || len(pods.Items) != 1 {
+		t.Fatalf("cannot resolve %s: %d pods, %v", address, len(pods.Items), err)
 	}
-	return "/ip4/" + pods.Items[0].Status.PodIP + "/" + parts[3]
+	return "http://" + net.JoinHostPort(pods.Items[0].Status.PodIP, port)
 }
 
-func (c *cluster) secretFile(t *testing.T, n *v1alpha1.PyrsiaNode, dir, name, key string) string {
+// secretFile is the file in a Secret that the template mounts, below dir.
+func (c *cluster) secretFile(t *testing.T, n *v1alpha1.PyrsiaNode, template corev1.PodTemplateSpec, dir, mounted string) string {
 	t.Helper()
 	secret := new(corev1.Secret)
-	if err := c.Get(t.Context(), client.ObjectKey{Namespace: n.Namespace, Name: name}, secret); err != nil {
-		t.Fatal(err)
+	secret.Namespace = n.Namespace
+	for _, m := range nodeContainerOf(template).VolumeMounts {
+		for _, v := range template.Spec.Volumes {
+			if m.MountPath == path.Dir(mounted) && v.Name == m.Name {
+				secret.Name = v.Secret.SecretName
+			}
+		}
 	}
-	file := filepath.Join(dir, key)
-	if err := os.WriteFile(file, secret.Data[key], 0o600); err != nil {
+	c.get(t, secret)
+	file := filepath.Join(dir, strings.ReplaceAll(mounted, "/", "_"))
+	if err := os.WriteFile(file, secret.Data[path.Base(mounted)], 0o600); err != nil {
 		t.Fatal(err)
 	}
 	return file
+}
+
+// runRestore runs the init container that gives a publisher its ledger back, if
+// the template has it.
+func (c *cluster) runRestore(t *testing.T, n *v1alpha1.PyrsiaNode, template corev1.PodTemplateSpec, p *pod) {
+	t.Helper()
+	for _, init := range template.Spec.InitContainers {
+		if init.Name != "restore" {
+			continue
+		}
+		args, dir := slices.Clone(init.Args), t.TempDir()
+		for i, a := range args {
+			switch {
+			case a == "/data":
+				args[i] = p.data
+			case strings.HasPrefix(a, "/signing/"):
+				args[i] = c.secretFile(t, n, template, dir, a)
+			case strings.HasPrefix(a, "http://"):
+				args[i] = c.resolve(t, n, a)
+			}
+		}
+		var out strings.Builder
+		if status := cli.Main(t.Context(), args, &out, &out); status != 0 {
+			t.Fatalf("%q ended with %d:\n%s", args, status, out.String())
+		}
+	}
 }
 
 // secretFolder is what the kubelet would mount of an upstream's Secrets.
 func (c *cluster) secretFolder(t *testing.T, n *v1alpha1.PyrsiaNode, template corev1.PodTemplateSpec) string {
 	t.Helper()
 	dir := t.TempDir()
-	for _, mount := range template.Spec.Containers[0].VolumeMounts {
+	for _, mount := range nodeContainerOf(template).VolumeMounts {
 		if path.Dir(mount.MountPath) != upstreamSecretsPath {
 			continue
 		}

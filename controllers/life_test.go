@@ -10,6 +10,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -36,12 +37,12 @@ func TestPublisherThatIsRolledBack(t *testing.T) {
 		}
 		return nil
 	})
-	verified := *publisher.Status.Ledger
+	verified := publisher.Status.Ledger.DeepCopy()
 	pod.stop()
 
 	empty := c.runPod(t, publisher, "") // the same key, another disk
 	c.awaitCondition(t, publisher, v1alpha1.ConditionLedgerVerified, metav1.ConditionFalse, reasonRolledBack)
-	if *publisher.Status.Ledger != verified {
+	if !equality.Semantic.DeepEqual(publisher.Status.Ledger, verified) {
 		t.Errorf("status.ledger changed to %+v", publisher.Status.Ledger)
 	}
 	c.hasEvents(t, ns, reasonRolledBack)
@@ -63,7 +64,7 @@ func TestPublisherWithAnotherKey(t *testing.T) {
 	key := publisher.Status.Ledger.Key
 	pod.stop()
 
-	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: signingSecretName(publisher)}}
+	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: signingSecretName(publisher, 1)}}
 	c.get(t, secret)
 	other := newBook(t)
 	secret.Data[signingKeyFile] = []byte(other.skey)

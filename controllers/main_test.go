@@ -2,6 +2,7 @@ package controllers
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"maps"
 	"net/http"
@@ -23,6 +24,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/client-go/rest"
 	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/config"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
@@ -55,9 +57,15 @@ func TestMain(m *testing.M) {
 	if file := os.Getenv(nodeProcessEnv); file != "" {
 		os.Exit(runNodeProcess(file))
 	}
+	flag.Parse()
+	if err := flag.Set("test.parallel", "6"); err != nil { // the tests wait more than they work
+		panic(err)
+	}
 	code := m.Run()
 	if theCluster != nil {
-		theCluster.stop()
+		if theCluster.stop != nil {
+			theCluster.stop()
+		}
 		if err := theCluster.env.Stop(); err != nil {
 			fmt.Fprintln(os.Stderr, "stopping the API server:", err)
 		}
@@ -68,6 +76,32 @@ func TestMain(m *testing.M) {
 // testCluster is the package's API server, with the operator running.
 func testCluster(t *testing.T) *cluster {
 	t.Helper()
+	needCluster(t)
+	startOnce.Do(func() {
+		if theCluster, errStarting = startCluster(); errStarting == nil {
+			errStarting = theCluster.startOperator()
+		}
+	})
+	if errStarting != nil {
+		t.Fatalf("starting the API server: %v", errStarting)
+	}
+	return theCluster
+}
+
+// ownCluster is an API server of a test's own, without an operator.
+func ownCluster(t *testing.T) *cluster {
+	t.Helper()
+	needCluster(t)
+	c, err := startCluster()
+	if err != nil {
+		t.Fatalf("starting the API server: %v", err)
+	}
+	t.Cleanup(func() { _ = c.env.Stop() }) // a test may have killed a part of it
+	return c
+}
+
+func needCluster(t *testing.T) {
+	t.Helper()
 	if os.Getenv("KUBEBUILDER_ASSETS") == "" {
 		const reason = "KUBEBUILDER_ASSETS does not name the folder of kube-apiserver and etcd ('make test' does)"
 		if os.Getenv("CI") == "true" {
@@ -75,13 +109,9 @@ func testCluster(t *testing.T) *cluster {
 		}
 		t.Skip(reason)
 	}
-	startOnce.Do(func() { theCluster, errStarting = startCluster() })
-	if errStarting != nil {
-		t.Fatalf("starting the API server: %v", errStarting)
-	}
-	return theCluster
 }
 
+// startCluster starts an API server and installs what the operator needs.
 func startCluster() (*cluster, error) {
 	ctrl.SetLogger(zap.New(zap.UseDevMode(true), zap.WriteTo(logFile())))
 	c := &cluster{
@@ -103,7 +133,7 @@ func startCluster() (*cluster, error) {
 	if err := c.install(); err != nil {
 		return nil, err
 	}
-	return c, c.startOperator(restConfig)
+	return c, nil
 }
 
 // install applies config/default, so that the operator has the rights that it
@@ -142,43 +172,80 @@ func logFile() *os.File {
 }
 
 // startOperator runs the operator as its main does, but counts what it writes.
-func (c *cluster) startOperator(restConfig *rest.Config) error {
-	counted := rest.CopyConfig(restConfig)
-	counted.Impersonate = rest.ImpersonationConfig{
-		UserName: "system:serviceaccount:pyrsia-system:pyrsia-operator",
-		Groups:   []string{"system:serviceaccounts", "system:authenticated"},
-	}
-	counted.Wrap(func(next http.RoundTripper) http.RoundTripper {
+func (c *cluster) startOperator() error {
+	o, err := c.runOperator(operatorOptions{wrap: func(next http.RoundTripper) http.RoundTripper {
 		return roundTripper(func(r *http.Request) (*http.Response, error) {
 			c.writes.count(r)
 			return next.RoundTrip(r)
 		})
-	})
-	ctx, cancel := context.WithCancel(context.Background())
-	direct, err := client.New(counted, client.Options{Scheme: c.scheme})
+	}})
 	if err != nil {
-		cancel()
 		return err
 	}
-	seed, err := LoadSeed(ctx, direct, "pyrsia-system")
-	if err != nil {
-		cancel()
-		return err
+	c.stop = func() { o.stop() }
+	return nil
+}
+
+// operatorOptions say how an operator differs from that of a cluster.
+type operatorOptions struct {
+	wrap      func(http.RoundTripper) http.RoundTripper // its way to the API server
+	namespace string                                    // the one that it looks at; all if empty
+	lease     string                                    // by which it is chosen; none if empty
+}
+
+// operator is one that runs.
+type operator struct {
+	keys  *Keyring
+	ended chan struct{}
+	err   error // why it ended; after ended
+	stop  func()
+}
+
+func (c *cluster) runOperator(o operatorOptions) (*operator, error) {
+	restConfig := rest.CopyConfig(c.env.Config)
+	restConfig.QPS = -1
+	restConfig.Impersonate = rest.ImpersonationConfig{
+		UserName: "system:serviceaccount:pyrsia-system:pyrsia-operator",
+		Groups:   []string{"system:serviceaccounts", "system:authenticated"},
 	}
-	mgr, err := ctrl.NewManager(counted, ctrl.Options{
+	restConfig.Wrap(o.wrap)
+	options := ctrl.Options{
 		Scheme: c.scheme, Cache: CacheOptions(), Metrics: server.Options{BindAddress: "0"},
 		Controller: config.Controller{SkipNameValidation: new(true)},
-	})
-	if err == nil {
-		err = Setup(ctx, mgr, Config{Seed: seed, NodeImage: "ghcr.io/pyrsia/pyrsia:test"})
 	}
+	if o.namespace != "" {
+		options.Cache.DefaultNamespaces = map[string]cache.Config{o.namespace: {}}
+	}
+	if o.lease != "" {
+		options.LeaderElection, options.LeaderElectionNamespace, options.LeaderElectionID = true, "pyrsia-system", o.lease
+		options.LeaseDuration, options.RenewDeadline, options.RetryPeriod = new(3*time.Second), new(2*time.Second), new(500*time.Millisecond)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	out := &operator{ended: make(chan struct{})}
+	out.stop = func() { cancel(); <-out.ended }
+	err := out.start(ctx, c, restConfig, options)
 	if err != nil {
 		cancel()
+	}
+	return out, err
+}
+
+func (o *operator) start(ctx context.Context, c *cluster, restConfig *rest.Config, options ctrl.Options) error {
+	direct, err := client.New(restConfig, client.Options{Scheme: c.scheme})
+	if err != nil {
 		return err
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- mgr.Start(ctx) }()
-	c.stop = func() { cancel(); <-ended }
+	if o.keys, err = LoadKeyring(ctx, direct, "pyrsia-system", 30*24*time.Hour); err != nil {
+		return err
+	}
+	mgr, err := ctrl.NewManager(restConfig, options)
+	if err != nil {
+		return err
+	}
+	if err := Setup(ctx, mgr, Config{Keys: o.keys, NodeImage: "ghcr.io/pyrsia/pyrsia:test"}); err != nil {
+		return err
+	}
+	go func() { o.err = mgr.Start(ctx); close(o.ended) }()
 	return nil
 }
 
@@ -186,7 +253,7 @@ func (c *cluster) startOperator(restConfig *rest.Config) error {
 func (c *cluster) restartOperator(t *testing.T) {
 	t.Helper()
 	c.stop()
-	if err := c.startOperator(c.env.Config); err != nil {
+	if err := c.startOperator(); err != nil {
 		t.Fatalf("restarting the operator: %v", err)
 	}
 }

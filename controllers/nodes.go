@@ -31,11 +31,12 @@ const clientIdle = 10 * time.Minute
 // Nodes reaches the pods of PyrsiaNodes over the control API.
 type Nodes struct {
 	reader client.Reader
-	seed   Seed
+	keys   *Keyring
 	now    func() time.Time
 
-	mu      sync.Mutex
-	clients map[nodeAddress]*pooledClient // owned by mu
+	mu      sync.Mutex // guards what follows
+	clients map[nodeAddress]*pooledClient
+	seeds   *seeds // that the clients have their keys of
 }
 
 type nodeAddress struct {
@@ -48,16 +49,23 @@ type pooledClient struct {
 	used time.Time
 }
 
-// NewNodes reads pods from reader and derives the nodes' keys from seed.
-func NewNodes(reader client.Reader, seed Seed, now func() time.Time) *Nodes {
-	return &Nodes{reader: reader, seed: seed, now: now, clients: map[nodeAddress]*pooledClient{}}
+// NewNodes reads pods from reader and has the nodes' keys from keys.
+func NewNodes(reader client.Reader, keys *Keyring, now func() time.Time) *Nodes {
+	return &Nodes{reader: reader, keys: keys, now: now, clients: map[nodeAddress]*pooledClient{}}
 }
 
 // client is a client of one pod, pinned to the PyrsiaNode's key.
 func (n *Nodes) client(node *v1alpha1.PyrsiaNode, ip string) (*control.Client, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	now := n.now()
+	now, seeds := n.now(), n.keys.seeds.Load()
+	if n.seeds != seeds { // rotated: who asks now asks by the new keys
+		for _, c := range n.clients {
+			c.Close()
+		}
+		clear(n.clients)
+		n.seeds = seeds
+	}
 	address := nodeAddress{uid: node.UID, ip: ip}
 	if c := n.clients[address]; c != nil {
 		c.used = now
@@ -69,7 +77,7 @@ func (n *Nodes) client(node *v1alpha1.PyrsiaNode, ip string) (*control.Client, e
 			delete(n.clients, a)
 		}
 	}
-	c, err := control.NewClient(net.JoinHostPort(ip, strconv.Itoa(control.Port)), n.seed.operatorKeys(node))
+	c, err := control.NewClient(net.JoinHostPort(ip, strconv.Itoa(control.Port)), seeds.operatorKeys(node))
 	if err != nil {
 		return nil, err
 	}
@@ -77,19 +85,24 @@ func (n *Nodes) client(node *v1alpha1.PyrsiaNode, ip string) (*control.Client, e
 	return c, nil
 }
 
-// readyPods are the pods of a PyrsiaNode that are ready, by name.
-func (n *Nodes) readyPods(ctx context.Context, node *v1alpha1.PyrsiaNode) ([]corev1.Pod, error) {
+// pods are the pods of a PyrsiaNode, by name.
+func (n *Nodes) pods(ctx context.Context, node *v1alpha1.PyrsiaNode) ([]corev1.Pod, error) {
 	pods := new(corev1.PodList)
 	if err := n.reader.List(ctx, pods, client.InNamespace(node.Namespace), client.MatchingLabels(labels(node, component(node)))); err != nil {
 		return nil, fmt.Errorf("listing the pods of %s: %w", node.Name, err)
 	}
-	ready := slices.DeleteFunc(pods.Items, func(p corev1.Pod) bool {
+	slices.SortFunc(pods.Items, func(a, b corev1.Pod) int { return strings.Compare(a.Name, b.Name) })
+	return pods.Items, nil
+}
+
+// readyPods are those that are ready.
+func (n *Nodes) readyPods(ctx context.Context, node *v1alpha1.PyrsiaNode) ([]corev1.Pod, error) {
+	pods, err := n.pods(ctx, node)
+	return slices.DeleteFunc(pods, func(p corev1.Pod) bool {
 		return p.Status.PodIP == "" || p.DeletionTimestamp != nil || !slices.ContainsFunc(p.Status.Conditions, func(c corev1.PodCondition) bool {
 			return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
 		})
-	})
-	slices.SortFunc(ready, func(a, b corev1.Pod) int { return strings.Compare(a.Name, b.Name) })
-	return ready, nil
+	}), err
 }
 
 // unusableError tells why a publisher cannot be asked.

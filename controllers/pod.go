@@ -2,6 +2,7 @@ package controllers
 
 import (
 	"cmp"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"path"
@@ -24,10 +25,6 @@ const (
 	labelInstance  = "app.kubernetes.io/instance"
 	labelComponent = "app.kubernetes.io/component"
 	labelManagedBy = "app.kubernetes.io/managed-by"
-
-	// annotationControlKey on a pod template holds the fingerprint of the
-	// control keys, so that new keys replace the pods.
-	annotationControlKey = "pyrsia.io/control-key"
 )
 
 // The ports of a node's container.
@@ -43,10 +40,11 @@ const nodeUser = 65532
 // podInputs are the facts, other than the PyrsiaNode itself, that its pods
 // depend on.
 type podInputs struct {
-	image       string // the operator's default
-	fingerprint string // of the control keys
-	ledgerKey   string // mirrors: the key to trust
-	bootstrap   []string
+	image     string // the operator's default
+	ledgerKey string // mirrors: the key to trust
+	bootstrap []string
+	outside   outside
+	mirrorURL string // mirrors: where all of them are reached from each Kubernetes node
 }
 
 func labels(n *v1alpha1.PyrsiaNode, component string) map[string]string {
@@ -74,11 +72,16 @@ func ownerReference(n *v1alpha1.PyrsiaNode) *metaac.OwnerReferenceApplyConfigura
 
 func controlSecretName(n *v1alpha1.PyrsiaNode) string { return n.Name + "-control" }
 
-func signingSecretName(n *v1alpha1.PyrsiaNode) string {
+// signingSecretName is the Secret of a generation of the signing key.
+func signingSecretName(n *v1alpha1.PyrsiaNode, generation int32) string {
+	name := n.Name + "-signing-key"
 	if p := n.Spec.Publisher; p != nil && p.SigningKeySecretRef != nil {
-		return p.SigningKeySecretRef.Name
+		name = p.SigningKeySecretRef.Name
 	}
-	return n.Name + "-signing-key"
+	if generation > 1 {
+		name += fmt.Sprintf("-%d", generation)
+	}
+	return name
 }
 
 // podTemplate is what the pods of both roles have in common. The namespace of
@@ -87,7 +90,6 @@ func podTemplate(n *v1alpha1.PyrsiaNode, in podInputs, args []string) *coreac.Po
 	spec := coreac.PodSpec().
 		WithAutomountServiceAccountToken(false).
 		WithEnableServiceLinks(false).
-		WithNodeSelector(maps.Clone(n.Spec.NodeSelector)).
 		WithSecurityContext(coreac.PodSecurityContext().
 			WithFSGroup(nodeUser).
 			WithFSGroupChangePolicy(corev1.FSGroupChangeOnRootMismatch).
@@ -95,13 +97,42 @@ func podTemplate(n *v1alpha1.PyrsiaNode, in podInputs, args []string) *coreac.Po
 		WithContainers(nodeContainer(n, in, args)).
 		WithVolumes(coreac.Volume().WithName("keys").
 			WithSecret(coreac.SecretVolumeSource().WithSecretName(controlSecretName(n)).WithDefaultMode(0o440)))
-	for _, t := range n.Spec.Tolerations {
-		spec.WithTolerations(toleration(t))
-	}
-	return coreac.PodTemplateSpec().
+	withPlace(spec, n)
+	template := coreac.PodTemplateSpec().
 		WithLabels(labels(n, component(n))).
-		WithAnnotations(map[string]string{annotationControlKey: in.fingerprint}).
+		WithAnnotations(n.Spec.PodAnnotations).
 		WithSpec(spec)
+	return template
+}
+
+// withPlace puts pods where the user wants them.
+func withPlace(spec *coreac.PodSpecApplyConfiguration, n *v1alpha1.PyrsiaNode) {
+	spec.WithNodeSelector(maps.Clone(n.Spec.NodeSelector))
+	for _, t := range n.Spec.Tolerations {
+		spec.WithTolerations(asApply[coreac.TolerationApplyConfiguration](t))
+	}
+	if n.Spec.Affinity != nil {
+		spec.WithAffinity(asApply[coreac.AffinityApplyConfiguration](n.Spec.Affinity))
+	}
+	if n.Spec.PriorityClassName != "" {
+		spec.WithPriorityClassName(n.Spec.PriorityClassName)
+	}
+	for _, s := range n.Spec.ImagePullSecrets {
+		spec.WithImagePullSecrets(coreac.LocalObjectReference().WithName(s.Name))
+	}
+}
+
+// asApply is a part of the spec as an apply configuration: both have the same JSON.
+func asApply[A any](part any) *A {
+	out := new(A)
+	data, err := json.Marshal(part)
+	if err == nil {
+		err = json.Unmarshal(data, out)
+	}
+	if err != nil {
+		panic(fmt.Sprintf("%T as %T: %v", part, out, err)) // it came as JSON from the API server
+	}
+	return out
 }
 
 func nodeContainer(n *v1alpha1.PyrsiaNode, in podInputs, args []string) *coreac.ContainerApplyConfiguration {
@@ -111,15 +142,23 @@ func nodeContainer(n *v1alpha1.PyrsiaNode, in podInputs, args []string) *coreac.
 		"--control-addr", fmt.Sprintf(":%d", control.Port),
 		"--control-key", "/keys/" + nodeKeyFile, "--operator-key", "/keys/" + operatorKeyFile,
 	}
-	probe := func(path string) *coreac.ProbeApplyConfiguration {
-		return coreac.Probe().WithHTTPGet(coreac.HTTPGetAction().WithPath(path).WithPort(intstr.FromString("open")))
+	common = append(common, bandwidthArgs(n)...)
+	common = append(common, in.outside.announceArgs()...)
+	p2p := coreac.ContainerPort().WithName("p2p").WithContainerPort(portP2P).WithProtocol(corev1.ProtocolTCP)
+	if e := exposure(n); e != nil && e.Type == v1alpha1.ExposureHostPort {
+		p2p.WithHostPort(e.Port)
 	}
-	return coreac.Container().WithName("node").
-		WithImage(cmp.Or(n.Spec.Image, in.image)).
+	container := coreac.Container().WithName("node")
+	if in.outside.port != 0 && len(in.outside.hosts) == 0 {
+		container.WithEnv(coreac.EnvVar().WithName("HOST_IP").
+			WithValueFrom(coreac.EnvVarSource().WithFieldRef(coreac.ObjectFieldSelector().WithAPIVersion("v1").WithFieldPath("status.hostIP"))))
+	}
+	return container.
+		WithImage(nodeImage(n, in)).
 		WithImagePullPolicy(corev1.PullIfNotPresent).
 		WithArgs(append(common, args...)...).
 		WithPorts(
-			coreac.ContainerPort().WithName("p2p").WithContainerPort(portP2P).WithProtocol(corev1.ProtocolTCP),
+			p2p,
 			coreac.ContainerPort().WithName("open").WithContainerPort(portOpen).WithProtocol(corev1.ProtocolTCP),
 			coreac.ContainerPort().WithName("control").WithContainerPort(control.Port).WithProtocol(corev1.ProtocolTCP)).
 		WithReadinessProbe(probe("/readyz").WithPeriodSeconds(3)).
@@ -129,6 +168,10 @@ func nodeContainer(n *v1alpha1.PyrsiaNode, in podInputs, args []string) *coreac.
 		WithVolumeMounts(
 			coreac.VolumeMount().WithName("data").WithMountPath("/data"),
 			coreac.VolumeMount().WithName("keys").WithMountPath("/keys").WithReadOnly(true))
+}
+
+func probe(path string) *coreac.ProbeApplyConfiguration {
+	return coreac.Probe().WithHTTPGet(coreac.HTTPGetAction().WithPath(path).WithPort(intstr.FromString("open")))
 }
 
 func restricted() *coreac.SecurityContextApplyConfiguration {
@@ -148,50 +191,25 @@ func resources(n *v1alpha1.PyrsiaNode) *coreac.ResourceRequirementsApplyConfigur
 			corev1.ResourceMemory: resource.MustParse("128Mi"),
 		})
 	}
-	out := coreac.ResourceRequirements()
-	if len(r.Requests) > 0 {
-		out.WithRequests(r.Requests)
-	}
-	if len(r.Limits) > 0 {
-		out.WithLimits(r.Limits)
-	}
-	return out
+	return asApply[coreac.ResourceRequirementsApplyConfiguration](r)
 }
 
-func toleration(t corev1.Toleration) *coreac.TolerationApplyConfiguration {
-	out := coreac.Toleration()
-	if t.Key != "" {
-		out.WithKey(t.Key)
-	}
-	if t.Operator != "" {
-		out.WithOperator(t.Operator)
-	}
-	if t.Value != "" {
-		out.WithValue(t.Value)
-	}
-	if t.Effect != "" {
-		out.WithEffect(t.Effect)
-	}
-	if t.TolerationSeconds != nil {
-		out.WithTolerationSeconds(*t.TolerationSeconds)
-	}
-	return out
-}
+func nodeImage(n *v1alpha1.PyrsiaNode, in podInputs) string { return cmp.Or(n.Spec.Image, in.image) }
 
-// service is headless: it gives the pods names, and nothing in front of them.
-func service(n *v1alpha1.PyrsiaNode) *coreac.ServiceApplyConfiguration {
-	port := func(name string, number int32) *coreac.ServicePortApplyConfiguration {
-		return coreac.ServicePort().WithName(name).WithPort(number).
-			WithTargetPort(intstr.FromString(name)).WithProtocol(corev1.ProtocolTCP)
+func bandwidthArgs(n *v1alpha1.PyrsiaNode) (args []string) {
+	b := n.Spec.Bandwidth
+	if b == nil {
+		return nil
 	}
-	return coreac.Service(n.Name, n.Namespace).
-		WithLabels(labels(n, component(n))).
-		WithOwnerReferences(ownerReference(n)).
-		WithSpec(coreac.ServiceSpec().
-			WithClusterIP(corev1.ClusterIPNone).
-			WithPublishNotReadyAddresses(true).
-			WithSelector(labels(n, component(n))).
-			WithPorts(port("p2p", portP2P), port("open", portOpen), port("control", control.Port)))
+	for _, limit := range []struct {
+		flag  string
+		value *resource.Quantity
+	}{{"--upload-limit", b.Upload}, {"--download-limit", b.Download}, {"--peer-limit", b.PerPeer}} {
+		if limit.value != nil {
+			args = append(args, limit.flag, fmt.Sprint(limit.value.Value()))
+		}
+	}
+	return args
 }
 
 // hostPath is where a mirror keeps its data on each Kubernetes node.

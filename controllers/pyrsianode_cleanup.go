@@ -2,12 +2,12 @@ package controllers
 
 import (
 	"context"
-	"fmt"
+	"slices"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
@@ -19,9 +19,10 @@ import (
 const containerdFinalizer = "pyrsia.io/containerd"
 
 const (
-	// cleanupLimit bounds the clean-up: a Kubernetes node that is gone must
-	// not block the deletion.
+	// cleanupLimit bounds the clean-up, and podLimit the end of the mirror's pods:
+	// a Kubernetes node that is gone must not block the deletion.
 	cleanupLimit = 2 * time.Minute
+	podLimit     = 30 * time.Second
 	cleanupPoll  = 2 * time.Second
 )
 
@@ -36,9 +37,9 @@ func (r *PyrsiaNodeReconciler) hold(ctx context.Context, n *v1alpha1.PyrsiaNode)
 	return wrap(r.Client.Patch(ctx, n, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})), "adding the finalizer")
 }
 
-// cleanup gives the Kubernetes nodes their containerd set-up back: the mirror
-// goes first, because its pods would install it again. Dying at any point is
-// repaired by the next call, which looks at what is there.
+// cleanup gives the Kubernetes nodes their containerd set-up back. The mirror
+// goes first, and its last pod, because they would install it again. Dying at
+// any point is repaired by the next call, which looks at what is there.
 func (r *PyrsiaNodeReconciler) cleanup(ctx context.Context, n *v1alpha1.PyrsiaNode) (time.Duration, error) {
 	if !controllerutil.ContainsFinalizer(n, containerdFinalizer) {
 		return 0, nil
@@ -47,39 +48,53 @@ func (r *PyrsiaNodeReconciler) cleanup(ctx context.Context, n *v1alpha1.PyrsiaNo
 	if err := r.applier.live.Get(ctx, client.ObjectKeyFromObject(n), n); err != nil || !controllerutil.ContainsFinalizer(n, containerdFinalizer) || n.DeletionTimestamp.IsZero() {
 		return 0, wrap(client.IgnoreNotFound(err), "reading the PyrsiaNode again")
 	}
-	if err := r.deleteOwned(ctx, n, n.Name); err != nil {
+	if err := deleteOwned(ctx, r.applier, n, new(appsv1.DaemonSet), "DaemonSet", n.Name); err != nil {
 		return 0, err
 	}
-	if r.Now().Sub(n.DeletionTimestamp.Time) < cleanupLimit {
-		counts, err := r.applyDaemonSet(ctx, n, cleanupDaemonSet(n, podInputs{image: r.NodeImage}))
-		if err != nil {
-			return 0, err
-		}
-		if counts == nil || counts.Ready < counts.Desired {
-			return cleanupPoll, nil
-		}
+	pods, err := r.Nodes.pods(ctx, n)
+	if err != nil {
+		return 0, err
 	}
-	if err := r.deleteOwned(ctx, n, cleanupName(n)); err != nil {
+	if slices.ContainsFunc(pods, func(p corev1.Pod) bool { return r.stillThere(n, p) }) {
+		return cleanupPoll, nil
+	}
+	live, err := r.applyDaemonSet(ctx, n, cleanupDaemonSet(n, podInputs{image: r.NodeImage}))
+	switch {
+	case apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause): // nothing can be made there any more
+		r.status.recorder.Eventf(n, nil, corev1.EventTypeWarning, reasonNotRestored, "Delete", "%s", "the namespace goes before the PyrsiaNode: "+restoreByHand)
+	case err != nil:
+		return 0, err
+	case live == nil:
+		return cleanupPoll, nil
+	case live.Status.NumberReady >= live.Status.DesiredNumberScheduled:
+	case r.Now().Sub(live.CreationTimestamp.Time) < cleanupLimit:
+		return cleanupPoll, nil
+	default:
+		r.status.recorder.Eventf(n, nil, corev1.EventTypeWarning, reasonNotRestored, "Delete", "%d of %d Kubernetes nodes did not answer: %s",
+			live.Status.DesiredNumberScheduled-live.Status.NumberReady, live.Status.DesiredNumberScheduled, restoreByHand)
+	}
+	if err := deleteOwned(ctx, r.applier, n, new(appsv1.DaemonSet), "DaemonSet", cleanupName(n)); err != nil {
 		return 0, err
 	}
 	before := n.DeepCopy()
 	controllerutil.RemoveFinalizer(n, containerdFinalizer)
-	err := r.Client.Patch(ctx, n, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{}))
+	err = r.Client.Patch(ctx, n, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{}))
 	return 0, wrap(client.IgnoreNotFound(err), "removing the finalizer")
 }
 
-// deleteOwned deletes one of the PyrsiaNode's DaemonSets, if it is there.
-func (r *PyrsiaNodeReconciler) deleteOwned(ctx context.Context, n *v1alpha1.PyrsiaNode, name string) error {
-	ds := new(appsv1.DaemonSet)
-	err := r.Client.Get(ctx, client.ObjectKey{Namespace: n.Namespace, Name: name}, ds)
-	if apierrors.IsNotFound(err) || err == nil && (!metav1.IsControlledBy(ds, n) || ds.DeletionTimestamp != nil) {
-		return nil
+// reasonNotRestored is of the event that tells which Kubernetes nodes still
+// have the mirror's set-up.
+const (
+	reasonNotRestored = "ContainerdNotRestored"
+	restoreByHand     = "if one comes back, run 'pyrsia containerd uninstall' on it, or make a mirror there again and delete it"
+)
+
+// stillThere tells whether a pod of the mirror may still set containerd up: not
+// one that should have ended a while ago, for its machine is gone.
+func (r *PyrsiaNodeReconciler) stillThere(n *v1alpha1.PyrsiaNode, p corev1.Pod) bool {
+	since := n.DeletionTimestamp.Time
+	if p.DeletionTimestamp != nil {
+		since = p.DeletionTimestamp.Time // which is when its grace period ends
 	}
-	if err == nil {
-		err = client.IgnoreNotFound(r.Client.Delete(ctx, ds, client.Preconditions{UID: &ds.UID}, client.PropagationPolicy(metav1.DeletePropagationBackground)))
-	}
-	if err != nil {
-		return fmt.Errorf("deleting DaemonSet %s: %w", name, err)
-	}
-	return nil
+	return r.Now().Sub(since) < podLimit
 }

@@ -24,7 +24,7 @@ import (
 // +kubebuilder:rbac:groups=pyrsia.io,resources=pyrsianodes/finalizers,verbs=update
 // +kubebuilder:rbac:groups=apps,resources=statefulsets,verbs=get;list;watch;create;patch
 // +kubebuilder:rbac:groups=apps,resources=daemonsets,verbs=get;list;watch;create;patch;delete
-// +kubebuilder:rbac:groups="",resources=services,verbs=get;list;watch;create;patch
+// +kubebuilder:rbac:groups="",resources=services,verbs=get;list;watch;create;patch;delete
 // +kubebuilder:rbac:groups="",resources=pods,verbs=get;list;watch
 // +kubebuilder:rbac:groups="",resources=secrets,verbs=create;patch
 // +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
@@ -40,7 +40,7 @@ const (
 type PyrsiaNodeReconciler struct {
 	Client    client.Client
 	Nodes     *Nodes
-	Seed      Seed
+	Keys      *Keyring
 	NodeImage string
 	Now       func() time.Time
 
@@ -67,7 +67,7 @@ func (r *PyrsiaNodeReconciler) Reconcile(ctx context.Context, req ctrl.Request) 
 		return ctrl.Result{}, err
 	}
 	before := n.DeepCopy()
-	in := podInputs{image: r.NodeImage, fingerprint: r.Seed.fingerprint(n)}
+	in := podInputs{image: r.NodeImage}
 	next, err := run(ctx, n, r.keys, r.network(&in), r.workload(&in), r.ledger(&in), r.pace)
 	return r.status.finish(ctx, before, n, next, err)
 }

@@ -2,7 +2,6 @@ package controllers
 
 import (
 	"context"
-	"crypto/ed25519"
 	"fmt"
 	"time"
 
@@ -13,7 +12,6 @@ import (
 	coreac "k8s.io/client-go/applyconfigurations/core/v1"
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
-	"github.com/pyrsia/pyrsia-operator/node/control"
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
 )
 
@@ -25,18 +23,27 @@ const (
 )
 
 // keysEvery is how often the Secrets are applied again while pods do not get
-// ready: somebody may have deleted them, and the operator cannot look.
-const keysEvery = 10 * time.Minute
+// ready or do not answer: somebody may have changed them, and the operator
+// cannot look.
+const keysEvery = time.Minute
 
 // keys puts the node's Secrets in place. The operator may not read Secrets, so
-// it writes them when a workload is made or changed, or fails to get ready.
+// it writes them when they are new, and when pods do not get ready or answer.
 func (r *PyrsiaNodeReconciler) keys(ctx context.Context, n *v1alpha1.PyrsiaNode) (time.Duration, error) {
-	done := "The node's Secrets are in place; control keys " + r.Seed.fingerprint(n)
+	seeds := r.Keys.seeds.Load()
+	done := "The node's Secrets are in place; control keys " + seeds.fingerprint()
+	if n.Spec.Role == v1alpha1.RolePublisher {
+		current, next := keyGenerations(n)
+		n.Status.KeyGeneration = current
+		if next != 0 {
+			done += fmt.Sprintf(", signing key %d", next)
+		}
+	}
 	if !r.keysDue(n, done) {
 		setDone(n, v1alpha1.ConditionKeysReady, "Applied", done)
 		return 0, nil
 	}
-	secret, err := controlSecret(n, r.Seed)
+	secret, err := controlSecret(n, seeds)
 	if err != nil {
 		return 0, err
 	}
@@ -45,7 +52,7 @@ func (r *PyrsiaNodeReconciler) keys(ctx context.Context, n *v1alpha1.PyrsiaNode)
 		return 0, fmt.Errorf("applying Secret %s: %w", controlSecretName(n), err)
 	}
 	if err := r.makeSigningKey(ctx, n); err != nil {
-		setFailed(n, v1alpha1.ConditionKeysReady, "SecretNotWritten", "the Secret "+signingSecretName(n)+" cannot be written: "+apiReason(err))
+		setFailed(n, v1alpha1.ConditionKeysReady, "SecretNotWritten", "the Secret of the signing key cannot be written: "+apiReason(err))
 		return 0, err
 	}
 	r.keysApplied.Store(n.UID, r.Now())
@@ -60,7 +67,8 @@ func (r *PyrsiaNodeReconciler) keysDue(n *v1alpha1.PyrsiaNode, done string) bool
 	if c == nil || c.Status != metav1.ConditionTrue || c.Message != done {
 		return true
 	}
-	if isTrue(n, v1alpha1.ConditionWorkloadReady) {
+	reached := meta.FindStatusCondition(n.Status.Conditions, v1alpha1.ConditionLedgerVerified)
+	if isTrue(n, v1alpha1.ConditionWorkloadReady) && (reached == nil || reached.Reason != reasonUnreachable) {
 		return false
 	}
 	last, ok := r.keysApplied.Load(n.UID)
@@ -68,12 +76,8 @@ func (r *PyrsiaNodeReconciler) keysDue(n *v1alpha1.PyrsiaNode, done string) bool
 }
 
 // controlSecret holds the node's half of the control API.
-func controlSecret(n *v1alpha1.PyrsiaNode, seed Seed) (*coreac.SecretApplyConfiguration, error) {
-	own, err := control.MarshalPrivateKey(seed.nodeKey(n))
-	if err != nil {
-		return nil, err
-	}
-	operator, err := control.MarshalPublicKey(seed.operatorKey().Public().(ed25519.PublicKey))
+func controlSecret(n *v1alpha1.PyrsiaNode, s *seeds) (*coreac.SecretApplyConfiguration, error) {
+	own, operator, err := s.nodeFiles(n)
 	if err != nil {
 		return nil, err
 	}
@@ -84,24 +88,60 @@ func controlSecret(n *v1alpha1.PyrsiaNode, seed Seed) (*coreac.SecretApplyConfig
 		WithData(map[string][]byte{nodeKeyFile: own, operatorKeyFile: operator}), nil
 }
 
-// makeSigningKey creates the ledger's signing key, unless the user named one,
-// or the ledger has a key already: a second key would be a second ledger. The
-// Secret has no owner, so that it outlives the PyrsiaNode.
+// keyGenerations are that of the key which signs the ledger, and while it is
+// rotated that of the next one, else 0.
+func keyGenerations(n *v1alpha1.PyrsiaNode) (current, next int32) {
+	wanted := int32(1)
+	if n.Spec.Publisher != nil {
+		wanted = max(wanted, n.Spec.Publisher.KeyGeneration)
+	}
+	current = n.Status.KeyGeneration
+	switch {
+	case n.Status.Ledger == nil:
+		return wanted, 0 // its key is the first that is seen, whichever it is
+	case current == 0:
+		current = 1 // of an operator that rotated nothing
+	}
+	if wanted > current {
+		return current, current + 1
+	}
+	return current, 0
+}
+
+// makeSigningKey creates the ledger's signing key, unless the user has, or the
+// ledger has a key already: a second key would be a second ledger; and the next
+// key, when it is to be rotated. The Secrets have no owner, so that they outlive
+// the PyrsiaNode.
 func (r *PyrsiaNodeReconciler) makeSigningKey(ctx context.Context, n *v1alpha1.PyrsiaNode) error {
-	if n.Spec.Role != v1alpha1.RolePublisher || n.Status.Ledger != nil ||
-		n.Spec.Publisher != nil && n.Spec.Publisher.SigningKeySecretRef != nil {
+	current, next := keyGenerations(n)
+	generation, origin := next, ""
+	if n.Status.Ledger == nil {
+		generation, origin = current, fmt.Sprintf("pyrsia.io/%s/%s/%.8s", n.Namespace, n.Name, n.UID)
+		if generation == 1 && n.Spec.Publisher != nil && n.Spec.Publisher.SigningKeySecretRef != nil {
+			return nil
+		}
+	}
+	if n.Spec.Role != v1alpha1.RolePublisher || generation == 0 {
 		return nil
 	}
-	skey, _, err := ledger.GenerateKey(fmt.Sprintf("pyrsia.io/%s/%s/%.8s", n.Namespace, n.Name, n.UID))
+	if origin == "" {
+		v, err := ledger.NewVerifier(n.Status.Ledger.Key)
+		if err != nil {
+			return err
+		}
+		origin = v.Origin()
+	}
+	skey, _, err := ledger.GenerateKey(origin)
 	if err != nil {
 		return err
 	}
+	name := signingSecretName(n, generation)
 	err = r.Client.Create(ctx, &corev1.Secret{
-		ObjectMeta: metav1.ObjectMeta{Namespace: n.Namespace, Name: signingSecretName(n), Labels: labels(n, component(n))},
+		ObjectMeta: metav1.ObjectMeta{Namespace: n.Namespace, Name: name, Labels: labels(n, component(n))},
 		Data:       map[string][]byte{signingKeyFile: []byte(skey + "\n")},
 	})
 	if err != nil && !apierrors.IsAlreadyExists(err) {
-		return fmt.Errorf("creating Secret %s: %w", signingSecretName(n), err)
+		return fmt.Errorf("creating Secret %s: %w", name, err)
 	}
 	return nil
 }

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
@@ -22,6 +23,8 @@ const (
 	pollTimeout = 5 * time.Second
 	// pollsAtOnce bounds the pods of one PyrsiaNode that are asked at once.
 	pollsAtOnce = 16
+	// maxPeers bounds how many peers a node says that it has.
+	maxPeers = 1 << 20
 	// maxPeerID bounds what a node says its peer ID is.
 	maxPeerID = 128
 )
@@ -29,11 +32,15 @@ const (
 // report is what one pod said, and what the operator makes of it.
 type report struct {
 	pod        string
+	nodeIP     string // of its Kubernetes node
 	peerID     string
 	key        string
 	checkpoint *ledger.Checkpoint // verified; nil if the pod has none yet
 	reason     string             // why it is not verified
 	message    string
+	alarms     []string // conditions
+	peers      int32
+	handedOver bool // it proves that another key follows on the pinned one
 }
 
 // The reasons for which a pod's ledger is not verified.
@@ -78,6 +85,9 @@ func (r *PyrsiaNodeReconciler) ledger(in *podInputs) step[*v1alpha1.PyrsiaNode] 
 			return 0, err
 		}
 		record(n, reports)
+		recordAddresses(n, reports, in.outside)
+		recordPeers(n, reports)
+		setAlarms(n, reports)
 		if worst := worstOf(reports); worst != nil {
 			message := fmt.Sprintf("pod %s: %s", worst.pod, worst.message)
 			switch worst.reason {
@@ -123,7 +133,7 @@ func (r *PyrsiaNodeReconciler) poll(ctx context.Context, n *v1alpha1.PyrsiaNode,
 				return nil // the report says so; the cause may differ each time
 			}
 			reports[i] = judge(n.Spec.Role, pinned, floor, status)
-			reports[i].pod = pod.Name
+			reports[i].pod, reports[i].nodeIP = pod.Name, pod.Status.HostIP
 			return nil
 		})
 	}
@@ -168,6 +178,12 @@ func judge(role v1alpha1.Role, pinned string, floor *ledger.Checkpoint, status *
 	if !v.Trusts(out.key) {
 		out.key = strings.TrimSpace(pinned)
 	}
+	out.handedOver = slices.ContainsFunc(status.Ledger.Rotations, func(r control.Rotation) bool {
+		e, err := ledger.ParseRotation([]byte(r.Entry))
+		return err == nil && e.Key != strings.TrimSpace(pinned) && v.Trusts(e.Key)
+	})
+	out.peers = int32(min(max(status.Peers, 0), maxPeers))
+	out.alarms = known(status.Alarms)
 	if len(status.PeerID) <= maxPeerID && isBase58(status.PeerID) {
 		out.peerID = status.PeerID
 	}
@@ -181,7 +197,7 @@ func judge(role v1alpha1.Role, pinned string, floor *ledger.Checkpoint, status *
 	}
 	out = judgeCheckpoint(out, role, v, floor, status.Ledger)
 	if out.reason == "" {
-		out.reason, out.message = alarmOf(status.Alarms)
+		out.reason, out.message = alarmOf(out.alarms)
 	}
 	return out
 }
@@ -200,24 +216,6 @@ func verifiers(pinned string, got control.LedgerStatus) (v, said *ledger.Verifie
 		rotations = append(rotations, ledger.Rotation(r))
 	}
 	return v.WithAll(rotations), said.WithAll(rotations), nil
-}
-
-// alarmOf is what the gravest alarm of a node means. The node's own words are
-// not repeated: they may be anything.
-func alarmOf(alarms []control.Alarm) (reason, message string) {
-	for _, known := range []struct {
-		kind            control.AlarmKind
-		reason, message string
-	}{
-		{control.AlarmLedgerForked, reasonForked, "it keeps evidence that the publisher signed two ledgers that contradict each other: see 'pyrsia evidence' in the pod; do not trust this ledger before you know why"},
-		{control.AlarmLedgerRolledBack, reasonRolledBack, "it keeps evidence that the publisher signed a smaller ledger than before: see 'pyrsia evidence' in the pod; restore the newest copy of the publisher's data"},
-		{control.AlarmLedgerStale, reasonStale, "the publisher has not signed the ledger for longer than it should: see whether it runs, and whether this pod reaches it or another mirror"},
-	} {
-		if slices.ContainsFunc(alarms, func(a control.Alarm) bool { return a.Kind == known.kind }) {
-			return known.reason, known.message
-		}
-	}
-	return "", ""
 }
 
 func judgeCheckpoint(out report, role v1alpha1.Role, v *ledger.Verifier, floor *ledger.Checkpoint, got control.LedgerStatus) report {
@@ -272,6 +270,9 @@ func record(n *v1alpha1.PyrsiaNode, reports []report) {
 	if n.Status.Ledger == nil {
 		n.Status.Ledger = &v1alpha1.LedgerStatus{Key: verified[0].key}
 	}
+	if _, next := keyGenerations(n); next != 0 && verified[0].handedOver && verified[0].reason == "" {
+		n.Status.KeyGeneration = next // the ledger itself says so: the key before has done its work
+	}
 	handedOver := n.Spec.Role == v1alpha1.RolePublisher && n.Status.Ledger.Key != verified[0].key && verified[0].checkpoint != nil
 	if handedOver { // which was proven
 		n.Status.Ledger.Key = verified[0].key
@@ -286,6 +287,20 @@ func record(n *v1alpha1.PyrsiaNode, reports []report) {
 	n.Status.Ledger.Size = oldest.checkpoint.Tree.N
 	n.Status.Ledger.RootHash = oldest.checkpoint.Tree.Hash.String()
 	n.Status.Ledger.Checkpoint = string(oldest.checkpoint.Signed)
+	if n.Status.Ledger.SignedAt = nil; !oldest.checkpoint.Time.IsZero() {
+		n.Status.Ledger.SignedAt = new(metav1.NewTime(oldest.checkpoint.Time))
+	}
+}
+
+// recordAddresses keeps where nodes outside of the cluster join.
+func recordAddresses(n *v1alpha1.PyrsiaNode, reports []report, o outside) {
+	var out []string
+	for _, r := range reports {
+		out = append(out, o.multiaddrs(r.nodeIP, r.peerID)...)
+	}
+	if len(out) > 0 || o.port == 0 { // else no pod answers now
+		n.Status.Addresses = out[:min(len(out), maxAddresses)]
+	}
 }
 
 func (r report) size() int64 {

@@ -15,13 +15,19 @@ import (
 
 // network finds out which ledger a mirror is to trust and where its first
 // peers are: from the publisher's status, or from the spec. A publisher's
-// network is its own.
+// network is its own. Either may be open to the outside.
 func (r *PyrsiaNodeReconciler) network(in *podInputs) step[*v1alpha1.PyrsiaNode] {
 	return func(ctx context.Context, n *v1alpha1.PyrsiaNode) (time.Duration, error) {
-		network := n.Spec.Network
-		if n.Spec.Role == v1alpha1.RolePublisher || network == nil || !isTrue(n, v1alpha1.ConditionKeysReady) {
+		if !isTrue(n, v1alpha1.ConditionKeysReady) {
 			return 0, nil
 		}
+		if n.Spec.Role == v1alpha1.RolePublisher {
+			return 0, r.publisherNetwork(ctx, n, in)
+		}
+		if err := r.expose(ctx, n, in); err != nil {
+			return 0, err
+		}
+		network := n.Spec.Network
 		in.ledgerKey, in.bootstrap = network.LedgerKey, network.Bootstrap
 		if network.PublisherRef != nil {
 			publisher := new(v1alpha1.PyrsiaNode)
@@ -37,11 +43,12 @@ func (r *PyrsiaNodeReconciler) network(in *podInputs) step[*v1alpha1.PyrsiaNode]
 				message := fmt.Sprintf("the PyrsiaNode %q is a mirror: name a publisher in spec.network.publisherRef", name)
 				setFailed(n, v1alpha1.ConditionNetworkReady, "InvalidPublisherRef", message)
 				return 0, reconcile.TerminalError(fmt.Errorf("%s", message))
-			case publisher.Status.Ledger == nil || len(publisher.Status.Bootstrap) == 0:
-				setWaiting(n, v1alpha1.ConditionNetworkReady, "PublisherNotReady", fmt.Sprintf("waiting for the publisher %q to tell its ledger key and address", name))
+			case publisher.Status.Ledger == nil:
+				setWaiting(n, v1alpha1.ConditionNetworkReady, "PublisherNotReady", fmt.Sprintf("waiting for the publisher %q to tell its ledger key", name))
 				return 0, nil
 			}
-			in.ledgerKey, in.bootstrap = publisher.Status.Ledger.Key, publisher.Status.Bootstrap
+			// Its name, not its identity: that goes with its disk.
+			in.ledgerKey, in.bootstrap = publisher.Status.Ledger.Key, []string{openURL(n.Namespace, name)}
 		}
 		if _, err := ledger.NewVerifier(in.ledgerKey); err != nil {
 			setFailed(n, v1alpha1.ConditionNetworkReady, "InvalidLedgerKey", err.Error())

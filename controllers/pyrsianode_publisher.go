@@ -19,9 +19,19 @@ var defaultVolumeSize = resource.MustParse("20Gi")
 // statefulSet is the workload of a publisher: one pod with its volume.
 func statefulSet(n *v1alpha1.PyrsiaNode, in podInputs) *appsac.StatefulSetApplyConfiguration {
 	args := []string{"--signing-key", "/signing/" + signingKeyFile}
-	if n.Spec.Publisher != nil {
-		for _, u := range n.Spec.Publisher.Upstreams {
+	current, next := keyGenerations(n)
+	if next != 0 {
+		args = append(args, "--next-signing-key", "/next-signing/"+signingKeyFile)
+	}
+	if p := n.Spec.Publisher; p != nil {
+		for _, u := range p.Upstreams {
 			args = append(args, "--upstream", u.Registry+"="+u.Endpoint)
+		}
+		if p.Concurrency > 0 {
+			args = append(args, "--copy-concurrency", fmt.Sprint(p.Concurrency))
+		}
+		if p.UpstreamBandwidth != nil {
+			args = append(args, "--upstream-limit", fmt.Sprint(p.UpstreamBandwidth.Value()))
 		}
 	}
 	args = append(args, onPullArgs(n)...)
@@ -34,11 +44,13 @@ func statefulSet(n *v1alpha1.PyrsiaNode, in podInputs) *appsac.StatefulSetApplyC
 		template.Spec.WithVolumes(s.volume)
 		template.Spec.Containers[0].WithVolumeMounts(s.mount)
 	}
-	template.Spec.WithVolumes(coreac.Volume().WithName("signing").
-		WithSecret(coreac.SecretVolumeSource().WithSecretName(signingSecretName(n)).WithDefaultMode(0o440).
-			WithItems(coreac.KeyToPath().WithKey(signingKeyFile).WithPath(signingKeyFile))))
-	template.Spec.Containers[0].WithVolumeMounts(
-		coreac.VolumeMount().WithName("signing").WithMountPath("/signing").WithReadOnly(true))
+	mountSigningKey(template.Spec, "signing", signingSecretName(n, current))
+	if next != 0 {
+		mountSigningKey(template.Spec, "next-signing", signingSecretName(n, next))
+	}
+	if p := n.Spec.Publisher; p != nil && p.RestoreFrom != nil {
+		restoreLedger(template.Spec, n, in)
+	}
 
 	return appsac.StatefulSet(n.Name, n.Namespace).
 		WithLabels(labels(n, component(n))).
@@ -49,6 +61,31 @@ func statefulSet(n *v1alpha1.PyrsiaNode, in podInputs) *appsac.StatefulSetApplyC
 			WithSelector(metaac.LabelSelector().WithMatchLabels(labels(n, component(n)))).
 			WithTemplate(template).
 			WithVolumeClaimTemplates(volumeClaim(n)))
+}
+
+// mountSigningKey puts a signing key at /NAME/signing.key.
+func mountSigningKey(spec *coreac.PodSpecApplyConfiguration, name, secret string) {
+	spec.WithVolumes(coreac.Volume().WithName(name).
+		WithSecret(coreac.SecretVolumeSource().WithSecretName(secret).WithDefaultMode(0o440).
+			WithItems(coreac.KeyToPath().WithKey(signingKeyFile).WithPath(signingKeyFile))))
+	spec.Containers[0].WithVolumeMounts(coreac.VolumeMount().WithName(name).WithMountPath("/" + name).WithReadOnly(true))
+}
+
+// restoreLedger copies what other nodes have beyond the publisher's own ledger,
+// before it starts. It needs no privilege.
+func restoreLedger(spec *coreac.PodSpecApplyConfiguration, n *v1alpha1.PyrsiaNode, in podInputs) {
+	args := []string{"restore", "--data", "/data", "--signing-key", "/signing/" + signingKeyFile, "--best-effort"}
+	from := n.Spec.Publisher.RestoreFrom
+	if from.MirrorRef != nil {
+		args = append(args, "--from", openURL(n.Namespace, from.MirrorRef.Name))
+	}
+	for _, url := range from.URLs {
+		args = append(args, "--from", url)
+	}
+	spec.WithInitContainers(initContainer(n, in, "restore").WithArgs(args...).WithSecurityContext(restricted()).
+		WithVolumeMounts(
+			coreac.VolumeMount().WithName("data").WithMountPath("/data"),
+			coreac.VolumeMount().WithName("signing").WithMountPath("/signing").WithReadOnly(true)))
 }
 
 // volumeClaim spells out what the API server would fill in, because it owns

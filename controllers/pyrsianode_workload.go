@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"slices"
+	"strings"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -25,6 +28,11 @@ func (r *PyrsiaNodeReconciler) workload(in *podInputs) step[*v1alpha1.PyrsiaNode
 			n.Spec.Role == v1alpha1.RoleMirror && !isTrue(n, v1alpha1.ConditionNetworkReady) {
 			return 0, nil
 		}
+		if registry := cutsItselfOff(n, *in); registry != "" {
+			message := fmt.Sprintf("the mirror's own image %s comes from %s, which containerd: Strict would let no Kubernetes node reach without it: take %[2]s out of spec.mirror.registries, set spec.image to one of another registry, or use containerd: Fallback", nodeImage(n, *in), registry)
+			setFailed(n, v1alpha1.ConditionWorkloadReady, "ImageBehindMirror", message)
+			return 0, reconcile.TerminalError(fmt.Errorf("%s", message))
+		}
 		counts, err := r.applyWorkload(ctx, n, *in)
 		if foreign, ok := errors.AsType[*foreignObjectError](err); ok {
 			setFailed(n, v1alpha1.ConditionWorkloadReady, "NameConflict", foreign.Error())
@@ -37,15 +45,21 @@ func (r *PyrsiaNodeReconciler) workload(in *podInputs) step[*v1alpha1.PyrsiaNode
 			}
 			return 0, err
 		}
-		n.Status.Nodes = counts
-		judgeWorkload(n)
+		pods, err := r.Nodes.pods(ctx, n)
+		if err != nil {
+			return 0, err
+		}
+		if n.Status.Nodes = counts; counts != nil {
+			counts.Configured = configured(pods)
+		}
+		judgeWorkload(n, trouble(pods))
 		return 0, nil
 	}
 }
 
 // judgeWorkload sets WorkloadReady from the counts: Unknown until it was ready
-// once, False when it is no longer.
-func judgeWorkload(n *v1alpha1.PyrsiaNode) {
+// once, False when it is no longer. trouble is what holds a pod up, if anything.
+func judgeWorkload(n *v1alpha1.PyrsiaNode, trouble string) {
 	const condition = v1alpha1.ConditionWorkloadReady
 	counts := n.Status.Nodes
 	was := meta.FindStatusCondition(n.Status.Conditions, condition)
@@ -57,29 +71,82 @@ func judgeWorkload(n *v1alpha1.PyrsiaNode) {
 	case counts.Desired == 0:
 		setFailed(n, condition, "NoKubernetesNode", "no Kubernetes node matches spec.nodeSelector and spec.tolerations")
 	case was == nil || was.Status == metav1.ConditionUnknown:
-		setWaiting(n, condition, "Rollout", fmt.Sprintf("%d of %d pods are ready", counts.Ready, counts.Desired))
+		setWaiting(n, condition, "Rollout", fmt.Sprintf("%d of %d pods are ready%s", counts.Ready, counts.Desired, trouble))
 	default:
-		setFailed(n, condition, "PodsNotReady", fmt.Sprintf("%d of %d pods are ready", counts.Ready, counts.Desired))
+		setFailed(n, condition, "PodsNotReady", fmt.Sprintf("%d of %d pods are ready%s", counts.Ready, counts.Desired, trouble))
 	}
+}
+
+// configured counts the pods on whose Kubernetes nodes containerd is set up.
+func configured(pods []corev1.Pod) (n int32) {
+	for _, p := range pods {
+		if slices.ContainsFunc(p.Status.InitContainerStatuses, func(s corev1.ContainerStatus) bool {
+			return s.Name == containerSetUp && s.State.Terminated != nil && s.State.Terminated.ExitCode == 0
+		}) {
+			n++
+		}
+	}
+	return n
+}
+
+// trouble says what keeps the first pod that has trouble from being ready, and
+// what to do; empty if none has, or only needs time.
+func trouble(pods []corev1.Pod) string {
+	for _, p := range pods {
+		for _, c := range p.Status.Conditions {
+			if c.Type == corev1.PodScheduled && c.Status == corev1.ConditionFalse {
+				return fmt.Sprintf("; pod %s cannot be placed: see 'kubectl describe pod %[1]s'", p.Name)
+			}
+		}
+		for _, s := range slices.Concat(p.Status.InitContainerStatuses, p.Status.ContainerStatuses) {
+			waiting := ""
+			if s.State.Waiting != nil {
+				waiting = s.State.Waiting.Reason
+			}
+			switch {
+			case strings.Contains(waiting, "Image"): // ErrImagePull and ImagePullBackOff take turns
+				return fmt.Sprintf("; the image of pod %s cannot be pulled: see 'kubectl describe pod %[1]s'", p.Name)
+			case strings.HasSuffix(waiting, "Error"):
+				return fmt.Sprintf("; container %s of pod %s cannot be started: see 'kubectl describe pod %[2]s'", s.Name, p.Name)
+			case s.RestartCount > 1 && !s.Ready:
+				return fmt.Sprintf("; container %s of pod %s keeps ending: see 'kubectl logs %[2]s -c %[1]s --previous'", s.Name, p.Name)
+			}
+		}
+	}
+	return ""
 }
 
 // applyWorkload returns nil counts while the cluster has not yet seen the
 // newest workload.
 func (r *PyrsiaNodeReconciler) applyWorkload(ctx context.Context, n *v1alpha1.PyrsiaNode, in podInputs) (*v1alpha1.NodeCounts, error) {
-	svc := service(n)
-	changed, err := outdated(ctx, r.applier, n, new(corev1.Service), "Service", coreac.ExtractService, n.Name, svc)
-	if err != nil {
+	if _, _, err := r.applyService(ctx, n, service(n)); err != nil {
 		return nil, err
-	}
-	if changed {
-		if err := r.applier.apply(ctx, svc); err != nil {
-			return nil, fmt.Errorf("applying Service %s: %w", n.Name, err)
-		}
 	}
 	if n.Spec.Role == v1alpha1.RolePublisher {
 		return r.applyStatefulSet(ctx, n, in)
 	}
-	return r.applyDaemonSet(ctx, n, daemonSet(n, in))
+	if mirrorSpec(n).Containerd != v1alpha1.ContainerdUnmanaged {
+		live, changed, err := r.applyService(ctx, n, mirrorService(n))
+		if err != nil || changed {
+			return nil, err // a watch tells the address
+		}
+		in.mirrorURL = "http://" + net.JoinHostPort(live.Spec.ClusterIP, fmt.Sprint(portMirror))
+	}
+	live, err := r.applyDaemonSet(ctx, n, daemonSet(n, in))
+	if err != nil || live == nil {
+		return nil, err
+	}
+	return &v1alpha1.NodeCounts{Desired: live.Status.DesiredNumberScheduled, Ready: live.Status.NumberReady}, nil
+}
+
+// applyService tells whether the Service had to be changed; live is it before that.
+func (r *PyrsiaNodeReconciler) applyService(ctx context.Context, n *v1alpha1.PyrsiaNode, desired *coreac.ServiceApplyConfiguration) (live *corev1.Service, changed bool, err error) {
+	live = new(corev1.Service)
+	changed, err = outdated(ctx, r.applier, n, live, "Service", coreac.ExtractService, *desired.Name, desired)
+	if err == nil && changed {
+		err = wrap(r.applier.apply(ctx, desired), "applying Service %s", *desired.Name)
+	}
+	return live, changed, err
 }
 
 func (r *PyrsiaNodeReconciler) applyStatefulSet(ctx context.Context, n *v1alpha1.PyrsiaNode, in podInputs) (*v1alpha1.NodeCounts, error) {
@@ -97,7 +164,8 @@ func (r *PyrsiaNodeReconciler) applyStatefulSet(ctx context.Context, n *v1alpha1
 	return &v1alpha1.NodeCounts{Desired: 1, Ready: live.Status.ReadyReplicas}, nil
 }
 
-func (r *PyrsiaNodeReconciler) applyDaemonSet(ctx context.Context, n *v1alpha1.PyrsiaNode, desired *appsac.DaemonSetApplyConfiguration) (*v1alpha1.NodeCounts, error) {
+// applyDaemonSet returns nil while the cluster has not yet seen the newest one.
+func (r *PyrsiaNodeReconciler) applyDaemonSet(ctx context.Context, n *v1alpha1.PyrsiaNode, desired *appsac.DaemonSetApplyConfiguration) (*appsv1.DaemonSet, error) {
 	live := new(appsv1.DaemonSet)
 	changed, err := outdated(ctx, r.applier, n, live, "DaemonSet", appsac.ExtractDaemonSet, *desired.Name, desired)
 	if err != nil {
@@ -109,5 +177,5 @@ func (r *PyrsiaNodeReconciler) applyDaemonSet(ctx context.Context, n *v1alpha1.P
 	if live.Status.ObservedGeneration < live.Generation {
 		return nil, nil
 	}
-	return &v1alpha1.NodeCounts{Desired: live.Status.DesiredNumberScheduled, Ready: live.Status.NumberReady}, nil
+	return live, nil
 }

@@ -198,7 +198,7 @@ func (c *cluster) takeOver(t *testing.T, n *v1alpha1.PyrsiaNode, lie func(pyrsia
 	server := &http.Server{Addr: addr, Handler: control.Handler(lie(config)), TLSConfig: tlsConfig, ReadHeaderTimeout: time.Second}
 	go func() { _ = server.ListenAndServeTLS("", "") }()
 	t.Cleanup(func() { _ = server.Close() })
-	c.showPod(t, n, template, p)
+	p.Pod = c.createPod(t, n, template, p.ip)
 	return p.Pod.Name
 }
 

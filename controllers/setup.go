@@ -9,7 +9,6 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	apilabels "k8s.io/apimachinery/pkg/labels"
@@ -38,7 +37,7 @@ const (
 
 // Config is what the controllers need besides a manager.
 type Config struct {
-	Seed Seed
+	Keys *Keyring
 	// NodeImage is the container image of PyrsiaNodes that name none.
 	NodeImage string
 }
@@ -48,9 +47,13 @@ func Setup(ctx context.Context, mgr ctrl.Manager, config Config) error {
 	if err := setupIndexes(ctx, mgr.GetFieldIndexer()); err != nil {
 		return err
 	}
-	nodes, pulls := NewNodes(mgr.GetClient(), config.Seed, time.Now), NewPulls()
+	config.Keys.leading = mgr.Elected()
+	if err := mgr.Add(config.Keys); err != nil {
+		return fmt.Errorf("adding the rotation of the control keys: %w", err)
+	}
+	nodes, pulls := NewNodes(mgr.GetClient(), config.Keys, time.Now), NewPulls()
 	for _, r := range []interface{ SetupWithManager(ctrl.Manager) error }{
-		&PyrsiaNodeReconciler{Client: mgr.GetClient(), Nodes: nodes, Seed: config.Seed, NodeImage: config.NodeImage, Now: time.Now},
+		&PyrsiaNodeReconciler{Client: mgr.GetClient(), Nodes: nodes, Keys: config.Keys, NodeImage: config.NodeImage, Now: time.Now},
 		&OfficialImageSetReconciler{Client: mgr.GetClient(), Nodes: nodes, Now: time.Now},
 		&ArtifactReconciler{Client: mgr.GetClient(), Nodes: nodes, Pulls: pulls, Now: time.Now},
 		&ReceiptReconciler{Client: mgr.GetClient(), Nodes: nodes, Pulls: pulls, Now: time.Now},
@@ -67,8 +70,8 @@ func CacheOptions() cache.Options {
 	own := cache.ByObject{Label: apilabels.SelectorFromSet(apilabels.Set{labelManagedBy: fieldOwner})}
 	pods := own
 	pods.Transform = func(obj any) (any, error) {
-		if pod, ok := obj.(*corev1.Pod); ok { // only its address and readiness are read
-			pod.ManagedFields, pod.Spec = nil, corev1.PodSpec{}
+		if pod, ok := obj.(*corev1.Pod); ok { // only its status and place are read
+			pod.ManagedFields, pod.Spec = nil, corev1.PodSpec{NodeName: pod.Spec.NodeName}
 		}
 		return obj, nil
 	}
@@ -134,11 +137,18 @@ var usabilityChanged = predicate.Funcs{
 		if !ok1 || !ok2 {
 			return false
 		}
-		return (was.Status.Ledger == nil) != (is.Status.Ledger == nil) ||
-			!equality.Semantic.DeepEqual(was.Status.Bootstrap, is.Status.Bootstrap) ||
+		return ledgerKey(was) != ledgerKey(is) ||
 			conditionStatus(was, v1alpha1.ConditionWorkloadReady) != conditionStatus(is, v1alpha1.ConditionWorkloadReady) ||
 			conditionStatus(was, v1alpha1.ConditionLedgerVerified) != conditionStatus(is, v1alpha1.ConditionLedgerVerified)
 	},
+}
+
+// ledgerKey is the key of a publisher that is pinned; empty until it is known.
+func ledgerKey(n *v1alpha1.PyrsiaNode) string {
+	if n.Status.Ledger == nil {
+		return ""
+	}
+	return n.Status.Ledger.Key
 }
 
 func conditionStatus(obj object, name string) metav1.ConditionStatus {

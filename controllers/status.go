@@ -145,6 +145,7 @@ func (w statusWriter) finish(ctx context.Context, before, after object, next tim
 }
 
 func (w statusWriter) tell(before, after object, conditions []metav1.Condition) {
+	w.tellAlarms(before, after, conditions)
 	for _, name := range after.Steps() {
 		was := meta.FindStatusCondition(*before.Conditions(), name)
 		is := meta.FindStatusCondition(conditions, name)
@@ -160,6 +161,28 @@ func (w statusWriter) tell(before, after object, conditions []metav1.Condition) 
 			kind = corev1.EventTypeWarning
 		}
 		w.recorder.Eventf(after, nil, kind, is.Reason, name, "%s", is.Message)
+	}
+}
+
+// tellAlarms tells the alarms of a PyrsiaNode that begin and end, and a key that
+// was handed over.
+func (w statusWriter) tellAlarms(before, after object, conditions []metav1.Condition) {
+	was, ok1 := before.(*v1alpha1.PyrsiaNode)
+	is, ok2 := after.(*v1alpha1.PyrsiaNode)
+	if !ok1 || !ok2 {
+		return
+	}
+	for _, name := range v1alpha1.NodeAlarms {
+		raised := meta.FindStatusCondition(conditions, name)
+		switch {
+		case raised != nil && !isTrue(was, name):
+			w.recorder.Eventf(after, nil, corev1.EventTypeWarning, name, name, "%s", raised.Message)
+		case raised == nil && isTrue(was, name):
+			w.recorder.Eventf(after, nil, corev1.EventTypeNormal, name+"Ended", name, "the alarm has ended")
+		}
+	}
+	if key := ledgerKey(was); key != "" && is.Spec.Role == v1alpha1.RolePublisher && key != ledgerKey(is) {
+		w.recorder.Eventf(after, nil, corev1.EventTypeNormal, "KeyRotated", v1alpha1.ConditionKeysReady, "the ledger is signed by the key %s from now on", ledgerKey(is))
 	}
 }
 

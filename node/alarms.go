@@ -63,7 +63,7 @@ func (n *Node) alarms(now time.Time) ([]control.Alarm, error) {
 		out = append(out, control.Alarm{Kind: control.AlarmLedgerStale,
 			Message: fmt.Sprintf("the publisher has not signed the ledger for more than %s: it is down, or this node is kept from it", n.config.MaxLedgerAge)})
 	}
-	return out, nil
+	return append(out, n.diskAlarms(now)...), nil
 }
 
 func (n *Node) registerAlarmMetrics() {

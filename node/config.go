@@ -26,6 +26,9 @@ type Config struct {
 	DataDir string
 	// SigningKeyFile holds the ledger's signing key. Publishers only.
 	SigningKeyFile string
+	// NextSigningKeyFile holds the key to which the ledger is to be handed over.
+	// Publishers only.
+	NextSigningKeyFile string
 	// LedgerKey is the verifier key of the ledger to follow. Mirrors only.
 	LedgerKey string
 	// LedgerURLs are further copies of the ledger to follow, at any server of
@@ -41,6 +44,11 @@ type Config struct {
 	// credentials or a CA: username and password, or .dockerconfigjson; ca.crt.
 	// Publishers only.
 	UpstreamSecrets string
+	// CopyConcurrency is how many images are copied at once, 0 for the default,
+	// and UpstreamLimit bounds what comes from all upstreams together, in bytes
+	// per second; 0 is no bound. Publishers only.
+	CopyConcurrency int
+	UpstreamLimit   int64
 	// OnPullAllow are patterns of images that a publisher publishes when they
 	// are pulled from its mirror port, at most OnPullPerHour in an hour.
 	OnPullAllow   []string
@@ -52,6 +60,9 @@ type Config struct {
 	Prefetch []string
 
 	P2PListen []string // multiaddrs
+	// Announce are the addresses HOST:PORT, TCP, at which peers reach this node
+	// besides those of its interfaces: outside of a cluster or a NAT.
+	Announce []string
 	// Bootstrap is where to join: multiaddrs with /p2p/ID, /dnsaddr/DOMAIN, or
 	// http://HOST:PORT of the open ports of nodes, such as a headless Service.
 	Bootstrap  []string
@@ -77,7 +88,9 @@ type Config struct {
 	AccessLog      bool
 	ControlAddr    string // the operator's API
 	ControlKeyFile string // this node's private key for it, PEM
-	// OperatorKeyFile is the public key of the one caller of that API, PEM.
+	// OperatorKeyFile holds the public keys of the one caller of that API, PEM:
+	// more than one while they are rotated. Both files are read again when they
+	// change.
 	OperatorKeyFile string
 
 	Logger *slog.Logger
@@ -103,7 +116,7 @@ func (c *Config) validate() error {
 			errs = append(errs, errors.New("a publisher that publishes on pull needs the address of its mirror port"))
 		}
 	case control.Mirror:
-		if c.SigningKeyFile != "" || len(c.Upstreams) > 0 || len(c.OnPullAllow) > 0 {
+		if c.SigningKeyFile != "" || c.NextSigningKeyFile != "" || len(c.Upstreams) > 0 || len(c.OnPullAllow) > 0 {
 			errs = append(errs, errors.New("a mirror signs nothing and asks no upstream"))
 		}
 		if _, err := ledger.NewVerifier(c.LedgerKey); err != nil {
@@ -132,11 +145,18 @@ func (c *Config) validate() error {
 	return errors.Join(errs...)
 }
 
-// signingKey reads the signing key.
+// signingKey reads the signing key, and the next one if there is one.
 func (c *Config) signingKey() (string, error) {
-	data, err := os.ReadFile(c.SigningKeyFile)
-	if err != nil {
-		return "", fmt.Errorf("reading the signing key: %w", err)
+	var keys []string
+	for _, file := range []string{c.SigningKeyFile, c.NextSigningKeyFile} {
+		if file == "" {
+			continue
+		}
+		data, err := os.ReadFile(file)
+		if err != nil {
+			return "", fmt.Errorf("reading the signing key: %w", err)
+		}
+		keys = append(keys, strings.TrimSpace(string(data)))
 	}
-	return strings.TrimSpace(string(data)), nil
+	return strings.Join(keys, "\n"), nil
 }

@@ -120,7 +120,7 @@ func newKeys(t *testing.T) keyFiles {
 	}
 	k := keyFiles{key: key, private: filepath.Join(t.TempDir(), "own"), public: filepath.Join(t.TempDir(), "pub")}
 	pem1, err1 := control.MarshalPrivateKey(key)
-	pem2, err2 := control.MarshalPublicKey(public)
+	pem2, err2 := control.MarshalPublicKeys(public)
 	if err := errors.Join(err1, err2, os.WriteFile(k.private, pem1, 0o600), os.WriteFile(k.public, pem2, 0o600)); err != nil {
 		t.Fatal(err)
 	}

@@ -54,6 +54,7 @@ type Node struct {
 
 	ready     atomic.Bool
 	wasStale  atomic.Bool
+	disk      disk
 	wake      chan struct{}          // a peer has a new checkpoint, or has just been connected
 	announcer atomic.Pointer[string] // the peer that gossiped one last
 	missing   chan digest.Digest     // corrupt blobs to fetch again
@@ -154,10 +155,15 @@ func (n *Node) openLedger(ctx context.Context) error {
 
 // openHost makes the node's place in the peer-to-peer network.
 func (n *Node) openHost(ctx context.Context) (err error) {
+	announced, err := n.config.announced()
+	if err != nil {
+		return err
+	}
 	n.host, err = p2p.New(ctx, p2p.Config{
 		KeyFile:   filepath.Join(n.config.DataDir, "identity.key"),
 		PeersFile: filepath.Join(n.config.DataDir, "peers.json"),
 		Listen:    n.config.P2PListen,
+		Announce:  announced,
 		Bootstrap: n.config.Bootstrap,
 		Allow:     n.config.AllowPeers,
 		Network:   n.ledger.Origin(),

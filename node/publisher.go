@@ -17,10 +17,11 @@ func (n *Node) openPublisher() (err error) {
 	n.publisher, err = publish.New(publish.Config{
 		Writer: n.writer, Store: n.store,
 		Upstreams: n.config.Upstreams, SecretDir: n.config.UpstreamSecrets,
-		StateFile: filepath.Join(n.config.DataDir, "dropped.json"),
-		Provide:   n.announceContent,
-		OnPull:    publish.OnPull{Allow: n.config.OnPullAllow, PerHour: n.config.OnPullPerHour},
-		Metrics:   n.registry, Log: n.log,
+		StateFile:   filepath.Join(n.config.DataDir, "dropped.json"),
+		Concurrency: n.config.CopyConcurrency, Bandwidth: n.config.UpstreamLimit,
+		Provide: n.announceContent,
+		OnPull:  publish.OnPull{Allow: n.config.OnPullAllow, PerHour: n.config.OnPullPerHour},
+		Metrics: n.registry, Log: n.log,
 	})
 	if err != nil {
 		return err

@@ -40,11 +40,7 @@ func (n *Node) listen(ctx context.Context) error {
 	if n.config.ControlAddr == "" {
 		return nil
 	}
-	keys, err := control.ReadKeys(n.config.ControlKeyFile, n.config.OperatorKeyFile)
-	if err != nil {
-		return err
-	}
-	tlsConfig, err := keys.ServerTLS()
+	tlsConfig, err := control.ServerTLSFromFiles(n.config.ControlKeyFile, n.config.OperatorKeyFile, n.log)
 	if err != nil {
 		return err
 	}

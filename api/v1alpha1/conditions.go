@@ -14,8 +14,8 @@ const (
 const (
 	// ConditionKeysReady: the node's Secrets are in place.
 	ConditionKeysReady = "KeysReady"
-	// ConditionNetworkReady: the mirror knows which ledger to trust and where
-	// to find its first peers. Publishers do not have it.
+	// ConditionNetworkReady: a mirror knows which ledger to trust and where to
+	// find its first peers; a publisher that is exposed has an address outside.
 	ConditionNetworkReady = "NetworkReady"
 	// ConditionWorkloadReady: all pods of the node are ready.
 	ConditionWorkloadReady = "WorkloadReady"
@@ -24,12 +24,32 @@ const (
 	ConditionLedgerVerified = "LedgerVerified"
 )
 
-// PublisherSteps and MirrorSteps are the conditions that make a PyrsiaNode
-// Ready, in the order in which they are reached.
-var (
-	PublisherSteps = []string{ConditionKeysReady, ConditionWorkloadReady, ConditionLedgerVerified}
-	MirrorSteps    = []string{ConditionKeysReady, ConditionNetworkReady, ConditionWorkloadReady, ConditionLedgerVerified}
+// The alarms of a PyrsiaNode. They exist only while they are True, and say
+// what to do.
+const (
+	// ConditionLedgerForked: the publisher signed two ledgers that contradict
+	// each other.
+	ConditionLedgerForked = "LedgerForked"
+	// ConditionLedgerRolledBack: the publisher has, or signed, a smaller ledger
+	// than before.
+	ConditionLedgerRolledBack = "LedgerRolledBack"
+	// ConditionLedgerStale: the publisher has not signed the ledger for too long.
+	ConditionLedgerStale = "LedgerStale"
+	// ConditionDiskFull: a node's disk has hardly any room left.
+	ConditionDiskFull = "DiskFull"
+	// ConditionVerificationFailed: content on a node's disk was not what it
+	// should be.
+	ConditionVerificationFailed = "VerificationFailed"
 )
+
+// NodeAlarms are the conditions above, the gravest first.
+var NodeAlarms = []string{
+	ConditionLedgerForked, ConditionLedgerRolledBack, ConditionVerificationFailed, ConditionDiskFull, ConditionLedgerStale,
+}
+
+// NodeSteps are the conditions that make a PyrsiaNode Ready, in the order in
+// which they are reached.
+var NodeSteps = []string{ConditionKeysReady, ConditionNetworkReady, ConditionWorkloadReady, ConditionLedgerVerified}
 
 // The steps of an OfficialImageSet and an Artifact.
 const (
@@ -78,12 +98,7 @@ func (n *PyrsiaNode) Conditions() *[]metav1.Condition { return &n.Status.Conditi
 func (n *PyrsiaNode) ObservedGeneration() *int64 { return &n.Status.ObservedGeneration }
 
 // Steps are the conditions that make the node Ready.
-func (n *PyrsiaNode) Steps() []string {
-	if n.Spec.Role == RolePublisher {
-		return PublisherSteps
-	}
-	return MirrorSteps
-}
+func (n *PyrsiaNode) Steps() []string { return NodeSteps }
 
 // Conditions are the conditions in the status.
 func (s *OfficialImageSet) Conditions() *[]metav1.Condition { return &s.Status.Conditions }

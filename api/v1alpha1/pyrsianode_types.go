@@ -32,10 +32,13 @@ const (
 // +kubebuilder:validation:XValidation:rule="self.role == 'Publisher' || !has(self.publisher)",message="publisher is for role Publisher only",fieldPath=".publisher"
 // +kubebuilder:validation:XValidation:rule="self.role == 'Mirror' || !has(self.mirror)",message="mirror is for role Mirror only",fieldPath=".mirror"
 // +kubebuilder:validation:XValidation:rule="self.role == 'Mirror' || !has(self.cacheSize)",message="cacheSize is for role Mirror only: a publisher keeps all that it publishes",fieldPath=".cacheSize"
-// +kubebuilder:validation:XValidation:rule="self.role == 'Mirror' ? has(self.network) : !has(self.network)",message="a mirror needs network, a publisher has none: it starts its own",fieldPath=".network"
+// +kubebuilder:validation:XValidation:rule="self.role == 'Publisher' || has(self.network) && has(self.network.publisherRef) != has(self.network.ledgerKey)",message="a mirror needs exactly one root of trust: network.publisherRef, or network.ledgerKey with bootstrap",fieldPath=".network"
+// +kubebuilder:validation:XValidation:rule="self.role == 'Mirror' || !has(self.network) || !has(self.network.publisherRef) && !has(self.network.ledgerKey)",message="a publisher joins no network: it starts its own, which network.exposure may open to others",fieldPath=".network"
+// +kubebuilder:validation:XValidation:rule="self.role == 'Publisher' || !has(self.network) || !has(self.network.exposure) || self.network.exposure.type == 'HostPort' && !has(self.network.exposure.addresses)",message="a mirror has a pod on each Kubernetes node: it can be exposed by HostPort alone, and each pod by its node's own address",fieldPath=".network.exposure"
 // +kubebuilder:validation:XValidation:rule="self.role == 'Mirror' || !has(self.storage.hostPath)",message="hostPath is for role Mirror only: a publisher has a volume",fieldPath=".storage.hostPath"
 // +kubebuilder:validation:XValidation:rule="self.role == 'Publisher' || !has(self.storage.storageClassName)",message="storageClassName is for role Publisher only: mirrors keep their cache on the host",fieldPath=".storage.storageClassName"
 // +kubebuilder:validation:XValidation:rule="self.role == 'Publisher' || !has(self.storage.size)",message="size is for role Publisher only: set cacheSize for a mirror",fieldPath=".storage.size"
+// +kubebuilder:validation:XValidation:rule="self.role == 'Mirror' || [0, 1].exists(step, (has(self.publisher) ? self.publisher.keyGeneration : 1) - (has(oldSelf.publisher) ? oldSelf.publisher.keyGeneration : 1) == step)",message="keyGeneration can only be raised, by one at a time",fieldPath=".publisher"
 // +kubebuilder:validation:XValidation:rule="self.role == 'Mirror' || self.storage == oldSelf.storage",message="storage of a publisher cannot be changed: resize its PersistentVolumeClaim",fieldPath=".storage"
 type PyrsiaNodeSpec struct {
 	// role is what the node does. A Publisher copies images from upstream
@@ -60,9 +63,15 @@ type PyrsiaNodeSpec struct {
 	// +optional
 	CacheSize *resource.Quantity `json:"cacheSize,omitempty"`
 
-	// network is the network that a mirror joins: its one root of trust.
+	// network is which network a mirror joins, by its one root of trust, and how
+	// nodes outside of the cluster reach this one.
 	// +optional
 	Network *Network `json:"network,omitempty"`
+
+	// bandwidth bounds what each pod exchanges with other nodes. There is no
+	// bound by default.
+	// +optional
+	Bandwidth *Bandwidth `json:"bandwidth,omitempty"`
 
 	// publisher configures the role Publisher.
 	// +optional
@@ -93,6 +102,33 @@ type PyrsiaNodeSpec struct {
 	// +listType=atomic
 	// +optional
 	Tolerations []corev1.Toleration `json:"tolerations,omitempty"`
+
+	// affinity chooses the Kubernetes nodes on which the pods run by more than
+	// labels that must be there.
+	// +optional
+	Affinity *corev1.Affinity `json:"affinity,omitempty"`
+
+	// priorityClassName is the PriorityClass of the pods. For a mirror with
+	// containerd: Strict, system-node-critical keeps it from being evicted
+	// before what it serves; some clusters admit that class in namespaces with
+	// a ResourceQuota for it alone.
+	// +kubebuilder:validation:MaxLength=253
+	// +optional
+	PriorityClassName string `json:"priorityClassName,omitempty"`
+
+	// imagePullSecrets name the Secrets with which the kubelet pulls the node's
+	// image, in this namespace.
+	// +kubebuilder:validation:MaxItems=8
+	// +listType=map
+	// +listMapKey=name
+	// +optional
+	ImagePullSecrets []LocalReference `json:"imagePullSecrets,omitempty"`
+
+	// podAnnotations are put on the pods, for service meshes, log collectors and
+	// the like.
+	// +kubebuilder:validation:MaxProperties=64
+	// +optional
+	PodAnnotations map[string]string `json:"podAnnotations,omitempty"`
 }
 
 // Storage is where a node keeps its data.
@@ -102,7 +138,7 @@ type Storage struct {
 	Size *resource.Quantity `json:"size,omitempty"`
 
 	// storageClassName is the StorageClass of a publisher's volume; the
-	// cluster's default class when it is empty.
+	// cluster's default class when it is unset.
 	// +kubebuilder:validation:MaxLength=253
 	// +optional
 	StorageClassName *string `json:"storageClassName,omitempty"`
@@ -114,33 +150,6 @@ type Storage struct {
 	// +kubebuilder:validation:XValidation:rule="!self.split('/').exists(s, s == '..')",message="hostPath must not contain '..'"
 	// +optional
 	HostPath string `json:"hostPath,omitempty"`
-}
-
-// Network is the network that a mirror joins.
-// +kubebuilder:validation:XValidation:rule="has(self.publisherRef) != has(self.ledgerKey)",message="give exactly one root of trust: publisherRef, or ledgerKey with bootstrap"
-// +kubebuilder:validation:XValidation:rule="has(self.ledgerKey) == has(self.bootstrap)",message="ledgerKey and bootstrap go together"
-type Network struct {
-	// publisherRef names the publisher of the network, a PyrsiaNode in the
-	// same namespace.
-	// +optional
-	PublisherRef *LocalReference `json:"publisherRef,omitempty"`
-
-	// ledgerKey is the verifier key of another cluster's publisher, as its
-	// status.ledger.key shows it.
-	// +kubebuilder:validation:MaxLength=320
-	// +kubebuilder:validation:Pattern=`^[^\s+]{1,255}\+[0-9a-f]{8}\+[A-Za-z0-9+/]{43,}={0,2}$`
-	// +optional
-	LedgerKey string `json:"ledgerKey,omitempty"`
-
-	// bootstrap are the multiaddrs of the first peers, as the publisher's
-	// status.bootstrap shows them.
-	// +kubebuilder:validation:MinItems=1
-	// +kubebuilder:validation:MaxItems=16
-	// +kubebuilder:validation:items:MaxLength=512
-	// +kubebuilder:validation:items:Pattern=`^/(ip4|ip6|dns|dns4|dns6)/[^/\s]+/(tcp|udp)/[0-9]{1,5}(/[^/\s]+)*/p2p/[1-9A-HJ-NP-Za-km-z]{40,64}$`
-	// +listType=set
-	// +optional
-	Bootstrap []string `json:"bootstrap,omitempty"`
 }
 
 // LocalReference names an object in the same namespace.
@@ -156,10 +165,32 @@ type LocalReference struct {
 type Publisher struct {
 	// signingKeySecretRef names the Secret that holds the ledger's signing key
 	// under "signing.key", as 'pyrsia keygen' writes it. When it is unset, the
-	// operator makes the Secret NAME-signing-key once and never overwrites or
-	// deletes it: keep a copy, as a lost key ends the ledger.
+	// operator makes the Secret NAME-signing-key once. It never overwrites, reads
+	// or deletes it: keep a copy, as a lost key ends the ledger.
 	// +optional
 	SigningKeySecretRef *LocalReference `json:"signingKeySecretRef,omitempty"`
+
+	// keyGeneration counts the ledger's signing keys. Raise it by one to rotate
+	// the key: the operator makes the Secret of the next one, which has the
+	// generation in its name (NAME-signing-key-2, or the name in
+	// signingKeySecretRef and -2) unless you have made it, lets both keys sign
+	// until the ledger records that the second one follows, and then that one
+	// alone. Whoever trusts the key before follows by itself: mirrors, other
+	// clusters and kept proofs go on to verify. status.keyGeneration tells when it
+	// is done.
+	// +kubebuilder:default=1
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=1000
+	// +optional
+	KeyGeneration int32 `json:"keyGeneration,omitempty"`
+
+	// restoreFrom gives a publisher whose volume was lost, or is an older copy,
+	// its ledger back: at each start, what other nodes have beyond its own is
+	// copied and verified by the publisher's key, before it signs anything.
+	// Content comes back when it is published again, under the blocks that are
+	// there. A publisher that has a ledger starts also when none of them answers.
+	// +optional
+	RestoreFrom *RestoreFrom `json:"restoreFrom,omitempty"`
 
 	// upstreams say where to copy images from; a registry that is not listed
 	// is asked at its own address.
@@ -169,10 +200,43 @@ type Publisher struct {
 	// +optional
 	Upstreams []Upstream `json:"upstreams,omitempty"`
 
+	// concurrency is how many images are copied at once. Those of one repository
+	// get half of it at most, so that a slow one does not hold up the others.
+	// +kubebuilder:default=8
+	// +kubebuilder:validation:Minimum=2
+	// +kubebuilder:validation:Maximum=64
+	// +optional
+	Concurrency int32 `json:"concurrency,omitempty"`
+
+	// upstreamBandwidth bounds what is copied from all upstreams together, in
+	// bytes per second, such as 50Mi. There is no bound by default.
+	// +kubebuilder:validation:XValidation:rule="type(self) == int ? self >= 131072 : quantity(self).compareTo(quantity('128Ki')) >= 0",message="upstreamBandwidth must be 128Ki or more, in bytes per second"
+	// +optional
+	UpstreamBandwidth *resource.Quantity `json:"upstreamBandwidth,omitempty"`
+
 	// onPull says what happens when a client pulls an image from the publisher
 	// that is not on the ledger.
 	// +optional
 	OnPull *OnPull `json:"onPull,omitempty"`
+}
+
+// RestoreFrom names copies of a ledger. The largest one counts: give all that
+// you have.
+// +kubebuilder:validation:XValidation:rule="has(self.mirrorRef) || has(self.urls)",message="give mirrorRef, urls, or both"
+type RestoreFrom struct {
+	// mirrorRef names a mirror in the same namespace: all its pods are asked.
+	// +optional
+	MirrorRef *LocalReference `json:"mirrorRef,omitempty"`
+
+	// urls are those of the open ports of other nodes, such as
+	// http://192.0.2.7:8080.
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=16
+	// +kubebuilder:validation:items:MaxLength=512
+	// +kubebuilder:validation:items:Pattern=`^https?://[^\s/]+(/[^\s]*)?$`
+	// +listType=set
+	// +optional
+	URLs []string `json:"urls,omitempty"`
 }
 
 // Upstream is where the images of one registry are copied from.
@@ -284,10 +348,13 @@ type Mirror struct {
 	Port int32 `json:"port,omitempty"`
 
 	// containerd says what the operator does with containerd on each Kubernetes
-	// node. Strict: the registries are reached through the mirror alone, so that
-	// only images on the ledger can be pulled. Fallback: the mirror is asked
-	// first, then the registry. Unmanaged: containerd's configuration is left
-	// as it is.
+	// node. Strict: the registries are reached through the mirrors alone, so that
+	// only images on the ledger can be pulled; other registries are not touched.
+	// Fallback: the mirrors are asked first, then the registry. Unmanaged:
+	// containerd's configuration is left as it is. It is set up when the mirror
+	// on that node is ready, without a restart of containerd, and put back when
+	// the PyrsiaNode is deleted. Delete it before its namespace: in one that is
+	// going nothing can be put back.
 	// +kubebuilder:default=Strict
 	// +optional
 	Containerd ContainerdMode `json:"containerd,omitempty"`
@@ -321,8 +388,8 @@ type PyrsiaNodeStatus struct {
 	// +optional
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
 
-	// conditions are the steps KeysReady, NetworkReady (mirrors), WorkloadReady
-	// and LedgerVerified, and Ready, which sums them up.
+	// conditions are the steps KeysReady, NetworkReady, WorkloadReady and
+	// LedgerVerified, and Ready, which sums them up.
 	// +kubebuilder:validation:MaxItems=16
 	// +listType=map
 	// +listMapKey=type
@@ -334,17 +401,38 @@ type PyrsiaNodeStatus struct {
 	// +optional
 	Ledger *LedgerStatus `json:"ledger,omitempty"`
 
+	// keyGeneration is the generation of the key that signs a publisher's ledger;
+	// it is behind spec.publisher.keyGeneration while the key is rotated.
+	// +optional
+	KeyGeneration int32 `json:"keyGeneration,omitempty"`
+
 	// peerID is the libp2p identity of a publisher.
 	// +kubebuilder:validation:MaxLength=128
 	// +optional
 	PeerID string `json:"peerID,omitempty"`
 
-	// bootstrap are the multiaddrs at which other nodes join a publisher's network.
+	// bootstrap are the multiaddrs at which nodes of the same cluster join a
+	// publisher's network.
 	// +kubebuilder:validation:MaxItems=16
 	// +kubebuilder:validation:items:MaxLength=512
 	// +listType=set
 	// +optional
 	Bootstrap []string `json:"bootstrap,omitempty"`
+
+	// addresses are the multiaddrs at which nodes outside of the cluster join, if
+	// the node is exposed: other clusters, by spec.network.bootstrap, and single
+	// machines, by 'pyrsia node --bootstrap'. They go with status.ledger.key. Of a
+	// mirror they are those of its first pods.
+	// +kubebuilder:validation:MaxItems=16
+	// +kubebuilder:validation:items:MaxLength=512
+	// +listType=set
+	// +optional
+	Addresses []string `json:"addresses,omitempty"`
+
+	// peers is how many other nodes the pod is connected to that has the fewest.
+	// Of more than eight it is not exact.
+	// +optional
+	Peers int32 `json:"peers"`
 
 	// nodes counts the pods of the node.
 	// +optional
@@ -354,7 +442,7 @@ type PyrsiaNodeStatus struct {
 // LedgerStatus is a verified state of the ledger.
 type LedgerStatus struct {
 	// key is the ledger's verifier key (c2sp.org/signed-note). Once set it
-	// never changes.
+	// changes only to one that the ledger proves to follow.
 	// +kubebuilder:validation:MaxLength=320
 	// +optional
 	Key string `json:"key,omitempty"`
@@ -367,6 +455,12 @@ type LedgerStatus struct {
 	// +kubebuilder:validation:MaxLength=64
 	// +optional
 	RootHash string `json:"rootHash,omitempty"`
+
+	// signedAt is when the publisher signed the checkpoint, by its clock: when
+	// the ledger grew last. A publisher that has stopped to sign is told by the
+	// condition LedgerStale.
+	// +optional
+	SignedAt *metav1.Time `json:"signedAt,omitempty"`
 
 	// checkpoint is the newest signed checkpoint that the operator has
 	// verified (c2sp.org/tlog-checkpoint). A publisher that does not extend it
@@ -385,6 +479,11 @@ type NodeCounts struct {
 	// ready is the number of pods that are ready.
 	// +optional
 	Ready int32 `json:"ready"`
+
+	// configured is the number of Kubernetes nodes on which the mirror has set
+	// containerd up.
+	// +optional
+	Configured int32 `json:"configured"`
 }
 
 // PyrsiaNode is a publisher, or a mirror on each Kubernetes node, of a Pyrsia
@@ -394,6 +493,7 @@ type NodeCounts struct {
 // +kubebuilder:resource:shortName=pn,categories=pyrsia
 // +kubebuilder:printcolumn:name="Role",type=string,JSONPath=`.spec.role`
 // +kubebuilder:printcolumn:name="Blocks",type=integer,JSONPath=`.status.ledger.size`
+// +kubebuilder:printcolumn:name="Grew",type=date,JSONPath=`.status.ledger.signedAt`,priority=1
 // +kubebuilder:printcolumn:name="Nodes",type=integer,JSONPath=`.status.nodes.ready`
 // +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
 // +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`

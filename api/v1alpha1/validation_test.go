@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -110,6 +111,14 @@ func TestPyrsiaNodeIsValidated(t *testing.T) {
 			s.Publisher = &Publisher{Upstreams: []Upstream{{Registry: registry, Endpoint: endpoint}}}
 		}
 	}
+	exposure := func(e Exposure) func(*PyrsiaNodeSpec) {
+		return func(s *PyrsiaNodeSpec) {
+			if s.Network == nil {
+				s.Network = &Network{}
+			}
+			s.Network.Exposure = &e
+		}
+	}
 	for name, tc := range map[string]struct {
 		obj  *PyrsiaNode
 		want string
@@ -124,8 +133,8 @@ func TestPyrsiaNodeIsValidated(t *testing.T) {
 		"a publisher that mirrors":     {publisher(func(s *PyrsiaNodeSpec) { s.Mirror = &Mirror{} }), "mirror is for role Mirror only"},
 		"a mirror with a cache":        {mirror(func(s *PyrsiaNodeSpec) { s.CacheSize = &size }), ""},
 		"a publisher with a cache":     {publisher(func(s *PyrsiaNodeSpec) { s.CacheSize = &size }), "cacheSize is for role Mirror only"},
-		"a mirror without a network":   {mirror(func(s *PyrsiaNodeSpec) { s.Network = nil }), "a mirror needs network"},
-		"a publisher with a network":   {publisher(byKey(goodKey, goodPeer)), "a publisher has none"},
+		"a mirror without a network":   {mirror(func(s *PyrsiaNodeSpec) { s.Network = nil }), "a mirror needs exactly one root of trust"},
+		"a publisher with a network":   {publisher(byKey(goodKey, goodPeer)), "a publisher joins no network"},
 		"a mirror on a host path":      {mirror(func(s *PyrsiaNodeSpec) { s.Storage.HostPath = "/mnt/x" }), ""},
 		"a publisher on a host path":   {publisher(func(s *PyrsiaNodeSpec) { s.Storage.HostPath = "/mnt/x" }), "hostPath is for role Mirror only"},
 		"a host path that climbs":      {mirror(func(s *PyrsiaNodeSpec) { s.Storage.HostPath = "/mnt/../etc" }), "must not contain '..'"},
@@ -164,6 +173,36 @@ func TestPyrsiaNodeIsValidated(t *testing.T) {
 		"a name that a Service can have": {named(publisher(), "publisher-2"), ""},
 		"a name that is too long":        {named(publisher(), strings.Repeat("a", 41)), "at most 40"},
 		"a name with a dot":              {named(publisher(), "a.b"), "at most 40"},
+
+		"a publisher that is exposed":     {publisher(exposure(Exposure{Type: ExposureNodePort, Port: 30401})), ""},
+		"exposure by a chosen port":       {publisher(exposure(Exposure{Type: ExposureNodePort})), ""},
+		"a node port out of range":        {publisher(exposure(Exposure{Type: ExposureNodePort, Port: 4001})), "30000 to 32767"},
+		"a load balancer":                 {publisher(exposure(Exposure{Type: ExposureLoadBalancer, ServiceAnnotations: map[string]string{"a": "b"}, Addresses: []string{"pyrsia.example.com", "2001:db8::1"}})), ""},
+		"annotations of no load balancer": {publisher(exposure(Exposure{Type: ExposureHostPort, ServiceAnnotations: map[string]string{"a": "b"}})), "are for type LoadBalancer"},
+		"an address with a port":          {publisher(exposure(Exposure{Type: ExposureHostPort, Addresses: []string{"pyrsia.example.com/4001"}})), "addresses"},
+		"an unknown exposure":             {publisher(exposure(Exposure{Type: "Ingress"})), "supported values"},
+		"a mirror that is exposed":        {mirror(exposure(Exposure{Type: ExposureHostPort})), ""},
+		"mirrors behind one address":      {mirror(exposure(Exposure{Type: ExposureLoadBalancer})), "exposed by HostPort alone"},
+		"mirrors with one name":           {mirror(exposure(Exposure{Type: ExposureHostPort, Addresses: []string{"a.example"}})), "exposed by HostPort alone"},
+		"a restored publisher": {publisher(func(s *PyrsiaNodeSpec) {
+			s.Publisher = &Publisher{RestoreFrom: &RestoreFrom{MirrorRef: &LocalReference{Name: "mirror"}, URLs: []string{"http://192.0.2.7:8080"}}}
+		}), ""},
+		"restored from nowhere":          {publisher(func(s *PyrsiaNodeSpec) { s.Publisher = &Publisher{RestoreFrom: &RestoreFrom{}} }), "give mirrorRef, urls, or both"},
+		"a publisher that had many keys": {publisher(func(s *PyrsiaNodeSpec) { s.Publisher = &Publisher{KeyGeneration: 7} }), ""},
+		"bandwidth": {publisher(func(s *PyrsiaNodeSpec) {
+			s.Bandwidth = &Bandwidth{Upload: new(resource.MustParse("100Mi")), Download: &size}
+		}), ""},
+		"no bandwidth":                {publisher(func(s *PyrsiaNodeSpec) { s.Bandwidth = &Bandwidth{Upload: new(resource.MustParse("0"))} }), "upload must be 128Ki or more"},
+		"less than no bandwidth":      {mirror(func(s *PyrsiaNodeSpec) { s.Bandwidth = &Bandwidth{PerPeer: new(resource.MustParse("-1"))} }), "perPeer must be 128Ki or more"},
+		"a publisher's concurrency":   {publisher(func(s *PyrsiaNodeSpec) { s.Publisher = &Publisher{Concurrency: 16, UpstreamBandwidth: &size} }), ""},
+		"too much concurrency":        {publisher(func(s *PyrsiaNodeSpec) { s.Publisher = &Publisher{Concurrency: 1000} }), "concurrency"},
+		"no bandwidth from upstreams": {publisher(func(s *PyrsiaNodeSpec) { s.Publisher = &Publisher{UpstreamBandwidth: new(resource.MustParse("1"))} }), "upstreamBandwidth must be"},
+		"pods as the user wants them": {mirror(func(s *PyrsiaNodeSpec) {
+			s.PriorityClassName, s.PodAnnotations = "system-node-critical", map[string]string{"a": "b"}
+			s.ImagePullSecrets = []LocalReference{{Name: "login"}}
+			s.Affinity = &corev1.Affinity{NodeAffinity: &corev1.NodeAffinity{}}
+		}), ""},
+		"the same pull secret twice": {mirror(func(s *PyrsiaNodeSpec) { s.ImagePullSecrets = []LocalReference{{Name: "a"}, {Name: "a"}} }), "Duplicate value"},
 	} {
 		t.Run(name, func(t *testing.T) { check(t, tc.obj, tc.want) })
 	}
@@ -282,6 +321,10 @@ func TestArtifactIsValidated(t *testing.T) {
 	}
 }
 
+func generation(n int32) func(*PyrsiaNodeSpec) {
+	return func(s *PyrsiaNodeSpec) { s.Publisher = &Publisher{KeyGeneration: n} }
+}
+
 // What must not change cannot be changed, and what may can.
 func TestUpdatesAreValidated(t *testing.T) {
 	needAPI(t)
@@ -302,6 +345,21 @@ func TestUpdatesAreValidated(t *testing.T) {
 		"a publisher's storage": {func() (client.Object, func()) {
 			return nodeCase(publisher(), func(s *PyrsiaNodeSpec) { s.Storage.Size = new(resource.MustParse("2Ti")) })
 		}, "storage of a publisher cannot be changed"},
+		"a first rotation": {func() (client.Object, func()) {
+			return nodeCase(publisher(), func(s *PyrsiaNodeSpec) { s.Publisher = &Publisher{KeyGeneration: 2} })
+		}, ""},
+		"a rotation": {func() (client.Object, func()) {
+			return nodeCase(publisher(generation(6)), generation(7))
+		}, ""},
+		"two rotations at once": {func() (client.Object, func()) {
+			return nodeCase(publisher(generation(6)), generation(8))
+		}, "keyGeneration can only be raised, by one"},
+		"a rotation taken back": {func() (client.Object, func()) {
+			return nodeCase(publisher(generation(6)), generation(5))
+		}, "keyGeneration can only be raised, by one"},
+		"a rotation forgotten": {func() (client.Object, func()) {
+			return nodeCase(publisher(generation(2)), func(s *PyrsiaNodeSpec) { s.Publisher = nil })
+		}, "keyGeneration can only be raised, by one"},
 		"a mirror's storage": {func() (client.Object, func()) {
 			return nodeCase(mirror(), func(s *PyrsiaNodeSpec) { s.Storage.HostPath = "/mnt/x" })
 		}, ""},

@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"time"
 
 	"go.uber.org/zap/zapcore"
 	appsv1 "k8s.io/api/apps/v1"
@@ -34,6 +35,7 @@ type config struct {
 	metricsAddr string
 	healthAddr  string
 	leaderElect bool
+	keyLifetime time.Duration
 	log         zap.Options
 }
 
@@ -44,6 +46,7 @@ func main() {
 	flag.StringVar(&c.metricsAddr, "metrics-addr", ":8080", `where to serve Prometheus metrics; "0" for nowhere`)
 	flag.StringVar(&c.healthAddr, "health-addr", ":8081", "where to serve /healthz and /readyz")
 	flag.BoolVar(&c.leaderElect, "leader-elect", true, "let one of several replicas work, chosen by a Lease")
+	flag.DurationVar(&c.keyLifetime, "control-key-lifetime", 30*24*time.Hour, "after how long the keys of the nodes' control API are rotated, 1h or longer")
 	c.log.BindFlags(flag.CommandLine)
 	flag.Parse()
 	ctrl.SetLogger(zap.New(zap.UseFlagOptions(&c.log)))
@@ -58,6 +61,9 @@ func main() {
 func run(ctx context.Context, c config) error {
 	if c.namespace == "" {
 		return fmt.Errorf("give --namespace or set POD_NAMESPACE: the namespace in which the operator keeps its seed")
+	}
+	if c.keyLifetime < time.Hour {
+		return fmt.Errorf("--control-key-lifetime %s: 1h or longer, for the kubelets need minutes to bring new keys to the nodes", c.keyLifetime)
 	}
 	scheme := runtime.NewScheme()
 	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, appsv1.AddToScheme, v1alpha1.AddToScheme} {
@@ -74,7 +80,7 @@ func run(ctx context.Context, c config) error {
 	if err != nil {
 		return fmt.Errorf("connecting to the cluster: %w", err)
 	}
-	seed, err := controllers.LoadSeed(ctx, direct, c.namespace)
+	keys, err := controllers.LoadKeyring(ctx, direct, c.namespace, c.keyLifetime)
 	if err != nil {
 		return err
 	}
@@ -91,7 +97,7 @@ func run(ctx context.Context, c config) error {
 	if err != nil {
 		return fmt.Errorf("making the manager: %w", err)
 	}
-	if err := controllers.Setup(ctx, mgr, controllers.Config{Seed: seed, NodeImage: c.nodeImage}); err != nil {
+	if err := controllers.Setup(ctx, mgr, controllers.Config{Keys: keys, NodeImage: c.nodeImage}); err != nil {
 		return err
 	}
 	for _, add := range []func(string, healthz.Checker) error{mgr.AddHealthzCheck, mgr.AddReadyzCheck} {

@@ -144,7 +144,7 @@ func (n *network) startPublisher(ctx context.Context) (string, error) {
 		return "", err
 	}
 	ownPEM, err1 := control.MarshalPrivateKey(own)
-	operatorPEM, err2 := control.MarshalPublicKey(operatorPublic)
+	operatorPEM, err2 := control.MarshalPublicKeys(operatorPublic)
 	file := func(name string) string { return filepath.Join(n.dir, name) }
 	if err := errors.Join(err1, err2, os.WriteFile(file("signing.key"), []byte(skey), 0o600),
 		os.WriteFile(file("control.key"), ownPEM, 0o600), os.WriteFile(file("operator.pub"), operatorPEM, 0o600)); err != nil {

@@ -208,7 +208,7 @@ func NewPublisher(h *Host, binary, dir, upstream string, args ...string) (*Ledge
 	nodePublic, nodeKey, err1 := ed25519.GenerateKey(nil)
 	operatorPublic, operatorKey, err2 := ed25519.GenerateKey(nil)
 	nodePEM, err3 := control.MarshalPrivateKey(nodeKey)
-	operatorPEM, err4 := control.MarshalPublicKey(operatorPublic)
+	operatorPEM, err4 := control.MarshalPublicKeys(operatorPublic)
 	file := func(name string) string { return filepath.Join(dir, name) }
 	if err := errors.Join(err1, err2, err3, err4, os.WriteFile(file("signing.key"), []byte(skey), 0o600),
 		os.WriteFile(file("node.key"), nodePEM, 0o600), os.WriteFile(file("operator.pub"), operatorPEM, 0o600)); err != nil {

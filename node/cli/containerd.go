@@ -14,7 +14,8 @@ import (
 
 func containerdCommand() *cobra.Command {
 	var s containerd.Setup
-	var mirror, mode string
+	var mirrors []string
+	var mode string
 	cmd := &cobra.Command{
 		Use:   "containerd",
 		Short: "Make a node the registry mirror of this machine's containerd, or take that back",
@@ -30,9 +31,9 @@ What was there before is kept, and restored exactly by uninstall.`,
 		Use:   "install",
 		Short: "Send pulls to the node",
 		Args:  exactly(0),
-		RunE:  func(*cobra.Command, []string) error { return s.Install(mirror, containerd.Mode(mode)) },
+		RunE:  func(*cobra.Command, []string) error { return s.Install(containerd.Mode(mode), mirrors...) },
 	}
-	install.Flags().StringVar(&mirror, "mirror", "http://127.0.0.1:5001", "URL of the node's mirror port")
+	install.Flags().StringArrayVar(&mirrors, "mirror", []string{"http://127.0.0.1:5001"}, "URL of the node's mirror port; may be repeated, for others that are asked while the first cannot be reached")
 	install.Flags().StringVar(&mode, "mode", string(containerd.Strict), "Strict (what the node refuses is not pulled) or Fallback (goes on to the registry)")
 
 	uninstall := &cobra.Command{

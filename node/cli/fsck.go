@@ -1,11 +1,16 @@
 package cli
 
 import (
+	"cmp"
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -165,13 +170,15 @@ func (r *fsckResult) err(repair bool) error {
 func restoreCommand() *cobra.Command {
 	var data, keyFile string
 	var from []string
+	var bestEffort bool
 	cmd := &cobra.Command{
 		Use:   "restore --data DIR --signing-key FILE --from URL",
 		Short: "Restore the ledger of a publisher whose disk was lost, from mirrors' copies",
 		Long: `Copies the ledger from the nodes at --from, verified by the publisher's own key,
 so that the publisher goes on at the next height. Give every mirror that you can
 reach: the largest copy wins, and a block that no copy has would be signed a
-second time. A ledger in DIR that is behind is completed; one that contradicts a
+second time. A name with several addresses, such as a headless Service, stands for
+all the nodes behind it. A ledger in DIR that is behind is completed; one that contradicts a
 copy is refused. Content is not restored: it is published again when it is asked
 for, under the blocks that are there.`,
 		Args: exactly(0),
@@ -185,7 +192,12 @@ for, under the blocks that are there.`,
 			}
 			fmt.Fprintln(cmd.ErrOrStderr(), "copying and verifying the ledger ...")
 			log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil))
-			blocks, err := ledger.Restore(cmd.Context(), filepath.Join(data, "ledger"), string(skey), sources(from), log)
+			path := filepath.Join(data, "ledger")
+			blocks, err := ledger.Restore(cmd.Context(), path, string(skey), sources(spread(cmd.Context(), from)), log)
+			if errors.Is(err, ledger.ErrNoCopy) && bestEffort && ledger.Exists(path) {
+				_, err = fmt.Fprintf(cmd.OutOrStdout(), "going on with the ledger that is here: %v\n", err)
+				return err
+			}
 			if err != nil {
 				return err
 			}
@@ -196,5 +208,31 @@ for, under the blocks that are there.`,
 	cmd.Flags().StringVar(&data, "data", "", "the publisher's data folder")
 	cmd.Flags().StringVar(&keyFile, "signing-key", "", "file with the publisher's signing key")
 	cmd.Flags().StringArrayVar(&from, "from", nil, "URL of the open port of a node that has a copy; may be repeated")
+	cmd.Flags().BoolVar(&bestEffort, "best-effort", false, "succeed if no copy is reached, where there is a ledger already")
 	return cmd
+}
+
+// maxSpread bounds the nodes behind one name.
+const maxSpread = 64
+
+// spread replaces each http URL by those of all the addresses of its name.
+func spread(ctx context.Context, urls []string) (out []string) {
+	for _, s := range urls {
+		u, err := url.Parse(s)
+		if err != nil || u.Scheme != "http" {
+			out = append(out, s) // TLS needs the name
+			continue
+		}
+		ips, err := net.DefaultResolver.LookupHost(ctx, u.Hostname())
+		if err != nil {
+			out = append(out, s) // it fails again, and says so
+			continue
+		}
+		for _, ip := range ips[:min(len(ips), maxSpread)] {
+			each := *u
+			each.Host = net.JoinHostPort(ip, cmp.Or(u.Port(), "80"))
+			out = append(out, each.String())
+		}
+	}
+	return out
 }

@@ -47,6 +47,11 @@ const (
 	AlarmLedgerRolledBack AlarmKind = "LedgerRolledBack"
 	// AlarmLedgerStale: the publisher has not signed the ledger for too long.
 	AlarmLedgerStale AlarmKind = "LedgerStale"
+	// AlarmDiskFull: the disk of the node's data has hardly any room left.
+	AlarmDiskFull AlarmKind = "DiskFull"
+	// AlarmVerificationFailed: content on the node's disk was not what its
+	// digest says, within the last hour.
+	AlarmVerificationFailed AlarmKind = "VerificationFailed"
 )
 
 // Alarm is something that somebody must look at.

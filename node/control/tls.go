@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"math/big"
 	"os"
+	"slices"
 	"time"
 )
 
@@ -19,7 +20,13 @@ import (
 type Keys struct {
 	Own  ed25519.PrivateKey
 	Peer ed25519.PublicKey
+	// Also are the other side's keys before and after Peer: while keys are
+	// rotated, one side has the new ones before the other.
+	Also []ed25519.PublicKey
 }
+
+// maxPeerKeys bounds the keys of the other side.
+const maxPeerKeys = 8
 
 // MarshalPrivateKey encodes a key as PEM (PKCS #8).
 func MarshalPrivateKey(key ed25519.PrivateKey) ([]byte, error) {
@@ -30,51 +37,70 @@ func MarshalPrivateKey(key ed25519.PrivateKey) ([]byte, error) {
 	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
 }
 
-// MarshalPublicKey encodes a key as PEM (PKIX).
-func MarshalPublicKey(key ed25519.PublicKey) ([]byte, error) {
-	der, err := x509.MarshalPKIXPublicKey(key)
-	if err != nil {
-		return nil, fmt.Errorf("encoding a control key: %w", err)
+// MarshalPublicKeys encodes keys as PEM (PKIX), one block each: Keys.Peer first.
+func MarshalPublicKeys(keys ...ed25519.PublicKey) ([]byte, error) {
+	var out []byte
+	for _, key := range keys {
+		der, err := x509.MarshalPKIXPublicKey(key)
+		if err != nil {
+			return nil, fmt.Errorf("encoding a control key: %w", err)
+		}
+		out = append(out, pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})...)
 	}
-	return pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}), nil
+	return out, nil
 }
 
 // ReadKeys reads both halves from the PEM files that MarshalPrivateKey and
-// MarshalPublicKey write.
+// MarshalPublicKeys write.
 func ReadKeys(ownFile, peerFile string) (Keys, error) {
-	own, err := readPEM(ownFile, "PRIVATE KEY", x509.ParsePKCS8PrivateKey)
+	own, err := readPEM(ownFile, "PRIVATE KEY", 1, x509.ParsePKCS8PrivateKey)
 	if err != nil {
 		return Keys{}, err
 	}
-	peer, err := readPEM(peerFile, "PUBLIC KEY", x509.ParsePKIXPublicKey)
+	peers, err := readPEM(peerFile, "PUBLIC KEY", maxPeerKeys, x509.ParsePKIXPublicKey)
 	if err != nil {
 		return Keys{}, err
 	}
 	var keys Keys
 	var ok bool
-	if keys.Own, ok = own.(ed25519.PrivateKey); !ok {
-		return Keys{}, fmt.Errorf("control key %s: want ed25519, got %T", ownFile, own)
+	if keys.Own, ok = own[0].(ed25519.PrivateKey); !ok {
+		return Keys{}, fmt.Errorf("control key %s: want ed25519, got %T", ownFile, own[0])
 	}
-	if keys.Peer, ok = peer.(ed25519.PublicKey); !ok {
-		return Keys{}, fmt.Errorf("control key %s: want ed25519, got %T", peerFile, peer)
+	for _, peer := range peers {
+		key, ok := peer.(ed25519.PublicKey)
+		if !ok {
+			return Keys{}, fmt.Errorf("control key %s: want ed25519, got %T", peerFile, peer)
+		}
+		keys.Also = append(keys.Also, key)
 	}
+	keys.Peer, keys.Also = keys.Also[0], keys.Also[1:]
 	return keys, nil
 }
 
-func readPEM(file, kind string, parse func([]byte) (any, error)) (any, error) {
+// readPEM reads one key, or as many as there are, at most limit.
+func readPEM(file, kind string, limit int, parse func([]byte) (any, error)) (keys []any, err error) {
 	data, err := os.ReadFile(file)
 	if err != nil {
 		return nil, fmt.Errorf("reading a control key: %w", err)
 	}
-	block, _ := pem.Decode(data)
-	if block == nil || block.Type != kind {
+	for len(keys) < limit {
+		block, rest := pem.Decode(data)
+		if block == nil {
+			break
+		}
+		if block.Type != kind {
+			return nil, fmt.Errorf("control key %s: want PEM blocks %q, got %q", file, kind, block.Type)
+		}
+		key, err := parse(block.Bytes)
+		if err != nil {
+			return nil, fmt.Errorf("control key %s: %w", file, err)
+		}
+		keys, data = append(keys, key), rest
+	}
+	if len(keys) == 0 {
 		return nil, fmt.Errorf("control key %s: no PEM block %q in it", file, kind)
 	}
-	key, err := parse(block.Bytes)
-	if err != nil {
-		return nil, fmt.Errorf("control key %s: %w", file, err)
-	}
-	return key, nil
+	return keys, nil
 }
 
 // ServerTLS is the configuration of the node's side.
@@ -112,8 +138,8 @@ func (k Keys) config() (*tls.Config, error) {
 				return errors.New("control API: the other side sent no certificate")
 			}
 			got, ok := s.PeerCertificates[0].PublicKey.(ed25519.PublicKey)
-			if !ok || !got.Equal(k.Peer) {
-				return errors.New("control API: the other side's key is not the pinned one")
+			if !ok || !got.Equal(k.Peer) && !slices.ContainsFunc(k.Also, func(key ed25519.PublicKey) bool { return got.Equal(key) }) {
+				return errors.New("control API: the other side's key is not a pinned one")
 			}
 			return nil
 		},

@@ -9,6 +9,15 @@ import (
 	"filippo.io/torchwood"
 )
 
+// ErrNoCopy is returned when no copy of the ledger could be reached.
+var ErrNoCopy = errors.New("no copy of the ledger was reached")
+
+// Exists tells whether the ledger at path was begun.
+func Exists(path string) bool {
+	_, err := dir{path: path}.ReadEndpoint(context.Background(), checkpointFile)
+	return err == nil
+}
+
 // Restore makes the ledger at path, empty or behind, what its publisher goes on
 // from: the largest verified copy that the sources have. It returns the number
 // of blocks; the next one is appended at that height.
@@ -49,7 +58,7 @@ func (f *Follower) syncLargest(ctx context.Context, sources []torchwood.TileRead
 		}
 	}
 	if reached == 0 {
-		return fmt.Errorf("no copy of the ledger was reached: %w", failures)
+		return fmt.Errorf("%w: %w", ErrNoCopy, failures)
 	}
 	if failures != nil {
 		f.log.Warn("some copies of the ledger were not reached: theirs may be larger", "error", failures)

@@ -80,7 +80,7 @@ func writeKeys(file string) (ed25519.PrivateKey, error) {
 		return nil, err
 	}
 	private, err1 := control.MarshalPrivateKey(key)
-	pub, err2 := control.MarshalPublicKey(public)
+	pub, err2 := control.MarshalPublicKeys(public)
 	return key, errors.Join(err1, err2, os.WriteFile(file+".key", private, 0o600), os.WriteFile(file+".pub", pub, 0o600))
 }
 

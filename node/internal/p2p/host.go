@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -50,6 +51,7 @@ type Config struct {
 	KeyFile   string   // of the libp2p identity; made if absent
 	PeersFile string   // of the peers of the last run; empty keeps none
 	Listen    []string // multiaddrs
+	Announce  []string // multiaddrs at which this node is reached besides
 	Bootstrap []string // multiaddrs with /p2p/ID, /dnsaddr/DOMAIN, or http://HOST:PORT of open ports
 	Allow     []string // peer IDs of a closed network; none admits everyone
 	Network   string   // the name of the ledger: nodes of another one stay apart
@@ -144,8 +146,13 @@ func newLibp2p(key crypto.PrivKey, c Config, relays func() []peer.AddrInfo) (hos
 	if err != nil {
 		return nil, err
 	}
+	announced, err := parseAddrs(c.Announce)
+	if err != nil {
+		return nil, err
+	}
 	options := []libp2p.Option{
 		libp2p.Identity(key),
+		libp2p.AddrsFactory(func(own []multiaddr.Multiaddr) []multiaddr.Multiaddr { return slices.Concat(own, announced) }),
 		libp2p.NoListenAddrs,
 		libp2p.Transport(tcp.NewTCPTransport),
 		libp2p.Transport(quic.NewTransport),
@@ -215,7 +222,7 @@ func parseAddrs(addrs []string) (out []multiaddr.Multiaddr, err error) {
 	for _, s := range addrs {
 		a, err := multiaddr.NewMultiaddr(s)
 		if err != nil {
-			return nil, fmt.Errorf("address %q to listen on: %w", s, err)
+			return nil, fmt.Errorf("address %q of this node: %w", s, err)
 		}
 		out = append(out, a)
 	}
@@ -255,7 +262,7 @@ func identity(file string) (crypto.PrivKey, error) {
 // ID is this node's identity.
 func (h *Host) ID() peer.ID { return h.host.ID() }
 
-// Addrs are the addresses at which this node listens.
+// Addrs are the addresses at which this node listens, and is said to be reached.
 func (h *Host) Addrs() []multiaddr.Multiaddr { return h.host.Addrs() }
 
 // Close leaves the network. Requests of peers under way may end, bounded.

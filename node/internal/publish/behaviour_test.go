@@ -27,7 +27,7 @@ func reasonOf(err error) control.Reason {
 
 // Repositories take turns: the many images of one do not keep others waiting.
 func TestQueueIsFair(t *testing.T) {
-	var q queue
+	q := queue{limit: concurrency}
 	newJob := func(repository string, n int) *job {
 		return &job{key: key{image: fmt.Sprint(repository, n)}, image: ledger.Image{Registry: "docker.io", Repository: repository}}
 	}
@@ -47,7 +47,7 @@ func TestQueueIsFair(t *testing.T) {
 	}
 	q.release(running[1])
 	if j := q.pop(); j != nil {
-		t.Errorf("%s runs: a repository may have %d at once", j.key.image, maxPerRepository)
+		t.Errorf("%s runs: a repository may have %d at once", j.key.image, concurrency/2)
 	}
 	q.release(running[0])
 	if j := q.pop(); j == nil || j.key.image != "big4" {

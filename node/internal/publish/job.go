@@ -12,10 +12,6 @@ import (
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
 )
 
-// maxPerRepository is how many images of one repository are copied at once, so
-// that a broken one leaves room for the others.
-const maxPerRepository = concurrency / 2
-
 // queue lets images be copied in turns of their repositories. The publisher's
 // mu guards it.
 type queue struct {
@@ -23,6 +19,7 @@ type queue struct {
 	waiting map[string][]*job // by repository, the oldest first
 	running map[string]int    // by repository
 	busy    int               // jobs that run
+	limit   int               // of busy
 }
 
 func (q *queue) push(j *job) {
@@ -38,12 +35,12 @@ func (q *queue) push(j *job) {
 
 // pop takes the next job that may run now.
 func (q *queue) pop() *job {
-	if q.busy == concurrency {
+	if q.busy == q.limit {
 		return nil
 	}
 	for i, repository := range q.turns {
-		if q.running[repository] == maxPerRepository {
-			continue
+		if q.running[repository] == max(q.limit/2, 1) {
+			continue // a repository that is slow leaves room for the others
 		}
 		jobs := q.waiting[repository]
 		q.turns = append(q.turns[:i:i], q.turns[i+1:]...)

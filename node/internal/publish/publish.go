@@ -3,6 +3,7 @@
 package publish
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -23,7 +24,7 @@ import (
 )
 
 const (
-	concurrency = 8 // images copied at once
+	concurrency = 8 // images copied at once, by default
 	maxJobs     = 4096
 	copyTimeout = 2 * time.Hour
 	// quickWait is how long Publish waits for the end of the work: most images
@@ -39,6 +40,11 @@ type Config struct {
 	// for each one with secrets: see upstream.Config.
 	Upstreams map[string]string
 	SecretDir string
+	// Concurrency is how many images are copied at once; 0 is the default.
+	Concurrency int
+	// Bandwidth bounds what comes from all upstreams together, in bytes per
+	// second; 0 is no bound.
+	Bandwidth int64
 	// StateFile remembers whose content was dropped.
 	StateFile string
 	Provide   func(digest.Digest) // tells the network of new content
@@ -86,9 +92,11 @@ type job struct {
 // New makes a publisher.
 func New(c Config) (*Publisher, error) {
 	p := &Publisher{Config: c, upstreams: map[string]*upstream.Registry{}, jobs: map[key]*job{}, pulls: newPulls(c.OnPull)}
+	p.queue.limit = cmp.Or(max(c.Concurrency, 0), concurrency)
 	p.metrics = newMetrics(p)
+	limit := upstream.NewLimit(c.Bandwidth)
 	for name, endpoint := range c.Upstreams {
-		config := upstream.Config{Name: name, Endpoint: endpoint, Observe: p.metrics.observe}
+		config := upstream.Config{Name: name, Endpoint: endpoint, Limit: limit, Observe: p.metrics.observe}
 		if c.SecretDir != "" {
 			config.SecretDir = filepath.Join(c.SecretDir, SecretFolder(name))
 		}

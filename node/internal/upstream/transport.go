@@ -39,6 +39,7 @@ type guard struct {
 	governor *governor
 	host     string // of the registry
 	plain    bool   // the registry has no TLS
+	limit    *Limit
 	observe  func(method string, code int)
 }
 
@@ -142,7 +143,7 @@ func (g *guard) once(req *http.Request, manifest bool) (*http.Response, error) {
 	timer := time.AfterFunc(stallTimeout, func() {
 		cancel(fmt.Errorf("%s sent less than %d bytes in %s", req.URL.Host, stallBytes, stallTimeout))
 	})
-	resp.Body = &watchedBody{ReadCloser: resp.Body, ctx: ctx, timer: timer, cancel: cancel}
+	resp.Body = &watchedBody{ReadCloser: resp.Body, ctx: ctx, timer: timer, limit: g.limit, cancel: cancel}
 	switch {
 	case manifest:
 		resp.Body = http.MaxBytesReader(nil, resp.Body, maxManifest)
@@ -157,13 +158,18 @@ type watchedBody struct {
 	io.ReadCloser
 	ctx    context.Context
 	timer  *time.Timer
+	limit  *Limit
 	since  int // bytes since the timer was started; owned by the reader
 	cancel context.CancelCauseFunc
 }
 
 func (b *watchedBody) Read(p []byte) (int, error) {
-	n, err := b.ReadCloser.Read(p)
-	if b.since += n; b.since >= stallBytes {
+	n, err := b.ReadCloser.Read(b.limit.chunk(p))
+	waited, limitErr := b.limit.wait(b.ctx, n)
+	if err == nil {
+		err = limitErr
+	}
+	if b.since += n; waited || b.since >= stallBytes { // to wait is no stall of the sender
 		b.since = 0
 		b.timer.Reset(stallTimeout)
 	}

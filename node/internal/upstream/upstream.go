@@ -43,6 +43,8 @@ type Config struct {
 	// .dockerconfigjson) and roots of trust (ca.crt). Credentials may change
 	// at any time.
 	SecretDir string
+	// Limit bounds the bytes of all upstreams that share it; nil is no bound.
+	Limit *Limit
 	// Observe is told of each request.
 	Observe func(method string, code int)
 }
@@ -87,7 +89,7 @@ func New(c Config) (*Registry, error) {
 	if err != nil {
 		return nil, fmt.Errorf("upstream %s: %w", c.Name, err)
 	}
-	r.guard = &guard{next: next, governor: &governor{now: time.Now}, host: u.Host, plain: u.Scheme == "http", observe: c.Observe}
+	r.guard = &guard{next: next, governor: &governor{now: time.Now}, host: u.Host, plain: u.Scheme == "http", limit: c.Limit, observe: c.Observe}
 	if r.guard.observe == nil {
 		r.guard.observe = func(string, int) {}
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -12,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -291,5 +293,43 @@ func TestDockerConfigIsRead(t *testing.T) {
 		if (err != nil) != (want == "") || err == nil && got.Username+":"+got.Password != want {
 			t.Errorf("%s: %+v, %v, want %q", config, got, err, want)
 		}
+	}
+}
+
+// A limit holds for all that share it, and what is bounded is no stall.
+func TestBandwidthIsBounded(t *testing.T) {
+	w := newWorld(t)
+	limit := NewLimit(1 << 20)
+	limited, err := New(Config{Name: "docker.io", Endpoint: w.server.URL, Limit: limit})
+	if err != nil {
+		t.Fatal(err)
+	}
+	content := strings.Repeat("x", 256<<10)
+	resp := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) { fmt.Fprint(rw, content) }))
+	defer resp.Close()
+	start := time.Now()
+	var group sync.WaitGroup
+	for range 2 {
+		group.Go(func() {
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, resp.URL+"/v2/a/blobs/x", nil)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			r, err := limited.guard.once(req, false)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer r.Body.Close()
+			if got, err := io.ReadAll(r.Body); err != nil || string(got) != content {
+				t.Errorf("%d bytes, %v", len(got), err)
+			}
+		})
+	}
+	group.Wait()
+	// 512 KiB, of which one chunk is free, at 1 MiB/s: no machine is faster.
+	if took, least := time.Since(start), 400*time.Millisecond; took < least {
+		t.Errorf("took %s, want %s at least", took, least)
 	}
 }

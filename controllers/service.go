@@ -1,0 +1,48 @@
+package controllers
+
+import (
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	coreac "k8s.io/client-go/applyconfigurations/core/v1"
+
+	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
+	"github.com/pyrsia/pyrsia-operator/node/control"
+)
+
+// openURL is the open port of each pod of a node, for those in its cluster.
+func openURL(namespace, name string) string {
+	return fmt.Sprintf("http://%s.%s.svc:%d", name, namespace, portOpen)
+}
+
+// service is headless: it gives the pods names, and nothing in front of them.
+func service(n *v1alpha1.PyrsiaNode) *coreac.ServiceApplyConfiguration {
+	return coreac.Service(n.Name, n.Namespace).
+		WithLabels(labels(n, component(n))).
+		WithOwnerReferences(ownerReference(n)).
+		WithSpec(coreac.ServiceSpec().
+			WithClusterIP(corev1.ClusterIPNone).
+			WithPublishNotReadyAddresses(true).
+			WithSelector(labels(n, component(n))).
+			WithPorts(servicePort("p2p", portP2P), servicePort("open", portOpen), servicePort("control", control.Port)))
+}
+
+func mirrorServiceName(n *v1alpha1.PyrsiaNode) string { return n.Name + "-mirror" }
+
+// mirrorService is one address for all ready mirrors, which a Kubernetes node
+// uses while its own is being replaced. containerd knows no cluster DNS, so it
+// is given the address itself.
+func mirrorService(n *v1alpha1.PyrsiaNode) *coreac.ServiceApplyConfiguration {
+	return coreac.Service(mirrorServiceName(n), n.Namespace).
+		WithLabels(labels(n, component(n))).
+		WithOwnerReferences(ownerReference(n)).
+		WithSpec(coreac.ServiceSpec().
+			WithSelector(labels(n, component(n))).
+			WithPorts(servicePort("mirror", portMirror)))
+}
+
+func servicePort(name string, number int32) *coreac.ServicePortApplyConfiguration {
+	return coreac.ServicePort().WithName(name).WithPort(number).
+		WithTargetPort(intstr.FromString(name)).WithProtocol(corev1.ProtocolTCP)
+}
