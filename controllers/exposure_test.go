@@ -64,11 +64,7 @@ func TestNodesOutsideJoin(t *testing.T) {
 			}
 			joins(t, publisher)
 
-			c.get(t, publisher)
-			publisher.Spec.Network = nil
-			if err := c.Update(t.Context(), publisher); err != nil {
-				t.Fatal(err)
-			}
+			c.change(t, publisher, func(s *v1alpha1.PyrsiaNodeSpec) { s.Network = nil })
 			eventually(t, func() error {
 				c.setWorkloadStatus(t, publisher, 1, 1)
 				c.get(t, publisher)

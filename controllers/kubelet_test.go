@@ -296,26 +296,24 @@ func (c *cluster) secretFolder(t *testing.T, n *v1alpha1.PyrsiaNode, template co
 // setWorkloadStatus says what the cluster's own controllers would say.
 func (c *cluster) setWorkloadStatus(t *testing.T, n *v1alpha1.PyrsiaNode, desired, ready int32) {
 	t.Helper()
-	if n.Spec.Role == v1alpha1.RolePublisher {
-		set := new(appsv1.StatefulSet)
-		set.Namespace, set.Name = n.Namespace, n.Name
-		c.get(t, set)
-		set.Status.ObservedGeneration, set.Status.Replicas, set.Status.ReadyReplicas = set.Generation, desired, ready
-		if err := c.Status().Update(t.Context(), set); err != nil {
-			t.Fatal(err)
-		}
+	if n.Spec.Role == v1alpha1.RoleMirror {
+		c.setDaemonSetStatus(t, n.Namespace, n.Name, desired, ready)
 		return
 	}
-	c.setDaemonSetStatus(t, n.Namespace, n.Name, desired, ready)
+	set := &appsv1.StatefulSet{ObjectMeta: metav1.ObjectMeta{Namespace: n.Namespace, Name: n.Name}}
+	eventually(t, func() error { // the operator may be writing it
+		c.get(t, set)
+		set.Status.ObservedGeneration, set.Status.Replicas, set.Status.ReadyReplicas = set.Generation, desired, ready
+		return c.Status().Update(t.Context(), set)
+	})
 }
 
 func (c *cluster) setDaemonSetStatus(t *testing.T, namespace, name string, desired, ready int32) {
 	t.Helper()
-	set := new(appsv1.DaemonSet)
-	set.Namespace, set.Name = namespace, name
-	c.get(t, set)
-	set.Status.ObservedGeneration, set.Status.DesiredNumberScheduled, set.Status.NumberReady = set.Generation, desired, ready
-	if err := c.Status().Update(t.Context(), set); err != nil {
-		t.Fatal(err)
-	}
+	set := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}}
+	eventually(t, func() error {
+		c.get(t, set)
+		set.Status.ObservedGeneration, set.Status.DesiredNumberScheduled, set.Status.NumberReady = set.Generation, desired, ready
+		return c.Status().Update(t.Context(), set)
+	})
 }

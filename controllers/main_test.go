@@ -295,6 +295,16 @@ func (c *cluster) get(t *testing.T, obj client.Object) {
 	}
 }
 
+// change updates a PyrsiaNode, whose status the operator may be writing.
+func (c *cluster) change(t *testing.T, n *v1alpha1.PyrsiaNode, do func(*v1alpha1.PyrsiaNodeSpec)) {
+	t.Helper()
+	eventually(t, func() error {
+		c.get(t, n)
+		do(&n.Spec)
+		return c.Update(t.Context(), n)
+	})
+}
+
 // eventually waits until check has nothing to complain about.
 func eventually(t *testing.T, check func() error) {
 	t.Helper()

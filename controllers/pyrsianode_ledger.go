@@ -287,8 +287,9 @@ func record(n *v1alpha1.PyrsiaNode, reports []report) {
 	n.Status.Ledger.Size = oldest.checkpoint.Tree.N
 	n.Status.Ledger.RootHash = oldest.checkpoint.Tree.Hash.String()
 	n.Status.Ledger.Checkpoint = string(oldest.checkpoint.Signed)
-	if n.Status.Ledger.SignedAt = nil; !oldest.checkpoint.Time.IsZero() {
-		n.Status.Ledger.SignedAt = new(metav1.NewTime(oldest.checkpoint.Time))
+	n.Status.Ledger.SignedAt = nil
+	if at := oldest.checkpoint.Time; !at.IsZero() {
+		n.Status.Ledger.SignedAt = new(metav1.NewTime(at))
 	}
 }
 

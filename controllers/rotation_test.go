@@ -30,10 +30,7 @@ func TestSigningKeyIsRotatedByOneField(t *testing.T) {
 	c.get(t, publisher)
 	before := publisher.Status.Ledger.Key
 
-	publisher.Spec.Publisher.KeyGeneration = 2
-	if err := c.Update(t.Context(), publisher); err != nil {
-		t.Fatal(err)
-	}
+	c.change(t, publisher, func(s *v1alpha1.PyrsiaNodeSpec) { s.Publisher.KeyGeneration = 2 })
 	c.awaitArgument(t, publisher, "--next-signing-key")
 	pod.stop()
 	pod = c.runPod(t, publisher, pod.data) // both keys sign
@@ -95,11 +92,9 @@ func TestLostPublisherIsRestored(t *testing.T) {
 	c.hasEvents(t, ns, v1alpha1.ConditionLedgerRolledBack)
 	empty.stop()
 
-	c.get(t, publisher)
-	publisher.Spec.Publisher.RestoreFrom = &v1alpha1.RestoreFrom{MirrorRef: &v1alpha1.LocalReference{Name: mirror.Name}}
-	if err := c.Update(t.Context(), publisher); err != nil {
-		t.Fatal(err)
-	}
+	c.change(t, publisher, func(s *v1alpha1.PyrsiaNodeSpec) {
+		s.Publisher.RestoreFrom = &v1alpha1.RestoreFrom{MirrorRef: &v1alpha1.LocalReference{Name: mirror.Name}}
+	})
 	eventually(t, func() error {
 		for _, init := range c.awaitTemplate(t, publisher).Spec.InitContainers {
 			if init.Name == "restore" {
