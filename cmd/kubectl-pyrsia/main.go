@@ -1,0 +1,90 @@
+// Command kubectl-pyrsia is a plugin of kubectl: 'kubectl pyrsia' asks the
+// ledger of a cluster. It reads the cluster's objects, and reaches the nodes'
+// open, read-only port through the API server, so it needs no right that the
+// user of the kubeconfig does not have.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	_ "k8s.io/client-go/plugin/pkg/client/auth/exec" // credentials of managed clusters
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := command().ExecuteContext(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "kubectl pyrsia:", err)
+		os.Exit(1)
+	}
+}
+
+// cluster is the cluster of the kubeconfig.
+type cluster struct {
+	loading   *clientcmd.ClientConfigLoadingRules
+	overrides clientcmd.ConfigOverrides
+	node      string // the PyrsiaNode to ask; empty: the publisher
+
+	config    *rest.Config
+	client    client.Client
+	namespace string
+}
+
+func command() *cobra.Command {
+	c := &cluster{loading: clientcmd.NewDefaultClientConfigLoadingRules()}
+	root := &cobra.Command{
+		Use:   "kubectl-pyrsia",
+		Short: "Ask the transparency log of this cluster",
+		Long: `Asks the Pyrsia nodes of this cluster, through the API server, what their ledger
+says of an image, and checks proofs on this machine.`,
+		Example: `  kubectl pyrsia status
+  kubectl pyrsia log alpine:3.20
+  kubectl pyrsia verify alpine:3.20`,
+		SilenceUsage: true, SilenceErrors: true,
+		Annotations:       map[string]string{cobra.CommandDisplayNameAnnotation: "kubectl pyrsia"},
+		PersistentPreRunE: func(*cobra.Command, []string) error { return c.connect() },
+	}
+	f := root.PersistentFlags()
+	f.StringVar(&c.loading.ExplicitPath, "kubeconfig", "", "path of the kubeconfig")
+	f.StringVar(&c.overrides.CurrentContext, "context", "", "context of the kubeconfig")
+	f.StringVarP(&c.overrides.Context.Namespace, "namespace", "n", "", "namespace of the PyrsiaNodes")
+	f.StringVar(&c.node, "pyrsianode", "", "PyrsiaNode to ask (default: the namespace's publisher, else any that is ready)")
+	root.AddCommand(
+		c.forward("log IMAGE|DIGEST", "Show what the ledger says of an image, newest first", cobra.ExactArgs(1)),
+		c.forward("proof IMAGE|DIGEST", "Fetch the proof that an image is on the ledger", cobra.ExactArgs(1)),
+		c.forward("status", "Show how a node is: its ledger, its peers, its content", cobra.NoArgs),
+		c.forward("peers", "Show a node's peers", cobra.NoArgs),
+		c.verifyCommand(), c.planCommand())
+	return root
+}
+
+func (c *cluster) connect() error {
+	config := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(c.loading, &c.overrides)
+	var err error
+	if c.namespace, _, err = config.Namespace(); err != nil {
+		return fmt.Errorf("reading the kubeconfig: %w", err)
+	}
+	if c.config, err = config.ClientConfig(); err != nil {
+		return fmt.Errorf("reading the kubeconfig: %w", err)
+	}
+	scheme := runtime.NewScheme()
+	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, v1alpha1.AddToScheme} {
+		if err := add(scheme); err != nil {
+			return err
+		}
+	}
+	c.client, err = client.New(c.config, client.Options{Scheme: scheme})
+	return err
+}
