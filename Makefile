@@ -136,7 +136,7 @@ help: ## List the targets
 	  /^##@ / {printf "\n%s\n", substr($$0, 5)} \
 	  /^[a-zA-Z0-9_-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-GENERATED := api config charts docs/api.md
+GENERATED := api config charts docs/api.md docs/permissions.md
 CHECKSUMS = git ls-files -co --exclude-standard -- $(GENERATED) | xargs sha256sum
 # REAL_PARTS gives the tests a real API server and a real registry. Without them
 # the tests that need them are skipped; not so in CI.

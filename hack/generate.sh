@@ -2,7 +2,7 @@
 # Writes everything that is generated from api/, the RBAC markers and the
 # chart. `make verify` runs it and fails on a difference.
 #   generate.sh code        deepcopy functions, docs/api.md
-#   generate.sh manifests   CRDs, roles, the chart's copies of them, install.yaml
+#   generate.sh manifests   CRDs, roles, docs/permissions.md, the chart's copies, install.yaml
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -19,6 +19,9 @@ code() {
 manifests() {
 	tool controller-gen crd paths=./api/... output:crd:dir=config/crd
 	tool controller-gen rbac:roleName=pyrsia-operator paths=./controllers/...\;./cmd/pyrsia-operator output:rbac:dir=config/rbac
+
+	go run ./hack/permissions <config/rbac/role.yaml >docs/permissions.md.tmp
+	mv docs/permissions.md.tmp docs/permissions.md
 
 	rm -rf $chart/files
 	mkdir -p $chart/files/crds

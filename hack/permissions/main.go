@@ -1,0 +1,120 @@
+// Command permissions writes docs/permissions.md: every right that the operator
+// has, from the generated roles, and why it needs it. A right without a reason,
+// or a reason without a right, is an error.
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+
+	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/util/yaml"
+)
+
+// reasons say, by the scope and the resource, what a right is for.
+var reasons = map[string]string{
+	"cluster pods":                                   "Finds the addresses of nodes to ask over the control API, and what keeps a pod from being ready.",
+	"cluster secrets":                                "Writes the control keys and the signing key of each PyrsiaNode into Secrets beside it. It never reads them; the answer to a patch would show one.",
+	"cluster services":                               "Gives the nodes names in the cluster, and addresses outside of it where spec.network.exposure asks for one; deletes that Service when it does no more.",
+	"cluster daemonsets.apps":                        "Runs mirrors and their frontends on each Kubernetes node, and the clean-up of containerd's set-up; deletes them in that order.",
+	"cluster statefulsets.apps":                      "Runs publishers.",
+	"cluster events.events.k8s.io":                   "Tells transitions to who watches an object.",
+	"cluster artifacts.pyrsia.io":                    "Makes an Artifact for each image and digest of a set, and deletes those over the history's limit.",
+	"cluster officialimagesets.pyrsia.io":            "Reads what is to be published; patches its own finalizer.",
+	"cluster pyrsianodes.pyrsia.io":                  "Reads what is to run; patches its own finalizer.",
+	"cluster artifacts/status.pyrsia.io":             "Writes what it has observed.",
+	"cluster officialimagesets/status.pyrsia.io":     "Writes what it has observed.",
+	"cluster pyrsianodes/status.pyrsia.io":           "Writes what it has observed.",
+	"cluster officialimagesets/finalizers.pyrsia.io": "Owns the Artifacts that it makes, where the admission plugin OwnerReferencesPermissionEnforcement is on.",
+	"cluster pyrsianodes/finalizers.pyrsia.io":       "Owns the pods that it makes, where the admission plugin OwnerReferencesPermissionEnforcement is on.",
+	"own namespace events":                           "Tells which replica leads.",
+	"own namespace secrets":                          "Makes the Secret of the control keys' seeds anew, should somebody have deleted it.",
+	"own namespace secrets pyrsia-operator-seed":     "Reads and rotates the seeds of the control keys: the only Secret that it can read.",
+	"own namespace leases.coordination.k8s.io":       "Is chosen among its replicas, so that two never act together.",
+}
+
+const head = `# What the operator may do, and why
+
+Written by ` + "`make manifests`" + ` from the markers in the code, which become [config/rbac/role.yaml](../config/rbac/role.yaml), the chart's and
+config/default's roles. The tests run the operator with these rights alone.
+
+The nodes have no rights at all: no pod of a PyrsiaNode mounts a token of the API server. Only the containers *init-data* and *containerd*
+of a mirror's pods run as root, without privileges, before the others, and end: they give a folder of the host to the mirror's user, and
+write containerd's registry configuration.
+
+| Where | Resource | Verbs | Why |
+|---|---|---|---|
+`
+
+func main() {
+	if err := run(os.Stdin, os.Stdout); err != nil {
+		fmt.Fprintln(os.Stderr, "permissions:", err)
+		os.Exit(1)
+	}
+}
+
+// right is one row.
+type right struct{ scope, resource, verbs string }
+
+func run(in io.Reader, out io.Writer) error {
+	rights, err := read(in)
+	if err != nil {
+		return err
+	}
+	var text bytes.Buffer
+	text.WriteString(head)
+	unused := make(map[string]bool, len(reasons))
+	for key := range reasons {
+		unused[key] = true
+	}
+	var errs []error
+	for _, r := range rights {
+		key := r.scope + " " + r.resource
+		if reasons[key] == "" {
+			errs = append(errs, fmt.Errorf("no reason is given for %q: add it in hack/permissions", key))
+		}
+		delete(unused, key)
+		fmt.Fprintf(&text, "| %s | %s | %s | %s |\n", r.scope, r.resource, r.verbs, reasons[key])
+	}
+	for key := range unused {
+		errs = append(errs, fmt.Errorf("a reason is given for %q, which the operator may not do: remove it in hack/permissions", key))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	_, err = out.Write(text.Bytes())
+	return err
+}
+
+// read reads a stream of a ClusterRole and a Role.
+func read(in io.Reader) (rights []right, err error) {
+	documents := yaml.NewYAMLOrJSONDecoder(in, 4096)
+	for {
+		var role rbacv1.Role // a ClusterRole's rules look the same
+		if err := documents.Decode(&role); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			return nil, fmt.Errorf("reading the roles: %w", err)
+		}
+		scope := map[string]string{"ClusterRole": "cluster", "Role": "own namespace"}[role.Kind]
+		for _, rule := range role.Rules {
+			for _, group := range rule.APIGroups {
+				for _, resource := range rule.Resources {
+					name := strings.TrimSuffix(resource+"."+group, ".")
+					if len(rule.ResourceNames) > 0 {
+						name += " " + strings.Join(rule.ResourceNames, ", ")
+					}
+					rights = append(rights, right{scope, name, strings.Join(rule.Verbs, ", ")})
+				}
+			}
+		}
+	}
+	slices.SortStableFunc(rights, func(a, b right) int { return cmp.Compare(a.scope, b.scope) })
+	return rights, nil
+}
