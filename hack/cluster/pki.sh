@@ -21,8 +21,14 @@ certificate() { # name subject [subjectAltName]
 	EOT
 }
 
+node_certificate() { # number
+	local n
+	n=$(node_name "$1")
+	certificate "$n" "/O=system:nodes/CN=system:node:$n" "IP:$NET.$((10 + $1)),DNS:$n"
+}
+
 make_keys() (
-	local i n service=kubernetes.default.svc
+	local i service=kubernetes.default.svc
 	umask 077
 	mkdir -p "$RUN/pki"
 	cd "$RUN/pki" || exit
@@ -36,7 +42,6 @@ make_keys() (
 	certificate proxy /CN=system:kube-proxy
 	certificate front-proxy /CN=front-proxy
 	for i in $(seq 0 "$WORKERS"); do
-		n=$(node_name "$i")
-		certificate "$n" "/O=system:nodes/CN=system:node:$n" "IP:$NET.$((10 + i)),DNS:$n"
+		node_certificate "$i"
 	done
 )

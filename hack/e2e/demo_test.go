@@ -30,7 +30,7 @@ func TestEndToEnd(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	for _, s := range steps.All("") {
+	run := func(s steps.Step) {
 		if !t.Run(s.Name, func(t *testing.T) {
 			if err := s.Do(t.Context(), w); err != nil {
 				t.Fatal(err)
@@ -39,7 +39,16 @@ func TestEndToEnd(t *testing.T) {
 			t.FailNow() // the next steps build on this one
 		}
 	}
+	for i, s := range steps.All("") {
+		run(s)
+		if i == 0 {
+			run(steps.UserSettings)
+		}
+	}
 	t.Run("Columns", func(t *testing.T) { columns(t, w) })
 	t.Run("Bad input", func(t *testing.T) { badInput(t, w) })
 	t.Run("Nothing is written in a steady state", func(t *testing.T) { steady(t, w) })
+	for _, s := range steps.Life() {
+		run(s)
+	}
 }

@@ -1,7 +1,8 @@
 # shellcheck shell=bash
-# storage: the provisioner of the StorageClass "standard". A claim gets a folder on the node that the
-# scheduler chose (in truth one in $RUN/pv, which every node sees), as a local volume, so that its
-# pod stays on that node. (The controller manager's own provisioner makes folders that only root can
+# storage: the provisioner of the StorageClasses "standard" and "shared". A claim gets a folder on the
+# node that the scheduler chose (in truth one in $RUN/pv, which every node sees), as a local volume. Of
+# class standard it stays on that node, and its pod too; one of class shared goes with its pod, as a
+# disk does that a cloud attaches to another machine. (The controller manager's own provisioner makes folders that only root can
 # write to.) Sourced by main.sh.
 
 # A watch ends when the API server does.
@@ -13,11 +14,12 @@ watch_forever() {
 }
 
 provision() { # claims, as lines
-	local uid namespace claim size mode class phase node
+	local uid namespace claim size mode class phase node where
 	while read -r uid namespace claim size mode class phase node; do
 		# The node is empty as long as no pod uses the claim.
 		case "$class $phase $node" in
-		"standard Pending "?*) ;;
+		"standard Pending "?*) where="operator: In, values: [$node]" ;;
+		"shared Pending "?*) where="operator: Exists" ;;
 		*) continue ;;
 		esac
 		mkdir -p "$RUN/pv/$uid"
@@ -31,10 +33,10 @@ provision() { # claims, as lines
 			  capacity: {storage: $size}
 			  accessModes: [$mode]
 			  persistentVolumeReclaimPolicy: Delete
-			  storageClassName: standard
+			  storageClassName: $class
 			  local: {path: $RUN/pv/$uid}
 			  claimRef: {apiVersion: v1, kind: PersistentVolumeClaim, namespace: $namespace, name: $claim, uid: $uid}
-			  nodeAffinity: {required: {nodeSelectorTerms: [{matchExpressions: [{key: kubernetes.io/hostname, operator: In, values: [$node]}]}]}}
+			  nodeAffinity: {required: {nodeSelectorTerms: [{matchExpressions: [{key: kubernetes.io/hostname, $where}]}]}}
 		EOT
 	done
 }
@@ -42,7 +44,7 @@ provision() { # claims, as lines
 reclaim() { # volumes, as lines
 	local volume path class phase
 	while read -r volume path class phase; do
-		[ "$class $phase" = "standard Released" ] || continue
+		[[ "$class $phase" =~ ^(standard|shared)" Released"$ ]] || continue
 		# Whoever may write volumes does not get to say what is deleted on the host.
 		[[ $path == "$RUN"/pv/* && $path != *..* ]] || continue
 		rm -rf "$path"

@@ -60,6 +60,7 @@ kubelet_config() {
 		evictionHard: {memory.available: "50Mi", nodefs.available: "1%", imagefs.available: "1%", nodefs.inodesFree: "1%"}
 		oomScoreAdj: 0
 		nodeStatusUpdateFrequency: 4s
+		staticPodPath: /etc/kubernetes/manifests
 	EOT
 	[ "$I" != 0 ] || echo 'registerWithTaints: [{key: node-role.kubernetes.io/control-plane, effect: NoSchedule}]' >>/run/node/kubelet.yaml
 }
@@ -89,7 +90,7 @@ import_images() {
 }
 
 worker() {
-	mkdir -p /run/node
+	mkdir -p /run/node /etc/kubernetes/manifests
 	containerd_config
 	cni_config
 	kubelet_config

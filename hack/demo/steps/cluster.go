@@ -26,6 +26,7 @@ func startCluster(ctx context.Context, w *World) error {
 	if err := w.connect(); err != nil {
 		return err
 	}
+	w.workers = []string{"w1", "w2"}
 	return w.Show(ctx, "kubectl", "get", "nodes")
 }
 
@@ -35,10 +36,10 @@ func loadImages(ctx context.Context, w *World) error {
 	if err := w.Show(ctx, "make", "--no-print-directory", "images", "PLATFORMS=linux/"+runtime.GOARCH, "DIST=tmp/demo"); err != nil {
 		return err
 	}
-	for _, tar := range []string{"tmp/demo/pyrsia-operator.tar", "tmp/demo/pyrsia.tar"} {
-		if err := w.Quietly(ctx, clusterScript, "load", tar); err != nil {
-			return err
-		}
-	}
-	return nil
+	return w.load(ctx, "tmp/demo")
+}
+
+// load gives the nodes the project's images that are in a folder.
+func (w *World) load(ctx context.Context, dir string) error {
+	return w.Quietly(ctx, clusterScript, "load", dir+"/pyrsia-operator.tar", dir+"/pyrsia.tar")
 }

@@ -154,7 +154,7 @@ func (w *World) mirrorPod(ctx context.Context, node string) (*corev1.Pod, error)
 		return nil, err
 	}
 	for i, p := range pods.Items {
-		if p.Spec.NodeName == node && len(p.OwnerReferences) == 1 && p.OwnerReferences[0].Kind == "DaemonSet" {
+		if p.Spec.NodeName == node && p.Labels["app.kubernetes.io/component"] == "mirror" {
 			return &pods.Items[i], nil
 		}
 	}

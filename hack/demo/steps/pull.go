@@ -3,15 +3,13 @@ package steps
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
-
-// workers are the Kubernetes nodes on which the demo starts pods.
-var workers = []string{"w1", "w2"}
 
 // pullThroughMirror starts a pod whose image can come from nowhere but the
 // mirror: containerd is in strict mode, and the upstream does not run.
@@ -55,8 +53,8 @@ func runDebian(ctx context.Context, w *World) error {
 // pullBig pulls an image with a layer over 100 MB on every worker at once.
 func pullBig(ctx context.Context, w *World) error {
 	const image = "big:1"
-	pods := make([]string, len(workers))
-	for i, node := range workers {
+	pods := make([]string, len(w.workers))
+	for i, node := range w.workers {
 		pods[i] = "pod/big-" + node
 		if err := w.startPod(ctx, "big-"+node, image, node, "sleep", "86400"); err != nil {
 			return err
@@ -66,7 +64,7 @@ func pullBig(ctx context.Context, w *World) error {
 	if err := w.Show(ctx, wait...); err != nil {
 		return err
 	}
-	for _, node := range workers {
+	for _, node := range w.workers {
 		if err := w.checkImageID(ctx, "big-"+node, image); err != nil {
 			return err
 		}
@@ -108,6 +106,20 @@ func (w *World) checkImageID(ctx context.Context, pod, image string) error {
 	}
 	fmt.Fprintf(w.Out, "%s on %s runs %s: block %d of the ledger.\n", pod, p.Spec.NodeName, digest, a.Status.Block.Height)
 	return nil
+}
+
+// awaitPod waits until a pod that may not be there yet is ready.
+func (w *World) awaitPod(ctx context.Context, name string) error {
+	return w.Await(ctx, "pod "+name, 2*time.Minute, func(ctx context.Context) (bool, string, error) {
+		var p corev1.Pod
+		if err := w.Client.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, &p); err != nil {
+			return false, "", err
+		}
+		ready := slices.ContainsFunc(p.Status.Conditions, func(c corev1.PodCondition) bool {
+			return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
+		})
+		return ready && p.DeletionTimestamp == nil, string(p.Status.Phase), nil
+	})
 }
 
 // awaitEnd waits for a pod that runs to its end, and shows what it printed.

@@ -15,7 +15,7 @@ import (
 // startUpstream runs a registry on this machine and pushes the images to it
 // that the demo publishes.
 func startUpstream(ctx context.Context, w *World) error {
-	dir := filepath.Join(w.Root, "tmp", "demo", "upstream")
+	dir := w.upstreamDir()
 	if err := os.RemoveAll(dir); err != nil {
 		return err
 	}
@@ -50,6 +50,8 @@ func startUpstream(ctx context.Context, w *World) error {
 	fmt.Fprintln(w.Out, "  library/unpublished:1, which no OfficialImageSet will name")
 	return nil
 }
+
+func (w *World) upstreamDir() string { return filepath.Join(w.Root, "tmp", "demo", "upstream") }
 
 // loseUpstream moves a published tag, then stops the upstream for good.
 func loseUpstream(ctx context.Context, w *World) error {

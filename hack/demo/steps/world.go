@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/tools/clientcmd"
@@ -44,6 +45,10 @@ type World struct {
 	// pushed are the digests that the upstream had at publication; none are
 	// known of Docker Hub.
 	pushed map[string]v1.Hash
+
+	workers []string // the Kubernetes nodes on which pods start
+	// settings are what containerd's were on each worker before the project's.
+	settings map[string]string
 }
 
 // Close ends what the steps started outside the cluster.
@@ -98,11 +103,10 @@ func (w *World) connect() error {
 		return fmt.Errorf("reading the cluster's kubeconfig: %w", err)
 	}
 	scheme := runtime.NewScheme()
-	if err := corev1.AddToScheme(scheme); err != nil {
-		return err
-	}
-	if err := v1alpha1.AddToScheme(scheme); err != nil {
-		return err
+	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, appsv1.AddToScheme, v1alpha1.AddToScheme} {
+		if err := add(scheme); err != nil {
+			return err
+		}
 	}
 	w.Client, err = client.New(config, client.Options{Scheme: scheme})
 	return err
