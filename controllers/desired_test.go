@@ -91,7 +91,7 @@ func desiredObjects() map[string]runtime.ApplyConfiguration {
 	in := podInputs{
 		image:     "ghcr.io/pyrsia/pyrsia:v0.1.0",
 		ledgerKey: "pyrsia.io/images/publisher/0b9c5c1e+f2a1b3c4+AQ==",
-		bootstrap: []string{"http://publisher.images.svc:8080"}, mirrorURL: "http://10.96.0.7:5001",
+		bootstrap: []string{"http://publisher.images.svc:8080"},
 	}
 	publisher := node(v1alpha1.RolePublisher, "publisher")
 	full := node(v1alpha1.RolePublisher, "publisher")
@@ -153,7 +153,8 @@ func desiredObjects() map[string]runtime.ApplyConfiguration {
 		"mirror-released":    daemonSet(released, in),
 		"mirror-cleanup":     cleanupDaemonSet(fallback, in),
 		"mirror-service":     service(mirror),
-		"mirror-all":         mirrorService(mirror),
+		"frontend":           frontendDaemonSet(mirror, in),
+		"frontend-fallback":  frontendDaemonSet(fallback, in),
 	}
 }
 

@@ -68,6 +68,12 @@ func LoadKeyring(ctx context.Context, c client.Client, namespace string, lifetim
 			secret, err = k.read(ctx) // another replica was faster: its seeds count
 		}
 	}
+	if err == nil && len(secret.Data) == 0 { // as the installation brings it
+		k.fill(secret)
+		if err = c.Update(ctx, secret); apierrors.IsConflict(err) {
+			secret, err = k.read(ctx)
+		}
+	}
 	if err != nil {
 		return nil, err
 	}

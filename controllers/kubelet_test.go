@@ -150,7 +150,7 @@ func (c *cluster) nodeConfig(t *testing.T, n *v1alpha1.PyrsiaNode, template core
 		case "--control-addr":
 			config.ControlAddr = at(value)
 		case "--mirror-addr":
-			config.MirrorAddr = at(value)
+			config.MirrorAddr = strings.Replace(value, "/data", p.data, 1)
 		case "--control-key":
 			config.ControlKeyFile = c.secretFile(t, n, template, dir, value)
 		case "--operator-key":
@@ -298,6 +298,7 @@ func (c *cluster) setWorkloadStatus(t *testing.T, n *v1alpha1.PyrsiaNode, desire
 	t.Helper()
 	if n.Spec.Role == v1alpha1.RoleMirror {
 		c.setDaemonSetStatus(t, n.Namespace, n.Name, desired, ready)
+		c.setDaemonSetStatus(t, n.Namespace, frontendName(n), desired, ready)
 		return
 	}
 	set := &appsv1.StatefulSet{ObjectMeta: metav1.ObjectMeta{Namespace: n.Namespace, Name: n.Name}}
@@ -312,7 +313,9 @@ func (c *cluster) setDaemonSetStatus(t *testing.T, namespace, name string, desir
 	t.Helper()
 	set := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}}
 	eventually(t, func() error {
-		c.get(t, set)
+		if err := c.Get(t.Context(), client.ObjectKeyFromObject(set), set); err != nil {
+			return err
+		}
 		set.Status.ObservedGeneration, set.Status.DesiredNumberScheduled, set.Status.NumberReady = set.Generation, desired, ready
 		return c.Status().Update(t.Context(), set)
 	})

@@ -44,7 +44,6 @@ type podInputs struct {
 	ledgerKey string // mirrors: the key to trust
 	bootstrap []string
 	outside   outside
-	mirrorURL string // mirrors: where all of them are reached from each Kubernetes node
 }
 
 func labels(n *v1alpha1.PyrsiaNode, component string) map[string]string {

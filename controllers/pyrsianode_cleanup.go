@@ -48,8 +48,10 @@ func (r *PyrsiaNodeReconciler) cleanup(ctx context.Context, n *v1alpha1.PyrsiaNo
 	if err := r.applier.live.Get(ctx, client.ObjectKeyFromObject(n), n); err != nil || !controllerutil.ContainsFinalizer(n, containerdFinalizer) || n.DeletionTimestamp.IsZero() {
 		return 0, wrap(client.IgnoreNotFound(err), "reading the PyrsiaNode again")
 	}
-	if err := deleteOwned(ctx, r.applier, n, new(appsv1.DaemonSet), "DaemonSet", n.Name); err != nil {
-		return 0, err
+	for _, name := range []string{n.Name, frontendName(n)} {
+		if err := deleteOwned(ctx, r.applier, n, new(appsv1.DaemonSet), "DaemonSet", name); err != nil {
+			return 0, err
+		}
 	}
 	pods, err := r.Nodes.pods(ctx, n)
 	if err != nil {

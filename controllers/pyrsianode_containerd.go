@@ -30,7 +30,7 @@ func manageContainerd(spec *coreac.PodSpecApplyConfiguration, n *v1alpha1.Pyrsia
 		spec.WithInitContainers(&mirror)
 		spec.Containers = nil
 		spec.WithContainers(holdContainer(n, in))
-		withContainerd(spec, n, in, m, installArgs(m, in))
+		withContainerd(spec, n, in, m, installArgs(m))
 	case slices.Contains(n.Finalizers, containerdFinalizer):
 		withContainerd(spec, n, in, m, uninstallArgs(m))
 	}
@@ -40,12 +40,10 @@ func manageContainerd(spec *coreac.PodSpecApplyConfiguration, n *v1alpha1.Pyrsia
 // is started again.
 const startupFailures = 3600
 
-// installArgs name the mirror on the Kubernetes node itself first, and then all
-// of them, for the moments in which that one is replaced.
-func installArgs(m v1alpha1.Mirror, in podInputs) []string {
+func installArgs(m v1alpha1.Mirror) []string {
 	args := []string{
 		"containerd", "install", "--certs-d", "/certs.d", "--mode", string(m.Containerd),
-		"--mirror", fmt.Sprintf("http://127.0.0.1:%d", m.Port), "--mirror", in.mirrorURL,
+		"--mirror", fmt.Sprintf("http://127.0.0.1:%d", m.Port),
 	}
 	return append(args, registryArgs(m)...)
 }
@@ -71,7 +69,7 @@ func withContainerd(spec *coreac.PodSpecApplyConfiguration, n *v1alpha1.PyrsiaNo
 // holdContainer keeps a pod there whose other containers have done their work
 // or are its sidecars.
 func holdContainer(n *v1alpha1.PyrsiaNode, in podInputs) *coreac.ContainerApplyConfiguration {
-	return initContainer(n, in, "hold").WithArgs("pause").WithSecurityContext(restricted())
+	return initContainer(n, in, "hold").WithArgs("pause").WithSecurityContext(restricted()).WithResources(little())
 }
 
 // cutsItselfOff tells the registry from which a mirror's own image comes, if a
@@ -89,8 +87,8 @@ func cutsItselfOff(n *v1alpha1.PyrsiaNode, in podInputs) (registry string) {
 	return ""
 }
 
-// cleanupDaemonSet gives each Kubernetes node its containerd set-up back. Its
-// pods are ready when that is done.
+// cleanupDaemonSet gives each Kubernetes node its containerd set-up back, and
+// removes the mirror's data. Its pods are ready when that is done.
 func cleanupDaemonSet(n *v1alpha1.PyrsiaNode, in podInputs) *appsac.DaemonSetApplyConfiguration {
 	mirror := mirrorSpec(n)
 	spec := coreac.PodSpec().
@@ -102,6 +100,10 @@ func cleanupDaemonSet(n *v1alpha1.PyrsiaNode, in podInputs) *appsac.DaemonSetApp
 		WithContainers(holdContainer(n, in))
 	withPlace(spec, n)
 	withContainerd(spec, n, in, mirror, uninstallArgs(mirror))
+	spec.WithVolumes(hostVolume("data", hostPath(n))).
+		WithInitContainers(initContainer(n, in, "remove-data", "DAC_OVERRIDE", "FOWNER").
+			WithArgs("remove-data", "/data").
+			WithVolumeMounts(coreac.VolumeMount().WithName("data").WithMountPath("/data")))
 	return appsac.DaemonSet(cleanupName(n), n.Namespace).
 		WithLabels(labels(n, "cleanup")).
 		WithOwnerReferences(ownerReference(n)).

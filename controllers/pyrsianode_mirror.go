@@ -23,7 +23,7 @@ func daemonSet(n *v1alpha1.PyrsiaNode, in podInputs) *appsac.DaemonSetApplyConfi
 	if n.Spec.CacheSize != nil {
 		cache = *n.Spec.CacheSize
 	}
-	args := []string{"--mirror-addr", fmt.Sprintf(":%d", portMirror), "--ledger-key", in.ledgerKey}
+	args := []string{"--mirror-addr", "unix:/data/" + frontendDir + "/mirror.sock", "--ledger-key", in.ledgerKey}
 	for _, address := range in.bootstrap {
 		args = append(args, "--bootstrap", address)
 	}
@@ -36,10 +36,8 @@ func daemonSet(n *v1alpha1.PyrsiaNode, in podInputs) *appsac.DaemonSetApplyConfi
 	template.Spec.
 		WithVolumes(hostVolume("data", hostPath(n))).
 		WithInitContainers(initContainer(n, in, "init-data", "CHOWN", "DAC_OVERRIDE", "FOWNER").
-			WithArgs("init-data", "--owner", fmt.Sprintf("%d:%d", nodeUser, nodeUser), "/data").
+			WithArgs("init-data", "--owner", fmt.Sprintf("%d:%d", nodeUser, nodeUser), "/data", "/data/"+frontendDir).
 			WithVolumeMounts(coreac.VolumeMount().WithName("data").WithMountPath("/data")))
-	template.Spec.Containers[0].WithPorts(coreac.ContainerPort().WithName("mirror").
-		WithContainerPort(portMirror).WithHostPort(mirror.Port).WithHostIP("127.0.0.1").WithProtocol(corev1.ProtocolTCP))
 	manageContainerd(template.Spec, n, in, mirror)
 
 	return appsac.DaemonSet(n.Name, n.Namespace).

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"slices"
 	"strings"
 	"time"
@@ -125,18 +124,18 @@ func (r *PyrsiaNodeReconciler) applyWorkload(ctx context.Context, n *v1alpha1.Py
 	if n.Spec.Role == v1alpha1.RolePublisher {
 		return r.applyStatefulSet(ctx, n, in)
 	}
-	if mirrorSpec(n).Containerd != v1alpha1.ContainerdUnmanaged {
-		live, changed, err := r.applyService(ctx, n, mirrorService(n))
-		if err != nil || changed {
-			return nil, err // a watch tells the address
-		}
-		in.mirrorURL = "http://" + net.JoinHostPort(live.Spec.ClusterIP, fmt.Sprint(portMirror))
-	}
-	live, err := r.applyDaemonSet(ctx, n, daemonSet(n, in))
-	if err != nil || live == nil {
+	mirrors, err := r.applyDaemonSet(ctx, n, daemonSet(n, in))
+	if err != nil {
 		return nil, err
 	}
-	return &v1alpha1.NodeCounts{Desired: live.Status.DesiredNumberScheduled, Ready: live.Status.NumberReady}, nil
+	frontends, err := r.applyDaemonSet(ctx, n, frontendDaemonSet(n, in))
+	if err != nil || mirrors == nil || frontends == nil {
+		return nil, err
+	}
+	return &v1alpha1.NodeCounts{
+		Desired: mirrors.Status.DesiredNumberScheduled,
+		Ready:   min(mirrors.Status.NumberReady, frontends.Status.NumberReady),
+	}, nil
 }
 
 // applyService tells whether the Service had to be changed; live is it before that.

@@ -28,20 +28,6 @@ func service(n *v1alpha1.PyrsiaNode) *coreac.ServiceApplyConfiguration {
 			WithPorts(servicePort("p2p", portP2P), servicePort("open", portOpen), servicePort("control", control.Port)))
 }
 
-func mirrorServiceName(n *v1alpha1.PyrsiaNode) string { return n.Name + "-mirror" }
-
-// mirrorService is one address for all ready mirrors, which a Kubernetes node
-// uses while its own is being replaced. containerd knows no cluster DNS, so it
-// is given the address itself.
-func mirrorService(n *v1alpha1.PyrsiaNode) *coreac.ServiceApplyConfiguration {
-	return coreac.Service(mirrorServiceName(n), n.Namespace).
-		WithLabels(labels(n, component(n))).
-		WithOwnerReferences(ownerReference(n)).
-		WithSpec(coreac.ServiceSpec().
-			WithSelector(labels(n, component(n))).
-			WithPorts(servicePort("mirror", portMirror)))
-}
-
 func servicePort(name string, number int32) *coreac.ServicePortApplyConfiguration {
 	return coreac.ServicePort().WithName(name).WithPort(number).
 		WithTargetPort(intstr.FromString(name)).WithProtocol(corev1.ProtocolTCP)

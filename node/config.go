@@ -78,8 +78,10 @@ type Config struct {
 	// each peer. 0 is no bound.
 	UploadLimit, DownloadLimit, PeerLimit int64
 
-	OpenAddr   string // health, metrics, the ledger and content for peers
-	MirrorAddr string // the registry mirror for container clients
+	OpenAddr string // health, metrics, the ledger and content for peers
+	// MirrorAddr is the registry mirror for container clients, or unix:PATH of
+	// a socket behind a frontend, which no other node may have.
+	MirrorAddr string
 	// MirrorCertFile and MirrorKeyFile, PEM, have the mirror speak TLS. They
 	// are read again when they change.
 	MirrorCertFile string
@@ -135,6 +137,9 @@ func (c *Config) validate() error {
 		}
 	default:
 		errs = append(errs, fmt.Errorf("role %q: want %s or %s", c.Role, control.Publisher, control.Mirror))
+	}
+	if strings.HasPrefix(c.MirrorAddr, unixPrefix) && c.MirrorCertFile != "" {
+		errs = append(errs, errors.New("the mirror speaks no TLS at a Unix socket"))
 	}
 	if (c.MirrorCertFile == "") != (c.MirrorKeyFile == "") {
 		errs = append(errs, errors.New("TLS on the mirror's port needs a certificate and its key together"))

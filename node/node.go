@@ -52,18 +52,20 @@ type Node struct {
 	prefetch  *prefetch.Prefetcher // of mirrors with patterns
 	receipts  *receipts.Book       // of nodes that serve container clients
 
-	ready     atomic.Bool
-	wasStale  atomic.Bool
-	disk      disk
-	wake      chan struct{}          // a peer has a new checkpoint, or has just been connected
-	announcer atomic.Pointer[string] // the peer that gossiped one last
-	missing   chan digest.Digest     // corrupt blobs to fetch again
-	servers   []*http.Server
-	failed    chan error // a server that ended by itself
-	stop      context.CancelFunc
-	done      sync.WaitGroup
-	closers   []func() error // in the order of opening
-	close     func() error   // shutdown, once
+	ready       atomic.Bool
+	becameReady chan struct{} // closed with the first ready
+	onceReady   sync.Once
+	wasStale    atomic.Bool
+	disk        disk
+	wake        chan struct{}          // a peer has a new checkpoint, or has just been connected
+	announcer   atomic.Pointer[string] // the peer that gossiped one last
+	missing     chan digest.Digest     // corrupt blobs to fetch again
+	servers     []*http.Server
+	failed      chan error // a server that ended by itself
+	stop        context.CancelFunc
+	done        sync.WaitGroup
+	closers     []func() error // in the order of opening
+	close       func() error   // shutdown, once
 }
 
 // Run runs a node until ctx ends, and then ends it gracefully.
@@ -90,8 +92,9 @@ func Start(ctx context.Context, c Config) (*Node, error) {
 	}
 	n := &Node{
 		config: c, log: c.Logger, started: time.Now(), registry: prometheus.NewRegistry(),
-		wake: make(chan struct{}, 1), missing: make(chan digest.Digest, maxMissing), failed: make(chan error, 3),
-		plain: &http.Client{Timeout: syncTimeout},
+		wake: make(chan struct{}, 1), missing: make(chan digest.Digest, maxMissing), failed: make(chan error, 4),
+		becameReady: make(chan struct{}),
+		plain:       &http.Client{Timeout: syncTimeout},
 	}
 	n.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	run, stop := context.WithCancel(context.WithoutCancel(ctx))
@@ -170,7 +173,6 @@ func (n *Node) openHost(ctx context.Context) (err error) {
 		Encrypt:   n.config.EncryptTransfers,
 		NAT:       n.config.NAT,
 		HTTPPort:  n.httpPort(),
-		Complete:  n.config.Role == control.Publisher,
 		Joined:    n.wakeUp,
 		// An artifact's piece list is used whenever one of its blobs is, so it
 		// leaves the store after them.
@@ -231,7 +233,7 @@ func (n *Node) work(run context.Context) {
 	}
 	if n.config.Role == control.Publisher {
 		n.done.Go(func() { n.spread(run) })
-		n.ready.Store(true)
+		n.setReady()
 		return
 	}
 	n.done.Go(func() { n.follow(run) })

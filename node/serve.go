@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -55,6 +56,9 @@ func (n *Node) serveMirror(ctx context.Context) error {
 			return err
 		}
 	}
+	if socket, ok := strings.CutPrefix(n.config.MirrorAddr, unixPrefix); ok {
+		return n.serveFrontend(ctx, socket)
+	}
 	return n.serveAt(ctx, n.config.MirrorAddr, n.mirror, tlsConfig)
 }
 
@@ -69,6 +73,12 @@ func (n *Node) serveAt(ctx context.Context, addr string, handler http.Handler, t
 	if tlsConfig != nil {
 		l = tls.NewListener(l, tlsConfig)
 	}
+	n.serveOn(l, addr, handler)
+	return nil
+}
+
+// serveOn serves until shutdown.
+func (n *Node) serveOn(l net.Listener, addr string, handler http.Handler) {
 	s := &http.Server{
 		Addr: addr, Handler: handler, MaxHeaderBytes: 64 << 10,
 		ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
@@ -80,7 +90,6 @@ func (n *Node) serveAt(ctx context.Context, addr string, handler http.Handler, t
 			n.failed <- fmt.Errorf("serving %s: %w", addr, err)
 		}
 	})
-	return nil
 }
 
 // peerHandler serves what is open to everyone: the ledger, and content by

@@ -109,7 +109,7 @@ func (n *Node) follow(ctx context.Context) {
 		}
 		interval := pollInterval
 		if _, ok := n.ledger.Head(); ok {
-			n.ready.Store(true)
+			n.setReady()
 			n.warnStale()
 		} else {
 			interval = joinInterval

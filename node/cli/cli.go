@@ -45,7 +45,7 @@ only what the ledger vouches for.`,
 	root.AddCommand(dockerCommand(), imageVerifierCommand())
 	root.AddCommand(nodeCommand(), keygenCommand(), logCommand(), proofCommand(), verifyCommand(),
 		evidenceCommand(), fsckCommand(), restoreCommand(), statusCommand(), peersCommand(),
-		containerdCommand(), planCommand(), initDataCommand(), pauseCommand())
+		containerdCommand(), planCommand(), frontendCommand(), initDataCommand(), removeDataCommand(), pauseCommand())
 	if err := root.ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(stderr, "pyrsia:", err)
 		if errors.Is(err, errUsage) {

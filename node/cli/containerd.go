@@ -3,6 +3,7 @@ package cli
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -14,8 +15,7 @@ import (
 
 func containerdCommand() *cobra.Command {
 	var s containerd.Setup
-	var mirrors []string
-	var mode string
+	var mirror, mode string
 	cmd := &cobra.Command{
 		Use:   "containerd",
 		Short: "Make a node the registry mirror of this machine's containerd, or take that back",
@@ -31,9 +31,9 @@ What was there before is kept, and restored exactly by uninstall.`,
 		Use:   "install",
 		Short: "Send pulls to the node",
 		Args:  exactly(0),
-		RunE:  func(*cobra.Command, []string) error { return s.Install(containerd.Mode(mode), mirrors...) },
+		RunE:  func(*cobra.Command, []string) error { return s.Install(mirror, containerd.Mode(mode)) },
 	}
-	install.Flags().StringArrayVar(&mirrors, "mirror", []string{"http://127.0.0.1:5001"}, "URL of the node's mirror port; may be repeated, for others that are asked while the first cannot be reached")
+	install.Flags().StringVar(&mirror, "mirror", "http://127.0.0.1:5001", "URL of the node's mirror port")
 	install.Flags().StringVar(&mode, "mode", string(containerd.Strict), "Strict (what the node refuses is not pulled) or Fallback (goes on to the registry)")
 
 	uninstall := &cobra.Command{
@@ -71,10 +71,10 @@ What was there before is kept, and restored exactly by uninstall.`,
 func initDataCommand() *cobra.Command {
 	var owner string
 	cmd := &cobra.Command{
-		Use:    "init-data DIR --owner UID:GID",
-		Short:  "Give a node's data folder to the user that the node runs as",
+		Use:    "init-data DIR... --owner UID:GID",
+		Short:  "Give a node's data folders to the user that the node runs as",
 		Hidden: true,
-		Args:   exactly(1),
+		Args:   cobra.MinimumNArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			u, g, _ := strings.Cut(owner, ":")
 			uid, err1 := strconv.Atoi(u)
@@ -82,17 +82,42 @@ func initDataCommand() *cobra.Command {
 			if err1 != nil || err2 != nil {
 				return fmt.Errorf("%w: --owner UID:GID", errUsage)
 			}
-			if err := os.MkdirAll(args[0], 0o755); err != nil {
-				return fmt.Errorf("preparing the data folder: %w", err)
-			}
-			if err := os.Chown(args[0], uid, gid); err != nil {
-				return fmt.Errorf("preparing the data folder: %w", err)
+			for _, dir := range args {
+				if err := os.MkdirAll(dir, 0o755); err != nil {
+					return fmt.Errorf("preparing the data folder: %w", err)
+				}
+				if err := os.Chown(dir, uid, gid); err != nil {
+					return fmt.Errorf("preparing the data folder: %w", err)
+				}
 			}
 			return nil
 		},
 	}
 	cmd.Flags().StringVar(&owner, "owner", "65532:65532", "UID:GID")
 	return cmd
+}
+
+// nodeData is all that a node, or the frontend before it, makes in its data folder.
+var nodeData = []string{"ledger", "store", "frontend", "identity.key", "peers.json", "receipts.json"}
+
+// removeDataCommand removes a node's data from a host path when the node is
+// deleted: another ledger may be followed there next. What else is in that
+// folder is the user's.
+func removeDataCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:    "remove-data DIR",
+		Short:  "Remove a node's data from its data folder, and nothing else",
+		Hidden: true,
+		Args:   exactly(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			for _, name := range nodeData {
+				if err := os.RemoveAll(filepath.Join(args[0], name)); err != nil {
+					return fmt.Errorf("removing the node's data: %w", err)
+				}
+			}
+			return nil
+		},
+	}
 }
 
 // pauseCommand is what a pod runs whose work its init containers have done.

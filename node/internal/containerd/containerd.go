@@ -42,13 +42,9 @@ func (s Setup) dir(registry string) string   { return filepath.Join(s.CertsD, re
 func (s Setup) hosts(registry string) string { return filepath.Join(s.CertsD, registry, hostsFile) }
 
 // Install sends pulls of these registries, and no others, to the mirror at the
-// first of the URLs, and while that cannot be reached to the next. What the user
-// had is kept for Uninstall. To install again is safe, also after a crash at any
-// moment.
-func (s Setup) Install(mode Mode, mirrors ...string) error {
-	if len(mirrors) == 0 {
-		return errors.New("setting containerd up: no mirror is given")
-	}
+// given URL. What the user had is kept for Uninstall. To install again is
+// safe, also after a crash at any moment.
+func (s Setup) Install(mirror string, mode Mode) error {
 	if mode != Strict && mode != Fallback {
 		return fmt.Errorf("mode %q: want %s or %s", mode, Strict, Fallback)
 	}
@@ -60,11 +56,11 @@ func (s Setup) Install(mode Mode, mirrors ...string) error {
 	if err := s.begin(); err != nil {
 		return fmt.Errorf("setting containerd up: %w", err)
 	}
-	if err := s.uninstallOthers(mirrors[0]); err != nil {
+	if err := s.uninstallOthers(mirror); err != nil {
 		return err
 	}
 	for _, r := range s.Registries {
-		if err := s.install(r, hostsTOML(r, mode, mirrors...)); err != nil {
+		if err := s.install(r, hostsTOML(r, mirror, mode)); err != nil {
 			return fmt.Errorf("setting containerd up for %s: %w", r, err)
 		}
 	}
@@ -206,17 +202,18 @@ func checkName(registry string) error {
 
 // hostsTOML is the file for one registry. containerd 1.6 knows strictness only
 // when the node is both the server and the host; 2.x takes it the same way.
-func hostsTOML(registry string, mode Mode, mirrors ...string) []byte {
-	server := mirrors[0]
+func hostsTOML(registry, mirror string, mode Mode) []byte {
+	server := mirror
 	if mode == Fallback {
 		server = "https://" + registry
 		if registry == "docker.io" {
 			server = "https://registry-1.docker.io"
 		}
 	}
-	out := fmt.Appendf(nil, "%s# Mode: %s\nserver = %q\n", header, mode, server)
-	for _, m := range mirrors {
-		out = fmt.Appendf(out, "\n[host.%q]\n  capabilities = [\"pull\", \"resolve\"]\n", m)
-	}
-	return out
+	return fmt.Appendf(nil, `%s# Mode: %s
+server = %q
+
+[host.%q]
+  capabilities = ["pull", "resolve"]
+`, header, mode, server, mirror)
 }

@@ -14,7 +14,7 @@ func TestMain(m *testing.M) {
 	killpoint.Main(m, func(args []string) error {
 		s := Setup{CertsD: args[1], Registries: []string{"docker.io"}}
 		if args[0] == "install" {
-			return s.Install(Strict, mirror)
+			return s.Install(mirror, Strict)
 		}
 		return s.Uninstall()
 	})
@@ -46,17 +46,17 @@ func killAt(t *testing.T, what, had string, n int) (killed bool) {
 	want := tree(t, filepath.Dir(certsD))
 	s := Setup{CertsD: certsD, Registries: []string{"docker.io"}}
 	if what == "uninstall" {
-		if err := s.Install(Strict, mirror); err != nil {
+		if err := s.Install(mirror, Strict); err != nil {
 			t.Fatal(err)
 		}
 	}
 	killed = killpoint.Run(t, n, what, certsD)
 	if got, _, err := read(s.hosts("docker.io")); err != nil ||
-		string(got) != before[had]["docker.io/hosts.toml"] && !bytes.Equal(got, hostsTOML("docker.io", Strict, mirror)) {
+		string(got) != before[had]["docker.io/hosts.toml"] && !bytes.Equal(got, hostsTOML("docker.io", mirror, Strict)) {
 		t.Errorf("killed at step %d: hosts.toml is neither the user's nor ours: %q, %v", n, got, err)
 	}
 	if n%2 == 0 { // also by way of another Install
-		if err := s.Install(Fallback, mirror); err != nil {
+		if err := s.Install(mirror, Fallback); err != nil {
 			t.Errorf("killed at step %d, installed again: %v", n, err)
 		}
 	}

@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
+	"net/http"
 	"sync"
 	"time"
 
@@ -31,16 +31,16 @@ type through struct {
 	data   []byte
 }
 
-// openThrough brings the piece at an offset, so that a blob that nobody has is
-// known before the answer begins.
-func (f *Fetcher) openThrough(ctx context.Context, b pieces.Blob, key digest.Digest, offset int64) (*through, error) {
+// openThrough brings the first piece, so that a blob that nobody has is known
+// before the answer begins.
+func (f *Fetcher) openThrough(ctx context.Context, b pieces.Blob, key digest.Digest) (Reader, error) {
 	select {
 	case f.through <- struct{}{}:
 	case <-ctx.Done():
 		return nil, fmt.Errorf("there is no room in the store, and enough is passed on without it: %w", context.Cause(ctx))
 	}
-	t := &through{f: f, blob: b, key: key, offset: offset, piece: -1}
-	if err := t.load(ctx, int(offset/pieces.Size)); err != nil {
+	t := &through{f: f, blob: b, key: key, piece: -1}
+	if err := t.load(ctx, 0); err != nil {
 		return nil, errors.Join(err, t.Close())
 	}
 	return t, nil
@@ -77,18 +77,13 @@ func (t *through) load(ctx context.Context, i int) error {
 			return
 		}
 		asked[p] = true
-		last = t.fetch(ctx, p, i)
-		if insecure(last) {
-			t.f.blame(p, last)
-			last = t.fetch(ctx, p, i)
-		}
-		if last != nil {
+		if last = t.fetch(ctx, p, i); last != nil {
 			t.f.blame(p, last)
 			return
 		}
 		found = true
 	}
-	for _, p := range t.f.holders.order(t.key, t.f.network.Peers(), false) {
+	for _, p := range t.f.holders.order(t.key, t.f.network.Peers()) {
 		if try(p); found {
 			return nil
 		}
@@ -106,18 +101,30 @@ func (t *through) load(ctx context.Context, i int) error {
 
 func (t *through) fetch(ctx context.Context, p *p2p.Peer, i int) error {
 	offset, length := t.blob.Range(i)
-	t.piece = -1
-	in := &memorySink{buf: slices.Grow(t.data[:0], pieces.Size)}
-	err := t.f.get(ctx, wish{
-		peer: p, blob: t.blob.Digest, header: ranged(offset, length), length: length, out: in,
-		check: func(got digest.Digest) error { return t.blob.CheckDigest(i, got) },
-	})
-	t.data = in.buf
+	resp, err := p.Get(ctx, blobPath(t.blob.Digest), http.Header{"Range": {fmt.Sprintf("bytes=%d-%d", offset, offset+length-1)}})
 	if err != nil {
 		return err
 	}
+	defer resp.Body.Close()
+	switch resp.StatusCode {
+	case http.StatusPartialContent:
+	case http.StatusNotFound:
+		return fmt.Errorf("peer %s: %w", p.ID, errLacks)
+	default:
+		return answered(p, resp)
+	}
+	if t.data == nil {
+		t.data = make([]byte, pieces.Size)
+	}
+	t.piece = -1
+	t.data = t.data[:length]
+	if _, err := io.ReadFull(t.f.limits.reader(ctx, resp.Body, p.ID.String()), t.data); err != nil {
+		return fmt.Errorf("peer %s: %w", p.ID, err)
+	}
+	if err := t.blob.Check(i, t.data); err != nil {
+		return &badContent{p, err}
+	}
 	t.f.metrics.bytes.WithLabelValues("peers").Add(float64(length))
-	p.Delivered(int(length))
 	t.piece = i
 	return nil
 }

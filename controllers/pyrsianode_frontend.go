@@ -1,0 +1,92 @@
+package controllers
+
+import (
+	"fmt"
+	"path"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	appsac "k8s.io/client-go/applyconfigurations/apps/v1"
+	coreac "k8s.io/client-go/applyconfigurations/core/v1"
+	metaac "k8s.io/client-go/applyconfigurations/meta/v1"
+
+	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
+)
+
+// A strict containerd has nowhere to go but the mirror's port, so this must
+// answer while the mirror's pod is replaced. A frontend on each Kubernetes
+// node holds it: it has no data and no keys, passes connections on to the
+// mirror's Unix socket, and has them wait while there is none. Its successor
+// takes the listening socket over before it goes (maxSurge), hence the host's
+// network, and no hostPort: the scheduler would keep the successor waiting.
+
+const (
+	// frontendDir is the folder with the mirror's socket, in the mirror's data.
+	frontendDir = "frontend"
+	// frontendDrain is how long downloads through a frontend may go on when it
+	// is replaced.
+	frontendDrain = 2 * time.Minute
+)
+
+// How long a request waits for a mirror that does not run. A client that has
+// another place to go is sent there soon.
+const (
+	waitStrict   = time.Minute
+	waitFallback = 5 * time.Second
+)
+
+func frontendName(n *v1alpha1.PyrsiaNode) string { return n.Name + "-frontend" }
+
+// frontendDaemonSet holds the mirror's port on each Kubernetes node.
+func frontendDaemonSet(n *v1alpha1.PyrsiaNode, in podInputs) *appsac.DaemonSetApplyConfiguration {
+	mirror := mirrorSpec(n)
+	wait := waitStrict
+	if mirror.Containerd == v1alpha1.ContainerdFallback {
+		wait = waitFallback
+	}
+	sockets := coreac.VolumeMount().WithName("sockets").WithMountPath("/sockets")
+	spec := coreac.PodSpec().
+		WithAutomountServiceAccountToken(false).
+		WithEnableServiceLinks(false).
+		WithHostNetwork(true).
+		WithTerminationGracePeriodSeconds(int64((frontendDrain + 20*time.Second).Seconds())).
+		WithSecurityContext(coreac.PodSecurityContext().
+			WithSeccompProfile(coreac.SeccompProfile().WithType(corev1.SeccompProfileTypeRuntimeDefault))).
+		WithVolumes(hostVolume("sockets", path.Join(hostPath(n), frontendDir))).
+		WithInitContainers(initContainer(n, in, "init-data", "CHOWN", "DAC_OVERRIDE", "FOWNER").
+			WithArgs("init-data", "--owner", fmt.Sprintf("%d:%d", nodeUser, nodeUser), "/sockets").
+			WithResources(little()).
+			WithVolumeMounts(sockets)).
+		WithContainers(coreac.Container().WithName("frontend").
+			WithImage(nodeImage(n, in)).
+			WithImagePullPolicy(corev1.PullIfNotPresent).
+			WithArgs("frontend", "--listen", fmt.Sprintf("127.0.0.1:%d", mirror.Port), "--dir", "/sockets",
+				"--wait", wait.String(), "--drain", frontendDrain.String()).
+			WithResources(little()).
+			WithSecurityContext(restricted()).
+			WithVolumeMounts(sockets))
+	withPlace(spec, n)
+	return appsac.DaemonSet(frontendName(n), n.Namespace).
+		WithLabels(labels(n, "frontend")).
+		WithOwnerReferences(ownerReference(n)).
+		WithSpec(appsac.DaemonSetSpec().
+			WithSelector(metaac.LabelSelector().WithMatchLabels(labels(n, "frontend"))).
+			WithMinReadySeconds(3).
+			WithUpdateStrategy(appsac.DaemonSetUpdateStrategy().
+				WithRollingUpdate(appsac.RollingUpdateDaemonSet().
+					WithMaxSurge(intstr.FromString("25%")).WithMaxUnavailable(intstr.FromInt32(0)))).
+			WithTemplate(coreac.PodTemplateSpec().
+				WithLabels(labels(n, "frontend")).
+				WithAnnotations(n.Spec.PodAnnotations).
+				WithSpec(spec)))
+}
+
+// little is what a container needs that does next to nothing.
+func little() *coreac.ResourceRequirementsApplyConfiguration {
+	return coreac.ResourceRequirements().WithRequests(corev1.ResourceList{
+		corev1.ResourceCPU:    resource.MustParse("10m"),
+		corev1.ResourceMemory: resource.MustParse("32Mi"),
+	})
+}

@@ -1,0 +1,202 @@
+// Package frontend holds the port at which container clients reach a mirror,
+// in front of a mirror that may restart or be replaced. A strict client has
+// nowhere else to go, so the port must answer at any time: connections wait
+// for the mirror, and the listening socket itself goes from one frontend to
+// the next without ever being closed.
+package frontend
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// The sockets in the folder that a mirror and its frontends share.
+const (
+	// MirrorSocket is where the mirror serves HTTP once it is ready.
+	MirrorSocket = "mirror.sock"
+	// handoverSocket is where the frontend gives its listening socket away.
+	handoverSocket = "handover.sock"
+)
+
+const (
+	// firstRequest is how long a connection may be silent at its beginning.
+	firstRequest = 2 * time.Minute
+	// poll is how often a mirror that is not there is looked for.
+	poll = 50 * time.Millisecond
+	// maxConns bounds the connections at once.
+	maxConns = 4096
+)
+
+// Config says where a frontend is and what is behind it.
+type Config struct {
+	// Addr is HOST:PORT for container clients.
+	Addr string
+	// Dir is the folder that it shares with the mirror and other frontends of
+	// the same Addr. It becomes the user's own: who may enter it may take the port.
+	Dir string
+	// Wait is how long a request waits for a mirror that does not run.
+	Wait time.Duration
+	// Succession is how long a frontend that is to end waits for a successor.
+	Succession time.Duration
+	// Drain is how long connections may go on at the end.
+	Drain time.Duration
+	Log   *slog.Logger
+}
+
+type frontend struct {
+	Config
+	listener *net.TCPListener
+	conns    sync.WaitGroup
+	slots    chan struct{}
+	end      context.Context // after Drain
+}
+
+// Run serves until ctx ends and a successor has taken over, or none comes.
+func Run(ctx context.Context, c Config) error {
+	if err := errors.Join(os.MkdirAll(c.Dir, 0o700), os.Chmod(c.Dir, 0o700)); err != nil {
+		return fmt.Errorf("preparing the folder of the mirror's sockets: %w", err)
+	}
+	listener, predecessor, err := takeOver(ctx, c)
+	if err != nil {
+		return err
+	}
+	// While this connection is open, the predecessor knows that it has a successor.
+	defer predecessor.Close()
+	heirs, err := offer(c.Dir, listener, c.Log)
+	if err != nil {
+		return errors.Join(err, listener.Close())
+	}
+	defer heirs.close()
+	end, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	f := &frontend{Config: c, listener: listener, slots: make(chan struct{}, maxConns), end: end}
+	if err := predecessor.confirm(); err != nil {
+		c.Log.Warn("the frontend before this one does not know that it has a successor", "error", err)
+	}
+	c.Log.Info("serving container clients", "address", c.Addr, "taken over", predecessor.Conn != nil)
+	failed := make(chan error, 1)
+	go func() { failed <- f.accept() }()
+	select {
+	case err := <-failed:
+		return fmt.Errorf("accepting connections: %w", err)
+	case <-ctx.Done():
+	}
+	heirs.await(c.Succession)
+	if err := listener.Close(); err != nil { // a successor's copy of the socket stays open
+		return fmt.Errorf("ending: %w", err)
+	}
+	time.AfterFunc(c.Drain, stop)
+	<-failed
+	f.conns.Wait()
+	return nil
+}
+
+// accept returns when the listener is closed.
+func (f *frontend) accept() error {
+	for {
+		f.slots <- struct{}{}
+		conn, err := f.listener.AcceptTCP()
+		if err != nil {
+			if errors.Is(err, net.ErrClosed) {
+				return nil
+			}
+			if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ECONNABORTED) {
+				<-f.slots
+				time.Sleep(poll) // others end meanwhile
+				continue
+			}
+			return err
+		}
+		f.conns.Go(func() {
+			defer func() { <-f.slots }()
+			defer conn.Close()
+			stop := context.AfterFunc(f.end, func() { _ = conn.Close() })
+			defer stop()
+			f.serve(conn)
+		})
+	}
+}
+
+// serve passes one connection on. Nothing is dialled before the client says
+// something, so a connection that only probes the port costs the mirror nothing.
+func (f *frontend) serve(client *net.TCPConn) {
+	first := make([]byte, 16<<10)
+	if err := client.SetReadDeadline(time.Now().Add(firstRequest)); err != nil {
+		return
+	}
+	n, err := client.Read(first)
+	if err != nil {
+		return
+	}
+	first = first[:n]
+	deadline := time.Now().Add(f.Wait)
+	for {
+		mirror, err := f.dial(deadline)
+		if err != nil {
+			f.Log.Warn("refused a request, for the mirror does not run", "waited", f.Wait, "error", err)
+			_, _ = io.WriteString(client, unavailable())
+			return
+		}
+		again := exchange(client, mirror, first)
+		_ = mirror.Close()
+		if !again || time.Now().After(deadline) || f.end.Err() != nil {
+			return
+		}
+		time.Sleep(poll)
+	}
+}
+
+// dial waits for the mirror.
+func (f *frontend) dial(deadline time.Time) (*net.UnixConn, error) {
+	address := &net.UnixAddr{Net: "unix", Name: filepath.Join(f.Dir, MirrorSocket)}
+	for {
+		conn, err := net.DialUnix("unix", nil, address)
+		if err == nil || time.Now().After(deadline) || f.end.Err() != nil {
+			return conn, err
+		}
+		time.Sleep(poll)
+	}
+}
+
+// exchange copies both ways until either side ends. It asks to be called
+// again, with another mirror, if this one went before it has answered a byte:
+// then it was about to end when it was asked. Requests to a mirror only read.
+func exchange(client *net.TCPConn, mirror *net.UnixConn, first []byte) (again bool) {
+	if err := client.SetReadDeadline(time.Time{}); err != nil {
+		return false
+	}
+	if _, err := mirror.Write(first); err != nil {
+		return true
+	}
+	type end struct {
+		n   int64
+		err error
+	}
+	upward := make(chan end, 1)
+	go func() {
+		n, err := io.Copy(mirror, client)
+		// The client has ended, or will not be heard: what it asked for may end too.
+		_ = mirror.CloseWrite()
+		upward <- end{n, err}
+	}()
+	answered, _ := io.Copy(client, mirror)
+	_ = client.SetReadDeadline(time.Now()) // ends the other direction
+	up := <-upward
+	return answered == 0 && up.n == 0 && errors.Is(up.err, os.ErrDeadlineExceeded)
+}
+
+// unavailable is an answer of the OCI distribution spec ("Error Codes") to
+// whatever was asked.
+func unavailable() string {
+	const body = `{"errors":[{"code":"UNAVAILABLE","message":"the Pyrsia mirror on this node does not run: see its pod, and kubectl describe pyrsianode"}]}`
+	return fmt.Sprintf("HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 10\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
+}
