@@ -173,6 +173,7 @@ func (n *Node) openHost(ctx context.Context) (err error) {
 		Encrypt:   n.config.EncryptTransfers,
 		NAT:       n.config.NAT,
 		HTTPPort:  n.httpPort(),
+		Complete:  n.config.Role == control.Publisher,
 		Joined:    n.wakeUp,
 		// An artifact's piece list is used whenever one of its blobs is, so it
 		// leaves the store after them.

@@ -63,6 +63,8 @@ type Config struct {
 	// HTTPPort is the TCP port at which this node serves peers plain HTTP; 0
 	// if it does not.
 	HTTPPort int
+	// Complete says that the node has all that is published.
+	Complete bool
 	// Check accepts a checkpoint that came by gossip.
 	Check func(signed []byte) error
 	// Holds tells whether the node still has something of an artifact that it

@@ -22,8 +22,8 @@ import (
 // nothing to the peer.
 const streamBase = "http://peer"
 
-// plainRetry is how long a peer whose HTTP port could not be reached is asked
-// over libp2p alone.
+// plainRetry is how long a peer whose HTTP port could not be reached, or from
+// where something else came than what was asked for, is asked over libp2p alone.
 const plainRetry = 5 * time.Minute
 
 func (h *Host) httpProtocol() protocol.ID { return h.prefix + "/http/1" }
@@ -70,6 +70,7 @@ type Peer struct {
 
 	mu       sync.Mutex // guards what follows
 	httpPort int        // 0 until it has told
+	complete bool       // it says that it has all that is published
 	plainOff time.Time  // until then its HTTP port is not tried
 	avoided  time.Time  // until then others are asked first
 }
@@ -83,6 +84,7 @@ func newPeer(h *Host, id peer.ID) *Peer {
 			ResponseHeaderTimeout: 10 * time.Second,
 			IdleConnTimeout:       time.Minute,
 			MaxConnsPerHost:       64,
+			MaxIdleConnsPerHost:   16,
 		},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}
@@ -98,6 +100,7 @@ func (p *Peer) learn(said *hello) {
 	if said.HTTPPort > 0 && said.HTTPPort < 1<<16 {
 		p.httpPort = said.HTTPPort
 	}
+	p.complete = said.Complete
 }
 
 // Ban keeps the peer from being asked for content for a while, also when it
@@ -124,6 +127,13 @@ func (p *Peer) Avoided() bool {
 	return time.Now().Before(p.avoided)
 }
 
+// Complete tells whether the peer says that it has all that is published.
+func (p *Peer) Complete() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.complete
+}
+
 // Connected tells whether this is the peer that is connected now: a peer that
 // went and came back is another.
 func (p *Peer) Connected() bool {
@@ -139,19 +149,26 @@ func (p *Peer) Post(ctx context.Context, path string, header http.Header, body i
 
 // Get asks the peer for a path: over plain HTTP where its port is known and
 // reachable, else over libp2p. Content is public and checked by digest, so the
-// cheap way loses nothing.
-func (p *Peer) Get(ctx context.Context, path string, header http.Header) (*http.Response, error) {
+// cheap way loses nothing. Only of what came over libp2p is it certain that
+// the peer itself sent it: secure says so.
+func (p *Peer) Get(ctx context.Context, path string, header http.Header) (resp *http.Response, secure bool, err error) {
 	if base := p.plainBase(); base != "" {
 		resp, err := p.do(ctx, p.host.client, http.MethodGet, base+path, header, nil)
 		if err == nil || ctx.Err() != nil {
-			return resp, err
+			return resp, false, err
 		}
-		p.mu.Lock()
-		p.plainOff = time.Now().Add(plainRetry)
-		p.mu.Unlock()
+		p.AvoidPlain()
 		p.host.config.Log.Debug("a peer's HTTP port is out of reach, going on over libp2p", "peer", p.ID, "error", err)
 	}
-	return p.do(ctx, p.stream, http.MethodGet, streamBase+path, header, nil)
+	resp, err = p.do(ctx, p.stream, http.MethodGet, streamBase+path, header, nil)
+	return resp, true, err
+}
+
+// AvoidPlain has the peer be asked over libp2p alone for a while.
+func (p *Peer) AvoidPlain() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.plainOff = time.Now().Add(plainRetry)
 }
 
 // plainBase is the URL of the peer's HTTP port at the address that it is

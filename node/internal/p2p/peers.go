@@ -244,15 +244,20 @@ const helloPath = "/peer"
 // hello is the answer of GET /peer: what a node tells its neighbours, and
 // whoever asks its open port.
 type hello struct {
-	Self     peer.AddrInfo   `json:"self"`
-	HTTPPort int             `json:"httpPort,omitempty"`
+	Self     peer.AddrInfo `json:"self"`
+	HTTPPort int           `json:"httpPort,omitempty"`
+	// Complete says that the node has all that is published: a hint, which
+	// need not be true.
+	Complete bool            `json:"complete,omitempty"`
 	Peers    []peer.AddrInfo `json:"peers"`
 }
 
 func (p *Peer) hello(ctx context.Context) (*hello, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
-	resp, err := p.do(ctx, p.stream, http.MethodGet, streamBase+helloPath, nil, nil)
+	// A stream that is kept open costs both sides two goroutines and four
+	// buffers: with many peers that is most of what an idle node has.
+	resp, err := p.do(ctx, p.stream, http.MethodGet, streamBase+helloPath, http.Header{"Connection": {"close"}}, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -276,7 +281,8 @@ func readHello(resp *http.Response) (*hello, error) {
 func (h *Host) ServeHello(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
 	_ = json.NewEncoder(w).Encode(hello{ // the peer is gone: nobody to tell
-		Self: peer.AddrInfo{ID: h.ID(), Addrs: h.host.Addrs()}, HTTPPort: h.config.HTTPPort, Peers: h.infos(),
+		Self: peer.AddrInfo{ID: h.ID(), Addrs: h.host.Addrs()}, HTTPPort: h.config.HTTPPort,
+		Complete: h.config.Complete, Peers: h.infos(),
 	})
 }
 

@@ -121,7 +121,7 @@ func (d *download) run(ctx context.Context) {
 		if err = d.part.Commit(); err == nil {
 			d.f.stored(d.key)
 		}
-	case errors.Is(err, errContradiction) || d.missing() == d.blob.Count():
+	case errors.Is(err, errContradiction), errors.Is(err, store.ErrFull), d.missing() == d.blob.Count():
 		err = errors.Join(err, d.part.Drop())
 	}
 	d.mu.Lock()

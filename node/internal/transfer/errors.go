@@ -12,11 +12,12 @@ import (
 
 // The causes for which a peer does not deliver.
 const (
-	causeWrong  = "wrong"  // it sent other content
-	causeShort  = "short"  // it stopped before the end
-	causeSlow   = "slow"   // it sent too little for too long
-	causeLacks  = "lacks"  // it says that it does not have the content
-	causeFailed = "failed" // it could not be reached, or answered with an error
+	causeWrong   = "wrong"   // it sent other content
+	causeAltered = "altered" // other content came over plain HTTP: from whom is not known
+	causeShort   = "short"   // it stopped before the end
+	causeSlow    = "slow"    // it sent too little for too long
+	causeLacks   = "lacks"   // it says that it does not have the content
+	causeFailed  = "failed"  // it could not be reached, or answered with an error
 )
 
 var (
@@ -25,10 +26,12 @@ var (
 	errLost  = errors.New("another peer was faster") // nobody's fault
 )
 
-// badContent is what a lying or broken peer sent.
+// badContent is what a lying or broken peer sent, or, unless the way to it was
+// secure, anyone between it and this node.
 type badContent struct {
-	peer *p2p.Peer
-	err  error
+	peer   *p2p.Peer
+	secure bool
+	err    error
 }
 
 func (e *badContent) Error() string { return fmt.Sprintf("peer %s: %v", e.peer.ID, e.err) }
@@ -38,13 +41,25 @@ func answered(p *p2p.Peer, resp *http.Response) error {
 	return fmt.Errorf("peer %s answered %s", p.ID, resp.Status)
 }
 
+// insecure tells whether wrong content came by a way that others may have
+// altered it on: the peer is to be asked again over the secure one.
+func insecure(err error) bool {
+	bad, ok := errors.AsType[*badContent](err)
+	return ok && !bad.secure
+}
+
 // blame notes why a peer did not deliver, and what follows for it: one that
 // sent wrong content is banned, one that was slow is asked after the others.
 func (f *Fetcher) blame(p *p2p.Peer, err error) {
 	cause := causeFailed
-	switch bad, wrong := errors.AsType[*badContent](err); {
+	bad, wrong := errors.AsType[*badContent](err)
+	switch {
 	case errors.Is(err, errLost), errors.Is(err, context.Canceled) && f.ctx.Err() != nil:
 		return
+	case wrong && !bad.secure:
+		cause = causeAltered
+		p.AvoidPlain()
+		f.log.Warn("wrong content came from a peer's HTTP port, and it is asked over libp2p instead", "peer", p.ID, "error", bad)
 	case wrong:
 		cause = causeWrong
 		p.Ban(banTime)
@@ -61,7 +76,7 @@ func (f *Fetcher) blame(p *p2p.Peer, err error) {
 		p.Avoid(avoidTime)
 	}
 	f.metrics.errors.WithLabelValues(cause).Inc()
-	if cause != causeLacks && cause != causeWrong {
+	if cause != causeLacks && !wrong {
 		f.log.Debug("a peer did not deliver", "peer", p.ID, "cause", cause, "error", err)
 	}
 }

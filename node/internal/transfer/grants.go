@@ -23,7 +23,7 @@ const (
 	offerValid = 3 * time.Second
 	// fresh is for how long a node that has the whole blob does not offer
 	// others a piece that it has sent: they can have it from the receiver. One
-	// that gets nothing from others says that it is urgent.
+	// that nobody else offers anything says so.
 	fresh = 10 * time.Second
 	// maxServed bounds the blobs of which it is remembered what was sent.
 	maxServed = 64
@@ -33,6 +33,8 @@ const (
 // together get different ones: the piece that was offered least comes first,
 // and of those the one nearest to the blob's beginning.
 type grants struct {
+	connected func(peer.ID) bool
+
 	mu      sync.Mutex // guards what follows
 	served  *lru.Cache[digest.Digest, *served]
 	open    []*grant      // on offer or being sent
@@ -62,14 +64,15 @@ type asking struct {
 	want     pieces.Set
 	download *download // of which the pieces come; nil for a blob in the store
 	urgent   bool
+	alone    bool // nobody else offers it anything
 }
 
-func newGrants() *grants {
+func newGrants(connected func(peer.ID) bool) *grants {
 	blobs, err := lru.New[digest.Digest, *served](maxServed)
 	if err != nil {
 		panic(err) // only for a size that is not positive
 	}
-	return &grants{served: blobs, changed: make(chan struct{})}
+	return &grants{connected: connected, served: blobs, changed: make(chan struct{})}
 }
 
 // wait returns the piece that the peer is offered, false if there is none.
@@ -124,7 +127,7 @@ func (g *grants) choose(ask *asking) (piece int, changed chan struct{}, again ti
 		if !ask.want.Has(i) || !have(i) || best >= 0 && s.times[i] >= s.times[best] {
 			continue
 		}
-		if ask.urgent || ask.download != nil || s.to[i] == ask.peer || !g.passing(ask.blob, i) && now.Sub(s.sent[i]) > fresh {
+		if ask.urgent || ask.alone || ask.download != nil || s.to[i] == ask.peer || !g.elsewhere(ask.blob, s, i, now) {
 			best = i
 		}
 	}
@@ -158,10 +161,11 @@ func (g *grants) room(id peer.ID) bool {
 	return len(g.open) < maxSending && own < maxPerPeer
 }
 
-// passing tells whether a piece is on offer to somebody or being sent; the
-// caller holds mu.
-func (g *grants) passing(blob digest.Digest, piece int) bool {
-	return slices.ContainsFunc(g.open, func(o *grant) bool { return o.blob == blob && o.piece == piece })
+// elsewhere tells whether others are to have a piece from the peer to whom it
+// was offered last: it gets it just now, or has got it; the caller holds mu.
+func (g *grants) elsewhere(blob digest.Digest, s *served, piece int, now time.Time) bool {
+	passing := slices.ContainsFunc(g.open, func(o *grant) bool { return o.blob == blob && o.piece == piece })
+	return (passing || now.Sub(s.sent[piece]) <= fresh) && g.connected(s.to[piece])
 }
 
 // expire ends the offers that nobody took up; the caller holds mu.
@@ -186,8 +190,8 @@ func (g *grants) decline(blob digest.Digest, piece int, id peer.ID) {
 }
 
 // send notes that a piece is being sent, until the function that it returns is
-// called. Who fetches it is not known: over plain HTTP peers have no name.
-func (g *grants) send(blob digest.Digest, piece int) (done func()) {
+// called and told whether all of it was sent. Who fetches it is not known: over plain HTTP peers have no name.
+func (g *grants) send(blob digest.Digest, piece int) (done func(sent bool)) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, o := range g.open {
@@ -195,14 +199,14 @@ func (g *grants) send(blob digest.Digest, piece int) (done func()) {
 			continue
 		}
 		o.sending = true
-		return func() {
+		return func(sent bool) {
 			g.mu.Lock()
 			defer g.mu.Unlock()
-			if s, ok := g.served.Peek(blob); ok && piece < len(s.sent) {
+			if s, ok := g.served.Peek(blob); ok && sent && piece < len(s.sent) {
 				s.sent[piece] = time.Now()
 			}
 			g.remove(func(other *grant) bool { return other == o })
 		}
 	}
-	return func() {}
+	return func(bool) {}
 }

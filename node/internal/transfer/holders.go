@@ -46,19 +46,23 @@ func (h *holders) lacks(key digest.Digest, id peer.ID) {
 }
 
 // order sorts peers by how likely they are to deliver, at random among equals
-// so that the load spreads, and leaves out banned ones.
-func (h *holders) order(key digest.Digest, peers []*p2p.Peer) []*p2p.Peer {
+// so that the load spreads, and leaves out banned ones. What is small is asked
+// first of those who say that they have everything: it saves a search among
+// the others, and costs them little.
+func (h *holders) order(key digest.Digest, peers []*p2p.Peer, small bool) []*p2p.Peer {
 	known, _ := h.byKey.Get(key)
 	peers = slices.DeleteFunc(slices.Clone(peers), func(p *p2p.Peer) bool { return p.Banned() })
 	rand.Shuffle(len(peers), func(i, j int) { peers[i], peers[j] = peers[j], peers[i] })
 	rank := func(p *p2p.Peer) int {
 		switch {
 		case p.Avoided():
-			return 2
+			return 3
 		case slices.Contains(known, p.ID):
 			return 0
-		default:
+		case small && p.Complete():
 			return 1
+		default:
+			return 2
 		}
 	}
 	slices.SortStableFunc(peers, func(a, b *p2p.Peer) int { return cmp.Compare(rank(a), rank(b)) })

@@ -12,6 +12,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/opencontainers/go-digest"
+
 	"github.com/pyrsia/pyrsia-operator/node/internal/p2p"
 	"github.com/pyrsia/pyrsia-operator/node/internal/pieces"
 )
@@ -126,6 +128,9 @@ func (m *member) offer(ctx context.Context, want pieces.Set, urgent bool, declin
 	if urgent {
 		header.Set(headerUrgent, "1")
 	}
+	if m.s.alone(m) {
+		header.Set(headerAlone, "1")
+	}
 	if declined >= 0 {
 		header.Set(headerDeclined, fmt.Sprint(declined))
 	}
@@ -148,7 +153,7 @@ func (m *member) offer(ctx context.Context, want pieces.Set, urgent bool, declin
 		return 0, fmt.Errorf("peer %s: %w", m.peer.ID, err)
 	}
 	if o.Piece < 0 || o.Piece >= m.s.d.blob.Count() || !want.Has(o.Piece) {
-		return 0, &badContent{m.peer, fmt.Errorf("an offer of piece %d that was not asked for", o.Piece)}
+		return 0, &badContent{m.peer, true, fmt.Errorf("an offer of piece %d that was not asked for", o.Piece)}
 	}
 	return o.Piece, nil
 }
@@ -171,17 +176,16 @@ func (m *member) bring(ctx context.Context, i int) error {
 	defer d.end(i, own)
 	defer d.f.fetching()()
 	offset, length := d.blob.Range(i)
-	header := http.Header{"Range": {fmt.Sprintf("bytes=%d-%d", offset, offset+length-1)}}
 	var sink sink = &place{file: d.part, offset: offset, buf: make([]byte, 0, chunk)}
 	if own.second {
 		sink = &memorySink{buf: make([]byte, 0, length)}
 	}
-	got, err := d.f.get(ctx, m.peer, d.blob.Digest, header, length, length, sink)
+	err := d.f.get(ctx, wish{
+		peer: m.peer, blob: d.blob.Digest, header: ranged(offset, length), length: length, out: sink,
+		check: func(got digest.Digest) error { return d.blob.CheckDigest(i, got) },
+	})
 	if err != nil {
 		return err
-	}
-	if err := d.blob.CheckDigest(i, got); err != nil {
-		return &badContent{m.peer, err}
 	}
 	return d.store(ctx, i, own, sink)
 }

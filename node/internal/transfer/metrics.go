@@ -32,7 +32,7 @@ func newMetrics(reg prometheus.Registerer, f *Fetcher) *metrics {
 		Name: "pyrsia_transfer_queued_pieces", Help: "Pieces of them that are still to come.",
 	}, func() float64 { _, n := f.Queue(); return float64(n) })
 	reg.MustRegister(m.bytes, m.twice, m.errors, m.firstByte, downloads, queue)
-	for _, cause := range []string{causeWrong, causeShort, causeSlow, causeLacks, causeFailed} {
+	for _, cause := range []string{causeWrong, causeAltered, causeShort, causeSlow, causeLacks, causeFailed} {
 		m.errors.WithLabelValues(cause)
 	}
 	return m

@@ -2,11 +2,13 @@ package transfer
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"time"
 
 	"github.com/pyrsia/pyrsia-operator/node/internal/pieces"
+	"github.com/pyrsia/pyrsia-operator/node/internal/store"
 )
 
 // pieceWait bounds how long a reader waits for its next piece.
@@ -70,10 +72,22 @@ func (d *download) waitEnd(ctx context.Context) error {
 type reader struct {
 	d      *download
 	offset int64
+	rest   *through // of a download for which the disk had no room after all
 }
 
 func (r *reader) Read(p []byte) (int, error) {
 	n, err := r.ready()
+	if errors.Is(err, store.ErrFull) && r.rest == nil {
+		ctx, cancel := context.WithTimeout(r.d.f.ctx, FirstPiece)
+		defer cancel()
+		r.rest, err = r.d.f.openThrough(ctx, r.d.blob, r.d.key, r.offset)
+	}
+	if r.rest != nil {
+		r.rest.offset = r.offset
+		m, err := r.rest.Read(p)
+		r.offset += int64(m)
+		return m, err
+	}
 	if err != nil {
 		return 0, err
 	}
@@ -111,4 +125,11 @@ func (r *reader) Seek(offset int64, whence int) (int64, error) {
 	return offset, nil
 }
 
-func (r *reader) Close() error { return r.d.release() }
+// Close gives the download back, which goes on.
+func (r *reader) Close() error {
+	var err error
+	if r.rest != nil {
+		err = r.rest.Close()
+	}
+	return errors.Join(err, r.d.release())
+}

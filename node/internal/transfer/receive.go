@@ -47,45 +47,64 @@ func (w *watchdog) stop() {
 	w.cancel(errLost)
 }
 
-// get asks a peer for a part of a blob, or for the whole if header is empty.
-// It passes length bytes to out, or what the peer has if that is negative, but
-// at most limit, and returns their digest.
-func (f *Fetcher) get(ctx context.Context, p *p2p.Peer, blob digest.Digest, header http.Header, length, limit int64, out sink) (digest.Digest, error) {
-	ctx, w := newWatchdog(ctx)
-	defer w.stop()
-	got, err := f.getWatched(ctx, w, p, blob, header, length, limit, out)
-	if err != nil && ctx.Err() != nil {
-		err = fmt.Errorf("peer %s: %w", p.ID, context.Cause(ctx))
-	}
-	return got, err
+// wish is a part of a blob that a peer is asked for, or the whole if header is
+// empty.
+type wish struct {
+	peer   *p2p.Peer
+	blob   digest.Digest
+	header http.Header
+	length int64 // in bytes; negative: what the peer has, but at most limit
+	limit  int64
+	out    sink
+	check  func(digest.Digest) error // of what came
 }
 
-func (f *Fetcher) getWatched(ctx context.Context, w *watchdog, p *p2p.Peer, blob digest.Digest, header http.Header, length, limit int64, out sink) (digest.Digest, error) {
-	resp, err := p.Get(ctx, blobPath(blob), header)
+// ranged is the header that asks for a part.
+func ranged(offset, length int64) http.Header {
+	return http.Header{"Range": {fmt.Sprintf("bytes=%d-%d", offset, offset+length-1)}}
+}
+
+// get fulfils a wish, or says why the peer did not.
+func (f *Fetcher) get(ctx context.Context, wish wish) error {
+	ctx, w := newWatchdog(ctx)
+	defer w.stop()
+	err := f.getWatched(ctx, w, wish)
+	if err != nil && ctx.Err() != nil {
+		err = fmt.Errorf("peer %s: %w", wish.peer.ID, context.Cause(ctx))
+	}
+	return err
+}
+
+func (f *Fetcher) getWatched(ctx context.Context, w *watchdog, wish wish) error {
+	p, length := wish.peer, wish.length
+	resp, secure, err := p.Get(ctx, blobPath(wish.blob), wish.header)
 	if err != nil {
-		return "", err
+		return err
 	}
 	defer resp.Body.Close()
 	want := http.StatusOK
-	if len(header) > 0 {
+	if len(wish.header) > 0 {
 		want = http.StatusPartialContent
 	}
 	switch {
 	case resp.StatusCode == http.StatusNotFound:
-		return "", fmt.Errorf("peer %s: %w", p.ID, errLacks)
+		return fmt.Errorf("peer %s: %w", p.ID, errLacks)
 	case resp.StatusCode != want:
-		return "", answered(p, resp)
-	case length < 0 && resp.ContentLength >= 0 && resp.ContentLength <= limit:
+		return answered(p, resp)
+	case length < 0 && resp.ContentLength >= 0 && resp.ContentLength <= wish.limit:
 		length = resp.ContentLength
 	case resp.ContentLength != length:
-		return "", &badContent{p, fmt.Errorf("%d bytes of %s: want %d", resp.ContentLength, blob, length)}
+		return &badContent{p, secure, fmt.Errorf("%d bytes of %s: want %d", resp.ContentLength, wish.blob, length)}
 	}
 	h := sha256.New()
 	body := f.limits.reader(ctx, resp.Body, p.ID.String())
-	if err := w.read(h, body, length, out); err != nil {
-		return "", fmt.Errorf("peer %s: %w", p.ID, err)
+	if err := w.read(h, body, length, wish.out); err != nil {
+		return fmt.Errorf("peer %s: %w", p.ID, err)
 	}
-	return digest.NewDigest(digest.SHA256, h), nil
+	if err := wish.check(digest.NewDigest(digest.SHA256, h)); err != nil {
+		return &badContent{p, secure, err}
+	}
+	return nil
 }
 
 // read reads length bytes, hashing them while they are in the processor's

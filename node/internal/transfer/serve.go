@@ -26,6 +26,8 @@ import (
 const (
 	// headerUrgent asks for an offer without regard to what others get.
 	headerUrgent = "Pyrsia-Urgent"
+	// headerAlone says that nobody else offers anything.
+	headerAlone = "Pyrsia-Alone"
 	// headerDeclined names a piece that was offered before and is not wanted.
 	headerDeclined = "Pyrsia-Declined"
 )
@@ -51,7 +53,8 @@ type Server struct {
 
 // NewServer makes a server and registers its metrics.
 func NewServer(s *store.Store, f *Fetcher, limits *Limits, reg prometheus.Registerer, log *slog.Logger) *Server {
-	server := &Server{store: s, fetcher: f, limits: limits, grants: newGrants(), log: log,
+	connected := func(id peer.ID) bool { _, ok := f.network.Peer(id); return ok }
+	server := &Server{store: s, fetcher: f, limits: limits, grants: newGrants(connected), log: log,
 		sent: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "pyrsia_transfer_sent_bytes_total", Help: "Bytes of content that were sent to peers.",
 		}),
@@ -92,15 +95,16 @@ func (s *Server) blob(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer content.Close()
+	out := &counted{ResponseWriter: s.limits.writer(r, w, remote(r))}
 	if start, ok := rangeStart(r.Header.Get("Range")); ok && start%pieces.Size == 0 {
-		defer s.grants.send(d, int(start/pieces.Size))()
+		done := s.grants.send(d, int(start/pieces.Size))
+		defer func() { done(out.n >= min(pieces.Size, size-start)) }()
 	}
 	// A peer that takes nothing does not hold a connection for ever; where
 	// there is no deadline to set, the peer's idle time is bounded elsewhere.
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(sendSlack + time.Duration(size/sendRate)*time.Second))
 	w.Header().Set("Content-Type", "application/octet-stream")
 	w.Header().Set("Cache-Control", "public, max-age=31536000, immutable")
-	out := &counted{ResponseWriter: s.limits.writer(r, w, remote(r))}
 	http.ServeContent(out, r, "", time.Time{}, content)
 	s.sent.Add(float64(out.n))
 }
@@ -218,7 +222,8 @@ func (s *Server) offer(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	ask := &asking{blob: d, count: pieces.Count(size), peer: id, want: want, download: active, urgent: r.Header.Get(headerUrgent) != ""}
+	ask := &asking{blob: d, count: pieces.Count(size), peer: id, want: want, download: active,
+		urgent: r.Header.Get(headerUrgent) != "", alone: r.Header.Get(headerAlone) != ""}
 	if declined, err := strconv.Atoi(r.Header.Get(headerDeclined)); err == nil {
 		s.grants.decline(d, declined, id)
 	}

@@ -74,7 +74,7 @@ func (s *swarm) run(ctx context.Context) error {
 
 // add makes peers members, the likely ones first.
 func (s *swarm) add(peers []*p2p.Peer) {
-	ordered := s.d.f.holders.order(s.d.key, peers)
+	ordered := s.d.f.holders.order(s.d.key, peers, false)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, p := range ordered {
@@ -100,10 +100,8 @@ func (d *download) invite(id peer.ID) {
 	defer s.mu.Unlock()
 	m, ok := s.members[id]
 	if !ok {
-		for _, p := range d.f.network.Peers() {
-			if p.ID == id {
-				s.join(p)
-			}
+		if p, ok := d.f.network.Peer(id); ok {
+			s.join(p)
 		}
 		return
 	}
@@ -148,6 +146,18 @@ func (s *swarm) hopeful() bool {
 		}
 	}
 	return false
+}
+
+// alone tells whether no other member may deliver.
+func (s *swarm) alone(m *member) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, other := range s.members {
+		if other.hopeful && other != m {
+			return false
+		}
+	}
+	return true
 }
 
 // rest notes that a member does not deliver for now.

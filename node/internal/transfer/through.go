@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -31,16 +31,16 @@ type through struct {
 	data   []byte
 }
 
-// openThrough brings the first piece, so that a blob that nobody has is known
-// before the answer begins.
-func (f *Fetcher) openThrough(ctx context.Context, b pieces.Blob, key digest.Digest) (Reader, error) {
+// openThrough brings the piece at an offset, so that a blob that nobody has is
+// known before the answer begins.
+func (f *Fetcher) openThrough(ctx context.Context, b pieces.Blob, key digest.Digest, offset int64) (*through, error) {
 	select {
 	case f.through <- struct{}{}:
 	case <-ctx.Done():
 		return nil, fmt.Errorf("there is no room in the store, and enough is passed on without it: %w", context.Cause(ctx))
 	}
-	t := &through{f: f, blob: b, key: key, piece: -1}
-	if err := t.load(ctx, 0); err != nil {
+	t := &through{f: f, blob: b, key: key, offset: offset, piece: -1}
+	if err := t.load(ctx, int(offset/pieces.Size)); err != nil {
 		return nil, errors.Join(err, t.Close())
 	}
 	return t, nil
@@ -77,13 +77,18 @@ func (t *through) load(ctx context.Context, i int) error {
 			return
 		}
 		asked[p] = true
-		if last = t.fetch(ctx, p, i); last != nil {
+		last = t.fetch(ctx, p, i)
+		if insecure(last) {
+			t.f.blame(p, last)
+			last = t.fetch(ctx, p, i)
+		}
+		if last != nil {
 			t.f.blame(p, last)
 			return
 		}
 		found = true
 	}
-	for _, p := range t.f.holders.order(t.key, t.f.network.Peers()) {
+	for _, p := range t.f.holders.order(t.key, t.f.network.Peers(), false) {
 		if try(p); found {
 			return nil
 		}
@@ -101,30 +106,18 @@ func (t *through) load(ctx context.Context, i int) error {
 
 func (t *through) fetch(ctx context.Context, p *p2p.Peer, i int) error {
 	offset, length := t.blob.Range(i)
-	resp, err := p.Get(ctx, blobPath(t.blob.Digest), http.Header{"Range": {fmt.Sprintf("bytes=%d-%d", offset, offset+length-1)}})
+	t.piece = -1
+	in := &memorySink{buf: slices.Grow(t.data[:0], pieces.Size)}
+	err := t.f.get(ctx, wish{
+		peer: p, blob: t.blob.Digest, header: ranged(offset, length), length: length, out: in,
+		check: func(got digest.Digest) error { return t.blob.CheckDigest(i, got) },
+	})
+	t.data = in.buf
 	if err != nil {
 		return err
 	}
-	defer resp.Body.Close()
-	switch resp.StatusCode {
-	case http.StatusPartialContent:
-	case http.StatusNotFound:
-		return fmt.Errorf("peer %s: %w", p.ID, errLacks)
-	default:
-		return answered(p, resp)
-	}
-	if t.data == nil {
-		t.data = make([]byte, pieces.Size)
-	}
-	t.piece = -1
-	t.data = t.data[:length]
-	if _, err := io.ReadFull(t.f.limits.reader(ctx, resp.Body, p.ID.String()), t.data); err != nil {
-		return fmt.Errorf("peer %s: %w", p.ID, err)
-	}
-	if err := t.blob.Check(i, t.data); err != nil {
-		return &badContent{p, err}
-	}
 	t.f.metrics.bytes.WithLabelValues("peers").Add(float64(length))
+	p.Delivered(int(length))
 	t.piece = i
 	return nil
 }

@@ -42,6 +42,8 @@ const (
 type Network interface {
 	// Peers are the connected peers.
 	Peers() []*p2p.Peer
+	// Peer finds a connected peer.
+	Peer(id peer.ID) (*p2p.Peer, bool)
 	// Find looks for others that have announced an artifact's piece list, and
 	// calls found with each one that could be reached.
 	Find(ctx context.Context, key digest.Digest, found func(*p2p.Peer)) error
@@ -127,7 +129,7 @@ func (f *Fetcher) bring(ctx context.Context, b pieces.Blob, key digest.Digest) (
 	}
 	d, err := f.join(b, key)
 	if errors.Is(err, store.ErrFull) {
-		return f.openThrough(ctx, b, key)
+		return f.openThrough(ctx, b, key, 0)
 	}
 	if err != nil {
 		return nil, err

@@ -16,6 +16,9 @@ const (
 	// another is asked as well; each further one gets the same.
 	hedgeAfter = 150 * time.Millisecond
 	maxRacers  = 4 // peers asked for one blob at a time
+	// small is what manifests, configs and piece lists (of unknown size) hardly
+	// exceed, in bytes.
+	small = 64 << 10
 )
 
 // whole brings a blob of one piece, or of unknown size (size < 0) of at most
@@ -71,7 +74,7 @@ func (r *race) run(ctx context.Context) ([]byte, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(errLost)
 	r.f.awaitPeers(ctx)
-	waiting := r.f.holders.order(r.key, r.f.network.Peers())
+	waiting := r.f.holders.order(r.key, r.f.network.Peers(), r.size <= small)
 	var found chan *p2p.Peer // nil until somebody is looked for
 	lookedUp := false
 	hedge := time.NewTimer(hedgeAfter)
@@ -104,7 +107,7 @@ func (r *race) run(ctx context.Context) ([]byte, error) {
 				got.peer.Delivered(len(got.data))
 				return got.data, nil
 			}
-			r.failed(got)
+			r.failed(ctx, got)
 			next()
 		case p, ok := <-found:
 			if !ok {
@@ -140,10 +143,13 @@ func (r *race) lookUp(ctx context.Context) {
 	}
 }
 
-func (r *race) failed(got result) {
+func (r *race) failed(ctx context.Context, got result) {
 	r.f.blame(got.peer, got.err)
 	if errors.Is(got.err, errLacks) {
 		r.f.holders.lacks(r.key, got.peer.ID)
+	}
+	if insecure(got.err) {
+		r.ask(ctx, got.peer)
 	}
 	r.last = got.err
 }
@@ -160,12 +166,14 @@ func (r *race) ask(ctx context.Context, p *p2p.Peer) {
 // fetch is one peer's part.
 func (r *race) fetch(ctx context.Context, p *p2p.Peer) ([]byte, error) {
 	in := &memorySink{buf: make([]byte, 0, max(r.size, 0))}
-	got, err := r.f.get(ctx, p, r.want, nil, r.size, r.limit, in)
-	if err != nil {
-		return nil, err
-	}
-	if got != r.want {
-		return nil, &badContent{p, fmt.Errorf("%d bytes that have digest %s, want %s", len(in.buf), got, r.want)}
-	}
-	return in.buf, nil
+	err := r.f.get(ctx, wish{
+		peer: p, blob: r.want, length: r.size, limit: r.limit, out: in,
+		check: func(got digest.Digest) error {
+			if got != r.want {
+				return fmt.Errorf("%d bytes that have digest %s, want %s", len(in.buf), got, r.want)
+			}
+			return nil
+		},
+	})
+	return in.buf, err
 }
