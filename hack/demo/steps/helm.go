@@ -33,7 +33,7 @@ func installByHelm(ctx context.Context, w *World) error {
 		return err
 	}
 	if err := w.Show(ctx, "sh", "-c", "kubectl kustomize hack/demo/samples | sed -e s,CLUSTER_HOST_IP:5000,"+w.registryAddr()+
-		", -e 's/role: Publisher/&\\n  storage: {storageClassName: shared}/' | kubectl apply -f -"); err != nil {
+		", -e 's/^  storage:$/&\\n    storageClassName: shared/' | kubectl apply -f -"); err != nil {
 		return err
 	}
 	if err := w.Show(ctx, "kubectl", "wait", "--for=condition=Ready", "pn,ois", "--all", "--timeout=180s"); err != nil {

@@ -40,6 +40,7 @@ func removeHelm(ctx context.Context, w *World) error {
 		return err
 	}
 	return w.nothingLeft(ctx, append(kept, "namespace/pyrsia-system",
+		"apiservice.apiregistration.k8s.io/v1alpha1.pyrsia.io", // which the API server has for the CRDs
 		"customresourcedefinition.apiextensions.k8s.io/artifacts.pyrsia.io",
 		"customresourcedefinition.apiextensions.k8s.io/officialimagesets.pyrsia.io",
 		"customresourcedefinition.apiextensions.k8s.io/pyrsianodes.pyrsia.io")...)
