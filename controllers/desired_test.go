@@ -125,6 +125,9 @@ func desiredObjects() map[string]runtime.ApplyConfiguration {
 	atNodes := exposed(node(v1alpha1.RolePublisher, "publisher"), v1alpha1.Exposure{Type: v1alpha1.ExposureNodePort, Port: 30401})
 	outsideOf := func(o outside) podInputs { in := in; in.outside = o; return in }
 
+	pulled := node(v1alpha1.RolePublisher, "publisher")
+	pulled.Spec.Publisher = &v1alpha1.Publisher{OnPull: &v1alpha1.OnPull{Policy: v1alpha1.OnPullPublish, Allow: []string{"alpine:*"}, PerHour: 20}}
+
 	mirror := node(v1alpha1.RoleMirror, "mirror")
 	fallback := node(v1alpha1.RoleMirror, "mirror")
 	fallback.Spec.CacheSize = new(resource.MustParse("1Gi"))
@@ -155,6 +158,8 @@ func desiredObjects() map[string]runtime.ApplyConfiguration {
 		"mirror-service":     service(mirror),
 		"frontend":           frontendDaemonSet(mirror, in),
 		"frontend-fallback":  frontendDaemonSet(fallback, in),
+		"on-pull":            statefulSet(pulled, in),
+		"on-pull-service":    service(pulled),
 	}
 }
 

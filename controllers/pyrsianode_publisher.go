@@ -40,6 +40,10 @@ func statefulSet(n *v1alpha1.PyrsiaNode, in podInputs) *appsac.StatefulSetApplyC
 		args = append(args, "--upstream-secrets", upstreamSecretsPath)
 	}
 	template := podTemplate(n, in, args)
+	if onPull(n) {
+		template.Spec.Containers[0].WithPorts(coreac.ContainerPort().WithName("mirror").
+			WithContainerPort(portMirror).WithProtocol(corev1.ProtocolTCP))
+	}
 	for _, s := range secrets {
 		template.Spec.WithVolumes(s.volume)
 		template.Spec.Containers[0].WithVolumeMounts(s.mount)

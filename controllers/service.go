@@ -18,6 +18,10 @@ func openURL(namespace, name string) string {
 
 // service is headless: it gives the pods names, and nothing in front of them.
 func service(n *v1alpha1.PyrsiaNode) *coreac.ServiceApplyConfiguration {
+	ports := []*coreac.ServicePortApplyConfiguration{servicePort("p2p", portP2P), servicePort("open", portOpen), servicePort("control", control.Port)}
+	if onPull(n) {
+		ports = append(ports, servicePort("mirror", portMirror))
+	}
 	return coreac.Service(n.Name, n.Namespace).
 		WithLabels(labels(n, component(n))).
 		WithOwnerReferences(ownerReference(n)).
@@ -25,7 +29,7 @@ func service(n *v1alpha1.PyrsiaNode) *coreac.ServiceApplyConfiguration {
 			WithClusterIP(corev1.ClusterIPNone).
 			WithPublishNotReadyAddresses(true).
 			WithSelector(labels(n, component(n))).
-			WithPorts(servicePort("p2p", portP2P), servicePort("open", portOpen), servicePort("control", control.Port)))
+			WithPorts(ports...))
 }
 
 func servicePort(name string, number int32) *coreac.ServicePortApplyConfiguration {

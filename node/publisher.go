@@ -30,9 +30,15 @@ func (n *Node) openPublisher() (err error) {
 	return nil
 }
 
+// onPullWait bounds how long a client waits for a publication before it is
+// told to ask again: container clients wait half a minute or longer.
+const onPullWait = 20 * time.Second
+
 // publishOnPull is where a pull leads to an upstream: on a publisher that was
 // told to, and nowhere else.
 func (n *Node) publishOnPull(ctx context.Context, image ledger.Image) error {
+	ctx, cancel := context.WithTimeout(ctx, onPullWait)
+	defer cancel()
 	err := n.publisher.Pull(ctx, image)
 	refusal, ok := errors.AsType[*control.Error](err)
 	switch {

@@ -27,8 +27,8 @@ import (
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
 )
 
-// podIP is the address of the publisher's pod.
-const podIP = "127.0.0.2"
+// podIP is the address of the publisher's pod: none that a test uses.
+const podIP = "127.0.77.2"
 
 // stage is a real API server, with the operator and a publisher in processes
 // of their own. This program does what the kubelet would do.
