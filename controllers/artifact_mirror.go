@@ -41,6 +41,9 @@ func (r *ArtifactReconciler) mirror(ctx context.Context, art *v1alpha1.Artifact)
 	case len(behind) > 0:
 		slices.Sort(behind)
 		setWaiting(art, condition, "MirrorsBehind", fmt.Sprintf("waiting for the mirrors to get block %d: %s", art.Status.Block.Height, strings.Join(behind, ", ")))
+		// A mirror that grows wakes those that wait for it, as the cache shows
+		// them: not one whose wait is being written at that moment.
+		return min(max(age(r.Now(), art.CreationTimestamp), time.Second), waitForPublisher), nil
 	default:
 		setDone(art, condition, "Mirrored", "All mirrors have the block")
 	}
