@@ -48,7 +48,7 @@ and then nothing in the cluster is trusted.`,
 				}
 				block, err := c.check(cmd.Context(), &a, key)
 				if err != nil {
-					return fmt.Errorf("Artifact %s: %w", a.Name, err)
+					return fmt.Errorf("verifying Artifact %s: %w", a.Name, err)
 				}
 				if want != "" && !block.Artifact.Names(digest.Digest(want)) {
 					continue
