@@ -414,6 +414,7 @@ func TestControlKeysAreRotated(t *testing.T) {
 	asked := atomic.Int64{}
 	nodes := NewNodes(c.Client, o.keys, time.Now)
 	for n, p := range pods {
+		n := n.DeepCopy() // the other is read again and again
 		asking.Go(func() {
 			for ctx.Err() == nil {
 				// A new connection each time, as after a restart of either side.

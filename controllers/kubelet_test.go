@@ -58,6 +58,10 @@ func (c *cluster) runPod(t *testing.T, n *v1alpha1.PyrsiaNode, data string) *pod
 		cancel()
 		t.Fatalf("starting the node of %s: %v", n.Name, err)
 	}
+	frontend := func() {}
+	if n.Spec.Role == v1alpha1.RoleMirror {
+		frontend = c.runFrontend(t, n, p)
+	}
 	p.Pod = c.createPod(t, n, template, p.ip)
 	stopped := false
 	p.stop = func() {
@@ -65,6 +69,7 @@ func (c *cluster) runPod(t *testing.T, n *v1alpha1.PyrsiaNode, data string) *pod
 			return
 		}
 		stopped = true
+		frontend()
 		cancel()
 		if err := node.Close(); err != nil {
 			t.Errorf("ending the node of %s: %v", n.Name, err)
@@ -73,6 +78,33 @@ func (c *cluster) runPod(t *testing.T, n *v1alpha1.PyrsiaNode, data string) *pod
 	}
 	t.Cleanup(p.stop)
 	return p
+}
+
+// runFrontend runs the frontend of a mirror's pod as its DaemonSet describes
+// it, at the pod's address and with nobody to come after it.
+func (c *cluster) runFrontend(t *testing.T, n *v1alpha1.PyrsiaNode, p *pod) (stop func()) {
+	t.Helper()
+	set := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: n.Namespace, Name: frontendName(n)}}
+	eventually(t, func() error { return c.Get(t.Context(), client.ObjectKeyFromObject(set), set) })
+	args := slices.Clone(set.Spec.Template.Spec.Containers[0].Args)
+	for i, a := range args {
+		if port, ok := strings.CutPrefix(a, "127.0.0.1:"); ok {
+			args[i] = net.JoinHostPort(p.ip, port)
+		}
+		if a == "/sockets" {
+			args[i] = filepath.Join(p.data, frontendDir)
+		}
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var out strings.Builder
+	ended := make(chan int, 1)
+	go func() { ended <- cli.Main(ctx, append(args, "--succession", "1ms", "--drain", "1ms"), &out, &out) }()
+	return func() {
+		cancel()
+		if status := <-ended; status != 0 {
+			t.Errorf("%q ended with %d:\n%s", args, status, out.String())
+		}
+	}
 }
 
 // createPod makes the object of a pod that is ready, and counts it.
@@ -151,6 +183,9 @@ func (c *cluster) nodeConfig(t *testing.T, n *v1alpha1.PyrsiaNode, template core
 			config.ControlAddr = at(value)
 		case "--mirror-addr":
 			config.MirrorAddr = strings.Replace(value, "/data", p.data, 1)
+			if !strings.HasPrefix(value, "unix:") {
+				config.MirrorAddr = at(value)
+			}
 		case "--control-key":
 			config.ControlKeyFile = c.secretFile(t, n, template, dir, value)
 		case "--operator-key":

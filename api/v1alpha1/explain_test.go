@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"sigs.k8s.io/yaml"
@@ -73,7 +74,16 @@ func TestExplain(t *testing.T) {
 		t.Fatal(err)
 	}
 	for path, schema := range schemas(t) {
-		out, err := exec.CommandContext(t.Context(), kubectl, "--kubeconfig", kubeconfig, "explain", path).CombinedOutput()
+		var out []byte
+		var err error
+		// An API server that has just started publishes the schemas one after the other.
+		for range 60 {
+			out, err = exec.CommandContext(t.Context(), kubectl, "--kubeconfig", kubeconfig, "explain", path).CombinedOutput()
+			if err == nil || !strings.Contains(string(out), "couldn't find resource") {
+				break
+			}
+			time.Sleep(500 * time.Millisecond)
+		}
 		if err != nil {
 			t.Errorf("kubectl explain %s: %v\n%s", path, err, out)
 			continue
