@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"net/url"
+	"path"
 	"strings"
 	"time"
 
@@ -86,7 +87,7 @@ func tunnel(ctx context.Context, config *rest.Config, namespace, pod string) (ad
 		Transport: transport,
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.SetURL(target)
-			r.Out.URL.Path = target.Path + strings.TrimPrefix(r.In.URL.Path, secret)
+			r.Out.URL.Path = path.Join("/", target.Path, strings.TrimPrefix(r.In.URL.Path, secret))
 			r.Out.URL.RawPath = ""
 		},
 	}

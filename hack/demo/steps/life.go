@@ -3,7 +3,7 @@ package steps
 // Life are the steps of `make e2e` after the demo's: what happens to a cluster
 // over the years, and that at its end nothing is left.
 func Life() []Step {
-	return []Step{otherRegistries, staticPods, apiDown, powerCut, newWorker, plainRemoved,
+	return []Step{otherRegistries, staticPods, apiDown, powerCut, newWorker, plugin, plainRemoved,
 		helmInstalled, publisherMoves, upgrade, helmRemoved}
 }
 
@@ -22,6 +22,8 @@ var (
 		"the others pull on; the worker comes up with its mirror, and pulls again.", cutPower}
 	newWorker = Step{"A worker joins",
 		"it gets its mirror, containerd's set-up and the images without anybody's help.", joinWorker}
+	plugin = Step{"kubectl pyrsia",
+		"the log is asked through the API server, and a proof is checked on this machine.", askByKubectl}
 	plainRemoved = Step{"What kubectl apply -k installed is removed",
 		"containerd's settings on every worker are byte for byte the user's, and nothing is left but the signing key and the volume.", removePlain}
 	helmInstalled = Step{"The operator, by Helm",
