@@ -47,7 +47,7 @@ func (c *cluster) runPod(t *testing.T, n *v1alpha1.PyrsiaNode, data string) *pod
 	template := c.awaitTemplate(t, n)
 	p := &pod{ip: fmt.Sprintf("127.0.0.%d", lastIP.Add(1)), data: data}
 	if p.data == "" {
-		p.data = t.TempDir()
+		p.data = shortFolder(t)
 	}
 	config := c.nodeConfig(t, n, template, p)
 	p.config = config
@@ -78,6 +78,18 @@ func (c *cluster) runPod(t *testing.T, n *v1alpha1.PyrsiaNode, data string) *pod
 	}
 	t.Cleanup(p.stop)
 	return p
+}
+
+// shortFolder is a temporary one whose path leaves room for the name of a Unix
+// socket, 108 bytes in all, however long the test's own name is.
+func shortFolder(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "pod")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return dir
 }
 
 // runFrontend runs the frontend of a mirror's pod as its DaemonSet describes

@@ -78,12 +78,18 @@ func receive(socket string) (_ *net.TCPListener, before predecessor, err error) 
 		return nil, before, fmt.Errorf("receiving the listening socket: %w", err)
 	}
 	messages, err := syscall.ParseSocketControlMessage(oob[:n])
-	if err != nil || len(messages) != 1 {
-		return nil, before, fmt.Errorf("receiving the listening socket: %d messages, %w", len(messages), err)
+	if err == nil && len(messages) != 1 {
+		err = fmt.Errorf("%d messages with it", len(messages))
+	}
+	if err != nil {
+		return nil, before, fmt.Errorf("receiving the listening socket: %w", err)
 	}
 	fds, err := syscall.ParseUnixRights(&messages[0])
-	if err != nil || len(fds) != 1 {
-		return nil, before, fmt.Errorf("receiving the listening socket: %d descriptors, %w", len(fds), err)
+	if err == nil && len(fds) != 1 {
+		err = fmt.Errorf("%d descriptors in it", len(fds))
+	}
+	if err != nil {
+		return nil, before, fmt.Errorf("receiving the listening socket: %w", err)
 	}
 	file := os.NewFile(uintptr(fds[0]), "listener")
 	defer file.Close()
