@@ -321,9 +321,6 @@ func (w *watched) writes() []time.Time {
 // its work when it is back.
 func TestAPIServerIsDownForAMinute(t *testing.T) {
 	t.Parallel()
-	if testing.Short() {
-		t.Skip("it takes more than a minute")
-	}
 	c := ownCluster(t)
 	if err := c.startOperator(); err != nil {
 		t.Fatal(err)

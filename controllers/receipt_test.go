@@ -58,6 +58,21 @@ func (c *cluster) elsewhere(t *testing.T, publisher *v1alpha1.PyrsiaNode, at *po
 	return mirror, p
 }
 
+// alpines runs a publisher that has published some tags of alpine, and returns
+// their digests by name.
+func (c *cluster) alpines(t *testing.T, ns string, up *upstream, tags ...string) (at *pod, digests map[string]string) {
+	t.Helper()
+	digests = map[string]string{}
+	for _, tag := range tags {
+		digests["docker.io/library/alpine:"+tag] = up.push(t, "library/alpine:"+tag)
+	}
+	at = c.aPublisher(t, ns, up.URL)
+	set := imageSet(ns, time.Hour, v1alpha1.ImageTags{Repository: "alpine", Tags: tags})
+	c.create(t, set)
+	c.awaitCurrent(t, set)
+	return at, digests
+}
+
 // On a cluster that only mirrors, what is pulled becomes Artifacts, verified
 // and bounded, and more pulls write nothing.
 func TestPulledImagesBecomeArtifacts(t *testing.T) {
@@ -65,14 +80,7 @@ func TestPulledImagesBecomeArtifacts(t *testing.T) {
 	c := testCluster(t)
 	ns := c.namespace(t)
 	up := newUpstream(t)
-	digests := map[string]string{}
-	for _, tag := range []string{"1", "2", "3", "never"} {
-		digests["docker.io/library/alpine:"+tag] = up.push(t, "library/alpine:"+tag)
-	}
-	at := c.aPublisher(t, ns, up.URL)
-	set := imageSet(ns, time.Hour, v1alpha1.ImageTags{Repository: "alpine", Tags: []string{"1", "2", "3", "never"}})
-	c.create(t, set)
-	c.awaitCurrent(t, set)
+	at, digests := c.alpines(t, ns, up, "1", "2", "3", "never")
 	publisher := publisherNode(ns, up.URL)
 	mirror, pod := c.elsewhere(t, publisher, at)
 
@@ -136,11 +144,8 @@ func TestArtifactByHandIsLookedUp(t *testing.T) {
 	c := testCluster(t)
 	ns := c.namespace(t)
 	up := newUpstream(t)
-	digest := up.push(t, "library/alpine:1")
-	at := c.aPublisher(t, ns, up.URL)
-	set := imageSet(ns, time.Hour, v1alpha1.ImageTags{Repository: "alpine", Tags: []string{"1"}})
-	c.create(t, set)
-	c.awaitCurrent(t, set)
+	at, digests := c.alpines(t, ns, up, "1")
+	digest := digests["docker.io/library/alpine:1"]
 	mirror, _ := c.elsewhere(t, publisherNode(ns, up.URL), at)
 	lookup := func(name, image, digest string) *v1alpha1.Artifact {
 		return &v1alpha1.Artifact{
@@ -208,11 +213,8 @@ func TestHostileReceiptsMakeNoArtifacts(t *testing.T) {
 	c := testCluster(t)
 	ns := c.namespace(t)
 	up := newUpstream(t)
-	digest := up.push(t, "library/alpine:1")
-	at := c.aPublisher(t, ns, up.URL)
-	set := imageSet(ns, time.Hour, v1alpha1.ImageTags{Repository: "alpine", Tags: []string{"1"}})
-	c.create(t, set)
-	c.awaitCurrent(t, set)
+	at, digests := c.alpines(t, ns, up, "1")
+	digest := digests["docker.io/library/alpine:1"]
 	real := c.artifact(t, ns, "docker.io/library/alpine:1", digest)
 	c.awaitCurrent(t, real)
 	published := control.Block{Height: real.Status.Block.Height, Entry: real.Status.Block.Entry, Proof: real.Status.Block.Proof}

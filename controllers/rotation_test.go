@@ -12,21 +12,28 @@ import (
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
 )
 
+// pair runs a publisher and its mirror, which both have alpine:3.20; a tag that
+// moves is seen within seconds.
+func (c *cluster) pair(t *testing.T, up *upstream) (publisher, mirror *v1alpha1.PyrsiaNode, pod, follower *pod) {
+	t.Helper()
+	ns := c.namespace(t)
+	first := up.push(t, "library/alpine:3.20")
+	publisher, mirror = publisherNode(ns, up.URL), mirrorNode(ns)
+	set := imageSet(ns, 10*time.Second, v1alpha1.ImageTags{Repository: "alpine", Tags: []string{"3.20"}})
+	c.create(t, publisher, mirror, set)
+	pod, follower = c.runPod(t, publisher, ""), c.runPod(t, mirror, "")
+	c.awaitCurrent(t, c.artifact(t, ns, "docker.io/library/alpine:3.20", first))
+	c.awaitCurrent(t, mirror)
+	return publisher, mirror, pod, follower
+}
+
 // One field hands a ledger over to another key, and whoever trusts the one
 // before follows: the operator, the mirrors, and what was proven before.
 func TestSigningKeyIsRotatedByOneField(t *testing.T) {
 	t.Parallel()
-	c := testCluster(t)
-	ns := c.namespace(t)
-	up := newUpstream(t)
-	first := up.push(t, "library/alpine:3.20")
-	publisher, mirror := publisherNode(ns, up.URL), mirrorNode(ns)
-	set := imageSet(ns, 10*time.Second, v1alpha1.ImageTags{Repository: "alpine", Tags: []string{"3.20"}})
-	c.create(t, publisher, mirror, set)
-	pod := c.runPod(t, publisher, "")
-	follower := c.runPod(t, mirror, "")
-	c.awaitCurrent(t, c.artifact(t, ns, "docker.io/library/alpine:3.20", first))
-	c.awaitCurrent(t, mirror)
+	c, up := testCluster(t), newUpstream(t)
+	publisher, mirror, pod, follower := c.pair(t, up)
+	ns := publisher.Namespace
 	c.get(t, publisher)
 	before := publisher.Status.Ledger.Key
 
@@ -75,17 +82,9 @@ func TestSigningKeyIsRotatedByOneField(t *testing.T) {
 // One field gives a publisher whose disk is lost its ledger back.
 func TestLostPublisherIsRestored(t *testing.T) {
 	t.Parallel()
-	c := testCluster(t)
-	ns := c.namespace(t)
-	up := newUpstream(t)
-	first := up.push(t, "library/alpine:3.20")
-	publisher, mirror := publisherNode(ns, up.URL), mirrorNode(ns)
-	set := imageSet(ns, 10*time.Second, v1alpha1.ImageTags{Repository: "alpine", Tags: []string{"3.20"}})
-	c.create(t, publisher, mirror, set)
-	pod := c.runPod(t, publisher, "")
-	follower := c.runPod(t, mirror, "")
-	c.awaitCurrent(t, c.artifact(t, ns, "docker.io/library/alpine:3.20", first))
-	c.awaitCurrent(t, mirror)
+	c, up := testCluster(t), newUpstream(t)
+	publisher, mirror, pod, follower := c.pair(t, up)
+	ns := publisher.Namespace
 	pod.stop()
 	empty := c.runPod(t, publisher, "")
 	c.awaitCondition(t, publisher, v1alpha1.ConditionLedgerRolledBack, metav1.ConditionTrue, "")

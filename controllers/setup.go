@@ -120,11 +120,12 @@ func setupIndexes(ctx context.Context, indexer client.FieldIndexer) error {
 }
 
 // options limit how many objects are worked on at once, and back off from
-// failures: from a second to five minutes.
+// errors: from a second to half a minute. Errors are the API server's, which may
+// be back at any moment; what a registry or a node refuses has waits of its own.
 func options(atOnce int) controller.Options {
 	return controller.Options{
 		MaxConcurrentReconciles: atOnce,
-		RateLimiter:             workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](time.Second, 5*time.Minute),
+		RateLimiter:             workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](time.Second, 30*time.Second),
 	}
 }
 

@@ -142,7 +142,7 @@ type builder struct {
 
 func (b *builder) add(name string) {
 	image, err := ledger.ParseImage(name)
-	if err == nil && matchAny(b.exclude, familiar(image)) {
+	if err == nil && image.Matches(b.exclude) {
 		return
 	}
 	if err != nil {
@@ -152,11 +152,6 @@ func (b *builder) add(name string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.images[image.String()] = true
-}
-
-// familiar is the image as people write it: "alpine:3.20".
-func familiar(i ledger.Image) string {
-	return strings.TrimPrefix(strings.TrimPrefix(i.String(), "docker.io/"), "library/")
 }
 
 func (b *builder) problem(p control.Problem) {

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/pyrsia/pyrsia-operator/node/control"
+	"github.com/pyrsia/pyrsia-operator/node/ledger"
 )
 
 const (
@@ -38,11 +39,11 @@ func (l *Lister) dockerHub(ctx context.Context, b *builder, hub control.DockerHu
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(listAtOnce)
 	for _, name := range names {
-		repository := "docker.io/" + namespace + "/" + name
-		if matchAny(b.exclude, strings.TrimPrefix(strings.TrimPrefix(repository, "docker.io/"), "library/")+":*") {
-			continue // all of it is excluded: there is no need to ask
+		all := ledger.Image{Registry: "docker.io", Repository: namespace + "/" + name, Tag: "*"}
+		if all.Matches(b.exclude) {
+			continue // there is no need to ask
 		}
-		group.Go(func() error { l.repository(ctx, b, repository, f); return nil })
+		group.Go(func() error { l.repository(ctx, b, all.Name(), f); return nil })
 	}
 	return group.Wait()
 }

@@ -109,22 +109,28 @@ func (p *Prefetcher) Run(ctx context.Context) {
 				if ctx.Err() == nil {
 					p.Log.Error("looking for images to prefetch", "error", err)
 				}
-			} else {
-				seen = size
+				pause(ctx, nil, retryMin)
+				continue
 			}
+			seen = size
 		}
 		next, wait := p.next(time.Now())
-		if next != nil {
-			p.try(ctx, next, seen)
+		if next == nil {
+			pause(ctx, changed, wait)
 			continue
 		}
-		timer := time.NewTimer(wait)
-		select {
-		case <-ctx.Done():
-		case <-changed:
-		case <-timer.C:
-		}
-		timer.Stop()
+		p.try(ctx, next, seen)
+	}
+}
+
+// pause waits until ctx ends, something has changed or the time is over.
+func pause(ctx context.Context, changed <-chan struct{}, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-changed:
+	case <-timer.C:
 	}
 }
 

@@ -190,7 +190,8 @@ func (g *grants) decline(blob digest.Digest, piece int, id peer.ID) {
 }
 
 // send notes that a piece is being sent, until the function that it returns is
-// called and told whether all of it was sent. Who fetches it is not known: over plain HTTP peers have no name.
+// called and told whether all of it was sent. Who fetches it is not known: over
+// plain HTTP peers have no name.
 func (g *grants) send(blob digest.Digest, piece int) (done func(sent bool)) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

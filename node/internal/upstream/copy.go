@@ -6,7 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
+	"math/rand/v2"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -340,6 +340,10 @@ func (c *copier) download(ctx context.Context, b *pieces.Blob) error {
 		if !ok || u.Kind != Unavailable || attempt >= blobAttempts && have == before || attempt == 10*blobAttempts {
 			return errors.Join(err, ingest.Abort())
 		}
+		backoff := firstBackoff << min(attempt-1, 5)
+		if err := sleep(ctx, backoff/2+rand.N(backoff)); err != nil {
+			return errors.Join(err, ingest.Abort())
+		}
 	}
 	err = ingest.Commit()
 	if errors.Is(err, store.ErrWrongDigest) {
@@ -351,8 +355,6 @@ func (c *copier) download(ctx context.Context, b *pieces.Blob) error {
 type writerFunc func([]byte) (int, error)
 
 func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
-
-var _ io.Writer = writerFunc(nil)
 
 // list stores the piece list.
 func (c *copier) list() (digest.Digest, error) {
