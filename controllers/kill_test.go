@@ -131,10 +131,11 @@ func TestPublisherIsKilledWhileASetIsPublished(t *testing.T) {
 		c.get(t, set)
 		t.Logf("killed %d times: %d of %d published", killed+1, set.Status.Published, images)
 	}
-	eventuallyWithin(t, 10*time.Minute, func() error {
+	c.awaitOpen(t, pod, node)
+	eventuallyWithin(t, time.Minute+time.Duration(images)*time.Second, func() error {
 		c.get(t, set)
 		if !isTrue(set, v1alpha1.ConditionReady) || int(set.Status.Published) != images {
-			return fmt.Errorf("%d of %d published:\n%s", set.Status.Published, images, conditionsText(set.Status.Conditions))
+			return fmt.Errorf("%d of %d published:\n%s\nthe node's log:\n%s", set.Status.Published, images, conditionsText(set.Status.Conditions), node.log.String())
 		}
 		return nil
 	})
