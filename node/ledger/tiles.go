@@ -3,6 +3,7 @@ package ledger
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -21,7 +22,7 @@ type hashTile struct {
 	leaves []byte // as in the file
 
 	once  sync.Once
-	inner [torchwood.TileWidth]tlog.Hash // above the leaves, as far as their subtrees are complete
+	inner subtrees
 }
 
 // hash is the n'th hash of a level inside of the tile (0: the leaves).
@@ -33,42 +34,40 @@ func (t *hashTile) hash(level int, n int64) (h tlog.Hash, ok bool) {
 		copy(h[:], t.leaves[n*tlog.HashSize:])
 		return h, true
 	}
-	t.once.Do(t.build)
-	return t.inner[innerAt(level)+int(n)], true
+	t.once.Do(func() { t.inner.build(t.leaves) })
+	copy(h[:], t.inner.of(level)[n*tlog.HashSize:])
+	return h, true
 }
 
-// innerAt is where the hashes of a level are in inner.
-func innerAt(level int) int { return torchwood.TileWidth - 2*torchwood.TileWidth>>level }
+// subtrees are the hashes above a tile's leaves, level after level.
+type subtrees [(torchwood.TileWidth - 1) * tlog.HashSize]byte
 
-func (t *hashTile) build() {
-	width := len(t.leaves) / tlog.HashSize
+// of are the hashes of a level and of those above it.
+func (s *subtrees) of(level int) []byte {
+	return s[(torchwood.TileWidth-2*torchwood.TileWidth>>level)*tlog.HashSize:]
+}
+
+// build hashes the subtrees that are complete (RFC 6962, section 2.1).
+func (s *subtrees) build(leaves []byte) {
+	node := [1 + 2*tlog.HashSize]byte{1}
+	below := leaves
 	for level := 1; level <= torchwood.TileHeight; level++ {
-		for n := range width >> level {
-			var left, right tlog.Hash
-			if level == 1 {
-				copy(left[:], t.leaves[2*n*tlog.HashSize:])
-				copy(right[:], t.leaves[(2*n+1)*tlog.HashSize:])
-			} else {
-				below := t.inner[innerAt(level-1)+2*n:]
-				left, right = below[0], below[1]
-			}
-			t.inner[innerAt(level)+n] = tlog.NodeHash(left, right)
+		here := s.of(level)
+		for n := range len(leaves) / tlog.HashSize >> level {
+			copy(node[1:], below[2*n*tlog.HashSize:])
+			h := sha256.Sum256(node[:])
+			copy(here[n*tlog.HashSize:], h[:])
 		}
+		below = here
 	}
 }
 
 // rootOf is the hash of a full tile.
-func rootOf(leaves []byte) tlog.Hash {
-	var hashes [torchwood.TileWidth]tlog.Hash
-	for i := range hashes {
-		copy(hashes[i][:], leaves[i*tlog.HashSize:])
-	}
-	for n := len(hashes) / 2; n > 0; n /= 2 {
-		for i := range n {
-			hashes[i] = tlog.NodeHash(hashes[2*i], hashes[2*i+1])
-		}
-	}
-	return hashes[0]
+func rootOf(leaves []byte) (h tlog.Hash) {
+	var s subtrees
+	s.build(leaves)
+	copy(h[:], s.of(torchwood.TileHeight))
+	return h
 }
 
 // tileCache keeps hash tiles that were proven once, and reads the others. A
