@@ -4,7 +4,6 @@
 package store
 
 import (
-	"cmp"
 	"container/list"
 	"context"
 	"errors"
@@ -14,10 +13,8 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"slices"
 	"sync"
 	"sync/atomic"
-	"syscall"
 
 	"github.com/opencontainers/go-digest"
 
@@ -106,38 +103,6 @@ func writeOnce(name string, content []byte) error {
 		return nil
 	}
 	return durable.WriteFile(name, content)
-}
-
-// scan finds the blobs. Those that were read last, as far as the file system
-// notes it, are the last to go.
-func (s *Store) scan() error {
-	files, err := os.ReadDir(s.blobDir())
-	if err != nil {
-		return err
-	}
-	type found struct {
-		entry *entry
-		used  int64
-	}
-	all := make([]found, 0, len(files))
-	for _, f := range files {
-		d := digest.NewDigestFromEncoded(digest.SHA256, f.Name())
-		info, err := f.Info()
-		if err != nil || d.Validate() != nil || !info.Mode().IsRegular() {
-			s.config.Log.Warn("not a blob", "file", f.Name())
-			continue
-		}
-		st := info.Sys().(*syscall.Stat_t)
-		all = append(all, found{&entry{digest: d, size: info.Size(), opened: true}, max(st.Atim.Nano(), st.Mtim.Nano())})
-	}
-	slices.SortFunc(all, func(a, b found) int { return cmp.Compare(a.used, b.used) })
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, f := range all {
-		s.add(f.entry)
-	}
-	s.shrink(0)
-	return nil
 }
 
 func (s *Store) blobDir() string       { return filepath.Join(s.root, "blobs", "sha256") }
