@@ -138,12 +138,14 @@ help: ## List the targets
 
 GENERATED := api config charts docs/api.md docs/permissions.md
 CHECKSUMS = git ls-files -co --exclude-standard -- $(GENERATED) | xargs sha256sum
-# REAL_PARTS gives the tests a real API server and a real registry. Without them
+# REAL_PARTS gives the tests a real API server, a real registry and a real object store. Without them
 # the tests that need them are skipped; not so in CI.
 define REAL_PARTS
 if kube=$$(hack/cluster/build.sh kube); then export KUBEBUILDER_ASSETS=$$kube/bin; \
 elif [ "$${CI:-}" = true ]; then exit 1; fi; \
 if debian=$$(hack/cluster/debian.sh); then export PYRSIA_DOCKER_REGISTRY=$$debian/docker-registry; \
+elif [ "$${CI:-}" = true ]; then exit 1; fi; \
+if s3=$$(hack/cluster/build.sh s3); then export PYRSIA_S3_GATEWAY=$$s3/bin/versitygw; \
 elif [ "$${CI:-}" = true ]; then exit 1; fi
 endef
 SHELLCHECK = if command -v shellcheck >/dev/null; \

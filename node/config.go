@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/pyrsia/pyrsia-operator/node/control"
+	"github.com/pyrsia/pyrsia-operator/node/internal/bucket"
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
 )
 
@@ -53,7 +54,13 @@ type Config struct {
 	// are pulled from its mirror port, at most OnPullPerHour in an hour.
 	OnPullAllow   []string
 	OnPullPerHour int
-	// CacheSize bounds the content on a mirror's disk in bytes; 0 is no bound.
+	// Bucket is an S3-compatible bucket that keeps a publisher's content for
+	// good, s3://BUCKET/PREFIX?endpoint=URL&region=REGION, and BucketSecrets a
+	// folder with its keys and its CA: see bucket.Config. Publishers only.
+	Bucket        string
+	BucketSecrets string
+	// CacheSize bounds the content on disk in bytes, of a mirror or of a
+	// publisher with a bucket; 0 is no bound.
 	CacheSize int64
 	// Prefetch are patterns of images that a mirror fetches as soon as they are
 	// on the ledger, for this machine's platform: see ledger.Image.Matches.
@@ -135,11 +142,19 @@ func (c *Config) validate() error {
 				errs = append(errs, fmt.Errorf("ledger URL %q: want http://HOST:PORT or https://HOST/PATH", s))
 			}
 		}
+		if c.Bucket != "" {
+			errs = append(errs, errors.New("a bucket is for a publisher: a mirror's content is a cache"))
+		}
 	default:
 		errs = append(errs, fmt.Errorf("role %q: want %s or %s", c.Role, control.Publisher, control.Mirror))
 	}
 	if strings.HasPrefix(c.MirrorAddr, unixPrefix) && c.MirrorCertFile != "" {
 		errs = append(errs, errors.New("the mirror speaks no TLS at a Unix socket"))
+	}
+	if c.Bucket != "" {
+		errs = append(errs, bucket.Check(c.Bucket))
+	} else if c.BucketSecrets != "" {
+		errs = append(errs, errors.New("secrets of a bucket, and no bucket"))
 	}
 	if (c.MirrorCertFile == "") != (c.MirrorKeyFile == "") {
 		errs = append(errs, errors.New("TLS on the mirror's port needs a certificate and its key together"))

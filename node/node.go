@@ -110,10 +110,7 @@ func (n *Node) open(ctx, run context.Context) (err error) {
 	if err := n.openLedger(ctx); err != nil {
 		return err
 	}
-	n.store, err = store.Open(filepath.Join(n.config.DataDir, "store"), store.Config{
-		Max: n.config.CacheSize, Pinned: n.config.Role == control.Publisher, Corrupt: n.foundCorrupt, Log: n.log,
-	})
-	if err != nil {
+	if err := n.openStore(ctx); err != nil {
 		return err
 	}
 	if err := n.openHost(ctx); err != nil {
@@ -233,6 +230,9 @@ func (n *Node) work(run context.Context) {
 		n.done.Go(func() { n.receipts.Run(run) })
 	}
 	if n.config.Role == control.Publisher {
+		if n.config.Bucket != "" {
+			n.done.Go(func() { n.store.Backup(run) })
+		}
 		n.done.Go(func() { n.spread(run) })
 		n.setReady()
 		return

@@ -26,6 +26,9 @@ func (n *Node) announceStore(ctx context.Context) {
 		}
 		n.host.Hold(d)
 	}
+	if n.config.Bucket != "" {
+		n.announceBucket(ctx)
+	}
 }
 
 // limits are the bounds on the node's bandwidth.

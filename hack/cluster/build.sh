@@ -5,6 +5,7 @@
 #   kube        the commands of Kubernetes, kubectl and etcd (bin/ serves as KUBEBUILDER_ASSETS)
 #   containerd  containerd, its shim, ctr
 #   dns         CoreDNS and pause, as container images in images/
+#   s3          Versity's S3 gateway: an object store in a folder
 #
 # The folder's name contains a hash of everything that it is built from, so an old build is never
 # taken for a new one, and several checkouts share one cache.
@@ -40,6 +41,10 @@ build_containerd() {
 	local v
 	v=$(go list -m -f '{{.Version}}' github.com/containerd/containerd/v2)
 	local LDFLAGS="-X github.com/containerd/containerd/v2/version.Version=$v"
+	go_build "$1/bin" tool
+}
+
+build_s3() {
 	go_build "$1/bin" tool
 }
 

@@ -118,7 +118,7 @@ func (p *Publisher) remove(ctx context.Context, list digest.Digest, keep map[dig
 		if keep[b.Digest] || !p.Store.Has(b.Digest) {
 			continue
 		}
-		if err := p.Store.Remove(b.Digest); err != nil {
+		if err := p.Store.Remove(ctx, b.Digest); err != nil {
 			return err
 		}
 		resp.Blobs++

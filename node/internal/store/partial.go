@@ -114,17 +114,6 @@ func (s *Store) Cache(d digest.Digest, data []byte) error {
 	return errors.Join(err, p.Close())
 }
 
-// Size is the size in bytes of a blob that the store holds.
-func (s *Store) Size(d digest.Digest) (int64, bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	e, ok := s.blobs[d]
-	if !ok {
-		return 0, false
-	}
-	return e.size, true
-}
-
 // Beginning finds the blobs of at most max bytes that begin with prefix, as
 // they are on disk: unverified.
 func (s *Store) Beginning(prefix []byte, max int64) iter.Seq[digest.Digest] {

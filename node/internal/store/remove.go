@@ -1,6 +1,7 @@
 package store
 
 import (
+	"context"
 	"fmt"
 
 	"github.com/opencontainers/go-digest"
@@ -16,8 +17,20 @@ func (s *Store) Spare(d digest.Digest) {
 	}
 }
 
-// Remove deletes a blob that nobody needs; readers that have it open go on.
-func (s *Store) Remove(d digest.Digest) error {
+// Remove deletes a blob that nobody needs, from the disk and from the bucket;
+// readers that have it open go on. Crash between the two: it is in the bucket
+// still, and whoever asks again deletes it.
+func (s *Store) Remove(ctx context.Context, d digest.Digest) error {
+	if err := s.removeLocal(d); err != nil {
+		return fmt.Errorf("removing blob %s: %w", d, err)
+	}
+	if s.config.Bucket == nil {
+		return nil
+	}
+	return s.config.Bucket.Remove(ctx, d)
+}
+
+func (s *Store) removeLocal(d digest.Digest) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	e, ok := s.blobs[d]
@@ -25,8 +38,5 @@ func (s *Store) Remove(d digest.Digest) error {
 		return nil
 	}
 	s.forget(e)
-	if err := s.throwAway(s.file(d)); err != nil {
-		return fmt.Errorf("removing blob %s: %w", d, err)
-	}
-	return nil
+	return s.throwAway(s.file(d))
 }

@@ -18,6 +18,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/pyrsia/pyrsia-operator/node/internal/bucket"
 	"github.com/pyrsia/pyrsia-operator/node/internal/durable"
 )
 
@@ -35,6 +36,9 @@ type Config struct {
 	Max int64
 	// Pinned content never goes, also when the disk is full.
 	Pinned bool
+	// Bucket, if there is one, is where blobs are kept for good: the disk is a
+	// cache in front of it, from which nothing goes that is not in the bucket.
+	Bucket *bucket.Bucket
 	// Corrupt is called for each blob that was found corrupt and put aside;
 	// may be nil.
 	Corrupt func(digest.Digest)
@@ -49,10 +53,13 @@ type Store struct {
 
 	mu       sync.Mutex // guards what follows, the fields of entries, and the names in blobs/
 	blobs    map[digest.Digest]*entry
-	used     *list.List // of *entry, the least recently used first
-	size     int64      // of the blobs, bytes
-	reserved int64      // for those that are being written
-	trash    int        // number of files that were thrown away
+	used     *list.List               // of *entry, the least recently used first
+	size     int64                    // of the blobs, bytes
+	reserved int64                    // for those that are being written
+	fetching map[digest.Digest]*check // from the bucket
+	trash    int                      // number of files that were thrown away
+
+	uploads chan struct{} // has an element for each upload under way
 }
 
 type entry struct {
@@ -67,7 +74,10 @@ type entry struct {
 
 // Open opens the store at root, or begins it.
 func Open(root string, c Config) (*Store, error) {
-	s := &Store{root: root, config: c, blobs: map[digest.Digest]*entry{}, used: list.New()}
+	s := &Store{
+		root: root, config: c, blobs: map[digest.Digest]*entry{}, used: list.New(),
+		fetching: map[digest.Digest]*check{}, uploads: make(chan struct{}, maxUploads),
+	}
 	if err := s.open(); err != nil {
 		return nil, fmt.Errorf("opening the store: %w", err)
 	}
@@ -148,7 +158,7 @@ func (s *Store) evict() int64 {
 	}
 	for place := s.used.Front(); place != nil; place = place.Next() {
 		e := place.Value.(*entry)
-		if e.readers > 0 {
+		if e.readers > 0 || s.waiting(e.digest) {
 			continue
 		}
 		s.forget(e)
@@ -177,15 +187,24 @@ func (s *Store) throwAway(name string) error {
 	return os.Remove(trash)
 }
 
-// Has tells whether the store holds a blob, without a look at its content.
+// Has tells whether the store holds a blob, on disk or in the bucket, without
+// a look at its content.
 func (s *Store) Has(d digest.Digest) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	_, ok := s.blobs[d]
+	_, ok := s.Size(d)
 	return ok
 }
 
-// Usage is the number of blobs and their bytes.
+// Size is the size in bytes of a blob that the store holds.
+func (s *Store) Size(d digest.Digest) (int64, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if e, ok := s.blobs[d]; ok {
+		return e.size, true
+	}
+	return s.config.Bucket.Size(d)
+}
+
+// Usage is the number of blobs on disk and their bytes.
 func (s *Store) Usage() (blobs int, bytes int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -222,8 +241,20 @@ func (b *Blob) Close() error { return b.close() }
 
 // Open opens a blob whose content has the right digest. A corrupt one is put
 // aside and is not found. If the file must be hashed before, ctx bounds the
-// wait, and the hashing goes on for whoever asks next.
+// wait, and the hashing goes on for whoever asks next; so it is when the blob
+// must come from the bucket.
 func (s *Store) Open(ctx context.Context, d digest.Digest) (*Blob, error) {
+	b, err := s.openLocal(ctx, d)
+	if _, kept := s.config.Bucket.Size(d); !kept || !errors.Is(err, ErrNotFound) {
+		return b, err
+	}
+	if err := s.fetch(ctx, d); err != nil {
+		return nil, fmt.Errorf("blob %s: %w", d, err)
+	}
+	return s.openLocal(ctx, d)
+}
+
+func (s *Store) openLocal(ctx context.Context, d digest.Digest) (*Blob, error) {
 	s.mu.Lock()
 	e, ok := s.blobs[d]
 	if ok {

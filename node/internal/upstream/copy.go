@@ -60,7 +60,7 @@ func (r *Registry) Copy(ctx context.Context, image ledger.Image, d digest.Digest
 	if err := c.fetch(ctx); err != nil {
 		return nil, err
 	}
-	entry.Pieces, err = c.list()
+	entry.Pieces, err = c.list(ctx)
 	return entry, err
 }
 
@@ -310,7 +310,7 @@ func (c *copier) blob(ctx context.Context, b *pieces.Blob) error {
 	c.mu.Lock()
 	*b = described
 	c.mu.Unlock()
-	return nil
+	return c.store.Settle(ctx, b.Digest)
 }
 
 // download fetches a blob. A connection that breaks is taken up again where it
@@ -357,7 +357,7 @@ type writerFunc func([]byte) (int, error)
 func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 
 // list stores the piece list.
-func (c *copier) list() (digest.Digest, error) {
+func (c *copier) list(ctx context.Context) (digest.Digest, error) {
 	l := &pieces.List{Version: 1, PieceSize: pieces.Size}
 	for _, d := range c.order {
 		l.Blobs = append(l.Blobs, *c.blobs[d])
@@ -366,5 +366,9 @@ func (c *copier) list() (digest.Digest, error) {
 	if err != nil {
 		return "", fmt.Errorf("%s: %w", c.image, err)
 	}
-	return c.store.Put(data)
+	d, err := c.store.Put(data)
+	if err != nil {
+		return "", err
+	}
+	return d, c.store.Settle(ctx, d)
 }
