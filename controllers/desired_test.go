@@ -123,6 +123,11 @@ func desiredObjects() map[string]runtime.ApplyConfiguration {
 		Type: v1alpha1.ExposureLoadBalancer, Addresses: []string{"pyrsia.example.com", "2001:db8::7"}, ServiceAnnotations: map[string]string{"example.com/kind": "internal"},
 	})
 	atNodes := exposed(node(v1alpha1.RolePublisher, "publisher"), v1alpha1.Exposure{Type: v1alpha1.ExposureNodePort, Port: 30401})
+	bucket := node(v1alpha1.RolePublisher, "publisher")
+	bucket.Spec.Storage.Bucket = &v1alpha1.Bucket{
+		Name: "images", Prefix: "pyrsia/publisher", Endpoint: "https://s3.example:9000", Region: "eu-1",
+		CredentialsSecretRef: &v1alpha1.LocalReference{Name: "s3"}, CASecretRef: &v1alpha1.LocalReference{Name: "s3-ca"},
+	}
 	outsideOf := func(o outside) podInputs { in := in; in.outside = o; return in }
 
 	pulled := node(v1alpha1.RolePublisher, "publisher")
@@ -146,6 +151,7 @@ func desiredObjects() map[string]runtime.ApplyConfiguration {
 		"publisher":          statefulSet(publisher, in),
 		"publisher-full":     statefulSet(full, in),
 		"publisher-service":  service(publisher),
+		"publisher-bucket":   statefulSet(bucket, in),
 		"publisher-balanced": statefulSet(balanced, outsideOf(outside{hosts: []string{"pyrsia.example.com", "2001:db8::7"}, port: 4001})),
 		"service-balancer":   exposureService(balanced, exposure(balanced)),
 		"service-nodeport":   exposureService(atNodes, exposure(atNodes)),

@@ -35,6 +35,7 @@ func statefulSet(n *v1alpha1.PyrsiaNode, in podInputs) *appsac.StatefulSetApplyC
 		}
 	}
 	args = append(args, onPullArgs(n)...)
+	args = append(args, bucketArgs(n)...)
 	secrets := upstreamSecrets(n)
 	if len(secrets) > 0 {
 		args = append(args, "--upstream-secrets", upstreamSecretsPath)
@@ -48,6 +49,7 @@ func statefulSet(n *v1alpha1.PyrsiaNode, in podInputs) *appsac.StatefulSetApplyC
 		template.Spec.WithVolumes(s.volume)
 		template.Spec.Containers[0].WithVolumeMounts(s.mount)
 	}
+	mountBucketSecrets(template.Spec, n)
 	mountSigningKey(template.Spec, "signing", signingSecretName(n, current))
 	if next != 0 {
 		mountSigningKey(template.Spec, "next-signing", signingSecretName(n, next))
@@ -92,17 +94,20 @@ func restoreLedger(spec *coreac.PodSpecApplyConfiguration, n *v1alpha1.PyrsiaNod
 			coreac.VolumeMount().WithName("signing").WithMountPath("/signing").WithReadOnly(true)))
 }
 
+func volumeSize(n *v1alpha1.PyrsiaNode) resource.Quantity {
+	if n.Spec.Storage.Size != nil {
+		return *n.Spec.Storage.Size
+	}
+	return defaultVolumeSize
+}
+
 // volumeClaim spells out what the API server would fill in, because it owns
 // the list as a whole: else the set would look changed for ever.
 func volumeClaim(n *v1alpha1.PyrsiaNode) *coreac.PersistentVolumeClaimApplyConfiguration {
-	size := defaultVolumeSize
-	if n.Spec.Storage.Size != nil {
-		size = *n.Spec.Storage.Size
-	}
 	spec := coreac.PersistentVolumeClaimSpec().
 		WithAccessModes(corev1.ReadWriteOnce).
 		WithVolumeMode(corev1.PersistentVolumeFilesystem).
-		WithResources(coreac.VolumeResourceRequirements().WithRequests(corev1.ResourceList{corev1.ResourceStorage: size}))
+		WithResources(coreac.VolumeResourceRequirements().WithRequests(corev1.ResourceList{corev1.ResourceStorage: volumeSize(n)}))
 	if class := n.Spec.Storage.StorageClassName; class != nil {
 		spec.WithStorageClassName(*class)
 	}

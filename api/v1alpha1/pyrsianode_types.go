@@ -31,15 +31,17 @@ const (
 // +kubebuilder:validation:XValidation:rule="self.role == oldSelf.role",message="role cannot be changed: make another PyrsiaNode",fieldPath=".role"
 // +kubebuilder:validation:XValidation:rule="self.role == 'Publisher' || !has(self.publisher)",message="publisher is for role Publisher only",fieldPath=".publisher"
 // +kubebuilder:validation:XValidation:rule="self.role == 'Mirror' || !has(self.mirror)",message="mirror is for role Mirror only",fieldPath=".mirror"
-// +kubebuilder:validation:XValidation:rule="self.role == 'Mirror' || !has(self.cacheSize)",message="cacheSize is for role Mirror only: a publisher keeps all that it publishes",fieldPath=".cacheSize"
+// +kubebuilder:validation:XValidation:rule="self.role == 'Mirror' || !has(self.cacheSize) || has(self.storage.bucket)",message="cacheSize is for mirrors, and for publishers with a bucket: without one, a publisher keeps all that it publishes on its volume",fieldPath=".cacheSize"
 // +kubebuilder:validation:XValidation:rule="self.role == 'Publisher' || has(self.network) && has(self.network.publisherRef) != has(self.network.ledgerKey)",message="a mirror needs exactly one root of trust: network.publisherRef, or network.ledgerKey with bootstrap",fieldPath=".network"
 // +kubebuilder:validation:XValidation:rule="self.role == 'Mirror' || !has(self.network) || !has(self.network.publisherRef) && !has(self.network.ledgerKey)",message="a publisher joins no network: it starts its own, which network.exposure may open to others",fieldPath=".network"
 // +kubebuilder:validation:XValidation:rule="self.role == 'Publisher' || !has(self.network) || !has(self.network.exposure) || self.network.exposure.type == 'HostPort' && !has(self.network.exposure.addresses)",message="a mirror has a pod on each Kubernetes node: it can be exposed by HostPort alone, and each pod by its node's own address",fieldPath=".network.exposure"
 // +kubebuilder:validation:XValidation:rule="self.role == 'Mirror' || !has(self.storage.hostPath)",message="hostPath is for role Mirror only: a publisher has a volume",fieldPath=".storage.hostPath"
 // +kubebuilder:validation:XValidation:rule="self.role == 'Publisher' || !has(self.storage.storageClassName)",message="storageClassName is for role Publisher only: mirrors keep their cache on the host",fieldPath=".storage.storageClassName"
+// +kubebuilder:validation:XValidation:rule="self.role == 'Publisher' || !has(self.storage.bucket)",message="bucket is for role Publisher only: what a mirror keeps is a cache",fieldPath=".storage.bucket"
 // +kubebuilder:validation:XValidation:rule="self.role == 'Publisher' || !has(self.storage.size)",message="size is for role Publisher only: set cacheSize for a mirror",fieldPath=".storage.size"
 // +kubebuilder:validation:XValidation:rule="self.role == 'Mirror' || [0, 1].exists(step, (has(self.publisher) ? self.publisher.keyGeneration : 1) - (has(oldSelf.publisher) ? oldSelf.publisher.keyGeneration : 1) == step)",message="keyGeneration can only be raised, by one at a time",fieldPath=".publisher"
-// +kubebuilder:validation:XValidation:rule="self.role == 'Mirror' || self.storage == oldSelf.storage",message="storage of a publisher cannot be changed: resize its PersistentVolumeClaim",fieldPath=".storage"
+// +kubebuilder:validation:XValidation:rule="self.role == 'Mirror' || has(self.storage.size) == has(oldSelf.storage.size) && (!has(self.storage.size) || self.storage.size == oldSelf.storage.size) && has(self.storage.storageClassName) == has(oldSelf.storage.storageClassName) && (!has(self.storage.storageClassName) || self.storage.storageClassName == oldSelf.storage.storageClassName)",message="the volume of a publisher cannot be changed: resize its PersistentVolumeClaim",fieldPath=".storage"
+// +kubebuilder:validation:XValidation:rule="!has(oldSelf.storage.bucket) || has(self.storage.bucket)",message="a bucket cannot be taken away: what was published is there",fieldPath=".storage.bucket"
 type PyrsiaNodeSpec struct {
 	// role is what the node does. A Publisher copies images from upstream
 	// registries and records them on the ledger that it signs. A Mirror runs on
@@ -59,7 +61,9 @@ type PyrsiaNodeSpec struct {
 	Storage Storage `json:"storage,omitzero"`
 
 	// cacheSize is how much disk a mirror uses for images, on each Kubernetes
-	// node; what was used longest ago goes first. The default is 10Gi.
+	// node, or a publisher with a bucket on its volume; what was used longest ago
+	// goes first. It must hold the largest layer. The default is 10Gi, and half of
+	// a publisher's volume.
 	// +optional
 	CacheSize *resource.Quantity `json:"cacheSize,omitempty"`
 
@@ -142,6 +146,13 @@ type Storage struct {
 	// +kubebuilder:validation:MaxLength=253
 	// +optional
 	StorageClassName *string `json:"storageClassName,omitempty"`
+
+	// bucket keeps a publisher's images in an S3-compatible bucket, for more than a
+	// volume holds. The ledger stays on the volume, which is a cache for the
+	// images. A publisher can be given a bucket at any time, and uploads what it
+	// has. Whoever names another bucket copies the objects there before.
+	// +optional
+	Bucket *Bucket `json:"bucket,omitempty"`
 
 	// hostPath is the directory in which a mirror keeps its data, on each
 	// Kubernetes node. The default is /var/lib/pyrsia/NAMESPACE-NAME.

@@ -132,7 +132,7 @@ func TestPyrsiaNodeIsValidated(t *testing.T) {
 		"a mirror that mirrors":        {mirror(func(s *PyrsiaNodeSpec) { s.Mirror = &Mirror{Port: 5002} }), ""},
 		"a publisher that mirrors":     {publisher(func(s *PyrsiaNodeSpec) { s.Mirror = &Mirror{} }), "mirror is for role Mirror only"},
 		"a mirror with a cache":        {mirror(func(s *PyrsiaNodeSpec) { s.CacheSize = &size }), ""},
-		"a publisher with a cache":     {publisher(func(s *PyrsiaNodeSpec) { s.CacheSize = &size }), "cacheSize is for role Mirror only"},
+		"a publisher with a cache":     {publisher(func(s *PyrsiaNodeSpec) { s.CacheSize = &size }), "cacheSize is for mirrors, and for publishers with a bucket"},
 		"a mirror without a network":   {mirror(func(s *PyrsiaNodeSpec) { s.Network = nil }), "a mirror needs exactly one root of trust"},
 		"a publisher with a network":   {publisher(byKey(goodKey, goodPeer)), "a publisher joins no network"},
 		"a mirror on a host path":      {mirror(func(s *PyrsiaNodeSpec) { s.Storage.HostPath = "/mnt/x" }), ""},
@@ -184,6 +184,13 @@ func TestPyrsiaNodeIsValidated(t *testing.T) {
 		"a mirror that is exposed":        {mirror(exposure(Exposure{Type: ExposureHostPort})), ""},
 		"mirrors behind one address":      {mirror(exposure(Exposure{Type: ExposureLoadBalancer})), "exposed by HostPort alone"},
 		"mirrors with one name":           {mirror(exposure(Exposure{Type: ExposureHostPort, Addresses: []string{"a.example"}})), "exposed by HostPort alone"},
+		"a bucket":                        {publisher(bucket(Bucket{Name: "images", Prefix: "a/b", Endpoint: "https://s3.example:9000", Region: "eu-1", CASecretRef: &LocalReference{Name: "ca"}})), ""},
+		"a bucket and a cache":            {publisher(bucket(Bucket{Name: "images"}), func(s *PyrsiaNodeSpec) { s.CacheSize = &size }), ""},
+		"a mirror's bucket":               {mirror(bucket(Bucket{Name: "images"})), "bucket is for role Publisher only"},
+		"a bucket's URL as its name":      {publisher(bucket(Bucket{Name: "s3://images"})), "bucket.name"},
+		"a bucket at no URL":              {publisher(bucket(Bucket{Name: "images", Endpoint: "s3.example"})), "bucket.endpoint"},
+		"a bucket behind a path":          {publisher(bucket(Bucket{Name: "images", Endpoint: "https://s3.example/api"})), "bucket.endpoint"},
+		"a prefix that climbs":            {publisher(bucket(Bucket{Name: "images", Prefix: "x/../y"})), "bucket.prefix"},
 		"a restored publisher": {publisher(func(s *PyrsiaNodeSpec) {
 			s.Publisher = &Publisher{RestoreFrom: &RestoreFrom{MirrorRef: &LocalReference{Name: "mirror"}, URLs: []string{"http://192.0.2.7:8080"}}}
 		}), ""},
@@ -321,6 +328,8 @@ func TestArtifactIsValidated(t *testing.T) {
 	}
 }
 
+func bucket(b Bucket) func(*PyrsiaNodeSpec) { return func(s *PyrsiaNodeSpec) { s.Storage.Bucket = &b } }
+
 func generation(n int32) func(*PyrsiaNodeSpec) {
 	return func(s *PyrsiaNodeSpec) { s.Publisher = &Publisher{KeyGeneration: n} }
 }
@@ -344,7 +353,16 @@ func TestUpdatesAreValidated(t *testing.T) {
 		}, "role cannot be changed"},
 		"a publisher's storage": {func() (client.Object, func()) {
 			return nodeCase(publisher(), func(s *PyrsiaNodeSpec) { s.Storage.Size = new(resource.MustParse("2Ti")) })
-		}, "storage of a publisher cannot be changed"},
+		}, "the volume of a publisher cannot be changed"},
+		"a bucket that came later": {func() (client.Object, func()) {
+			return nodeCase(publisher(), bucket(Bucket{Name: "images"}))
+		}, ""},
+		"a bucket's credentials": {func() (client.Object, func()) {
+			return nodeCase(publisher(bucket(Bucket{Name: "images"})), bucket(Bucket{Name: "images", CredentialsSecretRef: &LocalReference{Name: "s3"}}))
+		}, ""},
+		"a bucket that is taken away": {func() (client.Object, func()) {
+			return nodeCase(publisher(bucket(Bucket{Name: "images"})), func(s *PyrsiaNodeSpec) { s.Storage.Bucket = nil })
+		}, "a bucket cannot be taken away"},
 		"a first rotation": {func() (client.Object, func()) {
 			return nodeCase(publisher(), func(s *PyrsiaNodeSpec) { s.Publisher = &Publisher{KeyGeneration: 2} })
 		}, ""},

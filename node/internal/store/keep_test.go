@@ -8,90 +8,31 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/pyrsia/pyrsia-operator/hack/s3test"
 	"github.com/pyrsia/pyrsia-operator/node/internal/bucket"
 )
 
-// gateway is an S3-compatible server whose objects are files.
-type gateway struct {
-	binary, dir, addr string
-	cmd               *exec.Cmd
-}
+// gateway is an S3-compatible server.
+type gateway struct{ *s3test.Gateway }
 
-// startGateway starts Versity's S3 gateway with an empty bucket "pyrsia".
-func startGateway(t *testing.T) *gateway {
-	t.Helper()
-	g := &gateway{binary: os.Getenv("PYRSIA_S3_GATEWAY"), dir: t.TempDir(), addr: freeAddr(t)}
-	if g.binary == "" {
-		if os.Getenv("CI") == "true" {
-			t.Fatal("PYRSIA_S3_GATEWAY is not set")
-		}
-		t.Skip("PYRSIA_S3_GATEWAY is not set: `make test` builds one")
-	}
-	if err := os.Mkdir(filepath.Join(g.dir, "pyrsia"), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	t.Setenv("AWS_ACCESS_KEY_ID", "user")
-	t.Setenv("AWS_SECRET_ACCESS_KEY", "a-long-secret")
-	t.Cleanup(g.stop)
-	g.start(t)
-	return g
-}
-
-func freeAddr(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
-
-func (g *gateway) start(t *testing.T) {
-	t.Helper()
-	g.cmd = exec.Command(g.binary, "--port", g.addr, "--quiet", "posix", g.dir)
-	g.cmd.Env = append(os.Environ(), "ROOT_ACCESS_KEY=user", "ROOT_SECRET_KEY=a-long-secret")
-	g.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := g.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	for range 500 {
-		conn, err := net.Dial("tcp", g.addr)
-		if err == nil {
-			conn.Close()
-			return
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
-	t.Fatal("the S3 gateway does not answer")
-}
-
-func (g *gateway) stop() {
-	if g.cmd != nil {
-		_ = g.cmd.Process.Kill()
-		_ = g.cmd.Wait()
-		g.cmd = nil
-	}
-}
+func startGateway(t *testing.T) gateway { t.Helper(); return gateway{s3test.Start(t)} }
 
 // file is where the gateway keeps a blob.
-func (g *gateway) file(d digest.Digest) string {
-	return filepath.Join(g.dir, "pyrsia", "ledger", "blobs", "sha256", d.Encoded())
+func (g gateway) file(d digest.Digest) string {
+	return filepath.Join(g.Dir, "ledger", "blobs", "sha256", d.Encoded())
 }
 
-func (g *gateway) open(t *testing.T, addr string) *bucket.Bucket {
+func (g gateway) open(t *testing.T, addr string) *bucket.Bucket {
 	t.Helper()
-	b, err := bucket.Open(t.Context(), bucket.Config{URL: "s3://pyrsia/ledger?endpoint=http://" + addr})
+	b, err := bucket.Open(t.Context(), bucket.Config{URL: "s3://pyrsia/ledger?endpoint=http://" + addr, SecretDir: g.Secrets})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -106,7 +47,7 @@ func TestStoresOnDiskAndInABucket(t *testing.T) {
 		},
 		"bucket": func(t *testing.T) func(string) *Store {
 			g := startGateway(t)
-			return func(root string) *Store { return open(t, root, Config{Bucket: g.open(t, g.addr)}) }
+			return func(root string) *Store { return open(t, root, Config{Bucket: g.open(t, g.Addr)}) }
 		},
 	} {
 		t.Run(name, func(t *testing.T) { conform(t, t.TempDir(), reopen(t)) })
@@ -156,7 +97,7 @@ func settle(t *testing.T, s *Store, content string) digest.Digest {
 func TestDiskIsACacheOfTheBucket(t *testing.T) {
 	g := startGateway(t)
 	root := t.TempDir()
-	s := open(t, root, Config{Max: 20, Bucket: g.open(t, g.addr)})
+	s := open(t, root, Config{Max: 20, Bucket: g.open(t, g.Addr)})
 	first := settle(t, s, "aaaaaaaaaa")
 	alone := put(t, s, "bbbbbbbbbb") // not in the bucket: it must not go
 	put(t, s, "cccccccccc")
@@ -167,7 +108,7 @@ func TestDiskIsACacheOfTheBucket(t *testing.T) {
 		t.Errorf("with all of the disk unsettled: %v, want ErrFull", err)
 	}
 	// A process that died before it uploaded: the next one does.
-	s = open(t, root, Config{Max: 20, Bucket: g.open(t, g.addr)})
+	s = open(t, root, Config{Max: 20, Bucket: g.open(t, g.Addr)})
 	if n := len(s.Unsettled()); n != 2 {
 		t.Fatalf("%d blobs unsettled after a restart, want 2", n)
 	}
@@ -183,7 +124,7 @@ func TestDiskIsACacheOfTheBucket(t *testing.T) {
 		t.Errorf("back from the bucket: %q, %v", data, err)
 	}
 	// A disk that is lost loses nothing.
-	s = open(t, t.TempDir(), Config{Bucket: g.open(t, g.addr)})
+	s = open(t, t.TempDir(), Config{Bucket: g.open(t, g.Addr)})
 	if data, err := s.ReadAll(t.Context(), alone, 10); err != nil || string(data) != "bbbbbbbbbb" {
 		t.Errorf("on a new disk: %q, %v", data, err)
 	}
@@ -191,13 +132,13 @@ func TestDiskIsACacheOfTheBucket(t *testing.T) {
 
 func TestNothingUnverifiedComesFromTheBucket(t *testing.T) {
 	g := startGateway(t)
-	s := open(t, t.TempDir(), Config{Bucket: g.open(t, g.addr)})
+	s := open(t, t.TempDir(), Config{Bucket: g.open(t, g.Addr)})
 	changed, lost := settle(t, s, "changed"), settle(t, s, "lost")
 	if err := errors.Join(os.WriteFile(g.file(changed), []byte("chAnged"), 0o644), os.Remove(g.file(lost))); err != nil {
 		t.Fatal(err)
 	}
 	var told []digest.Digest
-	b := g.open(t, g.addr)
+	b := g.open(t, g.Addr)
 	s = open(t, t.TempDir(), Config{Bucket: b, Corrupt: func(d digest.Digest) { told = append(told, d) }})
 	if _, err := s.Open(t.Context(), changed); !errors.Is(err, ErrNotFound) || !slices.Equal(told, []digest.Digest{changed}) || s.Has(changed) {
 		t.Errorf("changed blob: %v, told of %v, want ErrNotFound", err, told)
@@ -217,17 +158,17 @@ func TestBucketThatIsAwayAndConnectionsThatBreak(t *testing.T) {
 	if _, err := rand.NewChaCha8([32]byte{1}).Read(content); err != nil {
 		t.Fatal(err)
 	}
-	s := open(t, t.TempDir(), Config{Bucket: g.open(t, g.addr)})
+	s := open(t, t.TempDir(), Config{Bucket: g.open(t, g.Addr)})
 	d := put(t, s, string(content))
-	g.stop()
+	g.Stop()
 	if err := s.Settle(t.Context(), d); err == nil || len(s.Unsettled()) != 1 {
 		t.Errorf("without the bucket: %v, %d unsettled", err, len(s.Unsettled()))
 	}
-	g.start(t)
+	g.Restart(t)
 	if err := s.Settle(t.Context(), d); err != nil {
 		t.Fatal(err)
 	}
-	p := &cutter{to: g.addr, at: 15 << 20}
+	p := &cutter{to: g.Addr, at: 15 << 20}
 	s = open(t, t.TempDir(), Config{Bucket: g.open(t, p.listen(t))})
 	data, err := s.ReadAll(t.Context(), d, 1<<30)
 	if err != nil || !bytes.Equal(data, content) {

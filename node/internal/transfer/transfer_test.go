@@ -132,7 +132,7 @@ func TestTheOnlyHolderLeftDelivers(t *testing.T) {
 	if err := second.Bring(bounded(t, fresh*8/10), blob, key); err != nil {
 		t.Error("the receiver has gone:", err)
 	}
-	if err := second.store.Remove(blob.Digest); err != nil {
+	if err := second.store.Remove(t.Context(), blob.Digest); err != nil {
 		t.Fatal(err)
 	}
 	third := newPeer(t, setUp{join: []*testPeer{holder}})
