@@ -43,7 +43,7 @@ type benchmark struct {
 }
 
 func benchmarks() []benchmark {
-	return slices.Concat(ledgerBenchmarks(), mirrorBenchmarks(), p2pBenchmarks(), publishBenchmarks())
+	return slices.Concat(ledgerBenchmarks(), mirrorBenchmarks(), operatorBenchmarks(), p2pBenchmarks(), publishBenchmarks())
 }
 
 func main() {
