@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"k8s.io/klog/v2"
+	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/pyrsia/pyrsia-operator/hack/testnet"
 )
@@ -85,6 +86,7 @@ func measure(ctx context.Context, pattern, out string) error {
 	}
 	slog.SetDefault(slog.New(slog.DiscardHandler))
 	klog.SetSlogLogger(slog.Default())
+	log.SetLogger(klog.Background()) // envtest's
 	rows := []row{}
 	for _, b := range benchmarks() {
 		if !slices.ContainsFunc(b.rows, want.MatchString) {

@@ -108,7 +108,7 @@ func (d *director) first(ctx context.Context) ([]row, error) {
 		}
 	}
 	after, err1 := d.writes(ctx)
-	node, err2 := rssOf(d.publisher)
+	node, err2 := rssOf(d.nodes[0])
 	operator, err3 := rssOf(d.operator)
 	if err := errors.Join(err1, err2, err3); err != nil {
 		return nil, err

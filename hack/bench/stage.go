@@ -11,7 +11,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"syscall"
 	"time"
 
@@ -27,18 +26,15 @@ import (
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
 )
 
-// podIP is the address of the publisher's pod: none that a test uses.
-const podIP = "127.0.77.2"
-
-// stage is a real API server, with the operator and a publisher in processes
-// of their own. This program does what the kubelet would do.
+// stage is a real API server, with the operator and nodes in processes of their
+// own. This program does what the kubelet would do.
 type stage struct {
 	kube.Client
-	env       *envtest.Environment
-	dir       string
-	metrics   string // URL of the operator's
-	operator  *exec.Cmd
-	publisher *exec.Cmd
+	env      *envtest.Environment
+	dir      string
+	metrics  string // URL of the operator's
+	operator *exec.Cmd
+	nodes    []*exec.Cmd // the publisher first
 }
 
 // startStage starts all of it, and returns when the publisher is Ready.
@@ -69,7 +65,10 @@ func startStage(ctx context.Context, dir, upstream string) (s *stage, err error)
 	if err := s.startOperator(ctx); err != nil {
 		return s, err
 	}
-	return s, s.startPublisher(ctx, upstream)
+	publisher := &v1alpha1.PyrsiaNode{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "publisher"}}
+	publisher.Spec.Role = v1alpha1.RolePublisher
+	publisher.Spec.Publisher = &v1alpha1.Publisher{Upstreams: []v1alpha1.Upstream{{Registry: "docker.io", Endpoint: upstream}}}
+	return s, s.startNode(ctx, publisher)
 }
 
 func (s *stage) startOperator(ctx context.Context) error {
@@ -82,88 +81,22 @@ func (s *stage) startOperator(ctx context.Context) error {
 		return err
 	}
 	s.metrics = "http://" + addr + "/metrics"
-	s.operator, err = s.run(ctx, "pyrsia-operator", "--kubeconfig", kubeconfig, "--namespace", "default", "--leader-elect=false",
+	s.operator, err = s.run(ctx, "operator", "pyrsia-operator", "--kubeconfig", kubeconfig, "--namespace", "default", "--leader-elect=false",
 		"--metrics-addr", addr, "--health-addr", "0", "--zap-log-level", "error")
 	return err
 }
 
 // run starts a program that was built, with its log in the stage's folder.
-func (s *stage) run(ctx context.Context, program string, args ...string) (*exec.Cmd, error) {
-	log, err := os.Create(filepath.Join(s.dir, program+".log"))
+func (s *stage) run(ctx context.Context, name, program string, args ...string) (*exec.Cmd, error) {
+	out, err := os.Create(filepath.Join(s.dir, name+".log"))
 	if err != nil {
 		return nil, err
 	}
-	defer log.Close()
+	defer out.Close()
 	cmd := exec.CommandContext(ctx, filepath.Join(s.dir, program), args...)
-	cmd.Stdout, cmd.Stderr = log, log
+	cmd.Stdout, cmd.Stderr = out, out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	return cmd, cmd.Start()
-}
-
-// startPublisher declares a publisher, and runs its pod as its StatefulSet
-// describes it.
-func (s *stage) startPublisher(ctx context.Context, upstream string) error {
-	node := &v1alpha1.PyrsiaNode{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "publisher"}}
-	node.Spec.Role = v1alpha1.RolePublisher
-	node.Spec.Publisher = &v1alpha1.Publisher{Upstreams: []v1alpha1.Upstream{{Registry: "docker.io", Endpoint: upstream}}}
-	if err := s.Create(ctx, node); err != nil {
-		return err
-	}
-	set := new(appsv1.StatefulSet)
-	err := await(ctx, time.Minute, func() error { return s.Get(ctx, kube.ObjectKeyFromObject(node), set) })
-	if err != nil {
-		return err
-	}
-	var args []string
-	for i, arg := range set.Spec.Template.Spec.Containers[0].Args {
-		switch folder, name := filepath.Split(arg); folder {
-		case "/keys/":
-			arg, err = s.secret(ctx, "publisher-control", name)
-		case "/signing/":
-			arg, err = s.secret(ctx, "publisher-signing-key", name)
-		case "/":
-			arg = filepath.Join(s.dir, name)
-		default:
-			if i > 0 && strings.HasPrefix(arg, ":") {
-				arg = podIP + arg
-			}
-		}
-		if err != nil {
-			return err
-		}
-		args = append(args, arg)
-	}
-	if s.publisher, err = s.run(ctx, "pyrsia", append(args, "--log-level", "warn")...); err != nil {
-		return err
-	}
-	pod := &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "publisher-0", Labels: set.Spec.Template.Labels},
-		Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "node", Image: "example.com/pyrsia"}}},
-	}
-	if err := s.Create(ctx, pod); err != nil {
-		return err
-	}
-	pod.Status = corev1.PodStatus{Phase: corev1.PodRunning, PodIP: podIP, Conditions: []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}}
-	set.Status = appsv1.StatefulSetStatus{ObservedGeneration: set.Generation, Replicas: 1, ReadyReplicas: 1}
-	if err := errors.Join(s.Status().Update(ctx, pod), s.Status().Update(ctx, set)); err != nil {
-		return err
-	}
-	return await(ctx, time.Minute, func() error {
-		if err := s.Get(ctx, kube.ObjectKeyFromObject(node), node); err != nil {
-			return err
-		}
-		return ready(node.Status.Conditions)
-	})
-}
-
-// secret writes one key of a Secret to a file.
-func (s *stage) secret(ctx context.Context, name, key string) (string, error) {
-	secret := new(corev1.Secret)
-	if err := s.Get(ctx, kube.ObjectKey{Namespace: "default", Name: name}, secret); err != nil {
-		return "", err
-	}
-	file := filepath.Join(s.dir, key)
-	return file, os.WriteFile(file, secret.Data[key], 0o600)
 }
 
 // writes is how often the operator has written to the API server.
@@ -198,7 +131,7 @@ func (s *stage) writes(ctx context.Context) (total float64, err error) {
 
 // stop ends the processes that run.
 func (s *stage) stop() error {
-	for _, cmd := range []*exec.Cmd{s.operator, s.publisher} {
+	for _, cmd := range append([]*exec.Cmd{s.operator}, s.nodes...) {
 		if cmd != nil && cmd.Process != nil {
 			_ = cmd.Process.Signal(syscall.SIGTERM)
 			_ = cmd.Wait()

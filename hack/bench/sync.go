@@ -67,15 +67,18 @@ func syncAlone(ctx context.Context, url, vkey, dir string) error {
 func peakRSS() (float64, error) { return processPeakRSS("self") }
 
 // processPeakRSS is the same of any process.
-func processPeakRSS(pid string) (float64, error) {
+func processPeakRSS(pid string) (float64, error) { return processMemory(pid, "VmHWM:") }
+
+// processMemory is a line of a process's status (proc(5)), bytes.
+func processMemory(pid, line string) (float64, error) {
 	status, err := os.ReadFile("/proc/" + pid + "/status")
 	if err != nil {
 		return 0, err
 	}
-	_, rest, ok := bytes.Cut(status, []byte("VmHWM:"))
+	_, rest, ok := bytes.Cut(status, []byte(line))
 	fields := bytes.Fields(rest)
 	if !ok || len(fields) == 0 {
-		return 0, errors.New("/proc/PID/status has no VmHWM")
+		return 0, fmt.Errorf("/proc/%s/status has no %s", pid, line)
 	}
 	kib, err := strconv.Atoi(string(fields[0]))
 	return float64(kib) * 1024, err
