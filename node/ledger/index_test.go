@@ -285,6 +285,7 @@ func FuzzParseSegment(f *testing.F) {
 		if len(data) < segmentHeader+sha256.Size {
 			return
 		}
+		data = slices.Clone(data)
 		sum := segmentSum(data) // the checks behind the checksum
 		copy(data[segmentHeader:], sum[:])
 		name := filepath.Join(t.TempDir(), "x")
