@@ -126,15 +126,28 @@ func (d *director) first(ctx context.Context) ([]row, error) {
 // later resolves all tags again: with nothing changed, and with moved tags.
 func (d *director) later(ctx context.Context) ([]row, error) {
 	tags, first, blocks := len(d.official.Tags), d.official.Counts(), d.set.Status.Blocks
-	writes, err := d.writes(ctx)
-	if err != nil {
-		return nil, err
-	}
 	// A pass is due a minute after the one before began: now.
 	start := time.Now()
 	patch := kube.MergeFrom(d.set.DeepCopy())
 	d.set.Spec.Interval = &metav1.Duration{Duration: time.Minute}
 	if err := d.Patch(ctx, d.set, patch); err != nil {
+		return nil, err
+	}
+	// That the operator has seen the new interval is a write, but not of the pass.
+	err := await(ctx, time.Minute, func() error {
+		if err := d.Get(ctx, kube.ObjectKeyFromObject(d.set), d.set); err != nil {
+			return err
+		}
+		if d.set.Status.ObservedGeneration != d.set.Generation {
+			return errors.New("the operator has not seen the new interval")
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	writes, err := d.writes(ctx)
+	if err != nil {
 		return nil, err
 	}
 	err = await(ctx, publishWait, func() error {
