@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
@@ -44,7 +45,9 @@ type cluster struct {
 	env    *envtest.Environment
 	scheme *runtime.Scheme
 	writes writeCounter
-	stop   func()
+	// of the operator that runs
+	metrics *prometheus.Registry
+	stop    func()
 }
 
 var (
@@ -182,7 +185,7 @@ func (c *cluster) startOperator() error {
 	if err != nil {
 		return err
 	}
-	c.stop = func() { o.stop() }
+	c.stop, c.metrics = o.stop, o.metrics
 	return nil
 }
 
@@ -195,10 +198,11 @@ type operatorOptions struct {
 
 // operator is one that runs.
 type operator struct {
-	keys  *Keyring
-	ended chan struct{}
-	err   error // why it ended; after ended
-	stop  func()
+	keys    *Keyring
+	metrics *prometheus.Registry
+	ended   chan struct{}
+	err     error // why it ended; after ended
+	stop    func()
 }
 
 func (c *cluster) runOperator(o operatorOptions) (*operator, error) {
@@ -221,7 +225,7 @@ func (c *cluster) runOperator(o operatorOptions) (*operator, error) {
 		options.LeaseDuration, options.RenewDeadline, options.RetryPeriod = new(3*time.Second), new(2*time.Second), new(500*time.Millisecond)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	out := &operator{ended: make(chan struct{})}
+	out := &operator{metrics: prometheus.NewRegistry(), ended: make(chan struct{})}
 	out.stop = func() { cancel(); <-out.ended }
 	err := out.start(ctx, c, restConfig, options)
 	if err != nil {
@@ -242,7 +246,7 @@ func (o *operator) start(ctx context.Context, c *cluster, restConfig *rest.Confi
 	if err != nil {
 		return err
 	}
-	if err := Setup(ctx, mgr, Config{Keys: o.keys, NodeImage: "ghcr.io/pyrsia/pyrsia:test"}); err != nil {
+	if err := Setup(ctx, mgr, Config{Keys: o.keys, NodeImage: "ghcr.io/pyrsia/pyrsia:test", Metrics: o.metrics}); err != nil {
 		return err
 	}
 	go func() { o.err = mgr.Start(ctx); close(o.ended) }()

@@ -83,6 +83,49 @@ func TestPlanThenPublishByRules(t *testing.T) {
 	if arts := c.artifacts(t, ns); len(arts) != 3 {
 		t.Errorf("%d Artifacts", len(arts))
 	}
+	shown := c.shown(t, ns)
+	for metric, want := range map[string]float64{
+		"pyrsia_operator_imageset_images published":                 3,
+		"pyrsia_operator_imageset_images pending":                   0,
+		"pyrsia_operator_imageset_bytes":                            float64(set.Status.Bytes),
+		"pyrsia_operator_condition OfficialImageSet True Published": 1,
+		"pyrsia_operator_condition PyrsiaNode True LedgerVerified":  1,
+		"pyrsia_operator_node_pods ready":                           1,
+		"pyrsia_operator_node_ledger_blocks":                        3,
+	} {
+		if got, ok := shown[metric]; !ok || got != want {
+			t.Errorf("metric %s is %v, want %v", metric, got, want)
+		}
+	}
+}
+
+// shown are the metrics of a namespace's objects, by their names and the values
+// of their other labels.
+func (c *cluster) shown(t *testing.T, ns string) map[string]float64 {
+	t.Helper()
+	families, err := c.metrics.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := map[string]float64{}
+	for _, f := range families {
+		for _, m := range f.Metric {
+			name, ours := f.GetName(), false
+			for _, l := range m.Label {
+				switch l.GetName() {
+				case "namespace":
+					ours = l.GetValue() == ns
+				case "name":
+				default:
+					name += " " + l.GetValue()
+				}
+			}
+			if ours {
+				out[name] = m.GetGauge().GetValue()
+			}
+		}
+	}
+	return out
 }
 
 // The same image in two sets is one Artifact; it goes with the last of them.

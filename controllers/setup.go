@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -40,6 +41,8 @@ type Config struct {
 	Keys *Keyring
 	// NodeImage is the container image of PyrsiaNodes that name none.
 	NodeImage string
+	// Metrics is where the status of the objects is shown.
+	Metrics prometheus.Registerer
 }
 
 // Setup registers the controllers with a manager.
@@ -50,6 +53,9 @@ func Setup(ctx context.Context, mgr ctrl.Manager, config Config) error {
 	config.Keys.leading = mgr.Elected()
 	if err := mgr.Add(config.Keys); err != nil {
 		return fmt.Errorf("adding the rotation of the control keys: %w", err)
+	}
+	if err := mgr.Add(&statusCollector{mgr.GetClient(), config.Metrics}); err != nil {
+		return fmt.Errorf("adding the metrics of the objects: %w", err)
 	}
 	nodes, pulls := NewNodes(mgr.GetClient(), config.Keys, time.Now), NewPulls()
 	for _, r := range []interface{ SetupWithManager(ctrl.Manager) error }{

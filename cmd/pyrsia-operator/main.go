@@ -17,6 +17,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/healthz"
 	"sigs.k8s.io/controller-runtime/pkg/log/zap"
+	"sigs.k8s.io/controller-runtime/pkg/metrics"
 	"sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
@@ -97,7 +98,7 @@ func run(ctx context.Context, c config) error {
 	if err != nil {
 		return fmt.Errorf("making the manager: %w", err)
 	}
-	if err := controllers.Setup(ctx, mgr, controllers.Config{Keys: keys, NodeImage: c.nodeImage}); err != nil {
+	if err := controllers.Setup(ctx, mgr, controllers.Config{Keys: keys, NodeImage: c.nodeImage, Metrics: metrics.Registry}); err != nil {
 		return err
 	}
 	for _, add := range []func(string, healthz.Checker) error{mgr.AddHealthzCheck, mgr.AddReadyzCheck} {
