@@ -177,14 +177,15 @@ func TestClientMatrix(t *testing.T) {
 	compareDocs(t, clients, table)
 }
 
-func start(t *testing.T) *bench {
+// startPublisher starts a publisher and its upstream, but no mirror.
+func startPublisher(t *testing.T, args ...string) *bench {
 	t.Helper()
 	w := findPrograms(t)
 	registry, err := rig.DockerRegistry()
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := rig.Start(t.Context(), t.TempDir(), registry)
+	r, err := rig.Start(t.Context(), t.TempDir(), registry, args...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -194,11 +195,17 @@ func start(t *testing.T) *bench {
 		}
 	})
 	w.hub = startHub(t, r.Registry.Addr)
-	b := &bench{t: t, world: w, rig: r, digests: map[string]digest.Digest{}, layers: map[string]digest.Digest{}}
-	if b.mirror, err = r.StartMirror(t.Context(), "mirror"); err != nil {
+	return &bench{t: t, world: w, rig: r, digests: map[string]digest.Digest{}, layers: map[string]digest.Digest{}}
+}
+
+func start(t *testing.T) *bench {
+	t.Helper()
+	b := startPublisher(t)
+	var err error
+	if b.mirror, err = b.rig.StartMirror(t.Context(), "mirror"); err != nil {
 		t.Fatal(err)
 	}
-	if b.other, err = r.StartMirror(t.Context(), "other"); err != nil {
+	if b.other, err = b.rig.StartMirror(t.Context(), "other"); err != nil {
 		t.Fatal(err)
 	}
 	b.wire = startWire(t, b.mirror.Mirror)

@@ -36,8 +36,8 @@ type Rig struct {
 }
 
 // Start builds the program, and starts an upstream registry from the binary
-// docker-registry and a publisher.
-func Start(ctx context.Context, dir, dockerRegistry string) (_ *Rig, err error) {
+// docker-registry and a publisher, with these further arguments.
+func Start(ctx context.Context, dir, dockerRegistry string, publisher ...string) (_ *Rig, err error) {
 	r := &Rig{Dir: dir, Pyrsia: filepath.Join(dir, "pyrsia")}
 	defer func() {
 		if err != nil {
@@ -64,7 +64,8 @@ func Start(ctx context.Context, dir, dockerRegistry string) (_ *Rig, err error) 
 	if err := os.WriteFile(file, []byte(skey), 0o600); err != nil {
 		return nil, err
 	}
-	r.Publisher, err = r.start(ctx, "publisher", "--role", "Publisher", "--signing-key", file, "--upstream", "docker.io=http://"+addr)
+	args := append([]string{"--role", "Publisher", "--signing-key", file, "--upstream", "docker.io=http://" + addr}, publisher...)
+	r.Publisher, err = r.start(ctx, "publisher", args...)
 	return r, err
 }
 
