@@ -54,6 +54,9 @@ type Config struct {
 	// are pulled from its mirror port, at most OnPullPerHour in an hour.
 	OnPullAllow   []string
 	OnPullPerHour int
+	// AttachmentsEvery is how often a publisher looks for signatures and
+	// attestations that came after an image that is still wanted; 0 is once a day.
+	AttachmentsEvery time.Duration
 	// Bucket is an S3-compatible bucket that keeps a publisher's content for
 	// good, s3://BUCKET/PREFIX?endpoint=URL&region=REGION, and BucketSecrets a
 	// folder with its keys and its CA: see bucket.Config. Publishers only.
@@ -155,6 +158,9 @@ func (c *Config) validate() error {
 		errs = append(errs, bucket.Check(c.Bucket))
 	} else if c.BucketSecrets != "" {
 		errs = append(errs, errors.New("secrets of a bucket, and no bucket"))
+	}
+	if c.AttachmentsEvery != 0 && c.AttachmentsEvery < time.Second {
+		errs = append(errs, fmt.Errorf("attachments are looked for every %s: want 1s or more", c.AttachmentsEvery))
 	}
 	if (c.MirrorCertFile == "") != (c.MirrorKeyFile == "") {
 		errs = append(errs, errors.New("TLS on the mirror's port needs a certificate and its key together"))

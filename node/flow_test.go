@@ -127,7 +127,7 @@ func newKeys(t *testing.T) keyFiles {
 	return k
 }
 
-func newPublisher(t *testing.T, upstreamAddr string) *started {
+func newPublisher(t *testing.T, upstreamAddr string, change ...func(*Config)) *started {
 	t.Helper()
 	skey, _, err := ledger.GenerateKey("ledger.example/flow")
 	if err != nil {
@@ -137,7 +137,11 @@ func newPublisher(t *testing.T, upstreamAddr string) *started {
 	if err := os.WriteFile(file, []byte(skey), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	return start(t, Config{Role: control.Publisher, SigningKeyFile: file, Upstreams: map[string]string{"docker.io": "http://" + upstreamAddr}})
+	c := Config{Role: control.Publisher, SigningKeyFile: file, Upstreams: map[string]string{"docker.io": "http://" + upstreamAddr}}
+	for _, f := range change {
+		f(&c)
+	}
+	return start(t, c)
 }
 
 func newMirror(t *testing.T, publisher *started, join ...string) *started {

@@ -17,8 +17,9 @@ func (n *Node) openPublisher() (err error) {
 	n.publisher, err = publish.New(publish.Config{
 		Writer: n.writer, Store: n.store,
 		Upstreams: n.config.Upstreams, SecretDir: n.config.UpstreamSecrets,
-		StateFile:   filepath.Join(n.config.DataDir, "dropped.json"),
-		Concurrency: n.config.CopyConcurrency, Bandwidth: n.config.UpstreamLimit,
+		StateFile:        filepath.Join(n.config.DataDir, "dropped.json"),
+		AttachmentsEvery: n.config.AttachmentsEvery,
+		Concurrency:      n.config.CopyConcurrency, Bandwidth: n.config.UpstreamLimit,
 		Provide: n.announceContent,
 		OnPull:  publish.OnPull{Allow: n.config.OnPullAllow, PerHour: n.config.OnPullPerHour},
 		Metrics: n.registry, Log: n.log,

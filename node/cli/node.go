@@ -66,6 +66,7 @@ upstream registry.`,
 	f.StringVar(&c.BucketSecrets, "bucket-secrets", "", "publisher: folder with the bucket's access-key-id, secret-access-key and ca.crt (default: the keys that AWS's tools find, and the system's CAs)")
 	f.StringArrayVar(&c.Prefetch, "prefetch", nil, "mirror: pattern of images to fetch as soon as they are published, for this machine's platform, such as 'alpine:*'; may be repeated")
 	f.IntVar(&c.CopyConcurrency, "copy-concurrency", 8, "publisher: images that are copied at once, half of them of one repository")
+	f.DurationVar(&c.AttachmentsEvery, "attachments-every", 24*time.Hour, "publisher: how often to look for signatures and attestations that came after their image")
 	f.Var((*byteSize)(&c.UpstreamLimit), "upstream-limit", "publisher: bound on bytes per second from all upstreams (0: no bound)")
 	f.StringArrayVar(&c.Announce, "announce", nil, "HOST:PORT at which peers reach --p2p-port from outside of a cluster or a NAT; may be repeated")
 	f.StringArrayVar(&c.Bootstrap, "bootstrap", nil, "where to join: a multiaddr with /p2p/ID, /dnsaddr/DOMAIN, or http://HOST:PORT of open ports; may be repeated")

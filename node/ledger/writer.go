@@ -151,6 +151,24 @@ func (w *Writer) settle(ctx context.Context) error {
 // already, that block is the answer. On ctx's end the block may still appear;
 // to append again is safe.
 func (w *Writer) Append(ctx context.Context, e *AddArtifact) (int64, error) {
+	return w.appendUnless(ctx, e, func(latest *Entry) (bool, error) { return latest.Artifact.Digest == e.Digest, nil })
+}
+
+// AppendMore is Append for an artifact of which more is known than its newest
+// block says: another piece list. If by now that block has the list as well,
+// or another digest, or is withdrawn, it is the answer.
+func (w *Writer) AppendMore(ctx context.Context, e *AddArtifact) (int64, error) {
+	return w.appendUnless(ctx, e, func(latest *Entry) (bool, error) {
+		if latest.Artifact.Digest != e.Digest || latest.Artifact.Pieces == e.Pieces {
+			return true, nil
+		}
+		by, err := w.RevokedBy(ctx, latest)
+		return by != nil, err
+	})
+}
+
+// appendUnless appends unless the image's newest block stands for it.
+func (w *Writer) appendUnless(ctx context.Context, e *AddArtifact, stands func(latest *Entry) (bool, error)) (int64, error) {
 	data, err := e.Marshal()
 	if err != nil {
 		return 0, err
@@ -161,10 +179,16 @@ func (w *Writer) Append(ctx context.Context, e *AddArtifact) (int64, error) {
 	}
 	return w.append(ctx, e.Artifact, data, func() (*Entry, error) {
 		latest, err := w.Latest(ctx, image)
-		if errors.Is(err, ErrNotFound) || err == nil && latest.Artifact.Digest != e.Digest {
+		if errors.Is(err, ErrNotFound) {
 			return nil, nil
 		}
-		return latest, err
+		if err != nil {
+			return nil, err
+		}
+		if enough, err := stands(latest); err != nil || !enough {
+			return nil, err
+		}
+		return latest, nil
 	})
 }
 

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -15,6 +16,8 @@ import (
 
 	"github.com/pyrsia/pyrsia-operator/hack/upstreamtest"
 	"github.com/pyrsia/pyrsia-operator/node/control"
+	"github.com/pyrsia/pyrsia-operator/node/internal/pieces"
+	"github.com/pyrsia/pyrsia-operator/node/internal/upstream"
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
 )
 
@@ -108,6 +111,71 @@ func TestSignaturesArePublishedBeforeTheirImage(t *testing.T) {
 	}
 	if found.Artifact.Digest != signature.Digest || found.Height >= image.Height {
 		t.Errorf("signature in block %d with %s, image in block %d", found.Height, found.Artifact.Digest, image.Height)
+	}
+}
+
+// What is attached to an image after it was published is found by a later
+// pass, once, and is vouched for by a further block.
+func TestWhatIsAttachedLaterIsPublished(t *testing.T) {
+	w := newWorld(t, OnPull{})
+	w.registry.ReferrersAPI = true
+	const memory = 10 * time.Millisecond
+	forgetful, err := upstream.New(upstream.Config{Name: "docker.io", Endpoint: w.Upstreams["docker.io"], AttachedFor: memory})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.upstreams["docker.io"] = forgetful
+	d := w.push("signed", "1", "layer")
+	first := w.mustPublish(t, "signed:1")
+	pass := func(blocks int64) {
+		t.Helper()
+		time.Sleep(2 * memory)
+		w.looked.Add(key{"docker.io/library/signed:1", d}, time.Now()) // a day later
+		if _, err := w.Resolve(t.Context(), control.ResolveRequest{Image: "signed:1"}); err != nil {
+			t.Fatal(err)
+		}
+		for busy := true; busy; time.Sleep(time.Millisecond) {
+			w.mu.Lock()
+			busy = w.looks > 0 || w.queue.busy > 0
+			w.mu.Unlock()
+		}
+		w.content.Lock() // until the block is appended
+		defer w.content.Unlock()
+		if size := w.Writer.Size(); size != blocks {
+			t.Fatalf("%d blocks, want %d", size, blocks)
+		}
+	}
+	pass(1) // nothing came
+	sbom := w.registry.AddImage(upstreamtest.Platform{}, "sbom", []byte("the sbom"))
+	w.registry.Refer(d, sbom.Digest)
+	pass(2)
+	pass(2)
+	latest, err := w.Writer.Latest(t.Context(), parseImage(t, "signed:1"))
+	if err != nil || latest.Artifact.Digest != d || latest.Height == first.Height {
+		t.Fatalf("latest: %+v, %v", latest, err)
+	}
+	blobs, err := w.blobs(t.Context(), latest.Artifact.Pieces)
+	if err != nil || !slices.ContainsFunc(blobs, func(b pieces.Blob) bool { return b.Digest == digest.FromString("the sbom") }) {
+		t.Errorf("the referrer's content is not among %+v, %v", blobs, err)
+	}
+	signature := w.registry.AddImage(upstreamtest.Platform{}, "signature", []byte("the signature"))
+	tag := "sha256-" + d.Encoded() + ".sig"
+	w.registry.Tag("library/signed", tag, signature.Digest)
+	pass(3)
+	found, err := w.Writer.Latest(t.Context(), parseImage(t, "signed:"+tag))
+	if err != nil || found.Artifact.Digest != signature.Digest {
+		t.Errorf("the signature: %+v, %v", found, err)
+	}
+	pass(3)
+	w.registry.Refer(d, w.registry.AddImage(upstreamtest.Platform{}, "another sbom", []byte("another sbom")).Digest)
+	if _, err := w.Revoke(t.Context(), control.RevokeRequest{Image: "signed:1", Digest: d.String(), Block: first.Height, Reason: "it has a backdoor"}); err != nil {
+		t.Fatal(err)
+	}
+	pass(5) // both of its blocks are withdrawn, and it gets no further one
+	more := *latest.Artifact
+	more.Pieces = digest.FromString("another list")
+	if height, err := w.Writer.AppendMore(t.Context(), &more); err != nil || height != latest.Height {
+		t.Errorf("one that was on its way: block %d, %v, want the withdrawn %d", height, err, latest.Height)
 	}
 }
 

@@ -102,18 +102,24 @@ func (p *Publisher) work(j *job) {
 	defer p.content.RUnlock()
 	started := time.Now()
 	entries, err := p.copy(j)
+	if j.block != nil {
+		p.haveLooked(j, err)
+	}
 	p.mu.Lock()
 	p.queue.release(j)
 	p.dispatch()
 	p.mu.Unlock()
 	for _, e := range entries {
 		if err == nil {
-			j.height, err = p.append(e)
+			j.height, err = p.append(j, e)
 		}
 	}
 	if j.err = err; err != nil {
 		p.metrics.failed(err)
 		p.Log.Warn("publication failed", "image", j.key.image, "digest", j.key.digest, "error", err)
+		return
+	}
+	if j.block != nil && len(entries) == 0 {
 		return
 	}
 	p.forget(j) // the ledger tells from now on
@@ -122,34 +128,29 @@ func (p *Publisher) work(j *job) {
 		"bytes", j.progress.Total.Load(), "took", time.Since(started).Round(time.Millisecond).String())
 }
 
-// copy brings an image to the store, after the signatures that hang on it. The
-// image's entry is the last one. Crash before the appends: blobs without a
+// copy brings an image to the store, and the signatures that hang on it, or of
+// an image that is published what is new of that. The image's entry is the last one. Crash before the appends: blobs without a
 // block, which the next attempt finds in the store.
 func (p *Publisher) copy(j *job) ([]*ledger.AddArtifact, error) {
 	ctx, cancel := context.WithTimeout(p.ctx, copyTimeout)
 	defer cancel()
+	if j.block != nil {
+		return p.attachments(ctx, j)
+	}
 	image, err := j.registry.Copy(ctx, j.image, j.key.digest, j.platforms, p.Store, &j.progress)
 	if err != nil {
 		return nil, err
 	}
-	signatures, err := j.registry.Signatures(ctx, j.image, j.key.digest)
-	if err != nil {
-		return nil, err
-	}
-	var entries []*ledger.AddArtifact
-	for _, s := range signatures {
-		e, err := j.registry.Copy(ctx, s.Image, s.Digest, nil, p.Store, new(upstream.Progress))
-		if err != nil {
-			return nil, fmt.Errorf("a signature: %w", err)
-		}
-		entries = append(entries, e)
-	}
-	return append(entries, image), nil
+	entries, err := p.signatures(ctx, j)
+	return append(entries, image), err
 }
 
-func (p *Publisher) append(e *ledger.AddArtifact) (int64, error) {
+func (p *Publisher) append(j *job, e *ledger.AddArtifact) (int64, error) {
 	e.Time = time.Now().UTC().Truncate(time.Second)
 	p.Provide(e.Pieces)
+	if j.block != nil && e.Artifact == j.key.image {
+		return p.Writer.AppendMore(p.ctx, e)
+	}
 	return p.Writer.Append(p.ctx, e)
 }
 

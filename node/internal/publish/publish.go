@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/opencontainers/go-digest"
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -45,6 +46,9 @@ type Config struct {
 	// Bandwidth bounds what comes from all upstreams together, in bytes per
 	// second; 0 is no bound.
 	Bandwidth int64
+	// AttachmentsEvery is how often is looked for signatures and attestations
+	// that came after their image; 0 is once a day.
+	AttachmentsEvery time.Duration
 	// StateFile remembers whose content was dropped.
 	StateFile string
 	Provide   func(digest.Digest) // tells the network of new content
@@ -61,6 +65,7 @@ type Publisher struct {
 	metrics   *metrics
 	dropped   *dropped
 	pulls     pulls
+	looked    *lru.Cache[key, time.Time] // when the next look at an image's attachments is due
 
 	ctx     context.Context // of all jobs
 	stop    context.CancelFunc
@@ -70,6 +75,7 @@ type Publisher struct {
 	mu    sync.Mutex // guards what follows
 	jobs  map[key]*job
 	queue queue
+	looks int // jobs that look for attachments
 }
 
 type key struct {
@@ -83,6 +89,7 @@ type job struct {
 	image     ledger.Image
 	registry  *upstream.Registry
 	platforms []string
+	block     *ledger.Entry // whose attachments are looked for; nil: the image is published
 	progress  upstream.Progress
 	ended     chan struct{}
 	height    int64 // after ended, of the block
@@ -92,11 +99,12 @@ type job struct {
 // New makes a publisher.
 func New(c Config) (*Publisher, error) {
 	p := &Publisher{Config: c, upstreams: map[string]*upstream.Registry{}, jobs: map[key]*job{}, pulls: newPulls(c.OnPull)}
+	p.AttachmentsEvery = cmp.Or(c.AttachmentsEvery, attachmentsEvery)
 	p.queue.limit = cmp.Or(max(c.Concurrency, 0), concurrency)
 	p.metrics = newMetrics(p)
 	limit := upstream.NewLimit(c.Bandwidth)
 	for name, endpoint := range c.Upstreams {
-		config := upstream.Config{Name: name, Endpoint: endpoint, Limit: limit, Observe: p.metrics.observe}
+		config := upstream.Config{Name: name, Endpoint: endpoint, Limit: limit, Observe: p.metrics.observe, AttachedFor: min(upstream.AttachedFor, p.AttachmentsEvery/2)}
 		if c.SecretDir != "" {
 			config.SecretDir = filepath.Join(c.SecretDir, SecretFolder(name))
 		}
@@ -107,6 +115,9 @@ func New(c Config) (*Publisher, error) {
 		p.upstreams[name] = r
 	}
 	var err error
+	if p.looked, err = lru.New[key, time.Time](maxLooked); err != nil {
+		return nil, err
+	}
 	if p.dropped, err = openDropped(c.StateFile); err != nil {
 		return nil, err
 	}
@@ -141,6 +152,9 @@ func (p *Publisher) Resolve(ctx context.Context, req control.ResolveRequest) (*c
 	latest, err := p.Writer.Latest(ctx, image)
 	if err == nil {
 		resp.Current = latest.Artifact.Digest.String()
+		if latest.Artifact.Digest == d {
+			p.lookAgain(latest, image, registry)
+		}
 	}
 	if errors.Is(err, ledger.ErrNotFound) {
 		err = nil

@@ -23,21 +23,27 @@ func (p *Publisher) Revoke(ctx context.Context, req control.RevokeRequest) (*con
 	if err := p.checkFloor(ctx, req.Floor); err != nil {
 		return nil, err
 	}
-	blocks, err := p.Writer.History(ctx, image, maxRevoked)
-	if err != nil {
-		return nil, err
-	}
 	wanted := int64(-1)
-	for _, b := range blocks {
-		if string(b.Artifact.Digest) != req.Digest {
-			continue
-		}
-		height, err := p.Writer.Revoke(ctx, b.Height, req.Reason, time.Now())
+	for newest := int64(-1); ; { // again, if meanwhile there came one more
+		blocks, err := p.Writer.History(ctx, image, maxRevoked)
 		if err != nil {
-			return nil, fmt.Errorf("revoking block %d: %w", b.Height, err)
+			return nil, err
 		}
-		if b.Height == req.Block {
-			wanted = height
+		if len(blocks) == 0 || blocks[0].Height == newest {
+			break
+		}
+		newest = blocks[0].Height
+		for _, b := range blocks {
+			if string(b.Artifact.Digest) != req.Digest {
+				continue
+			}
+			height, err := p.Writer.Revoke(ctx, b.Height, req.Reason, time.Now())
+			if err != nil {
+				return nil, fmt.Errorf("revoking block %d: %w", b.Height, err)
+			}
+			if b.Height == req.Block {
+				wanted = height
+			}
 		}
 	}
 	if wanted < 0 {

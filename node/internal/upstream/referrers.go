@@ -19,21 +19,24 @@ import (
 
 const (
 	maxReferrers = 64 // of one image
-	// attachedFor is how long is remembered what hangs on a digest, so that
-	// the many tags of one image do not ask again for it.
-	attachedFor = 10 * time.Minute
 	// noReferrersFor is how long a registry without a referrers API is believed.
 	noReferrersFor = time.Hour
 )
+
+// AttachedFor is how long a Registry remembers what hangs on a digest, by default.
+const AttachedFor = 10 * time.Minute
 
 // signatureSuffixes are the tags under which cosign keeps what it attaches to
 // an image: sha256-HEX.sig (github.com/sigstore/cosign, specs/SIGNATURE_SPEC.md).
 var signatureSuffixes = []string{".sig", ".att", ".sbom"}
 
-// attached is what hangs on a digest.
-type attached struct {
-	referrers  []digest.Digest
-	signatures []Signature
+// Attached is what hangs on a digest.
+type Attached struct {
+	// Referrers are manifests that have the digest as their subject.
+	Referrers []digest.Digest
+	// Signatures are signatures and attestations that are images of their own,
+	// by cosign's tags.
+	Signatures []Signature
 }
 
 // Signature is an image that is attached to another by its tag.
@@ -42,24 +45,15 @@ type Signature struct {
 	Digest digest.Digest
 }
 
-// Signatures finds the signatures and attestations of a digest that are
-// images of their own, by cosign's tags.
-func (r *Registry) Signatures(ctx context.Context, image ledger.Image, d digest.Digest) ([]Signature, error) {
-	a, err := r.attached(ctx, image, d)
-	if err != nil {
-		return nil, err
-	}
-	return a.signatures, nil
-}
-
-func (r *Registry) attached(ctx context.Context, image ledger.Image, d digest.Digest) (*attached, error) {
+// Attached finds what hangs on a digest.
+func (r *Registry) Attached(ctx context.Context, image ledger.Image, d digest.Digest) (*Attached, error) {
 	key := image.Repository + "@" + d.String()
 	if a, ok := r.attachments.Get(key); ok {
 		return a, nil
 	}
-	a := new(attached)
+	a := new(Attached)
 	var err error
-	if a.referrers, err = r.listReferrers(ctx, image, d); err != nil {
+	if a.Referrers, err = r.listReferrers(ctx, image, d); err != nil {
 		return nil, err
 	}
 	for _, suffix := range signatureSuffixes {
@@ -72,7 +66,7 @@ func (r *Registry) attached(ctx context.Context, image ledger.Image, d digest.Di
 		if err != nil {
 			return nil, err
 		}
-		a.signatures = append(a.signatures, s)
+		a.Signatures = append(a.Signatures, s)
 	}
 	r.attachments.Add(key, a)
 	return a, nil
@@ -152,19 +146,50 @@ func parseReferrers(image ledger.Image, data []byte) ([]digest.Digest, error) {
 }
 
 // referrers notes what refers to the image. It becomes part of the image's
-// piece list, so that the ledger vouches for it.
+// piece list, so that the ledger vouches for it. One that is listed and not
+// there was deleted: a registry without a referrers API lists it further.
 func (c *copier) referrers(ctx context.Context, d digest.Digest) error {
-	a, err := c.registry.attached(ctx, c.image, d)
+	a, err := c.registry.Attached(ctx, c.image, d)
 	if err != nil {
 		return err
 	}
-	for _, r := range a.referrers {
+	for _, r := range a.Referrers {
 		m, err := c.manifest(ctx, r)
+		if isNotFound(err) {
+			continue
+		}
+		if err == nil {
+			err = c.referrer(ctx, m)
+		}
 		if err != nil {
 			return fmt.Errorf("a referrer of %s: %w", d, err)
 		}
+	}
+	return nil
+}
+
+func (c *copier) referrer(ctx context.Context, m *Manifest) error {
+	manifests := []*Manifest{m}
+	if types.MediaType(m.MediaType).IsIndex() {
+		index, err := v1.ParseIndexManifest(bytes.NewReader(m.Data))
+		if err != nil {
+			return c.invalid(m, err)
+		}
+		if len(index.Manifests) > maxManifests {
+			return c.invalid(m, fmt.Errorf("an index of %d manifests: at most %d", len(index.Manifests), maxManifests))
+		}
+		manifests = nil
+		for _, desc := range index.Manifests {
+			m, err := c.manifest(ctx, digest.Digest(desc.Digest.String()))
+			if err != nil {
+				return err
+			}
+			manifests = append(manifests, m)
+		}
+	}
+	for _, m := range manifests {
 		if _, err := c.platform(ctx, m, &v1.Platform{}); err != nil {
-			return fmt.Errorf("a referrer of %s: %w", d, err)
+			return err
 		}
 	}
 	return nil

@@ -5,6 +5,7 @@
 package upstream
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -43,6 +44,9 @@ type Config struct {
 	// .dockerconfigjson) and roots of trust (ca.crt). Credentials may change
 	// at any time.
 	SecretDir string
+	// AttachedFor is how long is remembered what hangs on a digest, so that the
+	// many tags of one image do not ask again for it; 0 is the constant AttachedFor.
+	AttachedFor time.Duration
 	// Limit bounds the bytes of all upstreams that share it; nil is no bound.
 	Limit *Limit
 	// Observe is told of each request.
@@ -56,7 +60,7 @@ type Registry struct {
 	credentials credentials
 	guard       *guard
 	sessions    *lru.Cache[string, *session] // by repository
-	attachments *expirable.LRU[string, *attached]
+	attachments *expirable.LRU[string, *Attached]
 
 	mu          sync.Mutex // guards what follows
 	noReferrers time.Time  // when the registry last said that it has no referrers API
@@ -93,7 +97,7 @@ func New(c Config) (*Registry, error) {
 	if r.guard.observe == nil {
 		r.guard.observe = func(string, int) {}
 	}
-	r.attachments = expirable.NewLRU[string, *attached](maxSessions, nil, attachedFor)
+	r.attachments = expirable.NewLRU[string, *Attached](maxSessions, nil, cmp.Or(c.AttachedFor, AttachedFor))
 	if r.sessions, err = lru.New[string, *session](maxSessions); err != nil {
 		return nil, fmt.Errorf("upstream %s: %w", c.Name, err)
 	}
@@ -269,7 +273,7 @@ func (r *Registry) Blob(ctx context.Context, image ledger.Image, d digest.Digest
 // Platform names a platform as the ledger does: os/architecture[/variant].
 func Platform(p *v1.Platform) string {
 	if p == nil || p.OS == "" {
-		return unknownPlatform
+		return UnknownPlatform
 	}
 	s := p.OS + "/" + p.Architecture
 	if p.Variant != "" {
@@ -278,5 +282,5 @@ func Platform(p *v1.Platform) string {
 	return s
 }
 
-// unknownPlatform is how indexes mark what is not to be run: attestations.
-const unknownPlatform = "unknown/unknown"
+// UnknownPlatform is how indexes mark what is not to be run: attestations.
+const UnknownPlatform = "unknown/unknown"

@@ -155,10 +155,14 @@ func TestReferrersAndSignaturesComeAlong(t *testing.T) {
 			w.ReferrersAPI = api
 			d := w.pushIndex("signed", "1", []byte("layer"))
 			sbom := w.AddImage(upstreamtest.Platform{}, "sbom", []byte("the sbom"))
+			deleted := upstreamtest.Descriptor{MediaType: upstreamtest.OCIManifest, Digest: digest.FromString("deleted"), Size: 7}
+			both := upstreamtest.Descriptor{MediaType: upstreamtest.OCIIndex, Digest: w.AddIndex(w.AddImage(upstreamtest.Platform{}, "part", []byte("a part")))}
 			if api {
+				w.Refer(d, deleted.Digest)
 				w.Refer(d, sbom.Digest)
+				w.Refer(d, both.Digest)
 			} else {
-				w.Tag("library/signed", "sha256-"+d.Encoded(), w.AddIndex(sbom))
+				w.Tag("library/signed", "sha256-"+d.Encoded(), w.AddIndex(deleted, sbom, both))
 			}
 			signature := w.AddImage(upstreamtest.Platform{}, "signature", []byte("the signature"))
 			w.Tag("library/signed", "sha256-"+d.Encoded()+".sig", signature.Digest)
@@ -170,14 +174,17 @@ func TestReferrersAndSignaturesComeAlong(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			for _, want := range []digest.Digest{sbom.Digest, digest.FromString("the sbom")} {
+			for _, want := range []digest.Digest{sbom.Digest, digest.FromString("the sbom"), both.Digest, digest.FromString("a part")} {
 				if !bytes.Contains(data, []byte(want)) || !w.store.Has(want) {
 					t.Errorf("the referrer's %s did not come along", want)
 				}
 			}
-			found, err := w.client.Signatures(t.Context(), image(t, "signed:1"), d)
-			if err != nil || len(found) != 1 || found[0].Digest != signature.Digest || found[0].Image.Tag != "sha256-"+d.Encoded()+".sig" {
-				t.Errorf("signatures: %+v, %v", found, err)
+			a, err := w.client.Attached(t.Context(), image(t, "signed:1"), d)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if found := a.Signatures; len(found) != 1 || found[0].Digest != signature.Digest || found[0].Image.Tag != "sha256-"+d.Encoded()+".sig" {
+				t.Errorf("signatures: %+v", found)
 			}
 		})
 	}

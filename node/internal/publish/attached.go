@@ -1,0 +1,152 @@
+package publish
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/pyrsia/pyrsia-operator/node/internal/pieces"
+	"github.com/pyrsia/pyrsia-operator/node/internal/upstream"
+	"github.com/pyrsia/pyrsia-operator/node/ledger"
+)
+
+const (
+	// attachmentsEvery is how often is looked for what was attached to an image
+	// after it was published, by default; attachmentsRetry is when again after a
+	// failure.
+	attachmentsEvery = 24 * time.Hour
+	attachmentsRetry = time.Hour
+	// maxLooked bounds the images whose last look is remembered.
+	maxLooked = 1 << 16
+)
+
+// lookAgain has a publication look for signatures and attestations that came
+// after its image, if it is time. Whoever wants an image has it resolved now
+// and then, which makes it happen. The first time after a start is random, so
+// that not all images are looked at together.
+func (p *Publisher) lookAgain(e *ledger.Entry, image ledger.Image, registry *upstream.Registry) {
+	k, now := key{image.String(), e.Artifact.Digest}, time.Now()
+	next, known := p.looked.Get(k)
+	if !known {
+		next = now.Add(rand.N(p.AttachmentsEvery))
+		p.looked.Add(k, next)
+	}
+	if now.Before(next) || p.dropped.has(k) {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.ctx.Err() != nil || p.looks == maxJobs {
+		return
+	}
+	p.looks++
+	p.looked.Add(k, now.Add(p.AttachmentsEvery))
+	p.queue.push(&job{key: k, image: image, registry: registry, block: e, ended: make(chan struct{})})
+	p.dispatch()
+}
+
+// haveLooked ends what lookAgain began.
+func (p *Publisher) haveLooked(j *job, err error) {
+	p.mu.Lock()
+	p.looks--
+	p.mu.Unlock()
+	if err != nil {
+		p.looked.Add(j.key, time.Now().Add(min(attachmentsRetry, p.AttachmentsEvery)))
+	}
+}
+
+// attachments copies what hangs on an image that has a block and is not on the
+// ledger. For referrers it takes a further block of the same image, whose piece
+// list has them.
+func (p *Publisher) attachments(ctx context.Context, j *job) ([]*ledger.AddArtifact, error) {
+	a := j.block.Artifact
+	if by, err := p.Writer.RevokedBy(ctx, j.block); err != nil || by != nil || !p.Store.Has(a.Pieces) {
+		return nil, err
+	}
+	entries, err := p.signatures(ctx, j)
+	if err != nil {
+		return nil, err
+	}
+	attached, err := j.registry.Attached(ctx, j.image, a.Digest)
+	if err != nil {
+		return nil, err
+	}
+	blobs, err := p.blobs(ctx, a.Pieces)
+	if err != nil {
+		return nil, err
+	}
+	known := func(d digest.Digest) bool {
+		return slices.ContainsFunc(blobs, func(b pieces.Blob) bool { return b.Digest == d })
+	}
+	if !slices.ContainsFunc(attached.Referrers, func(d digest.Digest) bool { return !known(d) }) {
+		return entries, nil
+	}
+	platforms, err := p.platformsOf(ctx, a)
+	if err != nil {
+		return nil, err
+	}
+	again, err := j.registry.Copy(ctx, j.image, a.Digest, platforms, p.Store, &j.progress)
+	if err != nil {
+		return nil, err
+	}
+	if again.Pieces == a.Pieces {
+		return entries, nil // what is listed is not there
+	}
+	return append(entries, again), nil
+}
+
+// platformsOf are the platforms with which an image was published; none means all.
+func (p *Publisher) platformsOf(ctx context.Context, a *ledger.AddArtifact) (platforms []string, err error) {
+	missing, err := upstream.MissingPlatforms(ctx, p.Store, a, nil)
+	if err != nil || len(missing) == 0 {
+		return nil, err
+	}
+	for _, one := range a.Platforms {
+		if one.Platform != upstream.UnknownPlatform { // attestations come with what they are of
+			platforms = append(platforms, one.Platform)
+		}
+	}
+	return platforms, nil
+}
+
+// signatures copies the signatures of a job's image that are not on the ledger.
+func (p *Publisher) signatures(ctx context.Context, j *job) (entries []*ledger.AddArtifact, err error) {
+	attached, err := j.registry.Attached(ctx, j.image, j.key.digest)
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range attached.Signatures {
+		there, err := p.published(ctx, s.Image, s.Digest)
+		if err != nil {
+			return nil, err
+		}
+		if there {
+			continue
+		}
+		e, err := j.registry.Copy(ctx, s.Image, s.Digest, nil, p.Store, new(upstream.Progress))
+		if err != nil {
+			return nil, fmt.Errorf("a signature: %w", err)
+		}
+		entries = append(entries, e)
+	}
+	return entries, nil
+}
+
+// published tells whether a tag's newest block has a digest and its content,
+// or was withdrawn.
+func (p *Publisher) published(ctx context.Context, image ledger.Image, d digest.Digest) (bool, error) {
+	latest, err := p.Writer.Latest(ctx, image)
+	if errors.Is(err, ledger.ErrNotFound) {
+		return false, nil
+	}
+	if err != nil || latest.Artifact.Digest != d {
+		return false, err
+	}
+	by, err := p.Writer.RevokedBy(ctx, latest)
+	return by != nil || p.Store.Has(latest.Artifact.Pieces), err
+}
