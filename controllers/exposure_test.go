@@ -36,7 +36,7 @@ func TestNodesOutsideJoin(t *testing.T) {
 			publisher.Spec.Network = &v1alpha1.Network{Exposure: &v1alpha1.Exposure{Type: kind}}
 			c.create(t, publisher, imageSet(ns, time.Hour, v1alpha1.ImageTags{Repository: "alpine", Tags: []string{"3.20"}}))
 			way := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: exposureName(publisher)}}
-			outer := fmt.Sprintf("127.0.1.%d", lastIP.Add(1))
+			outer := nextIP()
 			if kind == v1alpha1.ExposureLoadBalancer {
 				c.awaitCondition(t, publisher, v1alpha1.ConditionNetworkReady, metav1.ConditionUnknown, "AddressPending")
 				c.get(t, way)

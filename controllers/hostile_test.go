@@ -147,7 +147,7 @@ func slow(w http.ResponseWriter, r *http.Request) {
 func (c *cluster) runLiar(t *testing.T, n *v1alpha1.PyrsiaNode, answer http.HandlerFunc, otherKeys bool) (stop func()) {
 	t.Helper()
 	template := c.awaitTemplate(t, n)
-	ip, dir := fmt.Sprintf("127.0.0.%d", lastIP.Add(1)), t.TempDir()
+	ip, dir := nextIP(), t.TempDir()
 	keys, err := control.ReadKeys(c.secretFile(t, n, template, dir, "/keys/"+nodeKeyFile), c.secretFile(t, n, template, dir, "/keys/"+operatorKeyFile))
 	if err != nil {
 		t.Fatal(err)

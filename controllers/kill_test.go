@@ -71,7 +71,7 @@ func (p *process) kill() {
 func (c *cluster) killable(t *testing.T, publisher *v1alpha1.PyrsiaNode) (*pod, *process) {
 	t.Helper()
 	template := c.awaitTemplate(t, publisher)
-	p := &pod{ip: fmt.Sprintf("127.0.0.%d", lastIP.Add(1)), data: t.TempDir()}
+	p := &pod{ip: nextIP(), data: t.TempDir()}
 	config := c.nodeConfig(t, publisher, template, p)
 	config.Logger = nil
 	data, err := json.Marshal(config)

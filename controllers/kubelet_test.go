@@ -25,10 +25,14 @@ import (
 	"github.com/pyrsia/pyrsia-operator/node/control"
 )
 
-// lastIP is the last octet of the loopback address that a pod got last.
-var lastIP atomic.Int32
+// nextIP gives a pod a loopback address of its own. Tests that run in another
+// process at the same time have others.
+func nextIP() string {
+	n := lastIP.Add(1)
+	return fmt.Sprintf("127.%d.%d.%d", 1+os.Getpid()%250, n/250, 1+n%250)
+}
 
-func init() { lastIP.Store(1) }
+var lastIP atomic.Int32
 
 // pod is a pod of a PyrsiaNode: its object, and the real node in it. An API
 // server without kubelets runs none; the test does in their place.
@@ -45,7 +49,7 @@ type pod struct {
 func (c *cluster) runPod(t *testing.T, n *v1alpha1.PyrsiaNode, data string) *pod {
 	t.Helper()
 	template := c.awaitTemplate(t, n)
-	p := &pod{ip: fmt.Sprintf("127.0.0.%d", lastIP.Add(1)), data: data}
+	p := &pod{ip: nextIP(), data: data}
 	if p.data == "" {
 		p.data = shortFolder(t)
 	}

@@ -187,7 +187,7 @@ func (l *liar) Find(context.Context, control.FindRequest) (*control.FindResponse
 func (c *cluster) takeOver(t *testing.T, n *v1alpha1.PyrsiaNode, lie func(pyrsia.Config) *liar) string {
 	t.Helper()
 	template := c.awaitTemplate(t, n)
-	p := &pod{ip: fmt.Sprintf("127.0.0.%d", lastIP.Add(1)), data: t.TempDir()}
+	p := &pod{ip: nextIP(), data: t.TempDir()}
 	config := c.nodeConfig(t, n, template, p)
 	keys, err := control.ReadKeys(config.ControlKeyFile, config.OperatorKeyFile)
 	if err != nil {
