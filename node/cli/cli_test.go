@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"fmt"
 	"log/slog"
 	"net/http/httptest"
 	"os"
@@ -182,5 +183,35 @@ func TestWrongUse(t *testing.T) {
 		if status != test.want || stderr == "" {
 			t.Errorf("%s: status %d, want %d: %q", name, status, test.want, stderr)
 		}
+	}
+}
+
+func TestContainerdStatusTellsWhetherContainerdKnows(t *testing.T) {
+	dir := t.TempDir()
+	certs, config := filepath.Join(dir, "certs.d"), filepath.Join(dir, "config.toml")
+	status := func() (int, string) {
+		code, stdout, stderr := pyrsia(t, "containerd", "status", "--certs-d", certs, "--config", config)
+		return code, stdout + stderr
+	}
+	if code, out := status(); code != 0 || strings.Contains(out, "config_path") {
+		t.Errorf("nothing installed: %d %s", code, out)
+	}
+	set := func(path string) {
+		t.Helper()
+		content := fmt.Sprintf("version = 3\n[plugins.\"io.containerd.cri.v1.images\".registry]\nconfig_path = %q\n", path)
+		if err := os.WriteFile(config, []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	set("/elsewhere")
+	if code, _, stderr := pyrsia(t, "containerd", "install", "--certs-d", certs, "--config", config); code != 0 || !strings.Contains(stderr, "Warning: containerd does not read "+certs) {
+		t.Errorf("installed where containerd does not look: %d %s", code, stderr)
+	}
+	if code, out := status(); code != 1 || !strings.Contains(out, "Strict") || !strings.Contains(out, `config_path = "`+certs) {
+		t.Errorf("set up for another folder: %d %s", code, out)
+	}
+	set(certs)
+	if code, out := status(); code != 0 || !strings.Contains(out, "containerd reads "+certs) {
+		t.Errorf("set up: %d %s", code, out)
 	}
 }

@@ -15,23 +15,36 @@ import (
 
 func containerdCommand() *cobra.Command {
 	var s containerd.Setup
-	var mirror, mode string
+	var config, mirror, mode string
 	cmd := &cobra.Command{
 		Use:   "containerd",
 		Short: "Make a node the registry mirror of this machine's containerd, or take that back",
 		Long: `Writes certs.d/REGISTRY/hosts.toml, which containerd reads at each pull: nothing
-needs a restart. Its configuration must have config_path set to that certs.d.
-What was there before is kept, and restored exactly by uninstall.`,
+needs a restart. Its configuration must have config_path set to that certs.d,
+which status checks: it is for pods and crictl, and ctr wants --hosts-dir. What was there before is kept, and restored exactly by uninstall.`,
 	}
 	f := cmd.PersistentFlags()
 	f.StringVar(&s.CertsD, "certs-d", "/etc/containerd/certs.d", "containerd's config_path")
 	f.StringArrayVar(&s.Registries, "registry", []string{"docker.io"}, "registry that the node mirrors; may be repeated")
 
+	f.StringVar(&config, "config", "/etc/containerd/config.toml", "containerd's configuration")
+
 	install := &cobra.Command{
 		Use:   "install",
 		Short: "Send pulls to the node",
 		Args:  exactly(0),
-		RunE:  func(*cobra.Command, []string) error { return s.Install(mirror, containerd.Mode(mode)) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := s.Install(mirror, containerd.Mode(mode)); err != nil {
+				return err
+			}
+			if _, err := os.Stat(config); err != nil {
+				return nil // in a pod it is out of reach
+			}
+			if err := s.CheckConfig(config); err != nil {
+				fmt.Fprintln(cmd.ErrOrStderr(), "Warning:", err)
+			}
+			return nil
+		},
 	}
 	install.Flags().StringVar(&mirror, "mirror", "http://127.0.0.1:5001", "URL of the node's mirror port")
 	install.Flags().StringVar(&mode, "mode", string(containerd.Strict), "Strict (what the node refuses is not pulled) or Fallback (goes on to the registry)")
@@ -44,7 +57,7 @@ What was there before is kept, and restored exactly by uninstall.`,
 	}
 	status := &cobra.Command{
 		Use:   "status",
-		Short: "Show which registries' pulls go to a node",
+		Short: "Show which registries' pulls go to a node, and whether containerd knows of it",
 		Args:  exactly(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			states, err := s.Status()
@@ -53,13 +66,23 @@ What was there before is kept, and restored exactly by uninstall.`,
 			}
 			tw := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 3, ' ', 0)
 			fmt.Fprintln(tw, "REGISTRY\tMODE\tMIRROR")
+			installed := false
 			for _, s := range states {
 				if s.Mode == "" {
 					s.Mode, s.Mirror = "-", "-"
+				} else {
+					installed = true
 				}
 				fmt.Fprintf(tw, "%s\t%s\t%s\n", s.Registry, s.Mode, s.Mirror)
 			}
-			return tw.Flush()
+			if err := tw.Flush(); err != nil || !installed {
+				return err
+			}
+			if err := s.CheckConfig(config); err != nil {
+				return err
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "\ncontainerd reads %s, by %s.\n", s.CertsD, config)
+			return nil
 		},
 	}
 	cmd.AddCommand(install, uninstall, status)
