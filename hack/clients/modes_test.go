@@ -1,7 +1,15 @@
 package clients
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -15,23 +23,54 @@ import (
 func TestImageVerifier(t *testing.T) {
 	b := start(t)
 	b.publish("published:1", image.OCI, 1, 1<<20)
+	b.publish("altered:1", image.OCI, 1, 1<<20)
 	b.push("unpublished:1", image.OCI, 1, 1<<10)
+	b.revoke("revoked:1")
 	dir := t.TempDir()
 	t.Setenv("PYRSIA_IMAGE_VERIFIER", filepath.Join(dir, "config.json"))
-	if out, err := exec.CommandContext(t.Context(), b.rig.Pyrsia, "image-verifier", "install", "--bin-dir", filepath.Join(dir, "bin"),
-		"--node", "http://"+b.mirror.Open, "--ledger-key", b.rig.Key).CombinedOutput(); err != nil {
-		t.Fatalf("pyrsia image-verifier install: %v: %s", err, out)
+	install := func(node string) {
+		t.Helper()
+		if out, err := exec.CommandContext(t.Context(), b.rig.Pyrsia, "image-verifier", "install", "--bin-dir", filepath.Join(dir, "bin"),
+			"--node", node, "--ledger-key", b.rig.Key).CombinedOutput(); err != nil {
+			t.Fatalf("pyrsia image-verifier install: %v: %s", err, out)
+		}
 	}
+	install("http://" + b.mirror.Open)
 	// A mirror that is not there: all comes from Docker Hub's stand-in.
 	c := b.world.containerd(t, "containerd 2.4", b.world.newer, b.rig.Pyrsia, "127.0.0.1:1", "Fallback",
 		fmt.Sprintf("[plugins.\"io.containerd.image-verifier.v1.bindir\"]\n  bin_dir = %q\n", filepath.Join(dir, "bin")))
 	if out, _, err := c.pull(t.Context(), "published:1"); err != nil {
 		t.Errorf("published: %v: %s", err, out)
 	}
-	out, _, err := c.pull(t.Context(), "unpublished:1")
-	if err == nil || !strings.Contains(out, "is not on the ledger") {
-		t.Errorf("not published: %v: %s", err, out)
+	refused := func(what, image, want string) {
+		t.Helper()
+		if out, _, err := c.pull(t.Context(), image); err == nil || !strings.Contains(out, want) {
+			t.Errorf("%s: %v: %s", what, err, out)
+		}
 	}
+	refused("not published", "unpublished:1", "the ledger does not record")
+	refused("withdrawn", "revoked:1", "contains malware")
+	install(altered(t, b.mirror.Open))
+	refused("on an altered ledger", "altered:1", "inclusion proof")
+}
+
+// altered is a node whose ledger says of all images that they were published
+// a thousand years before.
+func altered(t *testing.T, node string) string {
+	t.Helper()
+	proxy := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: node})
+	proxy.ModifyResponse = func(r *http.Response) error {
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			return err
+		}
+		body = bytes.ReplaceAll(body, []byte(`\"time\":\"2`), []byte(`\"time\":\"1`))
+		r.Body = io.NopCloser(bytes.NewReader(body))
+		return nil
+	}
+	server := httptest.NewServer(proxy)
+	t.Cleanup(server.Close)
+	return server.URL
 }
 
 // Strict leaves no way around the node although Docker Hub can be reached and
@@ -83,5 +122,54 @@ func TestModes(t *testing.T) {
 			t.Errorf("%s, Fallback, node down: %v, %d requests to Docker Hub", name, err, hub.Load())
 		}
 		hub.Store(0)
+	}
+}
+
+// What 'pyrsia containerd status' says of a configuration is what the real
+// containerd makes of it.
+func TestStatusAgreesWithContainerd(t *testing.T) {
+	w := findPrograms(t)
+	r := filepath.Join(t.TempDir(), "pyrsia")
+	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", r, "../../cmd/pyrsia").CombinedOutput(); err != nil {
+		t.Fatalf("building pyrsia: %v: %s", err, out)
+	}
+	const table = "[plugins.\"io.containerd.grpc.v1.cri\".registry]\nconfig_path = %q\n"
+	for name, tc := range map[string]struct{ config, imported string }{
+		"set":                    {"version = 2\n" + table, ""},
+		"set for 2.x":            {"version = 3\n[plugins.\"io.containerd.cri.v1.images\".registry]\nconfig_path = %q\n", ""},
+		"not set":                {"version = 2\n# %q\n", ""},
+		"imported":               {"version = 2\nimports = [\"DIR/conf.d/*.toml\"]\n# %q\n", "version = 2\n" + table},
+		"overridden by import":   {"version = 2\nimports = [\"DIR/conf.d/*.toml\"]\n" + table, "version = 2\n[plugins.\"io.containerd.grpc.v1.cri\".registry]\nconfig_path = \"/elsewhere\"\n# %q\n"},
+		"another import's table": {"version = 2\nimports = [\"DIR/conf.d/*.toml\"]\n" + table, "version = 2\n[plugins.\"io.containerd.grpc.v1.cri\"]\nsandbox_image = \"pause\"\n# %q\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			certs, config := filepath.Join(dir, "certs.d"), filepath.Join(dir, "config.toml")
+			err := errors.Join(os.WriteFile(config, fmt.Appendf(nil, strings.Replace(tc.config, "DIR", dir, 1), certs), 0o644), os.Mkdir(filepath.Join(dir, "conf.d"), 0o755))
+			if tc.imported != "" {
+				err = errors.Join(err, os.WriteFile(filepath.Join(dir, "conf.d", "a.toml"), fmt.Appendf(nil, tc.imported, certs), 0o644))
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			read := true // by all versions that take the file
+			for _, program := range []string{w.programs, w.newer} {
+				if program == w.programs && strings.Contains(tc.config, "version = 3") {
+					continue // 1.6 does not take it
+				}
+				dump, err := exec.CommandContext(t.Context(), filepath.Join(program, "bin", "containerd"), "--config", config, "config", "dump").Output()
+				if err != nil {
+					t.Fatal(err)
+				}
+				read = read && strings.Contains(strings.ReplaceAll(string(dump), "'", `"`), fmt.Sprintf("config_path = %q", certs))
+			}
+			if out, err := exec.CommandContext(t.Context(), r, "containerd", "install", "--certs-d", certs, "--config", config).CombinedOutput(); err != nil {
+				t.Fatalf("%v: %s", err, out)
+			}
+			out, err := exec.CommandContext(t.Context(), r, "containerd", "status", "--certs-d", certs, "--config", config).CombinedOutput()
+			if (err == nil) != read {
+				t.Errorf("containerd reads it: %t; pyrsia says %v: %s", read, err, out)
+			}
+		})
 	}
 }

@@ -29,6 +29,9 @@ type BlockJSON struct {
 	Entry string `json:"entry"`
 	// Proof is a c2sp.org/tlog-proof; only in answers about one block.
 	Proof string `json:"proof,omitempty"`
+	// RevokedBy is the height of the block that withdraws this one, if there is
+	// one; only in answers about one block.
+	RevokedBy *int64 `json:"revokedBy,omitempty"`
 }
 
 // Handler serves this copy of the ledger, read-only and open to everyone:
@@ -161,7 +164,16 @@ func (l *Ledger) serveBlock(w http.ResponseWriter, r *http.Request) {
 		l.fail(w, err)
 		return
 	}
-	writeJSON(w, blockJSON(b, proof))
+	by, err := l.RevokedBy(r.Context(), b)
+	if err != nil {
+		l.fail(w, err)
+		return
+	}
+	out := blockJSON(b, proof)
+	if by != nil {
+		out.RevokedBy = &by.Height
+	}
+	writeJSON(w, out)
 }
 
 // unchanged answers a conditional request (RFC 9110, section 13): answers

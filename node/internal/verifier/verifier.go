@@ -36,7 +36,8 @@ const (
 
 	timeout   = 8 * time.Second // containerd gives a verifier 10
 	maxAnswer = 4 << 20
-	maxBlocks = 16 // of one digest whose proofs are asked for
+	listed    = 100 // blocks of one digest that are asked for,
+	maxProofs = 16  // and how many of them for their proofs
 )
 
 // Config are the settings.
@@ -94,7 +95,11 @@ func Install(c *Config, file, binDir, program string) error {
 	if old, err := os.Readlink(link); err == nil && old == program {
 		return nil
 	}
-	if err := os.Symlink(program, link+".new"); err != nil && !errors.Is(err, fs.ErrExist) {
+	// A run that was killed may have left one, to a program of another version.
+	if err := os.Remove(link + ".new"); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("installing the image verifier: %w", err)
+	}
+	if err := os.Symlink(program, link+".new"); err != nil {
 		return fmt.Errorf("installing the image verifier: %w", err)
 	}
 	if err := os.Rename(link+".new", link); err != nil {
@@ -113,12 +118,15 @@ func Uninstall(file, binDir string) error {
 	return nil
 }
 
-// Verify checks an image by a proof from the node. It returns what to tell
-// the user if the image may be pulled, and else an error.
+// Verify checks an image by a proof from the node: its digest must be recorded
+// for its tag, or for any tag of its repository if it is named by its digest,
+// and not be withdrawn. It returns what to tell the user if the image may be
+// pulled, and else an error. A node that lies can hide that an image was
+// withdrawn; it cannot have one let through that was never recorded.
 func (c *Config) Verify(ctx context.Context, name string, d digest.Digest) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	name, _, _ = strings.Cut(name, "@")
+	name, _, pinned := strings.Cut(name, "@")
 	image, err := ledger.ParseImage(name)
 	if err != nil {
 		return "", err
@@ -129,29 +137,87 @@ func (c *Config) Verify(ctx context.Context, name string, d digest.Digest) (stri
 	if err := ledger.CheckDigest(d); err != nil {
 		return "", err
 	}
-	key, err := ledger.NewVerifier(c.LedgerKey)
+	blocks, err := c.candidates(ctx, image, pinned, d)
 	if err != nil {
 		return "", err
 	}
-	var blocks []ledger.BlockJSON
-	if err := c.ask(ctx, "/api/v1/artifacts?"+url.Values{"digest": {d.String()}, "n": {strconv.Itoa(maxBlocks)}}.Encode(), &blocks); err != nil {
+	key, err := c.key(ctx)
+	if err != nil {
 		return "", err
 	}
-	for _, b := range blocks {
+	refusal := fmt.Errorf("%s@%s is not on the ledger", image.Name(), d)
+	if !pinned {
+		refusal = fmt.Errorf("the ledger does not record that %s is %s", image, d)
+	}
+	for _, height := range blocks {
 		var proven ledger.BlockJSON
-		if err := c.ask(ctx, "/api/v1/blocks/"+strconv.FormatInt(b.Height, 10), &proven); err != nil {
+		if err := c.ask(ctx, blockPath(height), &proven); err != nil {
 			return "", err
 		}
 		block, err := ledger.VerifyBlock(key, []byte(proven.Entry), []byte(proven.Proof))
 		if err != nil {
-			return "", fmt.Errorf("block %d: %w", b.Height, err)
+			return "", fmt.Errorf("block %d: %w", height, err)
 		}
-		if recorded, err := ledger.ParseImage(block.Artifact.Artifact); err == nil && recorded.Name() == image.Name() && block.Artifact.Names(d) {
-			return fmt.Sprintf("%s@%s is block %d of %s", block.Artifact.Artifact, d, block.Height, block.Checkpoint.Origin), nil
+		if !records(block.Artifact, image, pinned, d) {
+			continue
+		}
+		if proven.RevokedBy != nil {
+			refusal = c.withdrawn(ctx, key, block, *proven.RevokedBy)
+			continue // another tag may vouch for the same digest
+		}
+		return fmt.Sprintf("%s@%s is block %d of %s", block.Artifact.Artifact, d, block.Height, block.Checkpoint.Origin), nil
+	}
+	return "", refusal
+}
+
+// candidates are the blocks that record the image, as the node says.
+func (c *Config) candidates(ctx context.Context, image ledger.Image, pinned bool, d digest.Digest) (heights []int64, err error) {
+	var blocks []ledger.BlockJSON
+	if err := c.ask(ctx, "/api/v1/artifacts?"+url.Values{"digest": {d.String()}, "n": {strconv.Itoa(listed)}}.Encode(), &blocks); err != nil {
+		return nil, err
+	}
+	for _, b := range blocks {
+		if a, err := ledger.ParseEntry([]byte(b.Entry)); err == nil && records(a, image, pinned, d) && len(heights) < maxProofs {
+			heights = append(heights, b.Height)
 		}
 	}
-	return "", fmt.Errorf("%s@%s is not on the ledger", image.Name(), d)
+	return heights, nil
 }
+
+// records tells whether an entry is about the image.
+func records(a *ledger.AddArtifact, image ledger.Image, pinned bool, d digest.Digest) bool {
+	recorded, err := ledger.ParseImage(a.Artifact)
+	return err == nil && recorded.Name() == image.Name() && (pinned || recorded.Tag == image.Tag) && a.Names(d)
+}
+
+// key is the ledger's key, and those that it was handed over to.
+func (c *Config) key(ctx context.Context) (*ledger.Verifier, error) {
+	key, err := ledger.NewVerifier(c.LedgerKey)
+	if err != nil {
+		return nil, err
+	}
+	var rotations []ledger.Rotation
+	if err := c.ask(ctx, "/api/v1/rotations", &rotations); err != nil {
+		return nil, err
+	}
+	return key.WithAll(rotations), nil
+}
+
+// withdrawn says why an image was withdrawn.
+func (c *Config) withdrawn(ctx context.Context, key *ledger.Verifier, block *ledger.VerifiedBlock, by int64) error {
+	name := fmt.Sprintf("%s@%s", block.Artifact.Artifact, block.Artifact.Digest)
+	var proven ledger.BlockJSON
+	if err := c.ask(ctx, blockPath(by), &proven); err != nil {
+		return fmt.Errorf("%s was withdrawn by the publisher, and why is not known: %w", name, err)
+	}
+	_, r, err := ledger.VerifyRevocation(key, []byte(proven.Entry), []byte(proven.Proof))
+	if err != nil || r.Block != block.Height || r.Digest != block.Artifact.Digest {
+		return fmt.Errorf("the node says that %s was withdrawn by the publisher in block %d, and cannot prove it: look at that node, or ask another one", name, by)
+	}
+	return fmt.Errorf("%s was withdrawn by the publisher in block %d: %s", name, by, r.Reason)
+}
+
+func blockPath(height int64) string { return "/api/v1/blocks/" + strconv.FormatInt(height, 10) }
 
 func (c *Config) ask(ctx context.Context, path string, out any) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimSuffix(c.Node, "/")+path, nil)
