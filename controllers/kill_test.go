@@ -124,7 +124,15 @@ func TestPublisherIsKilledWhileASetIsPublished(t *testing.T) {
 	killed := 0
 	for ; killed < kills; killed++ {
 		c.awaitOpen(t, pod, node)
-		// At any moment of its work, or of its start: later while there is much to do.
+		// At any moment of its work, or of its start, from the first image on until
+		// half of them are published.
+		eventuallyWithin(t, time.Minute, func() error {
+			c.get(t, set)
+			if least := killed * images / (2 * kills); int(set.Status.Published) < least {
+				return fmt.Errorf("%d of the first %d images are published\nthe node's log:\n%s", set.Status.Published, least, node.log.String())
+			}
+			return nil
+		})
 		time.Sleep(time.Duration(rand.IntN(1000)) * time.Millisecond)
 		node.kill()
 		node.start(t)
