@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -117,7 +118,7 @@ func (b *Book) Record(p Pull, now time.Time) {
 		r.Pulls++
 	}
 	r.Block, r.LastPulled = p.Block, now
-	r.Client, r.Agent = p.Client, p.Agent[:min(len(p.Agent), maxAgent)]
+	r.Client, r.Agent = p.Client, strings.Clone(p.Agent[:min(len(p.Agent), maxAgent)]) // not all that the client sent
 	r.Sequence = b.next()
 	b.put(r)
 	b.changed = true

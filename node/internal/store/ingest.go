@@ -1,6 +1,7 @@
 package store
 
 import (
+	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -63,7 +64,7 @@ func (s *Store) reserve(size int64) (release func(), err error) {
 			return nil, fmt.Errorf("%w: %d bytes, of %d at most", ErrFull, size, limit)
 		}
 		s.shrink(size)
-		if s.size+s.reserved+size > limit {
+		if s.size+s.reserved+s.unfinishedSize+size > limit {
 			return nil, fmt.Errorf("%w: all of it is in use", ErrFull)
 		}
 	}
@@ -181,6 +182,11 @@ func (i *Ingest) publish(size int64) error {
 // Put stores a small blob.
 func (s *Store) Put(data []byte) (digest.Digest, error) {
 	d := digest.FromBytes(data)
+	if s.onDisk(d) { // if it is corrupt, it is not there any more after this
+		if b, err := s.openLocal(context.Background(), d); err == nil {
+			return d, b.Close()
+		}
+	}
 	if s.Has(d) {
 		return d, nil
 	}

@@ -8,6 +8,7 @@ import (
 	"iter"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -24,6 +25,12 @@ type Partial struct {
 	store   *Store
 	digest  digest.Digest
 	release func() // gives the reserved room back, once
+}
+
+// unfinished is a partial blob's file that nobody has open.
+type unfinished struct {
+	digest digest.Digest
+	size   int64
 }
 
 func (s *Store) partialDir() string { return filepath.Join(s.root, "partial") }
@@ -47,9 +54,13 @@ func (s *Store) partial(d digest.Digest, size int64) (*Partial, error) {
 	if err != nil {
 		return nil, err
 	}
+	s.mu.Lock()
+	s.takeUp(d) // the room that it has is reserved now
+	s.mu.Unlock()
 	f, err := os.OpenFile(filepath.Join(s.partialDir(), d.Encoded()), os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {
 		release()
+		s.leave(d)
 		return nil, fullOr(err)
 	}
 	if err = s.allocate(f, size); err == nil {
@@ -57,6 +68,7 @@ func (s *Store) partial(d digest.Digest, size int64) (*Partial, error) {
 	}
 	if err != nil {
 		release()
+		s.leave(d)
 		return nil, errors.Join(fullOr(err), f.Close())
 	}
 	return &Partial{File: f, store: s, digest: d, release: release}, nil
@@ -68,10 +80,58 @@ func (p *Partial) WriteAt(data []byte, offset int64) (int, error) {
 	return n, fullOr(err)
 }
 
-// Close gives back what is not in the store: the room, but not the file.
+// Close leaves what is not in the store to whoever goes on with it, within the
+// store's bound.
 func (p *Partial) Close() error {
 	p.release()
+	p.store.leave(p.digest)
 	return p.File.Close()
+}
+
+// leave keeps the file of a blob that is not complete, once nobody has it open.
+func (s *Store) leave(d digest.Digest) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.arriving[d]--; s.arriving[d] > 0 {
+		return
+	}
+	delete(s.arriving, d)
+	if info, err := os.Stat(filepath.Join(s.partialDir(), d.Encoded())); err == nil { // else it is complete, or dropped
+		s.unfinished = append(s.unfinished, unfinished{d, info.Size()})
+		s.unfinishedSize += info.Size()
+	}
+	s.shrink(0)
+}
+
+// takeUp opens a blob of those that nobody has open, or a new one; the caller
+// holds mu.
+func (s *Store) takeUp(d digest.Digest) {
+	s.arriving[d]++
+	s.forgetUnfinished(d)
+}
+
+func (s *Store) forgetUnfinished(d digest.Digest) {
+	s.unfinished = slices.DeleteFunc(s.unfinished, func(u unfinished) bool {
+		if u.digest == d {
+			s.unfinishedSize -= u.size
+		}
+		return u.digest == d
+	})
+}
+
+// giveUp drops the blob that nobody has gone on with for longest and gives its
+// size, or 0 if there is none. The caller holds mu, which giveUp gives up for a
+// while.
+func (s *Store) giveUp() int64 {
+	if len(s.unfinished) == 0 {
+		return 0
+	}
+	u := s.unfinished[0]
+	s.forgetUnfinished(u.digest)
+	if err := s.throwAway(filepath.Join(s.partialDir(), u.digest.Encoded())); err != nil {
+		s.config.Log.Error("dropping an unfinished blob", "digest", u.digest, "error", err)
+	}
+	return max(u.size, 1)
 }
 
 // Commit puts the blob into the store. The caller has verified that it has
@@ -154,14 +214,26 @@ func (s *Store) Touch(d digest.Digest) {
 	}
 }
 
-// dropOldPartials removes what nobody went on with.
-func (s *Store) dropOldPartials() {
+// findUnfinished finds the partial blobs, and drops what nobody has gone on
+// with for long.
+func (s *Store) findUnfinished() {
 	files, _ := os.ReadDir(s.partialDir()) // none yet, or as unreadable as any other
+	ages := map[digest.Digest]time.Time{}
 	for _, f := range files {
-		if info, err := f.Info(); err == nil && time.Since(info.ModTime()) > partialAge {
-			if err := os.Remove(filepath.Join(s.partialDir(), f.Name())); err != nil {
-				s.config.Log.Warn("removing an unfinished blob", "file", f.Name(), "error", err)
-			}
+		info, err := f.Info()
+		if err != nil {
+			continue
+		}
+		d := digest.NewDigestFromEncoded(digest.SHA256, f.Name())
+		if isHash(f.Name()) && time.Since(info.ModTime()) < partialAge {
+			ages[d] = info.ModTime()
+			s.unfinished = append(s.unfinished, unfinished{d, info.Size()})
+			s.unfinishedSize += info.Size()
+			continue
+		}
+		if err := os.Remove(filepath.Join(s.partialDir(), f.Name())); err != nil {
+			s.config.Log.Warn("removing an unfinished blob", "file", f.Name(), "error", err)
 		}
 	}
+	slices.SortFunc(s.unfinished, func(a, b unfinished) int { return ages[a.digest].Compare(ages[b.digest]) })
 }

@@ -59,6 +59,10 @@ type Store struct {
 	fetching map[digest.Digest]*check // from the bucket
 	trash    int                      // number of files that were thrown away
 
+	arriving       map[digest.Digest]int // how often a partial blob is open
+	unfinished     []unfinished          // those that are not; the one that was left first is first
+	unfinishedSize int64                 // of them, bytes
+
 	uploads chan struct{} // has an element for each upload under way
 }
 
@@ -76,7 +80,7 @@ type entry struct {
 func Open(root string, c Config) (*Store, error) {
 	s := &Store{
 		root: root, config: c, blobs: map[digest.Digest]*entry{}, used: list.New(),
-		fetching: map[digest.Digest]*check{}, uploads: make(chan struct{}, maxUploads),
+		fetching: map[digest.Digest]*check{}, arriving: map[digest.Digest]int{}, uploads: make(chan struct{}, maxUploads),
 	}
 	if err := s.open(); err != nil {
 		return nil, fmt.Errorf("opening the store: %w", err)
@@ -102,7 +106,7 @@ func (s *Store) open() error {
 			return err
 		}
 	}
-	s.dropOldPartials()
+	s.findUnfinished()
 	return s.scan()
 }
 
@@ -146,13 +150,17 @@ func (s *Store) forget(e *entry) {
 // there is something to evict. The caller holds mu, which shrink may give up
 // for a while.
 func (s *Store) shrink(room int64) {
-	for s.config.Max > 0 && s.size+s.reserved+room > s.config.Max && s.evict() > 0 {
+	for s.config.Max > 0 && s.size+s.reserved+s.unfinishedSize+room > s.config.Max && s.evict() > 0 {
 	}
 }
 
-// evict drops the blob that was not used for longest and gives its size, or 0
-// if all are in use. The caller holds mu, which evict gives up for a while.
+// evict drops an unfinished blob, or else the blob that was not used for
+// longest, and gives its size, or 0 if all are in use. The caller holds mu,
+// which evict gives up for a while.
 func (s *Store) evict() int64 {
+	if size := s.giveUp(); size > 0 {
+		return size
+	}
 	if s.config.Pinned {
 		return 0
 	}

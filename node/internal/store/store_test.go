@@ -319,3 +319,76 @@ func TestWrongContentIsNotKept(t *testing.T) {
 		t.Errorf("kept: %v, temporary files: %d", s.Has(d), len(left))
 	}
 }
+
+// Blobs that nobody goes on with count for the bound, also after a restart, and
+// are the first to go.
+func TestUnfinishedBlobsAreWithinTheBound(t *testing.T) {
+	root := t.TempDir()
+	s := open(t, root, Config{Max: 30})
+	left := func(s *Store, content string) digest.Digest {
+		t.Helper()
+		d := digest.FromString(content)
+		p, err := s.Partial(d, int64(len(content)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := p.Close(); err != nil {
+			t.Fatal(err)
+		}
+		return d
+	}
+	there := func(want ...digest.Digest) {
+		t.Helper()
+		files, err := os.ReadDir(s.partialDir())
+		if err != nil || len(files) != len(want) || s.unfinishedSize != int64(10*len(want)) {
+			t.Fatalf("%d unfinished blobs of %d bytes, %v, want %d", len(files), s.unfinishedSize, err, len(want))
+		}
+		for _, d := range want {
+			if _, err := os.Stat(filepath.Join(s.partialDir(), d.Encoded())); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	a, b := left(s, "aaaaaaaaaa"), left(s, "bbbbbbbbbb")
+	kept := put(t, s, "kept kept!")
+	there(a, b)
+	c := left(s, "cccccccccc")
+	there(b, c)
+	if err := os.Chtimes(filepath.Join(s.partialDir(), b.Encoded()), time.Now(), time.Now().Add(-time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, root, Config{Max: 30})
+	there(b, c)
+	again, err := s.Partial(b, 10) // somebody goes on with it: it does not go
+	if err != nil {
+		t.Fatal(err)
+	}
+	put(t, s, "dddddddddd")
+	if !s.onDisk(kept) || len(s.unfinished) != 0 {
+		t.Errorf("the blob that was complete: on disk %t; %d unfinished", s.onDisk(kept), len(s.unfinished))
+	}
+	if _, err := again.WriteAt([]byte("bbbbbbbbbb"), 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(again.Commit(), again.Close()); err != nil {
+		t.Fatal(err)
+	}
+	there()
+	if data, err := s.ReadAll(t.Context(), b, 10); err != nil || string(data) != "bbbbbbbbbb" {
+		t.Errorf("%q, %v", data, err)
+	}
+}
+
+// A small blob that is corrupt on disk is written again by whoever has it.
+func TestPutMendsWhatIsCorrupt(t *testing.T) {
+	root := t.TempDir()
+	d := put(t, open(t, root, Config{Pinned: true}), "piece list")
+	s := open(t, root, Config{Pinned: true})
+	if err := os.WriteFile(s.file(d), []byte("p1ece list"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	put(t, s, "piece list")
+	if data, err := s.ReadAll(t.Context(), d, 10); err != nil || string(data) != "piece list" {
+		t.Errorf("%q, %v", data, err)
+	}
+}
