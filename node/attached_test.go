@@ -3,6 +3,8 @@ package node
 import (
 	"fmt"
 	"io"
+	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -50,6 +52,29 @@ func TestAttachmentsReachAMirror(t *testing.T) {
 	expect(t, subject, "", sbom, signature)
 	expect(t, subject, "application/vnd.example.signature", signature)
 	expect(t, subject, "application/vnd.example.sbom", sbom)
+}
+
+// A mirror that cannot know what is attached says so: by 404 clients would take
+// it for nothing.
+func TestAttachmentsThatCannotBeReadAreNotNone(t *testing.T) {
+	addr := dockerRegistry(t).Addr
+	index, d := push(t, addr, "signed:1", 10<<10)
+	attach(t, addr, index, "application/vnd.example.sbom")
+	publisher := newPublisher(t, addr)
+	publisher.publish(t, "docker.io/library/signed:1")
+	block, err := publisher.ledger.Entry(t.Context(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := newMirror(t, publisher)
+	m.awaitBlocks(t, 1)
+	if err := publisher.store.Remove(t.Context(), block.Artifact.Pieces); err != nil {
+		t.Fatal(err)
+	}
+	resp, body := m.ask(t, http.MethodGet, "/v2/library/signed/referrers/"+d.String())
+	if resp.StatusCode != http.StatusServiceUnavailable || !strings.Contains(string(body), "is on the ledger, but no node") {
+		t.Errorf("%s: %s", resp.Status, body)
+	}
 }
 
 // attach pushes an artifact whose subject is an index; for a registry without a

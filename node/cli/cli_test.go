@@ -215,3 +215,17 @@ func TestContainerdStatusTellsWhetherContainerdKnows(t *testing.T) {
 		t.Errorf("set up: %d %s", code, out)
 	}
 }
+
+func TestMirrorMustBeAURL(t *testing.T) {
+	dir := t.TempDir()
+	for _, mirror := range []string{"", "127.0.0.1:5001", "ftp://127.0.0.1", "http://", "http://127.0.0.1:5001/v2", "http://a@127.0.0.1", "http://127.0.0.1\"]\n"} {
+		for _, install := range [][]string{{"containerd", "install", "--certs-d", filepath.Join(dir, "certs.d")}, {"docker", "install", "--config-file", filepath.Join(dir, "daemon.json")}} {
+			if code, _, stderr := pyrsia(t, append(install, "--mirror", mirror)...); code != 2 || !strings.Contains(stderr, "such as http://127.0.0.1:5001") {
+				t.Errorf("%s with mirror %q: %d %s", install[0], mirror, code, stderr)
+			}
+		}
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+		t.Errorf("left: %v, %v", left, err)
+	}
+}

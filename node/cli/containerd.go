@@ -2,6 +2,7 @@ package cli
 
 import (
 	"fmt"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -34,6 +35,9 @@ which status checks: it is for pods and crictl, and ctr wants --hosts-dir. What 
 		Short: "Send pulls to the node",
 		Args:  exactly(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := checkMirror(mirror); err != nil {
+				return err
+			}
 			if err := s.Install(mirror, containerd.Mode(mode)); err != nil {
 				return err
 			}
@@ -87,6 +91,16 @@ which status checks: it is for pods and crictl, and ctr wants --hosts-dir. What 
 	}
 	cmd.AddCommand(install, uninstall, status)
 	return cmd
+}
+
+// checkMirror refuses what clients could not use as a mirror: dockerd would not
+// even start with it.
+func checkMirror(mirror string) error {
+	u, err := url.Parse(mirror)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || *u != (url.URL{Scheme: u.Scheme, Host: u.Host}) {
+		return fmt.Errorf("%w: --mirror %q: want the URL of a node's mirror port, such as http://127.0.0.1:5001", errUsage, mirror)
+	}
+	return nil
 }
 
 // initDataCommand prepares a host path for a node that runs without

@@ -26,6 +26,9 @@ mirror: docker pull 127.0.0.1:5001/library/alpine:3.20`,
 		Short: "Send pulls to the node first",
 		Args:  exactly(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := checkMirror(mirror); err != nil {
+				return err
+			}
 			if err := s.Install(mirror); err != nil {
 				return err
 			}

@@ -70,6 +70,11 @@ func (m *Mirror) refusal(ctx context.Context, req request, err error) (*refusal,
 	if errors.Is(err, errNotVouched) {
 		cause = causeNotOnLedger
 	}
+	if req.kind == "referrers" && cause == causeUnavailable {
+		// Clients take 404 for a registry that has no such API, and so the
+		// image for one that nothing is attached to.
+		return &refusal{http.StatusServiceUnavailable, "UNAVAILABLE", m.explain(ctx, req, err)}, cause
+	}
 	return &refusal{http.StatusNotFound, unknown[req.kind], m.explain(ctx, req, err)}, cause
 }
 
