@@ -54,7 +54,7 @@ func (r *ArtifactReconciler) Reconcile(ctx context.Context, req ctrl.Request) (c
 	case art.Spec.State == v1alpha1.StateRevoked:
 		steps = []step[*v1alpha1.Artifact]{r.revoke}
 	case art.Spec.NodeRef.Name != "":
-		steps = []step[*v1alpha1.Artifact]{r.find, r.verify}
+		steps = []step[*v1alpha1.Artifact]{r.find, r.verify, r.withdrawn}
 	}
 	next, err := run(ctx, art, steps...)
 	r.Pulls.tell(art)

@@ -31,7 +31,7 @@ func (r *ArtifactReconciler) mirror(ctx context.Context, art *v1alpha1.Artifact)
 			continue
 		}
 		count++
-		if ledgerSize(m) <= art.Status.Block.Height {
+		if ledgerSize(m) <= art.Status.Block.Height || !isTrue(m, v1alpha1.ConditionNetworkReady) { // it may have another ledger
 			behind = append(behind, m.Name)
 		}
 	}

@@ -39,7 +39,7 @@ func (r *ArtifactReconciler) revoke(ctx context.Context, art *v1alpha1.Artifact)
 		return r.refused(art, condition, err)
 	}
 	b := resp.Block
-	if len(b.Entry) > ledger.MaxEntrySize || len(b.Proof) > maxProof {
+	if tooLarge(b) {
 		setFailed(art, condition, "InvalidBlock", "the publisher answered with an impossible block")
 		return 0, fmt.Errorf("the publisher %s answered with an impossible block", publisher.Name)
 	}
@@ -48,12 +48,21 @@ func (r *ArtifactReconciler) revoke(ctx context.Context, art *v1alpha1.Artifact)
 		setRefused(art, condition, "ProofInvalid", "the block that revokes the image does not verify: "+err.Error())
 		return 0, fmt.Errorf("verifying the revocation of %s: %w", art.Spec.Image, err)
 	}
-	art.Status.Revocation = &v1alpha1.Block{
+	art.Status.Revocation = revocationBlock(b, verified)
+	setDone(art, condition, "Revoked", fmt.Sprintf("Block %d of the ledger withdraws the image, its proof was checked: mirrors refuse it", b.Height))
+	return 0, nil
+}
+
+func revocationBlock(b control.Block, verified *ledger.VerifiedBlock) *v1alpha1.Block {
+	return &v1alpha1.Block{
 		Height: b.Height, Hash: hex.EncodeToString(verified.Hash[:]), Entry: b.Entry,
 		Checkpoint: string(verified.Checkpoint.Signed), Proof: b.Proof,
 	}
-	setDone(art, condition, "Revoked", fmt.Sprintf("Block %d of the ledger withdraws the image, its proof was checked: mirrors refuse it", b.Height))
-	return 0, nil
+}
+
+// tooLarge tells of a block that no ledger has.
+func tooLarge(b control.Block) bool {
+	return len(b.Entry) > ledger.MaxEntrySize || len(b.Proof) > maxProof
 }
 
 func verifyRevocation(key string, art *v1alpha1.Artifact, b control.Block) (*ledger.VerifiedBlock, error) {

@@ -19,7 +19,7 @@ import (
 // it is about this image and digest. What the publisher says is not believed.
 func (r *ArtifactReconciler) verify(ctx context.Context, art *v1alpha1.Artifact) (time.Duration, error) {
 	const condition = v1alpha1.ConditionVerified
-	if !isTrue(art, v1alpha1.ConditionPublished) || isTrue(art, condition) {
+	if !isTrue(art, v1alpha1.ConditionPublished) || isTrue(art, condition) || art.Status.Revocation != nil {
 		return 0, nil
 	}
 	node, err := r.source(ctx, art)

@@ -46,7 +46,8 @@ type nodeAddress struct {
 
 type pooledClient struct {
 	*control.Client
-	used time.Time
+	used   time.Time
+	silent time.Time // when it last did not answer within pollTimeout; zero once it has answered
 }
 
 // NewNodes reads pods from reader and has the nodes' keys from keys.
@@ -83,6 +84,40 @@ func (n *Nodes) client(node *v1alpha1.PyrsiaNode, ip string) (*control.Client, e
 	}
 	n.clients[address] = &pooledClient{Client: c, used: now}
 	return c, nil
+}
+
+// How long a pod may take to answer when it is polled. One that did not is
+// asked as often, but given as much time only once a minute, so that it does not
+// hold the others up.
+const (
+	pollTimeout       = 5 * time.Second
+	pollTimeoutSilent = time.Second
+	pollSilentAgain   = time.Minute
+)
+
+// patience is how long a pod that is polled may take.
+func (n *Nodes) patience(node *v1alpha1.PyrsiaNode, ip string) time.Duration {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	c := n.clients[nodeAddress{uid: node.UID, ip: ip}]
+	if c == nil || c.silent.IsZero() || n.now().Sub(c.silent) >= pollSilentAgain {
+		return pollTimeout
+	}
+	return pollTimeoutSilent
+}
+
+// answered notes whether a pod answered within the time that it was given.
+func (n *Nodes) answered(node *v1alpha1.PyrsiaNode, ip string, patience time.Duration, yes bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	c := n.clients[nodeAddress{uid: node.UID, ip: ip}]
+	switch {
+	case c == nil:
+	case yes:
+		c.silent = time.Time{}
+	case patience == pollTimeout:
+		c.silent = n.now()
+	}
 }
 
 // pods are the pods of a PyrsiaNode, by name.

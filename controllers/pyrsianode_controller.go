@@ -34,6 +34,9 @@ const (
 	// when all is done, and while something is in progress.
 	pollSteady = 10 * time.Second
 	pollBusy   = time.Second
+	// nodesAtOnce is how many PyrsiaNodes are worked on at the same time: each
+	// waits for its pods, some of which may be slow.
+	nodesAtOnce = 16
 )
 
 // PyrsiaNodeReconciler runs the pods of PyrsiaNodes and watches their ledgers.
@@ -113,7 +116,7 @@ func (r *PyrsiaNodeReconciler) SetupWithManager(mgr ctrl.Manager) error {
 		Watches(&v1alpha1.PyrsiaNode{}, handler.EnqueueRequestsFromMapFunc(r.mirrorsOf), builder.WithPredicates(usabilityChanged)).
 		// A new block wakes those that are to have it.
 		Watches(&v1alpha1.Artifact{}, handler.EnqueueRequestsFromMapFunc(r.networkOf), builder.WithPredicates(becameVerified)).
-		WithOptions(options(4)).
+		WithOptions(options(nodesAtOnce)).
 		Complete(r)
 }
 

@@ -19,10 +19,8 @@ import (
 )
 
 const (
-	// pollTimeout bounds one call of a node's status.
-	pollTimeout = 5 * time.Second
 	// pollsAtOnce bounds the pods of one PyrsiaNode that are asked at once.
-	pollsAtOnce = 16
+	pollsAtOnce = 64
 	// maxPeers bounds how many peers a node says that it has.
 	maxPeers = 1 << 20
 	// maxPeerID bounds what a node says its peer ID is.
@@ -72,15 +70,7 @@ func (r *PyrsiaNodeReconciler) ledger(in *podInputs) step[*v1alpha1.PyrsiaNode] 
 			setWaiting(n, condition, "PodsNotReady", "waiting for a pod to be ready")
 			return 0, nil
 		}
-		pinned := in.ledgerKey
-		switch {
-		case n.Status.Ledger == nil:
-		case n.Spec.Role == v1alpha1.RolePublisher:
-			pinned = n.Status.Ledger.Key
-		case n.Status.Ledger.Key != pinned:
-			n.Status.Ledger = nil // the user chose another root of trust
-		}
-		reports, err := r.poll(ctx, n, pods, pinned)
+		reports, err := r.poll(ctx, n, pods, pinnedKey(n, *in))
 		if err != nil {
 			return 0, err
 		}
@@ -95,7 +85,10 @@ func (r *PyrsiaNodeReconciler) ledger(in *podInputs) step[*v1alpha1.PyrsiaNode] 
 				setWaiting(n, condition, worst.reason, message)
 			case reasonKeyChanged:
 				setFailed(n, condition, worst.reason, message)
-				return 0, reconcile.TerminalError(fmt.Errorf("%s", message))
+				if n.Spec.Role == v1alpha1.RolePublisher {
+					return 0, reconcile.TerminalError(fmt.Errorf("%s", message))
+				}
+				// A mirror's pod may learn yet to whom the ledger was handed over.
 			default:
 				setRefused(n, condition, worst.reason, message)
 			}
@@ -121,15 +114,16 @@ func (r *PyrsiaNodeReconciler) poll(ctx context.Context, n *v1alpha1.PyrsiaNode,
 	group.SetLimit(pollsAtOnce)
 	for i, pod := range pods {
 		group.Go(func() error {
-			ctx, cancel := context.WithTimeout(ctx, pollTimeout)
-			defer cancel()
 			reports[i] = report{pod: pod.Name, reason: reasonUnreachable, message: "its control API does not answer"}
 			c, err := r.Nodes.client(n, pod.Status.PodIP)
 			if err != nil {
 				return err
 			}
+			patience := r.Nodes.patience(n, pod.Status.PodIP)
+			ctx, cancel := context.WithTimeout(ctx, patience)
+			defer cancel()
 			status, err := c.Status(ctx, since)
-			if err != nil {
+			if r.Nodes.answered(n, pod.Status.PodIP, patience, err == nil); err != nil {
 				return nil // the report says so; the cause may differ each time
 			}
 			reports[i] = judge(n.Spec.Role, pinned, floor, status)
@@ -195,11 +189,33 @@ func judge(role v1alpha1.Role, pinned string, floor *ledger.Checkpoint, status *
 		out.reason, out.message = reasonNoCheckpoint, "waiting for the first checkpoint of the ledger"
 		return out
 	}
+	if role == v1alpha1.RoleMirror { // which says what it was given, not what it has followed to
+		out.key = signedBy(v, pinned, status.Ledger)
+	}
 	out = judgeCheckpoint(out, role, v, floor, status.Ledger)
 	if out.reason == "" {
 		out.reason, out.message = alarmOf(out.alarms)
 	}
 	return out
+}
+
+// signedBy is the key that signed a checkpoint, of those that are trusted: the
+// pinned one as long as it signs, else the first that follows.
+func signedBy(v *ledger.Verifier, pinned string, got control.LedgerStatus) string {
+	keys := []string{strings.TrimSpace(pinned)}
+	for _, r := range got.Rotations {
+		if e, err := ledger.ParseRotation([]byte(r.Entry)); err == nil && v.Trusts(e.Key) {
+			keys = append(keys, e.Key)
+		}
+	}
+	for _, key := range keys {
+		if alone, err := ledger.NewVerifier(key); err == nil {
+			if _, err := ledger.VerifyCheckpoint(alone, []byte(got.Checkpoint)); err == nil {
+				return key
+			}
+		}
+	}
+	return keys[0] // none: it is refused
 }
 
 // verifiers trust what a pod proves to follow on the pinned key, and on the
@@ -273,14 +289,18 @@ func record(n *v1alpha1.PyrsiaNode, reports []report) {
 	if _, next := keyGenerations(n); next != 0 && verified[0].handedOver && verified[0].reason == "" {
 		n.Status.KeyGeneration = next // the ledger itself says so: the key before has done its work
 	}
-	handedOver := n.Spec.Role == v1alpha1.RolePublisher && n.Status.Ledger.Key != verified[0].key && verified[0].checkpoint != nil
-	if handedOver { // which was proven
-		n.Status.Ledger.Key = verified[0].key
-	}
 	if len(verified) < len(reports) {
 		return // what all have is not known
 	}
+	key := verified[0].key
+	handedOver := n.Status.Ledger.Key != key && !slices.ContainsFunc(verified, func(r report) bool { return r.key != key || r.checkpoint == nil })
+	if handedOver { // which each of them has proven
+		n.Status.Ledger.Key = key
+	}
 	oldest := slices.MinFunc(verified, func(a, b report) int { return cmp.Compare(a.size(), b.size()) })
+	if oldest.key != n.Status.Ledger.Key {
+		return // some have followed to another key, others have not yet
+	}
 	if oldest.checkpoint == nil || oldest.size() == n.Status.Ledger.Size && n.Status.Ledger.Checkpoint != "" && !handedOver {
 		return // the same ledger, perhaps signed again: no news
 	}

@@ -27,34 +27,81 @@ func (r *PyrsiaNodeReconciler) network(in *podInputs) step[*v1alpha1.PyrsiaNode]
 		if err := r.expose(ctx, n, in); err != nil {
 			return 0, err
 		}
-		network := n.Spec.Network
-		in.ledgerKey, in.bootstrap = network.LedgerKey, network.Bootstrap
-		if network.PublisherRef != nil {
-			publisher := new(v1alpha1.PyrsiaNode)
-			name := network.PublisherRef.Name
-			err := r.Client.Get(ctx, client.ObjectKey{Namespace: n.Namespace, Name: name}, publisher)
-			switch {
-			case apierrors.IsNotFound(err):
-				setWaiting(n, v1alpha1.ConditionNetworkReady, "PublisherNotFound", fmt.Sprintf("there is no PyrsiaNode %q in this namespace: create it, or correct spec.network.publisherRef", name))
-				return 0, nil // a watch tells when it is there
-			case err != nil:
-				return 0, fmt.Errorf("reading the publisher %s: %w", name, err)
-			case publisher.Spec.Role != v1alpha1.RolePublisher:
-				message := fmt.Sprintf("the PyrsiaNode %q is a mirror: name a publisher in spec.network.publisherRef", name)
-				setFailed(n, v1alpha1.ConditionNetworkReady, "InvalidPublisherRef", message)
-				return 0, reconcile.TerminalError(fmt.Errorf("%s", message))
-			case publisher.Status.Ledger == nil:
-				setWaiting(n, v1alpha1.ConditionNetworkReady, "PublisherNotReady", fmt.Sprintf("waiting for the publisher %q to tell its ledger key", name))
-				return 0, nil
+		in.ledgerKey, in.bootstrap = n.Spec.Network.LedgerKey, n.Spec.Network.Bootstrap
+		if ref := n.Spec.Network.PublisherRef; ref != nil {
+			if err := r.askPublisher(ctx, n, ref.Name, in); err != nil || in.ledgerKey == "" {
+				return 0, err
 			}
-			// Its name, not its identity: that goes with its disk.
-			in.ledgerKey, in.bootstrap = publisher.Status.Ledger.Key, []string{openURL(n.Namespace, name)}
 		}
-		if _, err := ledger.NewVerifier(in.ledgerKey); err != nil {
-			setFailed(n, v1alpha1.ConditionNetworkReady, "InvalidLedgerKey", err.Error())
-			return 0, reconcile.TerminalError(err)
-		}
-		setDone(n, v1alpha1.ConditionNetworkReady, "Known", "The ledger key and the first peers are known")
-		return 0, nil
+		return 0, keepLedger(n, in)
 	}
+}
+
+// askPublisher takes the ledger key of a publisher in the same namespace, once it
+// is known.
+func (r *PyrsiaNodeReconciler) askPublisher(ctx context.Context, n *v1alpha1.PyrsiaNode, name string, in *podInputs) error {
+	const condition = v1alpha1.ConditionNetworkReady
+	publisher := new(v1alpha1.PyrsiaNode)
+	err := r.Client.Get(ctx, client.ObjectKey{Namespace: n.Namespace, Name: name}, publisher)
+	switch {
+	case apierrors.IsNotFound(err):
+		setWaiting(n, condition, "PublisherNotFound", fmt.Sprintf("there is no PyrsiaNode %q in this namespace: create it, or correct spec.network.publisherRef", name))
+		return nil // a watch tells when it is there
+	case err != nil:
+		return fmt.Errorf("reading the publisher %s: %w", name, err)
+	case publisher.Spec.Role != v1alpha1.RolePublisher:
+		message := fmt.Sprintf("the PyrsiaNode %q is a mirror: name a publisher in spec.network.publisherRef", name)
+		setFailed(n, condition, "InvalidPublisherRef", message)
+		return reconcile.TerminalError(fmt.Errorf("%s", message))
+	case publisher.Status.Ledger == nil:
+		setWaiting(n, condition, "PublisherNotReady", fmt.Sprintf("waiting for the publisher %q to tell its ledger key", name))
+		return nil
+	}
+	// Its name, not its identity: that goes with its disk.
+	in.ledgerKey, in.bootstrap = publisher.Status.Ledger.Key, []string{openURL(n.Namespace, name)}
+	return nil
+}
+
+// keepLedger lets a mirror have the ledger whose key is in the inputs, unless it
+// has verified another one: pods with that on their disks would not start. Keys
+// of one ledger have the same origin.
+func keepLedger(n *v1alpha1.PyrsiaNode, in *podInputs) error {
+	const condition = v1alpha1.ConditionNetworkReady
+	wanted, err := ledger.NewVerifier(in.ledgerKey)
+	if err != nil {
+		setFailed(n, condition, "InvalidLedgerKey", err.Error())
+		return reconcile.TerminalError(err)
+	}
+	has := verifiedKey(n)
+	if has == "" && n.Status.Ledger != nil && n.Status.Ledger.Key != in.ledgerKey {
+		n.Status.Ledger = nil // whichever it was to be, nothing is on any disk
+	}
+	if v, err := ledger.NewVerifier(has); err == nil && v.Origin() != wanted.Origin() {
+		in.ledgerKey = has
+		setFailed(n, condition, "LedgerReplaced", fmt.Sprintf("the mirror goes on with the ledger %s, which it has verified, but is to follow another one now, %s: if a publisher has lost its signing key, put it back; for another ledger make another PyrsiaNode", v.Origin(), wanted.Origin()))
+		return nil
+	}
+	if has != "" && n.Spec.Network.PublisherRef != nil {
+		in.ledgerKey = has // until its own pods have followed a rotation
+	}
+	setDone(n, condition, "Known", "The ledger key and the first peers are known")
+	return nil
+}
+
+// verifiedKey is the key of the ledger that a mirror's pods have on their disks;
+// empty if they have none yet.
+func verifiedKey(n *v1alpha1.PyrsiaNode) string {
+	if n.Status.Ledger == nil || n.Status.Ledger.Checkpoint == "" {
+		return ""
+	}
+	return n.Status.Ledger.Key
+}
+
+// pinnedKey is the key that the pods' ledgers are judged by: what was verified
+// last, which may have followed on what the user gave.
+func pinnedKey(n *v1alpha1.PyrsiaNode, in podInputs) string {
+	if n.Status.Ledger != nil {
+		return n.Status.Ledger.Key
+	}
+	return in.ledgerKey
 }

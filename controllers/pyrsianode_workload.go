@@ -24,7 +24,7 @@ import (
 func (r *PyrsiaNodeReconciler) workload(in *podInputs) step[*v1alpha1.PyrsiaNode] {
 	return func(ctx context.Context, n *v1alpha1.PyrsiaNode) (time.Duration, error) {
 		if !isTrue(n, v1alpha1.ConditionKeysReady) ||
-			n.Spec.Role == v1alpha1.RoleMirror && !isTrue(n, v1alpha1.ConditionNetworkReady) {
+			n.Spec.Role == v1alpha1.RoleMirror && in.ledgerKey == "" {
 			return 0, nil
 		}
 		if registry := cutsItselfOff(n, *in); registry != "" {

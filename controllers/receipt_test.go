@@ -138,7 +138,7 @@ func TestPulledImagesBecomeArtifacts(t *testing.T) {
 	}
 }
 
-// An Artifact by hand looks an image up.
+// An Artifact by hand looks an image up, and tells when the ledger withdraws it.
 func TestArtifactByHandIsLookedUp(t *testing.T) {
 	t.Parallel()
 	c := testCluster(t)
@@ -158,6 +158,21 @@ func TestArtifactByHandIsLookedUp(t *testing.T) {
 	c.create(t, there, other)
 	c.awaitCurrent(t, there)
 	c.awaitCondition(t, other, v1alpha1.ConditionReady, metav1.ConditionFalse, "NotOnLedger")
+
+	published := c.artifact(t, ns, "docker.io/library/alpine:1", digest)
+	change(t, c, published, func(a *v1alpha1.Artifact) { a.Spec.State, a.Spec.Reason = v1alpha1.StateRevoked, "it has a backdoor" })
+	c.awaitCondition(t, published, v1alpha1.ConditionRevoked, metav1.ConditionTrue, "Revoked")
+	eventually(t, func() error {
+		if c.get(t, mirror); ledgerSize(mirror) <= published.Status.Revocation.Height {
+			return errors.New("the mirror does not have the revocation")
+		}
+		return nil
+	})
+	c.restartOperator(t) // which looks at once, and not in some minutes
+	got := c.awaitCondition(t, there, v1alpha1.ConditionVerified, metav1.ConditionFalse, "Revoked")
+	if !isTrue(there, v1alpha1.ConditionRevoked) || !isTrue(there, v1alpha1.ConditionStalled) || there.Status.Revocation.Height != published.Status.Revocation.Height {
+		t.Errorf("%s\n%+v", got.Message, there.Status)
+	}
 }
 
 // liar is a node that was taken over: its receipts and blocks are what somebody

@@ -3,13 +3,20 @@ package controllers
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
+	"github.com/pyrsia/pyrsia-operator/node/control"
 )
 
 // pair runs a publisher and its mirror, which both have alpine:3.20; a tag that
@@ -115,5 +122,77 @@ func TestLostPublisherIsRestored(t *testing.T) {
 	c.get(t, publisher)
 	if meta.FindStatusCondition(publisher.Status.Conditions, v1alpha1.ConditionLedgerRolledBack) != nil {
 		t.Error("the alarm has not ended")
+	}
+}
+
+// A publisher that comes back with another ledger does not take a mirror's own
+// away: the mirror goes on with what it has verified, and says what is wrong.
+func TestMirrorKeepsItsLedger(t *testing.T) {
+	t.Parallel()
+	c, up := testCluster(t), newUpstream(t)
+	publisher, mirror, pod, follower := c.pair(t, up)
+	ns := publisher.Namespace
+	follower.pull(t, "library/alpine:3.20")
+	before, template := mirror.Status.Ledger.DeepCopy(), c.awaitTemplate(t, mirror)
+	pod.stop()
+	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: signingSecretName(publisher, 1)}}
+	set := &appsv1.StatefulSet{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: publisher.Name}} // no garbage collector runs here
+	service := &corev1.Service{ObjectMeta: set.ObjectMeta}
+	for _, obj := range []client.Object{publisher, set, service, secret} {
+		if err := c.Delete(t.Context(), obj); err != nil {
+			t.Fatal(err)
+		}
+	}
+	again := publisherNode(ns, up.URL)
+	c.create(t, again)
+	eventually(t, func() error { return c.Get(t.Context(), client.ObjectKeyFromObject(secret), secret) })
+	c.runPod(t, again, "")
+	c.awaitCurrent(t, again)
+
+	got := c.awaitCondition(t, mirror, v1alpha1.ConditionNetworkReady, metav1.ConditionFalse, "LedgerReplaced")
+	if !strings.Contains(got.Message, "put it back") {
+		t.Errorf("the message does not say what to do: %s", got.Message)
+	}
+	c.hasEvents(t, ns, "LedgerReplaced")
+	if diff := cmp.Diff(template, c.awaitTemplate(t, mirror)); diff != "" {
+		t.Errorf("the mirror's pods are replaced:\n%s", diff)
+	}
+	if diff := cmp.Diff(before, mirror.Status.Ledger); diff != "" {
+		t.Errorf("what was verified has changed:\n%s", diff)
+	}
+	follower.pull(t, "library/alpine:3.20")
+}
+
+// A mirror that is pinned to the key before a rotation keeps what was verified
+// under the next one, from one look to the next.
+func TestMirrorOfAnEarlierKeyKeepsTheFloor(t *testing.T) {
+	b, next := newBook(t).add(t, "a"), newBook(t)
+	after, rotation := b.handOver(t, next)
+	next.hashes, next.size = after.hashes, after.size
+	said := next.add(t, "c").status(t, 0)
+	said.Key, said.Rotations = b.key, []control.Rotation{rotation} // it says what it was given
+
+	n := node(v1alpha1.RoleMirror, "mirror")
+	n.Spec.Network = &v1alpha1.Network{LedgerKey: b.key}
+	for look := range 3 {
+		in := podInputs{ledgerKey: b.key}
+		if err := keepLedger(n, &in); err != nil || in.ledgerKey != b.key {
+			t.Fatalf("look %d: the pods get %s, %v", look, in.ledgerKey, err)
+		}
+		floor, err := verifiedBefore(n)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if look > 0 && (floor == nil || floor.Tree.N != 3) {
+			t.Fatalf("look %d: the floor is %+v", look, floor)
+		}
+		record(n, []report{judge(n.Spec.Role, pinnedKey(n, in), floor, &control.Status{PeerID: "12D3KooW", Ledger: said})})
+		if n.Status.Ledger == nil || n.Status.Ledger.Key != next.key || n.Status.Ledger.Size != 3 {
+			t.Fatalf("look %d: status.ledger is %+v", look, n.Status.Ledger)
+		}
+	}
+	older := b.status(t, 0) // what the first key signed is older
+	if got := judge(n.Spec.Role, pinnedKey(n, podInputs{ledgerKey: b.key}), nil, &control.Status{Ledger: older}); got.reason != reasonKeyChanged {
+		t.Errorf("a ledger that was not handed over is %q", got.reason)
 	}
 }

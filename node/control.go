@@ -81,11 +81,24 @@ func (n *Node) Find(ctx context.Context, req control.FindRequest) (*control.Find
 	if err != nil {
 		return nil, err
 	}
-	e, proof, err := n.ledger.Block(ctx, e.Height)
+	block, err := n.provenBlock(ctx, e.Height)
 	if err != nil {
 		return nil, err
 	}
-	return &control.FindResponse{Block: control.Block{Height: e.Height, Entry: string(e.Data), Proof: string(proof)}}, nil
+	resp := &control.FindResponse{Block: *block}
+	revoked, err := n.ledger.RevokedBy(ctx, e)
+	if err == nil && revoked != nil {
+		resp.Revocation, err = n.provenBlock(ctx, revoked.Height)
+	}
+	return resp, err
+}
+
+func (n *Node) provenBlock(ctx context.Context, height int64) (*control.Block, error) {
+	e, proof, err := n.ledger.Block(ctx, height)
+	if err != nil {
+		return nil, err
+	}
+	return &control.Block{Height: e.Height, Entry: string(e.Data), Proof: string(proof)}, nil
 }
 
 // List implements control.Node.

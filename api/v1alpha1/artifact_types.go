@@ -78,7 +78,8 @@ type ArtifactStatus struct {
 
 	// conditions are the steps Published, Verified and Mirrored (with nodeRef
 	// not Mirrored; after a revocation the step Revoked alone), and Ready, which
-	// sums them up.
+	// sums them up. With nodeRef, an image that the ledger withdraws is Revoked,
+	// and not Verified any more.
 	// +kubebuilder:validation:MaxItems=16
 	// +listType=map
 	// +listMapKey=type

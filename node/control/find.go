@@ -16,6 +16,8 @@ type FindRequest struct {
 // refuses with ReasonNotOnLedger.
 type FindResponse struct {
 	Block Block `json:"block"`
+	// Revocation is the block that withdraws the image, if there is one.
+	Revocation *Block `json:"revocation,omitempty"`
 }
 
 // Find asks for the block of an image.

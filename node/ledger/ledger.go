@@ -76,7 +76,11 @@ func open(ctx context.Context, path, vkey string, heals bool, log *slog.Logger) 
 		return nil, err
 	}
 	if err := l.load(ctx); err != nil {
-		return nil, errors.Join(fmt.Errorf("opening the ledger in %s: %w; 'pyrsia fsck' tells which file is damaged", path, err), l.Close())
+		advice := "'pyrsia fsck' tells which file is damaged"
+		if errors.Is(err, errOtherKey) {
+			advice = "give the key of the ledger that is there, or another folder"
+		}
+		return nil, errors.Join(fmt.Errorf("opening the ledger in %s: %w; %s", path, err, advice), l.Close())
 	}
 	return l, nil
 }
@@ -123,10 +127,12 @@ func (l *Ledger) load(ctx context.Context) (err error) {
 	return l.loadCheckpoint(ctx, c)
 }
 
+var errOtherKey = errors.New("it is not the ledger of key")
+
 // distrust begins anew on a copy of the same origin that the pinned key did not
 // sign. Its tiles are used as far as they are proven again.
 func (l *Ledger) distrust(cause error) error {
-	untrusted := fmt.Errorf("the ledger in %s is not the one of key %s: %w", l.dir.path, l.vkey, cause)
+	untrusted := fmt.Errorf("%w %s: %w", errOtherKey, l.vkey, cause)
 	unverified, ok := errors.AsType[*note.UnverifiedNoteError](cause)
 	if !ok {
 		return untrusted

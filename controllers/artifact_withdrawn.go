@@ -1,0 +1,67 @@
+package controllers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
+	"github.com/pyrsia/pyrsia-operator/node/control"
+)
+
+// askWithdrawn is how often a node is asked whether its ledger has withdrawn an
+// image that was looked up.
+const askWithdrawn = 10 * time.Minute
+
+// withdrawn looks whether the ledger has withdrawn the image of an Artifact that
+// names a node: then it is verified no more. One pod with a proof is enough.
+func (r *ArtifactReconciler) withdrawn(ctx context.Context, art *v1alpha1.Artifact) (time.Duration, error) {
+	if art.Status.Revocation == nil {
+		if !isTrue(art, v1alpha1.ConditionVerified) {
+			return 0, nil
+		}
+		node, pods, err := r.Nodes.usable(ctx, art.Namespace, art.Spec.NodeRef.Name, "node")
+		if _, ok := errors.AsType[*unusableError](err); ok {
+			return askWithdrawn, nil
+		}
+		if err != nil {
+			return 0, err
+		}
+		for _, pod := range pods[:min(len(pods), podsToAsk)] {
+			c, err := r.Nodes.client(node, pod.Status.PodIP)
+			if err != nil {
+				return 0, err
+			}
+			if art.Status.Revocation = revocation(ctx, c, node.Status.Ledger.Key, art); art.Status.Revocation != nil {
+				break
+			}
+		}
+		if art.Status.Revocation == nil {
+			return askWithdrawn, nil
+		}
+	}
+	message := fmt.Sprintf("Block %d of the ledger withdraws the image, its proof was checked: mirrors refuse it", art.Status.Revocation.Height)
+	setDone(art, v1alpha1.ConditionRevoked, "Revoked", message)
+	setFailed(art, v1alpha1.ConditionVerified, "Revoked", message)
+	return 0, reconcile.TerminalError(fmt.Errorf("%s is revoked", art.Spec.Image))
+}
+
+// revocation is the proven block that withdraws an Artifact's block, if the node
+// has one.
+func revocation(ctx context.Context, c *control.Client, key string, art *v1alpha1.Artifact) *v1alpha1.Block {
+	ctx, cancel := context.WithTimeout(ctx, pollTimeout)
+	defer cancel()
+	found, err := c.Find(ctx, control.FindRequest{Image: art.Spec.Image, Digest: art.Spec.Digest})
+	if err != nil || found.Revocation == nil || tooLarge(*found.Revocation) {
+		return nil
+	}
+	b := found.Revocation
+	verified, err := verifyRevocation(key, art, *b)
+	if err != nil {
+		return nil // nobody can withdraw an image but who signs the ledger
+	}
+	return revocationBlock(*b, verified)
+}
