@@ -409,7 +409,7 @@ func TestControlKeysAreRotated(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var asking sync.WaitGroup
 	asked := atomic.Int64{}
-	nodes := NewNodes(c.Client, o.keys, time.Now)
+	nodes := NewNodes(c.WithWatch, o.keys, time.Now)
 	for n, p := range pods {
 		n := n.DeepCopy() // the other is read again and again
 		asking.Go(func() {

@@ -44,7 +44,7 @@ func TestDesiredObjectsSettle(t *testing.T) {
 	c := testCluster(t)
 	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "images"}}
 	c.create(t, ns)
-	a := applier{client: c.Client, live: c.Client}
+	a := applier{client: c.WithWatch, live: c.WithWatch}
 	want := desiredObjects() // the answers overwrite what is applied
 	for name, desired := range desiredObjects() {
 		if err := a.apply(t.Context(), desired); err != nil {

@@ -78,33 +78,6 @@ func TestPublisherWithAnotherKey(t *testing.T) {
 	}
 }
 
-// What others change of the operator's objects is put right; what they add stays.
-func TestOwnedObjectsArePutRight(t *testing.T) {
-	t.Parallel()
-	c := testCluster(t)
-	ns := c.namespace(t)
-	publisher := publisherNode(ns, "http://127.0.0.1:1")
-	c.create(t, publisher)
-	c.awaitTemplate(t, publisher)
-	set := &appsv1.StatefulSet{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "publisher"}}
-	c.get(t, set)
-	set.Spec.Template.Spec.Containers[0].Image = "example.com/other"
-	set.Annotations = map[string]string{"example.com/note": "mine"}
-	if err := c.Update(t.Context(), set, client.FieldOwner("somebody")); err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, func() error {
-		c.get(t, set)
-		if got := set.Spec.Template.Spec.Containers[0].Image; got == "example.com/other" {
-			return fmt.Errorf("the image is still %s", got)
-		}
-		return nil
-	})
-	if set.Annotations["example.com/note"] != "mine" {
-		t.Error("an annotation that is none of the operator's was removed")
-	}
-}
-
 // An object that happens to have the wanted name is not taken over.
 func TestForeignObjectIsLeftAlone(t *testing.T) {
 	t.Parallel()

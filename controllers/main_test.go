@@ -41,7 +41,7 @@ const patience = 60 * time.Second
 
 // cluster is a real API server with the operator's controllers.
 type cluster struct {
-	client.Client
+	client.WithWatch
 	env    *envtest.Environment
 	scheme *runtime.Scheme
 	writes writeCounter
@@ -51,6 +51,7 @@ type cluster struct {
 }
 
 var (
+	onlooking   onlooker
 	theCluster  *cluster
 	startOnce   sync.Once
 	errStarting error
@@ -66,6 +67,12 @@ func TestMain(m *testing.M) {
 	}
 	code := m.Run()
 	if theCluster != nil {
+		pattern := flag.Lookup("test.run").Value.String()
+		all := code == 0 && (pattern == "" || pattern == ".") && flag.Lookup("test.skip").Value.String() == ""
+		if tell(slices.Concat(asked.verdict(all), onlooking.verdict(all))) {
+			code = 1
+		}
+		onlooking.stop()
 		if theCluster.stop != nil {
 			theCluster.stop()
 		}
@@ -82,6 +89,9 @@ func testCluster(t *testing.T) *cluster {
 	needCluster(t)
 	startOnce.Do(func() {
 		if theCluster, errStarting = startCluster(); errStarting == nil {
+			errStarting = onlooking.look(theCluster.WithWatch)
+		}
+		if errStarting == nil {
 			errStarting = theCluster.startOperator()
 		}
 	})
@@ -126,11 +136,12 @@ func startCluster() (*cluster, error) {
 			return nil, err
 		}
 	}
+	c.env.ControlPlane.GetAPIServer().Configure().Append("enable-admission-plugins", "OwnerReferencesPermissionEnforcement")
 	restConfig, err := c.env.Start()
 	if err != nil {
 		return nil, err
 	}
-	if c.Client, err = client.New(restConfig, client.Options{Scheme: c.scheme}); err != nil {
+	if c.WithWatch, err = client.NewWithWatch(restConfig, client.Options{Scheme: c.scheme}); err != nil {
 		return nil, err
 	}
 	if err := c.install(); err != nil {
@@ -212,6 +223,7 @@ func (c *cluster) runOperator(o operatorOptions) (*operator, error) {
 		UserName: "system:serviceaccount:pyrsia-system:pyrsia-operator",
 		Groups:   []string{"system:serviceaccounts", "system:authenticated"},
 	}
+	restConfig.Wrap(asked.wrap)
 	restConfig.Wrap(o.wrap)
 	options := ctrl.Options{
 		Scheme: c.scheme, Cache: CacheOptions(), Metrics: server.Options{BindAddress: "0"},

@@ -1,0 +1,52 @@
+package controllers
+
+import (
+	"encoding/json"
+	"fmt"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
+	"github.com/pyrsia/pyrsia-operator/node/control"
+)
+
+// The status of a mirror on 1,000 Kubernetes nodes, each with an alarm, an
+// address and a trouble of its own, is no larger than that of one on 10.
+func TestStatusOfAThousandNodes(t *testing.T) {
+	b := newBook(t).add(t, "a", "b")
+	said := b.status(t, 0)
+	size := func(pods int) int {
+		n := node(v1alpha1.RoleMirror, "mirror")
+		reports, list := make([]report, pods), make([]corev1.Pod, pods)
+		for i := range reports {
+			reports[i] = judge(n.Spec.Role, b.key, nil, &control.Status{
+				PeerID: "12D3KooWD3eckifWpRn9wQpMG9R9hX3sD158z7EqHWmweQAJU5SA", Peers: i, Ledger: said,
+				Alarms: []control.Alarm{{Kind: control.AlarmDiskFull}, {Kind: control.AlarmLedgerStale}},
+			})
+			reports[i].pod, reports[i].nodeIP = fmt.Sprintf("mirror-%04d", i), fmt.Sprintf("10.0.%03d.%03d", i/256, i%256)
+			list[i].Name = reports[i].pod
+			list[i].Status.ContainerStatuses = []corev1.ContainerStatus{{Name: "node", RestartCount: 9}}
+		}
+		record(n, reports)
+		recordAddresses(n, reports, outside{port: portP2P})
+		recordPeers(n, reports)
+		setAlarms(n, reports)
+		n.Status.Nodes = &v1alpha1.NodeCounts{Desired: 1000, Ready: 999, Configured: configured(list)}
+		judgeWorkload(n, trouble(list))
+		summarize(n, nil)
+		if n.Status.Ledger.Size != 2 || len(n.Status.Addresses) != maxAddresses || len(n.Status.Conditions) < 5 {
+			t.Fatalf("the status tells too little: %+v", n.Status)
+		}
+		data, err := json.Marshal(n)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(data)
+	}
+	few, many := size(10), size(1000)
+	t.Logf("%d bytes with 10 pods, %d with 1,000", few, many)
+	if many > few+64 || many > 16<<10 { // the numbers in messages have more digits
+		t.Errorf("the object has %d bytes with 10 pods, and %d with 1,000", few, many)
+	}
+}
