@@ -1,7 +1,9 @@
 package controllers
 
 import (
+	"bytes"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"slices"
@@ -38,12 +40,21 @@ func (r *rights) wrap(next http.RoundTripper) http.RoundTripper {
 		if err != nil {
 			return resp, err
 		}
+		refusal := ""
+		if resp.StatusCode == http.StatusForbidden {
+			body, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
+			if err != nil {
+				return nil, err
+			}
+			resp.Body = io.NopCloser(bytes.NewReader(body))
+			refusal = string(body)
+		}
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		for _, right := range rightsOf(req) {
 			r.used[right] = true
-			if resp.StatusCode == http.StatusForbidden && !strings.Contains(req.URL.Path, "/namespaces/test-restricted-") {
-				r.refused = append(r.refused, right)
+			if refusal != "" && !strings.Contains(refusal, "is being terminated") {
+				r.refused = append(r.refused, right+": "+refusal)
 			}
 		}
 		return resp, nil

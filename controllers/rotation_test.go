@@ -138,7 +138,8 @@ func TestMirrorKeepsItsLedger(t *testing.T) {
 	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: signingSecretName(publisher, 1)}}
 	set := &appsv1.StatefulSet{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: publisher.Name}} // no garbage collector runs here
 	service := &corev1.Service{ObjectMeta: set.ObjectMeta}
-	for _, obj := range []client.Object{publisher, set, service, secret} {
+	control := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: controlSecretName(publisher)}}
+	for _, obj := range []client.Object{publisher, set, service, control, secret} {
 		if err := c.Delete(t.Context(), obj); err != nil {
 			t.Fatal(err)
 		}

@@ -2,7 +2,7 @@
 # Writes everything that is generated from api/, the RBAC markers and the
 # chart. `make verify` runs it and fails on a difference.
 #   generate.sh code        deepcopy functions, docs/api.md
-#   generate.sh manifests   CRDs, roles, docs/permissions.md, the chart's copies, install.yaml
+#   generate.sh manifests   CRDs, roles, docs/permissions.md, the chart's copies and README, install.yaml
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -28,6 +28,7 @@ manifests() {
 	cp config/crd/*.yaml $chart/files/crds/
 	rules ClusterRole <config/rbac/role.yaml >$chart/files/clusterrole-rules.yaml
 	rules Role <config/rbac/role.yaml >$chart/files/role-rules.yaml
+	go run ./hack/chartdocs
 
 	{
 		echo "# The rendered chart, without the namespace. Written by hack/generate.sh; do not edit."

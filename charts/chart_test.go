@@ -1,0 +1,197 @@
+// Package charts holds the Helm chart, and its tests.
+package charts
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	networkingv1 "k8s.io/api/networking/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/util/yaml"
+	strict "sigs.k8s.io/yaml"
+)
+
+// render is what `helm template` makes of the chart.
+func render(t *testing.T, args ...string) ([]byte, error) {
+	t.Helper()
+	args = append([]string{"tool", "-modfile=hack/tools.mod", "helm", "template", "pyrsia-operator", "charts/pyrsia-operator", "--namespace", "pyrsia-system"}, args...)
+	cmd := exec.Command("go", args...)
+	var stderr bytes.Buffer
+	cmd.Dir, cmd.Stderr = "..", &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return nil, fmt.Errorf("%w: %s", err, stderr.Bytes())
+	}
+	return out, nil
+}
+
+// objects are those of a stream of YAML.
+func objects(t *testing.T, data []byte) (out []*unstructured.Unstructured) {
+	t.Helper()
+	documents := yaml.NewYAMLOrJSONDecoder(bytes.NewReader(data), 4096)
+	for {
+		o := new(unstructured.Unstructured)
+		err := documents.Decode(&o.Object)
+		if errors.Is(err, io.EOF) {
+			return out
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if o.Object == nil {
+			continue
+		}
+		if o.GetKind() == "" || o.GetAPIVersion() == "" || o.GetName() == "" {
+			t.Fatalf("no kind, version or name: %v", o.Object)
+		}
+		out = append(out, o)
+	}
+}
+
+// config/default is the chart without any value.
+func TestDefaultIsTheChart(t *testing.T) {
+	got, err := render(t)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file, err := os.ReadFile("../config/default/install.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, want, _ := strings.Cut(string(file), "\n") // a comment
+	if diff := cmp.Diff(want, string(got)); diff != "" {
+		t.Errorf("run 'make manifests' (-config/default +chart):\n%s", diff)
+	}
+}
+
+// What can be switched on comes in addition, and is what it should be.
+func TestOptionalParts(t *testing.T) {
+	plain, err := render(t)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := render(t, "--set", "metrics.serviceMonitor.enabled=true,metrics.prometheusRule.enabled=true,metrics.dashboard.enabled=true",
+		"--set", "metrics.serviceMonitor.labels.release=prometheus,metrics.prometheusRule.labels.release=prometheus",
+		"--set", "networkPolicy.enabled=true,networkPolicy.nodeNamespaces={images,default}")
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := map[string]bool{}
+	id := func(o *unstructured.Unstructured) string {
+		return o.GetKind() + " " + o.GetNamespace() + "/" + o.GetName()
+	}
+	for _, o := range objects(t, plain) {
+		before[id(o)] = true
+	}
+	more := map[string]*unstructured.Unstructured{}
+	for _, o := range objects(t, data) {
+		if !before[id(o)] {
+			more[id(o)] = o
+		}
+	}
+	for _, want := range []string{
+		"Service pyrsia-system/pyrsia-operator-metrics", "ServiceMonitor pyrsia-system/pyrsia-operator", "PodMonitor pyrsia-system/pyrsia-nodes",
+		"PrometheusRule pyrsia-system/pyrsia", "ConfigMap pyrsia-system/pyrsia-dashboard",
+		"NetworkPolicy pyrsia-system/pyrsia-operator", "NetworkPolicy images/pyrsia-nodes", "NetworkPolicy default/pyrsia-nodes",
+	} {
+		o := more[want]
+		if o == nil {
+			t.Errorf("there is no %s", want)
+			continue
+		}
+		delete(more, want)
+		switch o.GetKind() {
+		case "NetworkPolicy":
+			isNetworkPolicy(t, o)
+		case "ServiceMonitor", "PodMonitor", "PrometheusRule":
+			if o.GetLabels()["release"] != "prometheus" {
+				t.Errorf("%s has the labels %v", want, o.GetLabels())
+			}
+		}
+	}
+	for name := range more {
+		t.Errorf("there is %s too", name)
+	}
+}
+
+// isNetworkPolicy decodes one strictly; it must select pods and let something in.
+func isNetworkPolicy(t *testing.T, o *unstructured.Unstructured) {
+	t.Helper()
+	data, err := strict.Marshal(o.Object)
+	if err != nil {
+		t.Fatal(err)
+	}
+	policy := new(networkingv1.NetworkPolicy)
+	if err := strict.UnmarshalStrict(data, policy); err != nil {
+		t.Errorf("NetworkPolicy %s: %v", o.GetName(), err)
+	}
+	if len(policy.Spec.PodSelector.MatchLabels) == 0 || len(policy.Spec.Ingress) == 0 {
+		t.Errorf("NetworkPolicy %s selects %v, and lets in %v", o.GetName(), policy.Spec.PodSelector, policy.Spec.Ingress)
+	}
+}
+
+// Values that make no sense are refused before anything is installed.
+func TestValuesAreChecked(t *testing.T) {
+	for _, bad := range []string{
+		"replicas=-1", "logLevel=loud", "metrics.serviceMonitor.interval=often", "networkPolicy.nodeNamespaces={Not_A_Name}",
+		"image.repo=example.com/other", "metrics.serviceMonitors.enabled=true",
+	} {
+		if _, err := render(t, "--set", bad); err == nil || !strings.Contains(err.Error(), strings.Split(strings.Split(bad, "=")[0], ".")[0]) {
+			t.Errorf("%s: %v", bad, err)
+		}
+	}
+}
+
+// The GitOps examples name charts and folders that there are, and values that
+// the chart takes.
+func TestGitOpsExamples(t *testing.T) {
+	files, err := filepath.Glob("../docs/gitops/*.yaml")
+	if err != nil || len(files) != 3 {
+		t.Fatalf("%v, %v", files, err)
+	}
+	rendered := 0
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, o := range objects(t, data) {
+			for _, field := range [][]string{{"spec", "path"}, {"spec", "source", "path"}, {"spec", "chart", "spec", "chart"}} {
+				if path, ok, _ := unstructured.NestedString(o.Object, field...); ok {
+					if _, err := os.Stat(filepath.Join("..", path)); err != nil {
+						t.Errorf("%s: %s %s: %v", file, o.GetKind(), o.GetName(), err)
+					}
+				}
+			}
+			for _, field := range [][]string{{"spec", "values"}, {"spec", "source", "helm", "valuesObject"}} {
+				values, ok, _ := unstructured.NestedMap(o.Object, field...)
+				if !ok {
+					continue
+				}
+				text, err := strict.Marshal(values)
+				if err != nil {
+					t.Fatal(err)
+				}
+				name := filepath.Join(t.TempDir(), "values.yaml")
+				if err := os.WriteFile(name, text, 0o600); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := render(t, "--values", name); err != nil {
+					t.Errorf("%s: %s %s: %v", file, o.GetKind(), o.GetName(), err)
+				}
+				rendered++
+			}
+		}
+	}
+	if rendered != 2 {
+		t.Errorf("%d examples have values, want 2", rendered)
+	}
+}
