@@ -15,6 +15,9 @@ const pullScript = `ctr -n pulls images pull --hosts-dir /etc/containerd/certs.d
 	{ tail -n 3 /tmp/pull.log; exit 1; }
 ctr -n pulls images rm --sync docker.io/library/hello:1 >/dev/null`
 
+// pullLimit is how long one pull may take: longer than a frontend has it wait.
+const pullLimit = 2 * time.Minute
+
 // pulls is a loop of pulls on each of some nodes.
 type pulls struct {
 	stop context.CancelFunc
@@ -35,7 +38,9 @@ func (w *World) startPulls(ctx context.Context, nodes ...string) *pulls {
 			for ctx.Err() == nil {
 				start := time.Now()
 				// A pull under way at the end may end by itself.
-				out, err := w.onNode(context.WithoutCancel(ctx), node, "sh", "-c", pullScript)
+				once, cancel := context.WithTimeout(context.WithoutCancel(ctx), pullLimit)
+				out, err := w.onNode(once, node, "sh", "-c", pullScript)
+				cancel()
 				p.note(node, time.Since(start), out, err)
 			}
 		})

@@ -5,6 +5,7 @@ package steps
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 )
@@ -17,12 +18,31 @@ type Step struct {
 	Run    func(context.Context, *World) error
 }
 
+// A step that has not ended by then has failed. The first one may compile
+// Kubernetes.
+const (
+	stepLimit  = 8 * time.Minute
+	buildLimit = time.Hour
+)
+
+func (s Step) limit() time.Duration {
+	if s.Name == cluster.Name {
+		return buildLimit
+	}
+	return stepLimit
+}
+
 // Do runs the step and prints its time and what it proves.
 func (s Step) Do(ctx context.Context, w *World) error {
 	fmt.Fprintf(w.Out, "=== %s\n", s.Name)
 	start := time.Now()
-	if err := s.Run(ctx, w); err != nil {
+	bounded, cancel := context.WithTimeoutCause(ctx, s.limit(), fmt.Errorf("not within %s", s.limit()))
+	defer cancel()
+	if err := s.Run(bounded, w); err != nil {
 		w.diagnose(ctx)
+		if bounded.Err() != nil {
+			err = errors.Join(context.Cause(bounded), err)
+		}
 		return fmt.Errorf("%s: %w", s.Name, err)
 	}
 	fmt.Fprintf(w.Out, "--- %.1f s. Proves: %s\n", time.Since(start).Seconds(), s.Proves)
@@ -35,6 +55,8 @@ func (w *World) diagnose(ctx context.Context) {
 	if w.Client == nil || ctx.Err() != nil {
 		return
 	}
+	ctx, cancel := context.WithTimeout(ctx, time.Minute) // nothing may answer any more
+	defer cancel()
 	for _, argv := range [][]string{
 		{"kubectl", "get", "pods", "-A", "-o", "wide"},
 		{"kubectl", "get", "pn,ois,pa", "-o", "wide"},
