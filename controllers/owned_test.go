@@ -86,7 +86,7 @@ func TestOwnedObjectsArePutRight(t *testing.T) {
 		})
 	}
 	// The operator may not read Secrets: it writes them again when a node cannot
-	// be asked or is not ready, each minute at most, and when it starts.
+	// be asked or is not ready, each minute at most.
 	for _, o := range all {
 		if o.GetKind() == "Secret" {
 			c.wreck(t, o)
@@ -101,7 +101,6 @@ func TestOwnedObjectsArePutRight(t *testing.T) {
 			return nil
 		})
 	}
-	c.restartOperator(t)
 	for _, o := range all {
 		if o.GetKind() == "Secret" {
 			c.awaitRestored(t, o, true)

@@ -17,6 +17,7 @@ import (
 	eventsv1 "k8s.io/api/events/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
 	pyrsia "github.com/pyrsia/pyrsia-operator/node"
@@ -168,10 +169,20 @@ func TestArtifactByHandIsLookedUp(t *testing.T) {
 		}
 		return nil
 	})
-	c.restartOperator(t) // which looks at once, and not in some minutes
-	got := c.awaitCondition(t, there, v1alpha1.ConditionVerified, metav1.ConditionFalse, "Revoked")
-	if !isTrue(there, v1alpha1.ConditionRevoked) || !isTrue(there, v1alpha1.ConditionStalled) || there.Status.Revocation.Height != published.Status.Revocation.Height {
-		t.Errorf("%s\n%+v", got.Message, there.Status)
+	keys, err := LoadKeyring(t.Context(), c, "pyrsia-system", time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &ArtifactReconciler{Client: c, Nodes: NewNodes(c, keys, time.Now), Now: time.Now}
+	c.get(t, there) // which the operator looks at each few minutes
+	if _, err := r.withdrawn(t.Context(), there); !errors.Is(err, reconcile.TerminalError(nil)) || isTrue(there, v1alpha1.ConditionVerified) {
+		t.Errorf("it is not withdrawn: %v", err)
+	}
+	again := lookup("again", "docker.io/library/alpine:1", digest)
+	c.create(t, again)
+	got := c.awaitCondition(t, again, v1alpha1.ConditionVerified, metav1.ConditionFalse, "Revoked")
+	if !isTrue(again, v1alpha1.ConditionRevoked) || !isTrue(again, v1alpha1.ConditionStalled) || again.Status.Revocation.Height != published.Status.Revocation.Height {
+		t.Errorf("%s\n%+v", got.Message, again.Status)
 	}
 }
 
