@@ -19,7 +19,7 @@ import (
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
 )
 
-// +kubebuilder:rbac:groups=pyrsia.io,resources=artifacts,verbs=get;list;watch
+// +kubebuilder:rbac:groups=pyrsia.io,resources=artifacts,verbs=list;watch
 // +kubebuilder:rbac:groups=pyrsia.io,resources=artifacts/status,verbs=patch
 
 // ArtifactReconciler publishes Artifacts, and verifies that they are published.

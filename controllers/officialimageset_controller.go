@@ -19,10 +19,10 @@ import (
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
 )
 
-// +kubebuilder:rbac:groups=pyrsia.io,resources=officialimagesets,verbs=get;list;watch;patch
+// +kubebuilder:rbac:groups=pyrsia.io,resources=officialimagesets,verbs=list;watch;patch
 // +kubebuilder:rbac:groups=pyrsia.io,resources=officialimagesets/status,verbs=patch
 // +kubebuilder:rbac:groups=pyrsia.io,resources=officialimagesets/finalizers,verbs=update
-// +kubebuilder:rbac:groups=pyrsia.io,resources=artifacts,verbs=get;list;watch;create;patch;delete
+// +kubebuilder:rbac:groups=pyrsia.io,resources=artifacts,verbs=list;watch;create;patch;delete
 
 // settle is how long a set's events are gathered before it is reconciled: one
 // reconciliation counts many Artifacts.
