@@ -42,7 +42,8 @@ var reasons = map[string]string{
 const head = `# What the operator may do, and why
 
 Written by ` + "`make manifests`" + ` from the markers in the code, which become [config/rbac/role.yaml](../config/rbac/role.yaml), the chart's and
-config/default's roles. The tests run the operator with these rights alone.
+config/default's roles. The tests run the operator with these rights alone; they fail where one is missing,
+and where none of their requests uses one.
 
 The nodes have no rights at all: no pod of a PyrsiaNode mounts a token of the API server. Only the containers *init-data* and *containerd*
 of a mirror's pods run as root, without privileges, before the others, and end: they give a folder of the host to the mirror's user, and
