@@ -17,12 +17,15 @@ import (
 	_ "k8s.io/client-go/plugin/pkg/client/auth/exec" // credentials of managed clusters
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
 )
 
 func main() {
+	log.SetLogger(klog.Background()) // the API client's
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := command().ExecuteContext(ctx); err != nil {

@@ -13,6 +13,9 @@ import (
 	"syscall"
 	"time"
 
+	"k8s.io/klog/v2"
+	"sigs.k8s.io/controller-runtime/pkg/log"
+
 	"github.com/pyrsia/pyrsia-operator/hack/demo/steps"
 )
 
@@ -31,6 +34,7 @@ To end it and remove all that it has made on this machine:
 `
 
 func main() {
+	log.SetLogger(klog.Background()) // the API client's
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := run(ctx); err != nil {
