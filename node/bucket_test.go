@@ -17,7 +17,6 @@ import (
 	"github.com/pyrsia/pyrsia-operator/hack/s3test"
 	"github.com/pyrsia/pyrsia-operator/hack/upstreamtest"
 	"github.com/pyrsia/pyrsia-operator/node/control"
-	"github.com/pyrsia/pyrsia-operator/node/ledger"
 )
 
 // A publisher is killed after each of its uploads, the last of which is all
@@ -36,14 +35,7 @@ func TestPublisherIsKilledBetweenTheBucketAndTheLedger(t *testing.T) {
 	gateway := s3test.Start(t)
 	s3, uploaded := uploads(t, gateway.Addr)
 
-	skey, vkey, err := ledger.GenerateKey("ledger.example/bucket")
-	if err != nil {
-		t.Fatal(err)
-	}
-	signing := filepath.Join(t.TempDir(), "signing.key")
-	if err := os.WriteFile(signing, []byte(skey), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	signing, _, vkey := signingFile(t)
 	p := newProcess(t, Config{
 		Role: control.Publisher, DataDir: t.TempDir(), SigningKeyFile: signing, Upstreams: map[string]string{"docker.io": upstream.URL},
 		P2PListen: []string{"/ip4/127.0.0.1/tcp/0"}, ControlAddr: freeAddr(t), OpenAddr: freeAddr(t),

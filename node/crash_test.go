@@ -143,14 +143,7 @@ func TestPublisherIsKilledAgainAndAgain(t *testing.T) {
 	}
 	server := httptest.NewServer(registry)
 	defer server.Close()
-	skey, vkey, err := ledger.GenerateKey("ledger.example/crash")
-	if err != nil {
-		t.Fatal(err)
-	}
-	signing := filepath.Join(t.TempDir(), "signing.key")
-	if err := os.WriteFile(signing, []byte(skey), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	signing, skey, vkey := signingFile(t)
 	p := newProcess(t, Config{
 		Role: control.Publisher, DataDir: t.TempDir(), SigningKeyFile: signing, Upstreams: map[string]string{"docker.io": server.URL},
 		P2PListen: []string{"/ip4/127.0.0.1/tcp/0"}, ControlAddr: freeAddr(t),

@@ -127,16 +127,23 @@ func newKeys(t *testing.T) keyFiles {
 	return k
 }
 
-func newPublisher(t *testing.T, upstreamAddr string, change ...func(*Config)) *started {
+// signingFile writes a signing key to a file. vkey is its verifier key.
+func signingFile(t *testing.T) (file, skey, vkey string) {
 	t.Helper()
-	skey, _, err := ledger.GenerateKey("ledger.example/flow")
+	skey, vkey, err := ledger.GenerateKey("ledger.example/test")
 	if err != nil {
 		t.Fatal(err)
 	}
-	file := filepath.Join(t.TempDir(), "signing.key")
+	file = filepath.Join(t.TempDir(), "signing.key")
 	if err := os.WriteFile(file, []byte(skey), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	return file, skey, vkey
+}
+
+func newPublisher(t *testing.T, upstreamAddr string, change ...func(*Config)) *started {
+	t.Helper()
+	file, _, _ := signingFile(t)
 	c := Config{Role: control.Publisher, SigningKeyFile: file, Upstreams: map[string]string{"docker.io": "http://" + upstreamAddr}}
 	for _, f := range change {
 		f(&c)
@@ -262,7 +269,7 @@ func TestFromUpstreamToAVerifiedPull(t *testing.T) {
 			t.Errorf("pull: %s, %v, want %s", got, err, want)
 		}
 	}
-	if _, err := one.pull(t.Context(), "unknown:1"); err == nil || !strings.Contains(err.Error(), "is not on the ledger ledger.example/flow (1 blocks, the newest ") {
+	if _, err := one.pull(t.Context(), "unknown:1"); err == nil || !strings.Contains(err.Error(), "is not on the ledger ledger.example/test (1 blocks, the newest ") {
 		t.Errorf("pull of an image that is not on the ledger: %v", err)
 	}
 }

@@ -9,7 +9,6 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -19,7 +18,6 @@ import (
 
 	"github.com/pyrsia/pyrsia-operator/hack/upstreamtest"
 	"github.com/pyrsia/pyrsia-operator/node/control"
-	"github.com/pyrsia/pyrsia-operator/node/ledger"
 )
 
 var errNotRoot = errors.New("network namespaces need root and the program ip")
@@ -176,26 +174,14 @@ func pullUnknown(t *testing.T, addr string) {
 	}
 }
 
-func signingFile(t *testing.T) string {
-	t.Helper()
-	skey, _, err := ledger.GenerateKey("ledger.example/netns")
-	if err != nil {
-		t.Fatal(err)
-	}
-	file := filepath.Join(t.TempDir(), "signing.key")
-	if err := os.WriteFile(file, []byte(skey), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return file
-}
-
 // A mirror that is asked for what is not on the ledger asks its peers, and
 // nobody else: not a packet leaves it for an upstream, nor for a name server.
 func TestMirrorsNeverContactAnUpstream(t *testing.T) {
 	n := newNamespace(t)
 	upstream := n.outsideUpstream(t)
+	signing, _, _ := signingFile(t)
 	public := start(t, Config{
-		Role: control.Publisher, SigningKeyFile: signingFile(t), Upstreams: map[string]string{"docker.io": "http://" + upstream.String()},
+		Role: control.Publisher, SigningKeyFile: signing, Upstreams: map[string]string{"docker.io": "http://" + upstream.String()},
 		P2PListen: []string{"/ip4/" + n.outer.String() + "/tcp/0"},
 	})
 	public.publish(t, "alpine:1")
@@ -234,8 +220,9 @@ func TestPublisherThatRefusesContactsNoUpstreamOnPull(t *testing.T) {
 	n := newNamespace(t)
 	upstream := n.outsideUpstream(t)
 	at := func(port int) string { return netip.AddrPortFrom(n.inner, uint16(port)).String() }
+	signing, _, _ := signingFile(t)
 	p := newProcess(t, Config{
-		Role: control.Publisher, DataDir: t.TempDir(), SigningKeyFile: signingFile(t), Upstreams: map[string]string{"docker.io": "http://" + upstream.String()},
+		Role: control.Publisher, DataDir: t.TempDir(), SigningKeyFile: signing, Upstreams: map[string]string{"docker.io": "http://" + upstream.String()},
 		P2PListen: []string{"/ip4/" + n.inner.String() + "/tcp/4001"}, ControlAddr: at(9443), MirrorAddr: at(5001),
 	})
 	p.netns = n.name

@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/pyrsia/pyrsia-operator/hack/internal/rig"
 )
 
 // Gateway is a server with the bucket "pyrsia".
@@ -30,7 +32,11 @@ const (
 // Start starts a server with an empty bucket, which ends with the test.
 func Start(t testing.TB) *Gateway {
 	t.Helper()
-	g := &Gateway{binary: os.Getenv("PYRSIA_S3_GATEWAY"), root: t.TempDir(), Secrets: t.TempDir(), Addr: freeAddr(t)}
+	addr, err := rig.FreeAddr()
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := &Gateway{binary: os.Getenv("PYRSIA_S3_GATEWAY"), root: t.TempDir(), Secrets: t.TempDir(), Addr: addr}
 	if g.binary == "" {
 		if os.Getenv("CI") == "true" {
 			t.Fatal("PYRSIA_S3_GATEWAY is not set")
@@ -49,16 +55,6 @@ func Start(t testing.TB) *Gateway {
 	t.Cleanup(g.Stop)
 	g.Restart(t)
 	return g
-}
-
-func freeAddr(t testing.TB) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 // Restart starts a server that was stopped.
