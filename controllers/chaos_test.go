@@ -97,6 +97,16 @@ func (c *cluster) life(t *testing.T, up *upstream, n int, sent bool) (ends []map
 	eventually(t, func() error { return c.Get(t.Context(), client.ObjectKeyFromObject(cleanup), cleanup) })
 	c.setDaemonSetStatus(t, ns, cleanup.Name, 1, 1)
 	eventually(t, func() error {
+		// An operator that died when the clean-up was gone, but not yet the
+		// finalizer, does it again: each one runs.
+		err := c.Get(t.Context(), client.ObjectKeyFromObject(cleanup), cleanup)
+		if err == nil && cleanup.Status.ObservedGeneration != cleanup.Generation {
+			cleanup.Status = appsv1.DaemonSetStatus{ObservedGeneration: cleanup.Generation, DesiredNumberScheduled: 1, NumberReady: 1}
+			err = c.Status().Update(t.Context(), cleanup)
+		}
+		if client.IgnoreNotFound(err) != nil {
+			return err
+		}
 		for _, obj := range []client.Object{mirror, cleanup} {
 			if err := c.Get(t.Context(), client.ObjectKeyFromObject(obj), obj); !apierrors.IsNotFound(err) {
 				return fmt.Errorf("%T %s is still there: %v", obj, obj.GetName(), err)
