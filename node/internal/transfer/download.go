@@ -36,6 +36,9 @@ type download struct {
 	key  digest.Digest
 	part *store.Partial
 
+	writing sync.Mutex // held by whoever writes a piece
+	whole   wholeHash
+
 	mu       sync.Mutex // guards what follows
 	refs     int        // run's own and one per reader; the last closes part
 	have     pieces.Set // verified and written
@@ -59,15 +62,13 @@ type fetch struct {
 	member  *member
 	started time.Time
 	cancel  context.CancelCauseFunc
-	second  bool          // another was bringing the piece already
-	ended   chan struct{} // closed when it is over
 }
 
 func newDownload(f *Fetcher, b pieces.Blob, key digest.Digest, part *store.Partial) *download {
 	d := &download{
 		f: f, blob: b, key: key, part: part,
 		refs: 1, have: pieces.NewSet(b.Count()), left: b.Count(), fetches: map[int][]*fetch{},
-		readers: map[int]time.Time{}, progress: time.Now(), changed: make(chan struct{}),
+		readers: map[int]time.Time{}, progress: time.Now(), changed: make(chan struct{}), whole: wholeHash{h: sha256.New()},
 	}
 	d.swarm = swarm{d: d, members: map[peer.ID]*member{}}
 	return d
@@ -154,34 +155,35 @@ func (d *download) resume(ctx context.Context) error {
 	return nil
 }
 
-// add notes a verified and written piece; false if it was there.
-func (d *download) add(i int) bool {
+// add notes a verified and written piece.
+func (d *download) add(i int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.have.Has(i) {
-		return false
-	}
 	d.have.Add(i)
 	d.left--
 	d.progress = time.Now()
 	d.notify()
-	return true
+}
+
+func (d *download) has(i int) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.have.Has(i)
 }
 
 // hash hashes the whole blob while its pieces come.
 func (d *download) hash(ctx context.Context) error {
-	h := sha256.New()
 	buf := make([]byte, 2*chunk)
 	for i := range d.blob.Count() {
 		if err := d.waitPiece(ctx, i, false); err != nil {
 			return err
 		}
 		offset, length := d.blob.Range(i)
-		if _, err := io.CopyBuffer(struct{ io.Writer }{h}, io.NewSectionReader(d.part, offset, length), buf); err != nil {
+		if err := d.whole.catchUp(i, io.NewSectionReader(d.part, offset, length), buf); err != nil {
 			return fmt.Errorf("hashing %s: %w", d.blob.Digest, err)
 		}
 	}
-	if got := digest.NewDigest(digest.SHA256, h); got != d.blob.Digest {
+	if got := d.whole.digest(); got != d.blob.Digest {
 		return fmt.Errorf("%w: %s instead of %s", errContradiction, got, d.blob.Digest)
 	}
 	return nil

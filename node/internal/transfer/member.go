@@ -162,9 +162,7 @@ func (m *member) offer(ctx context.Context, want pieces.Set, urgent bool, declin
 // while this one was thinking.
 var errTaken = errors.New("the piece is not needed any more")
 
-// bring fetches one piece, verifies it and stores it. The first who brings a
-// piece writes it in place as it comes; one that another is bringing already
-// waits in memory until that one has stopped.
+// bring fetches one piece, verifies it and stores it.
 func (m *member) bring(ctx context.Context, i int) error {
 	d := m.s.d
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -176,56 +174,39 @@ func (m *member) bring(ctx context.Context, i int) error {
 	defer d.end(i, own)
 	defer d.f.fetching()()
 	offset, length := d.blob.Range(i)
-	var sink sink = &place{file: d.part, offset: offset, buf: make([]byte, 0, chunk)}
-	if own.second {
-		sink = &memorySink{buf: make([]byte, 0, length)}
-	}
+	in := pieceBuffers.Get().(*buffer)
+	defer pieceBuffers.Put(in)
+	in.data = in.data[:0]
 	err := d.f.get(ctx, wish{
-		peer: m.peer, blob: d.blob.Digest, header: ranged(offset, length), length: length, out: sink,
+		peer: m.peer, blob: d.blob.Digest, header: ranged(offset, length), length: length, out: in,
 		check: func(got digest.Digest) error { return d.blob.CheckDigest(i, got) },
 	})
 	if err != nil {
 		return err
 	}
-	return d.store(ctx, i, own, sink)
+	d.f.holders.delivered(d.key, m.peer.ID)
+	m.peer.Delivered(int(length))
+	return d.store(i, own, in.data)
 }
 
-// store notes a verified piece, and ends the other fetch of it.
-func (d *download) store(ctx context.Context, i int, own *fetch, data sink) error {
-	peer := own.member.peer
-	_, length := d.blob.Range(i)
-	d.f.holders.delivered(d.key, peer.ID)
-	peer.Delivered(int(length))
-	if buffer, ok := data.(*memorySink); ok {
-		d.mu.Lock()
-		others := slices.Clone(d.fetches[i])
-		have := d.have.Has(i)
-		d.mu.Unlock()
-		if have {
-			d.f.metrics.twice.Add(float64(length))
-			return nil
-		}
-		for _, other := range others {
-			if other != own {
-				other.cancel(errLost)
-				<-other.ended // it writes at the same place
-			}
-		}
-		offset, _ := d.blob.Range(i)
-		// Crash during this write: the next start finds that the piece does not
-		// have its digest, and fetches it again.
-		if _, err := d.part.WriteAt(buffer.buf, offset); err != nil {
-			return &diskError{fmt.Errorf("storing piece %d of %s: %w", i, d.blob.Digest, err)}
-		}
+// store writes a verified piece, and ends the other fetch of it.
+func (d *download) store(i int, own *fetch, data []byte) error {
+	took := time.Since(own.started)
+	first := false
+	err := d.whole.came(i, data, func() (err error) {
+		first, err = d.write(i, data)
+		return err
+	})
+	if err != nil {
+		return &diskError{fmt.Errorf("storing piece %d of %s: %w", i, d.blob.Digest, err)}
 	}
-	if !d.add(i) {
-		d.f.metrics.twice.Add(float64(length))
+	if !first {
+		d.f.metrics.twice.Add(float64(len(data)))
 		return nil
 	}
-	d.f.metrics.bytes.WithLabelValues("peers").Add(float64(length))
+	d.f.metrics.bytes.WithLabelValues("peers").Add(float64(len(data)))
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	took := time.Since(own.started)
 	if d.pace == 0 {
 		d.pace = took
 	}
@@ -236,4 +217,25 @@ func (d *download) store(ctx context.Context, i int, own *fetch, data sink) erro
 		}
 	}
 	return nil
+}
+
+// write writes a verified piece; false if it was there. One is written after
+// the other: the kernel has them wait for each other in any case, busily.
+func (d *download) write(i int, data []byte) (first bool, err error) {
+	d.writing.Lock()
+	defer d.writing.Unlock()
+	if d.has(i) {
+		return false, nil
+	}
+	// Crash during this: the next start finds that the piece does not have its
+	// digest, and fetches it again.
+	offset, _ := d.blob.Range(i)
+	for part := range slices.Chunk(data, chunk) {
+		if _, err := d.part.WriteAt(part, offset); err != nil {
+			return false, err
+		}
+		offset += int64(len(part))
+	}
+	d.add(i)
+	return true, nil
 }

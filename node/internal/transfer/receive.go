@@ -8,12 +8,14 @@ import (
 	"io"
 	"net/http"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/opencontainers/go-digest"
 
 	"github.com/pyrsia/pyrsia-operator/node/internal/p2p"
+	"github.com/pyrsia/pyrsia-operator/node/internal/pieces"
 )
 
 // A peer that sends less than slowBytes in slowWindow is given up.
@@ -55,7 +57,7 @@ type wish struct {
 	header http.Header
 	length int64 // in bytes; negative: what the peer has, but at most limit
 	limit  int64
-	out    sink
+	out    *buffer
 	check  func(digest.Digest) error // of what came
 }
 
@@ -109,16 +111,14 @@ func (f *Fetcher) getWatched(ctx context.Context, w *watchdog, wish wish) error 
 
 // read reads length bytes, hashing them while they are in the processor's
 // cache.
-func (w *watchdog) read(h io.Writer, body io.Reader, length int64, out sink) error {
+func (w *watchdog) read(h io.Writer, body io.Reader, length int64, out *buffer) error {
 	for done := int64(0); done < length; {
 		part := out.room(int(min(chunk, length-done)))
 		n, err := io.ReadAtLeast(body, part, min(len(part), readAtLeast))
 		w.got.Add(int64(n))
 		done += int64(n)
 		_, _ = h.Write(part[:n]) // a hash never fails
-		if werr := out.took(n); werr != nil {
-			return &diskError{werr}
-		}
+		out.took(n)
 		if err != nil {
 			if errors.Is(err, io.EOF) {
 				err = io.ErrUnexpectedEOF
@@ -129,45 +129,25 @@ func (w *watchdog) read(h io.Writer, body io.Reader, length int64, out sink) err
 	return nil
 }
 
-// readAtLeast is how much is collected before it is hashed and written: small
-// parts cost a system call each.
+// readAtLeast is how much is collected before it is hashed: small parts cost a
+// system call each.
 const readAtLeast = 32 << 10
 
-// sink takes what a peer sends.
-type sink interface {
-	room(n int) []byte // for the next n bytes, or fewer
-	took(n int) error  // of them came
+// buffer keeps what a peer sends until it is verified. Its memory grows with
+// what comes: a peer that promises much and sends little costs little.
+type buffer struct{ data []byte }
+
+// room is for the next n bytes.
+func (b *buffer) room(n int) []byte {
+	b.data = slices.Grow(b.data, n)
+	return b.data[len(b.data) : len(b.data)+n]
 }
 
-// memorySink keeps what comes. Its memory grows with that: a peer that
-// promises much and sends little costs little.
-type memorySink struct{ buf []byte }
+// took notes that n bytes came.
+func (b *buffer) took(n int) { b.data = b.data[:len(b.data)+n] }
 
-func (m *memorySink) room(n int) []byte {
-	m.buf = slices.Grow(m.buf, n)
-	return m.buf[len(m.buf) : len(m.buf)+n]
-}
-
-func (m *memorySink) took(n int) error {
-	m.buf = m.buf[:len(m.buf)+n]
-	return nil
-}
-
-// place writes what comes where it belongs. Crash during this: the piece does
-// not have its digest, and the next start fetches it again.
-type place struct {
-	file   io.WriterAt
-	offset int64
-	buf    []byte
-}
-
-func (p *place) room(n int) []byte { return p.buf[:min(n, cap(p.buf))] }
-
-func (p *place) took(n int) error {
-	_, err := p.file.WriteAt(p.buf[:n], p.offset)
-	p.offset += int64(n)
-	return err
-}
+// pieceBuffers are buffers with room for a piece.
+var pieceBuffers = sync.Pool{New: func() any { return &buffer{make([]byte, 0, pieces.Size)} }}
 
 // diskError is a failure of this node, for which no peer is to blame.
 type diskError struct{ err error }

@@ -107,12 +107,12 @@ func (t *through) load(ctx context.Context, i int) error {
 func (t *through) fetch(ctx context.Context, p *p2p.Peer, i int) error {
 	offset, length := t.blob.Range(i)
 	t.piece = -1
-	in := &memorySink{buf: slices.Grow(t.data[:0], pieces.Size)}
+	in := &buffer{slices.Grow(t.data[:0], pieces.Size)}
 	err := t.f.get(ctx, wish{
 		peer: p, blob: t.blob.Digest, header: ranged(offset, length), length: length, out: in,
 		check: func(got digest.Digest) error { return t.blob.CheckDigest(i, got) },
 	})
-	t.data = in.buf
+	t.data = in.data
 	if err != nil {
 		return err
 	}

@@ -77,7 +77,7 @@ func (d *download) begin(i int, m *member, cancel context.CancelCauseFunc) (*fet
 	if d.have.Has(i) || len(d.fetches[i]) > 0 && (!d.slow(i) || !d.mayFetch(i, m)) {
 		return nil, false
 	}
-	f := &fetch{member: m, started: time.Now(), cancel: cancel, second: len(d.fetches[i]) > 0, ended: make(chan struct{})}
+	f := &fetch{member: m, started: time.Now(), cancel: cancel}
 	d.fetches[i] = append(d.fetches[i], f)
 	return f, true
 }
@@ -86,7 +86,6 @@ func (d *download) begin(i int, m *member, cancel context.CancelCauseFunc) (*fet
 func (d *download) end(i int, f *fetch) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	close(f.ended)
 	d.fetches[i] = slices.DeleteFunc(d.fetches[i], func(o *fetch) bool { return o == f })
 	if len(d.fetches[i]) == 0 {
 		delete(d.fetches, i)

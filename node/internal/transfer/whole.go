@@ -165,15 +165,15 @@ func (r *race) ask(ctx context.Context, p *p2p.Peer) {
 
 // fetch is one peer's part.
 func (r *race) fetch(ctx context.Context, p *p2p.Peer) ([]byte, error) {
-	in := &memorySink{buf: make([]byte, 0, max(r.size, 0))}
+	in := &buffer{make([]byte, 0, max(r.size, 0))}
 	err := r.f.get(ctx, wish{
 		peer: p, blob: r.want, length: r.size, limit: r.limit, out: in,
 		check: func(got digest.Digest) error {
 			if got != r.want {
-				return fmt.Errorf("%d bytes that have digest %s, want %s", len(in.buf), got, r.want)
+				return fmt.Errorf("%d bytes that have digest %s, want %s", len(in.data), got, r.want)
 			}
 			return nil
 		},
 	})
-	return in.buf, err
+	return in.data, err
 }
