@@ -21,7 +21,6 @@ import (
 	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/libp2p/go-libp2p"
 	dht "github.com/libp2p/go-libp2p-kad-dht"
-	"github.com/libp2p/go-libp2p-kad-dht/records"
 	pubsub "github.com/libp2p/go-libp2p-pubsub"
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/host"
@@ -187,7 +186,7 @@ func (h *Host) Start(handler http.Handler) error {
 		return err
 	}
 	h.dht, err = dht.New(h.host, dht.ProtocolPrefix(h.prefix), dht.Mode(dht.ModeServer), dht.DisableValues(),
-		dht.ProviderDatastore(newProviderRecords()), dht.ProviderManagerOpts(records.ProvideValidity(recordValidity)))
+		dht.ProviderDatastore(newProviderRecords()), dht.ProviderManagerOpts(recordOptions()...))
 	if err != nil {
 		return fmt.Errorf("starting the DHT: %w", err)
 	}

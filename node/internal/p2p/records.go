@@ -5,8 +5,10 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/hashicorp/golang-lru/simplelru"
 	ds "github.com/ipfs/go-datastore"
 	"github.com/ipfs/go-datastore/query"
+	"github.com/libp2p/go-libp2p-kad-dht/records"
 )
 
 const (
@@ -133,3 +135,18 @@ func (r *providerRecords) Sync(context.Context, ds.Key) error { return nil }
 
 // Close implements ds.Datastore.
 func (r *providerRecords) Close() error { return nil }
+
+// recordOptions have the DHT keep records as long as is right, and only here.
+func recordOptions() []records.Option {
+	return []records.Option{records.ProvideValidity(recordValidity), records.Cache(uncached{})}
+}
+
+// uncached has the DHT read each answer from the records, which are in memory
+// and in bounds: what it would keep of a key that is asked for is not.
+type uncached struct{ simplelru.LRUCache }
+
+// Get finds nothing.
+func (uncached) Get(any) (any, bool) { return nil, false }
+
+// Add keeps nothing.
+func (uncached) Add(any, any) (evicted bool) { return false }
