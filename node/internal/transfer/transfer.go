@@ -36,6 +36,10 @@ const (
 	firstPeer   = 4 * time.Second // that a node without any peer waits for one
 	banTime     = 10 * time.Minute
 	avoidTime   = time.Minute // for which a peer that was slow is asked last
+	// maxWhole is the largest blob in bytes that each node fetches for itself,
+	// at once. A larger one is worth a question to whom it goes first, from
+	// whom others get it.
+	maxWhole = 1 << 20
 )
 
 // Network is where peers are found.
@@ -59,7 +63,7 @@ type Fetcher struct {
 	log     *slog.Logger
 	metrics *metrics
 	holders *holders
-	small   singleflight.Group // blobs of one piece, by digest
+	small   singleflight.Group // blobs that are fetched whole, by digest
 
 	ctx        context.Context // of all downloads
 	stop       context.CancelFunc
@@ -120,7 +124,7 @@ func (f *Fetcher) Open(ctx context.Context, b pieces.Blob, key digest.Digest) (R
 }
 
 func (f *Fetcher) bring(ctx context.Context, b pieces.Blob, key digest.Digest) (Reader, error) {
-	if b.Count() == 1 {
+	if b.Size <= maxWhole {
 		data, err := f.whole(ctx, b.Digest, b.Size, b.Size, key)
 		if err != nil {
 			return nil, err
@@ -188,7 +192,7 @@ func (f *Fetcher) Bring(ctx context.Context, b pieces.Blob, key digest.Digest) e
 		return nil
 	}
 	var err error
-	if b.Count() == 1 {
+	if b.Size <= maxWhole {
 		_, err = f.whole(ctx, b.Digest, b.Size, b.Size, key)
 	} else {
 		err = f.bringPieces(ctx, b, key)

@@ -49,6 +49,30 @@ func TestPiecesComeFromSeveralPeers(t *testing.T) {
 	}
 }
 
+// Nodes that start together have the only holder send little more than one
+// copy, also of what is one piece.
+func TestNodesThatStartTogetherTrade(t *testing.T) {
+	for name, size := range map[string]int64{"one piece": 3 << 20, "pieces": 5 * pieces.Size} {
+		t.Run(name, func(t *testing.T) {
+			blob, data := newBlob(t, size)
+			holder := newPeer(t, setUp{bandwidth: Bandwidth{Upload: 20 << 20}})
+			holder.put(t, blob, data)
+			all := []*testPeer{holder}
+			for range 6 {
+				all = append(all, newPeer(t, setUp{join: all}))
+			}
+			var readers sync.WaitGroup
+			for _, p := range all[1:] {
+				readers.Go(func() { p.read(t, blob) })
+			}
+			readers.Wait()
+			if sent := holder.metric(t, "pyrsia_transfer_sent_bytes_total", ""); sent > 2*float64(size) {
+				t.Errorf("the holder sent %.1f copies to 6 nodes", sent/float64(size))
+			}
+		})
+	}
+}
+
 // What comes wrong over plain HTTP may be the doing of anyone on the way: the
 // peer is asked again over libp2p, and not banned.
 func TestAlteredOnTheWay(t *testing.T) {
