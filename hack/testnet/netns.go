@@ -79,8 +79,9 @@ func New() (*Network, error) {
 
 func (n *Network) bridge(i int) string { return fmt.Sprintf("br%d-%d", n.number, i) }
 
-// Gateway is the address of the test program in the network.
-func (n *Network) Gateway() string { return fmt.Sprintf("10.77.%d.254", n.number) }
+// Gateway is the address of the test program in the network. The hosts' are
+// like it, public ones, for nodes treat private ones in other ways.
+func (n *Network) Gateway() string { return fmt.Sprintf("44.77.%d.254", n.number) }
 
 // Host is a machine of the network.
 type Host struct {
@@ -95,9 +96,25 @@ type Host struct {
 
 // Host adds a host.
 func (n *Network) Host(name string) (*Host, error) {
+	h, err := n.machine(name)
+	if err != nil {
+		return nil, err
+	}
+	h.IP = fmt.Sprintf("44.77.%d.%d", n.number, h.number)
+	err = run("ip", "link", "add", h.port(), "type", "veth", "peer", "name", "eth0", "netns", h.pid(), ";",
+		"ip", "link", "set", h.port(), "master", n.bridge(0), "up")
+	if err != nil {
+		return nil, err
+	}
+	return h, h.run("ip", "address", "add", h.IP+"/24", "dev", "eth0", ";",
+		"ip", "-6", "address", "add", h.IP6()+"/64", "dev", "eth0", "nodad", ";",
+		"ip", "link", "set", "eth0", "up", ";", "ip", "route", "add", "default", "via", n.Gateway())
+}
+
+// machine adds a host without a link.
+func (n *Network) machine(name string) (*Host, error) {
 	n.mu.Lock()
-	number := len(n.hosts) + 1
-	h := &Host{Name: name, net: n, number: number, IP: fmt.Sprintf("10.77.%d.%d", n.number, number)}
+	h := &Host{Name: name, net: n, number: len(n.hosts) + 1}
 	n.hosts = append(n.hosts, h)
 	n.mu.Unlock()
 	// It ends when its input does, so that no namespace outlives the test.
@@ -110,17 +127,10 @@ func (n *Network) Host(name string) (*Host, error) {
 	if err := Start(h.holder); err != nil {
 		return nil, fmt.Errorf("a network namespace: %w", err)
 	}
-	pid := strconv.Itoa(h.holder.Process.Pid)
-	err = run("ip", "link", "add", h.port(), "type", "veth", "peer", "name", "eth0", "netns", pid, ";",
-		"ip", "link", "set", h.port(), "master", n.bridge(0), "up")
-	if err != nil {
-		return nil, err
-	}
-	return h, h.run("ip", "link", "set", "lo", "up", ";",
-		"ip", "address", "add", h.IP+"/24", "dev", "eth0", ";",
-		"ip", "-6", "address", "add", h.IP6()+"/64", "dev", "eth0", "nodad", ";",
-		"ip", "link", "set", "eth0", "up", ";", "ip", "route", "add", "default", "via", n.Gateway())
+	return h, h.run("ip", "link", "set", "lo", "up")
 }
+
+func (h *Host) pid() string { return strconv.Itoa(h.holder.Process.Pid) }
 
 // IP6 is the host's IPv6 address.
 func (h *Host) IP6() string { return fmt.Sprintf("fd77:%d::%d", h.net.number, h.number) }
@@ -155,11 +165,11 @@ func Start(cmd *exec.Cmd) error {
 
 // Command makes a command that runs on the host.
 func (h *Host) Command(ctx context.Context, name string, args ...string) *exec.Cmd {
-	return exec.CommandContext(ctx, "nsenter", append([]string{"-t", strconv.Itoa(h.holder.Process.Pid), "-n", "--", name}, args...)...)
+	return exec.CommandContext(ctx, "nsenter", append([]string{"-t", h.pid(), "-n", "--", name}, args...)...)
 }
 
 func (h *Host) run(command ...string) error {
-	return run(append([]string{"nsenter", "-t", strconv.Itoa(h.holder.Process.Pid), "-n", "--", "sh", "-ec", strings.Join(command, " ")}, ";")...)
+	return run(append([]string{"nsenter", "-t", h.pid(), "-n", "--", "sh", "-ec", strings.Join(command, " ")}, ";")...)
 }
 
 // run runs commands that ";" separates.

@@ -7,11 +7,13 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/libp2p/go-libp2p/p2p/net/gostream"
@@ -180,12 +182,17 @@ func (p *Peer) plainBase() string {
 	if port == 0 || off || p.host.config.Encrypt {
 		return ""
 	}
-	for _, c := range p.host.host.Network().ConnsToPeer(p.ID) {
+	for _, c := range p.conns() {
 		if ip, err := manet.ToIP(c.RemoteMultiaddr()); err == nil {
 			return "http://" + net.JoinHostPort(ip.String(), strconv.Itoa(port))
 		}
 	}
 	return ""
+}
+
+// conns are the peer's connections that go through no relay.
+func (p *Peer) conns() []network.Conn {
+	return slices.DeleteFunc(p.host.host.Network().ConnsToPeer(p.ID), func(c network.Conn) bool { return c.Stat().Limited })
 }
 
 func (p *Peer) do(ctx context.Context, client *http.Client, method, url string, header http.Header, body io.Reader) (*http.Response, error) {

@@ -28,7 +28,7 @@ func (p *Peer) Info() Info {
 	case p.Avoided():
 		info.State = "slow"
 	}
-	for _, c := range p.host.host.Network().ConnsToPeer(p.ID) {
+	for _, c := range p.conns() {
 		info.Addr, info.Since = c.RemoteMultiaddr().String(), c.Stat().Opened.UTC()
 		info.Direction = strings.ToLower(c.Stat().Direction.String())
 		break

@@ -2,11 +2,16 @@ package p2p
 
 import (
 	"context"
+	"time"
 
 	"github.com/libp2p/go-libp2p"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/p2p/host/autorelay"
 )
+
+// relayInterval is how long after looking for relays a node that has none looks
+// again: those that it asked may not know yet that they can relay.
+const relayInterval = 10 * time.Second
 
 // natOptions let a node behind a NAT be reached: it asks others whether it can
 // be (AutoNAT), opens a port at its router (UPnP, NAT-PMP), holds a place at
@@ -14,7 +19,9 @@ import (
 // A node that can be reached relays for others, within libp2p's limits.
 func natOptions(relays func() []peer.AddrInfo) []libp2p.Option {
 	return []libp2p.Option{
+		libp2p.EnableRelay(),
 		libp2p.EnableAutoNATv2(),
+		libp2p.EnableNATService(), // AutoNAT v1, by which a relay knows that it can be one
 		libp2p.NATPortMap(),
 		libp2p.EnableRelayService(),
 		libp2p.EnableHolePunching(),
@@ -26,6 +33,6 @@ func natOptions(relays func() []peer.AddrInfo) []libp2p.Option {
 			}
 			close(out)
 			return out
-		}, autorelay.WithMinCandidates(1)),
+		}, autorelay.WithMinCandidates(1), autorelay.WithMinInterval(relayInterval), autorelay.WithBackoff(relayInterval)),
 	}
 }

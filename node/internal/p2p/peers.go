@@ -28,6 +28,9 @@ const (
 	maxPeersJSON = 128 << 10
 	maxExchanged = 64 // peers in one answer
 	maxAddrs     = 8  // of one peer
+
+	identifyPatience = 200 * time.Millisecond // of await
+	punchPatience    = 3 * time.Second        // for a hole punched, of await
 )
 
 // watch follows which nodes are connected. Nodes of other networks, which
@@ -61,9 +64,13 @@ func (h *Host) happened(ctx context.Context, e any) {
 			_ = h.host.Network().ClosePeer(e.Peer) // it goes in any case
 			return
 		}
-		h.joined(ctx, e.Peer)
+		// Through a relay, which carries little, it is only on its way to a
+		// direct connection: that is identified too.
+		if h.host.Network().Connectedness(e.Peer) == network.Connected {
+			h.joined(ctx, e.Peer)
+		}
 	case event.EvtPeerConnectednessChanged:
-		if e.Connectedness != network.Connected && e.Connectedness != network.Limited {
+		if e.Connectedness != network.Connected {
 			h.left(e.Peer)
 		}
 	}
@@ -225,17 +232,24 @@ func (h *Host) connect(ctx context.Context, info peer.AddrInfo, timeout time.Dur
 }
 
 // await finds a peer whose connection is new: that it belongs to this network
-// is known a moment later.
+// is known a moment later, and a relayed connection may become a direct one.
 func (h *Host) await(ctx context.Context, id peer.ID) (*Peer, bool) {
-	for range 20 {
+	for started := time.Now(); ; {
 		if p, ok := h.Peer(id); ok {
 			return p, true
 		}
-		if h.host.Network().Connectedness(id) != network.Connected || !sleep(ctx, 10*time.Millisecond) {
-			break
+		patience := identifyPatience
+		switch h.host.Network().Connectedness(id) {
+		case network.Connected:
+		case network.Limited:
+			patience = punchPatience
+		default:
+			return nil, false
+		}
+		if time.Since(started) > patience || !sleep(ctx, 10*time.Millisecond) {
+			return nil, false
 		}
 	}
-	return nil, false
 }
 
 // helloPath is where a node says who it is.

@@ -1,0 +1,102 @@
+package p2ptest
+
+import (
+	"net/http"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/pyrsia/pyrsia-operator/hack/testnet"
+	"github.com/pyrsia/pyrsia-operator/node"
+)
+
+// Nodes behind NATs that let nothing in join by those outside, get content
+// from each other through holes that they punch with a relay's help, and where
+// no hole can be punched, from those outside, or soon an answer that says that
+// nobody has it.
+func TestNAT(t *testing.T) {
+	if _, err := exec.LookPath("nft"); err != nil {
+		if os.Getenv("CI") != "" {
+			t.Fatal(err)
+		}
+		t.Skip("nft is missing: install nftables")
+	}
+	w := world(t, "--nat", "--log-level", "debug")
+	image := published(t, w, "image:1", 9*mib, 100<<10)
+	outside := mirrors(t, w, 1, "--nat")[0]
+	join := []string{w.Publisher.Address(), outside.Address()}
+	behind := func(name string, nat testnet.NAT) *testnet.Node {
+		h, err := w.BehindNAT(name, nat)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n := w.Mirror(h, w.Dir, join, "--nat", "--log-level", "debug")
+		w.Mirrors = append(w.Mirrors, n)
+		up(t, n)
+		return n
+	}
+	holder, asker, symmetric := behind("holder", testnet.Preserving), behind("asker", testnet.Preserving), behind("symmetric", testnet.Symmetric)
+	awaitBlocks(t, 1, holder, asker, symmetric)
+	pullAll(t, image, holder)
+
+	await(t, "the node behind a NAT has got no place at a relay", func() bool { return relayedBy(t, holder, outside) })
+	await(t, "no hole was punched between two nodes behind NATs", func() bool { return knows(t, asker, holder) })
+	if err := w.Publisher.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	pullAll(t, image, asker)
+	if !slices.ContainsFunc(peersOf(t, asker), func(p node.PeerJSON) bool { return p.ID == holder.PeerID && p.Received >= 9*mib }) {
+		t.Errorf("the content did not come from the holder: %+v", peersOf(t, asker))
+	}
+
+	t.Run("no hole", func(t *testing.T) {
+		if knows(t, symmetric, holder) {
+			t.Fatal("a hole was punched where none can be")
+		}
+		started := time.Now()
+		resp, err := http.Get(symmetric.Mirror(image.Blob(0)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		t.Logf("%s after %s", resp.Status, time.Since(started))
+		if resp.StatusCode < 400 {
+			t.Error(resp.Status)
+		}
+		pullAll(t, image, outside) // by the connection that the holder keeps to it
+		pullAll(t, image, symmetric)
+	})
+}
+
+func await(t *testing.T, otherwise string, is func() bool) {
+	t.Helper()
+	for started := time.Now(); !is(); time.Sleep(100 * time.Millisecond) {
+		if time.Since(started) > 90*time.Second {
+			t.Fatal(otherwise)
+		}
+	}
+}
+
+// relayedBy tells whether a node says that it is reached through a relay.
+func relayedBy(t *testing.T, n, relay *testnet.Node) bool {
+	var said struct{ Self struct{ Addrs []string } }
+	if err := testnet.GetJSON(t.Context(), n.Open("/peer"), &said); err != nil {
+		t.Fatal(err)
+	}
+	return slices.ContainsFunc(said.Self.Addrs, func(a string) bool { return strings.HasSuffix(a, "/p2p/"+relay.PeerID+"/p2p-circuit") })
+}
+
+// knows tells whether a node is connected with another, and not through a relay.
+func knows(t *testing.T, n, other *testnet.Node) bool {
+	return slices.ContainsFunc(peersOf(t, n), func(p node.PeerJSON) bool { return p.ID == other.PeerID })
+}
+
+func peersOf(t *testing.T, n *testnet.Node) (peers []node.PeerJSON) {
+	if err := testnet.GetJSON(t.Context(), n.Open("/api/v1/peers"), &peers); err != nil {
+		t.Fatal(err)
+	}
+	return peers
+}
