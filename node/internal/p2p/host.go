@@ -41,6 +41,9 @@ const (
 	lowPeers  = 96
 	highPeers = 160
 	maxBanned = 4096
+	// recent is for how long a new connection is kept beyond highPeers. A
+	// lookup, which makes most of them, is over by then.
+	recent = 20 * time.Second
 
 	shutdownTimeout = 5 * time.Second
 )
@@ -135,9 +138,9 @@ func newHost(ctx context.Context, c Config) *Host {
 // newLibp2p makes a libp2p host that does not listen yet. relays are peers that
 // may relay for it.
 func newLibp2p(key crypto.PrivKey, c Config, relays func() []peer.AddrInfo) (host.Host, error) {
-	conns, err := connmgr.NewConnManager(lowPeers, highPeers)
+	conns, err := newConnManager()
 	if err != nil {
-		return nil, fmt.Errorf("starting libp2p: %w", err)
+		return nil, err
 	}
 	allowed, err := parseAllowed(c.Allow)
 	if err != nil {
@@ -176,6 +179,15 @@ func newLibp2p(key crypto.PrivKey, c Config, relays func() []peer.AddrInfo) (hos
 		return nil, errors.Join(fmt.Errorf("starting libp2p: %w", err), limits.Close())
 	}
 	return h, nil
+}
+
+// newConnManager bounds the connections.
+func newConnManager() (*connmgr.BasicConnMgr, error) {
+	conns, err := connmgr.NewConnManager(lowPeers, highPeers, connmgr.WithGracePeriod(recent))
+	if err != nil {
+		return nil, fmt.Errorf("starting libp2p: %w", err)
+	}
+	return conns, nil
 }
 
 // Start joins the network. handler answers the HTTP requests of peers.

@@ -60,7 +60,7 @@ func (s *simulation) add(t *testing.T, through ...*Host) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	conns, err := connmgr.NewConnManager(lowPeers, highPeers)
+	conns, err := newConnManager()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -99,7 +99,7 @@ func (s *simulation) grow(t *testing.T, size int) {
 			}
 			s.add(t, through...)
 		}
-		time.Sleep(2 * fastInterval)
+		time.Sleep(4 * fastInterval)
 	}
 	for range 60 { // lonely nodes look for others
 		time.Sleep(fastInterval)
@@ -107,7 +107,7 @@ func (s *simulation) grow(t *testing.T, size int) {
 			break
 		}
 	}
-	time.Sleep(time.Minute) // for so long, new connections are kept beyond the bound
+	time.Sleep(2 * recent) // then connections beyond the bound are gone
 }
 
 func (s *simulation) measure(t *testing.T) row {
