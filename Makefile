@@ -61,7 +61,7 @@ whole-list: ## Publish the whole list of official images, for minutes (OFFICIAL_
 	@$(REAL_PARTS); PYRSIA_OFFICIAL_IMAGES='$(OFFICIAL_IMAGES)' go test -count=1 -v -timeout 90m -run '^TestWholeList$$' ./controllers
 
 .PHONY: scale
-scale: ## Run up to 1,000 nodes in one process and write docs/scale.md, for many minutes (20 GB of memory)
+scale: ## Run up to 1,000 nodes in one process and write docs/scale.md, for some ten minutes (20 GB of memory)
 	PYRSIA_SCALE=$(CURDIR)/docs GOMEMLIMIT=19GiB go test -count=1 -v -timeout 90m -run '^TestScale$$' ./node/internal/p2p
 
 .PHONY: e2e
