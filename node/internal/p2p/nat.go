@@ -19,7 +19,7 @@ const relayInterval = 10 * time.Second
 // A node that can be reached relays for others, within libp2p's limits.
 func natOptions(relays func() []peer.AddrInfo) []libp2p.Option {
 	return []libp2p.Option{
-		libp2p.EnableRelay(),
+		libp2p.EnableRelay(), // without addresses to listen at, as at first, it would be off
 		libp2p.EnableAutoNATv2(),
 		libp2p.EnableNATService(), // AutoNAT v1, by which a relay knows that it can be one
 		libp2p.NATPortMap(),
