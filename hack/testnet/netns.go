@@ -86,7 +86,7 @@ func (n *Network) Gateway() string { return fmt.Sprintf("44.77.%d.254", n.number
 // Host is a machine of the network.
 type Host struct {
 	Name string
-	IP   string // and IPv6 fd77::NUMBER:LAST
+	IP   string // and, unless it is behind a NAT, IP6
 
 	net    *Network
 	number int

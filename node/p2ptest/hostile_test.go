@@ -374,21 +374,6 @@ func testHostile(t *testing.T, kind string) {
 	checkMemory(t, victim)
 }
 
-func awaitPeers(t *testing.T, n *testnet.Node, want int) {
-	t.Helper()
-	for range 300 {
-		var peers []struct{}
-		if err := testnet.GetJSON(t.Context(), n.Open("/api/v1/peers"), &peers); err != nil {
-			t.Fatal(err)
-		}
-		if len(peers) >= want {
-			return
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
-	t.Fatalf("%s does not have %d peers", n.Name, want)
-}
-
 func checkMemory(t *testing.T, n *testnet.Node) {
 	t.Helper()
 	mem, err := testnet.Memory(n.PID(), "VmHWM")

@@ -17,6 +17,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/pyrsia/pyrsia-operator/hack/testnet"
+	"github.com/pyrsia/pyrsia-operator/node"
 )
 
 func TestMain(m *testing.M) {
@@ -96,6 +97,29 @@ func awaitBlocks(t *testing.T, blocks int64, nodes ...*testnet.Node) {
 			t.Fatal(err)
 		}
 	}
+}
+
+// await waits until something is so.
+func await(t *testing.T, within time.Duration, otherwise string, is func() bool) {
+	t.Helper()
+	for started := time.Now(); !is(); time.Sleep(50 * time.Millisecond) {
+		if time.Since(started) > within {
+			t.Fatal(otherwise)
+		}
+	}
+}
+
+func awaitPeers(t *testing.T, n *testnet.Node, want int) {
+	t.Helper()
+	await(t, 15*time.Second, fmt.Sprintf("%s does not have %d peers", n.Name, want), func() bool { return len(peersOf(t, n)) >= want })
+}
+
+func peersOf(t *testing.T, n *testnet.Node) (peers []node.PeerJSON) {
+	t.Helper()
+	if err := testnet.GetJSON(t.Context(), n.Open("/api/v1/peers"), &peers); err != nil {
+		t.Fatal(err)
+	}
+	return peers
 }
 
 // pull pulls an image as a client does, and checks every byte.

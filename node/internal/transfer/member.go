@@ -158,8 +158,8 @@ func (m *member) offer(ctx context.Context, want pieces.Set, urgent bool, declin
 	return o.Piece, nil
 }
 
-// errTaken is returned for a piece that came, or was asked of another peer,
-// while this one was thinking.
+// errTaken is returned for a piece that came, or was asked of another peer, or
+// for which there was no memory left, while this one was thinking.
 var errTaken = errors.New("the piece is not needed any more")
 
 // bring fetches one piece, verifies it and stores it.
@@ -167,12 +167,16 @@ func (m *member) bring(ctx context.Context, i int) error {
 	d := m.s.d
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(errLost)
+	arrived, ok := d.f.fetching()
+	if !ok {
+		return errTaken
+	}
+	defer arrived()
 	own, ok := d.begin(i, m, cancel)
 	if !ok {
 		return errTaken
 	}
 	defer d.end(i, own)
-	defer d.f.fetching()()
 	offset, length := d.blob.Range(i)
 	in := pieceBuffers.Get().(*buffer)
 	defer pieceBuffers.Put(in)

@@ -146,7 +146,7 @@ func (b *buffer) room(n int) []byte {
 // took notes that n bytes came.
 func (b *buffer) took(n int) { b.data = b.data[:len(b.data)+n] }
 
-// pieceBuffers are buffers with room for a piece.
+// pieceBuffers are buffers with room for a piece; maxInMemory bounds them.
 var pieceBuffers = sync.Pool{New: func() any { return &buffer{make([]byte, 0, pieces.Size)} }}
 
 // diskError is a failure of this node, for which no peer is to blame.
@@ -159,11 +159,18 @@ func (e *diskError) Unwrap() error { return e.err }
 // few that come fast are sooner passed on than many that come slowly.
 const maxFetching = 12
 
+// maxInMemory is how many pieces are on their way at the very most, 96 MiB:
+// those who wait for offers at the same time may each get one.
+const maxInMemory = 2 * maxFetching
+
 // fetching counts a piece on its way, until the function that it returns is
-// called.
-func (f *Fetcher) fetching() (done func()) {
+// called; false if there is no memory for one more.
+func (f *Fetcher) fetching() (done func(), ok bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.onTheirWay >= maxInMemory {
+		return nil, false
+	}
 	f.onTheirWay++
 	return func() {
 		f.mu.Lock()
@@ -171,7 +178,7 @@ func (f *Fetcher) fetching() (done func()) {
 		f.onTheirWay--
 		close(f.arrived)
 		f.arrived = make(chan struct{})
-	}
+	}, true
 }
 
 // room waits, if too many pieces are on their way, until one has come, and

@@ -21,8 +21,8 @@ const (
 	small = 64 << 10
 )
 
-// whole brings a blob of at most maxWhole bytes, or of unknown size (size < 0) of at most
-// limit bytes. Everyone who asks at the same time shares one transfer.
+// whole brings a blob of at most limit bytes, and of unknown size if size < 0.
+// Everyone who asks at the same time shares one transfer.
 func (f *Fetcher) whole(ctx context.Context, want digest.Digest, size, limit int64, key digest.Digest) ([]byte, error) {
 	ended := f.small.DoChan(want.String(), func() (any, error) {
 		ctx, cancel := context.WithTimeout(f.ctx, FirstPiece)
