@@ -24,7 +24,7 @@ func TestNAT(t *testing.T) {
 		}
 		t.Skip("nft is missing: install nftables")
 	}
-	w := world(t, "--nat")
+	w := world(t, "--nat", "--log-level", "debug")
 	image := published(t, w, "image:1", 9*mib, 100<<10)
 	outside := mirrors(t, w, 1, "--nat")[0]
 	join := []string{w.Publisher.Address(), outside.Address()}
@@ -33,7 +33,7 @@ func TestNAT(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		n := w.Mirror(h, w.Dir, join, "--nat")
+		n := w.Mirror(h, w.Dir, join, "--nat", "--log-level", "debug")
 		w.Mirrors = append(w.Mirrors, n)
 		up(t, n)
 		return n
