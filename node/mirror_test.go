@@ -49,6 +49,38 @@ func TestRevokedImagesAreRefused(t *testing.T) {
 	}
 }
 
+// A pull goes on after its mirror's restart, although the client asks for no
+// manifest again and piece lists of other images are out of reach. Of what may
+// be in those it is not said that it is not on the ledger.
+func TestLayersAfterARestart(t *testing.T) {
+	registry := dockerRegistry(t)
+	push(t, registry.Addr, "app:1", 1<<10)
+	index, _ := push(t, registry.Addr, "app:2", 1<<10)
+	publisher := newPublisher(t, registry.Addr)
+	publisher.publish(t, "app:1")
+	publisher.publish(t, "app:2")
+	m := newMirror(t, publisher)
+	m.awaitBlocks(t, 2)
+	if _, err := m.pull(t.Context(), "app:2"); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(m.Node.Close(), publisher.Node.Close()); err != nil {
+		t.Fatal(err)
+	}
+	again, err := Start(t.Context(), m.Config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = again.Close() })
+	if resp, body := m.ask(t, "GET", "/v2/library/app/blobs/"+layersOf(t, index)[0].String()); resp.StatusCode != http.StatusOK {
+		t.Errorf("layer: %s %.300s", resp.Status, body)
+	}
+	resp, body := m.ask(t, "GET", "/v2/library/app/blobs/"+digest.FromString("?").String())
+	if resp.StatusCode != http.StatusNotFound || !strings.Contains(string(body), "is not known now") {
+		t.Errorf("what may be in a list out of reach: %s %.300s", resp.Status, body)
+	}
+}
+
 // ask makes one request of the mirror port.
 func (s *started) ask(t *testing.T, method, path string, header ...string) (*http.Response, []byte) {
 	t.Helper()

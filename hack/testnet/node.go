@@ -119,9 +119,14 @@ func (n *Node) Mirror(path string) string {
 	return fmt.Sprintf("http://%s:%d%s", n.IP, PortMirror, path)
 }
 
-// Address is where others join by this node.
+// Address is where others join by this node, over TCP.
 func (n *Node) Address() string {
 	return fmt.Sprintf("/ip4/%s/tcp/%d/p2p/%s", n.IP, PortP2P, n.PeerID)
+}
+
+// QUIC is where others join by this node over QUIC.
+func (n *Node) QUIC() string {
+	return fmt.Sprintf("/ip4/%s/udp/%d/quic-v1/p2p/%s", n.IP, PortP2P, n.PeerID)
 }
 
 // Metric reads one of the node's metrics, such as

@@ -1,6 +1,7 @@
 package p2ptest
 
 import (
+	"io"
 	"net/http"
 	"os"
 	"os/exec"
@@ -24,10 +25,20 @@ func TestNAT(t *testing.T) {
 		}
 		t.Skip("nft is missing: install nftables")
 	}
+	// The transport by which a node joins is that whose port at its router is known.
+	for transport, address := range map[string]func(*testnet.Node) string{"/tcp/": (*testnet.Node).Address, "/quic-v1": (*testnet.Node).QUIC} {
+		t.Run(strings.Trim(transport, "/"), func(t *testing.T) {
+			t.Parallel()
+			testNAT(t, transport, address)
+		})
+	}
+}
+
+func testNAT(t *testing.T, transport string, address func(*testnet.Node) string) {
 	w := world(t, "--nat", "--log-level", "debug")
 	image := published(t, w, "image:1", 9*mib, 100<<10)
 	outside := mirrors(t, w, 1, "--nat")[0]
-	join := []string{w.Publisher.Address(), outside.Address()}
+	join := []string{address(w.Publisher), address(outside)}
 	behind := func(name string, nat testnet.NAT) *testnet.Node {
 		h, err := w.BehindNAT(name, nat)
 		if err != nil {
@@ -48,27 +59,26 @@ func TestNAT(t *testing.T) {
 		t.Fatal(err)
 	}
 	pullAll(t, image, asker)
-	if !slices.ContainsFunc(peersOf(t, asker), func(p node.PeerJSON) bool { return p.ID == holder.PeerID && p.Received >= 9*mib }) {
-		t.Errorf("the content did not come from the holder: %+v", peersOf(t, asker))
+	if !slices.ContainsFunc(peersOf(t, asker), func(p node.PeerJSON) bool {
+		return p.ID == holder.PeerID && p.Received >= 9*mib && strings.Contains(p.Addr, transport)
+	}) {
+		t.Errorf("the content did not come from the holder by %s: %+v", transport, peersOf(t, asker))
 	}
 
-	t.Run("no hole", func(t *testing.T) {
-		if knows(t, symmetric, holder) {
-			t.Fatal("a hole was punched where none can be")
-		}
-		started := time.Now()
-		resp, err := http.Get(symmetric.Mirror(image.Blob(0)))
-		if err != nil {
-			t.Fatal(err)
-		}
-		resp.Body.Close()
-		t.Logf("%s after %s", resp.Status, time.Since(started))
-		if resp.StatusCode < 400 {
-			t.Error(resp.Status)
-		}
-		pullAll(t, image, outside) // by the connection that the holder keeps to it
-		pullAll(t, image, symmetric)
-	})
+	if knows(t, symmetric, holder) {
+		t.Fatal("a hole was punched where none can be")
+	}
+	resp, err := http.Get(symmetric.Mirror(image.Blob(0)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	why, _ := io.ReadAll(resp.Body) // what is there of it
+	resp.Body.Close()
+	if resp.StatusCode != http.StatusNotFound || !strings.Contains(string(why), "is not known now") {
+		t.Errorf("a layer that nobody within reach has: %s: %s", resp.Status, why)
+	}
+	pullAll(t, image, outside) // by the connection that the holder keeps to it
+	pullAll(t, image, symmetric)
 }
 
 // relayedBy tells whether a node says that it is reached through a relay.

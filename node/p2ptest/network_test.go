@@ -101,7 +101,7 @@ func TestMirrorsGoOnWithoutThePublisher(t *testing.T) {
 		"multiaddr":        nodes[2].Address(),
 		"open port":        fmt.Sprintf("http://%s:%d", nodes[1].IP, testnet.PortOpen),
 		"IPv6":             fmt.Sprintf("/ip6/%s/tcp/%d/p2p/%s", nodes[0].IP6(), testnet.PortP2P, nodes[0].PeerID),
-		"QUIC":             fmt.Sprintf("/ip4/%s/udp/%d/quic-v1/p2p/%s", nodes[0].IP, testnet.PortP2P, nodes[0].PeerID),
+		"QUIC":             nodes[0].QUIC(),
 		"one that is gone": w.Publisher.Address(),
 		"open port, IPv6":  fmt.Sprintf("http://[%s]:%d", nodes[1].IP6(), testnet.PortOpen),
 	} {

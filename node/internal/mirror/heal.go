@@ -40,14 +40,18 @@ func (h *Healer) Heal(ctx context.Context, d digest.Digest) error {
 
 // find looks for the block that vouches for a digest in all repositories.
 func (h *Healer) find(ctx context.Context, d digest.Digest) (vouched, error) {
+	refusal := errNotVouched
 	for _, repository := range h.voucher.ledger.Repositories() {
 		found, err := h.voucher.digest(ctx, repository, d)
 		if err == nil {
 			return found, nil
 		}
+		if ignoreRefusal(err) != nil {
+			refusal = err
+		}
 		if err := ctx.Err(); err != nil {
 			return vouched{}, fmt.Errorf("healing %s: %w", d, err)
 		}
 	}
-	return vouched{}, errNotVouched
+	return vouched{}, refusal
 }

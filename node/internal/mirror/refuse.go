@@ -93,6 +93,12 @@ func (m *Mirror) explain(ctx context.Context, req request, err error) string {
 	case errors.Is(err, errNotVouched):
 		return fmt.Sprintf("%s is not on the ledger %s (%d blocks%s): add it to an OfficialImageSet of the publisher to have it published",
 			name, head.Origin, head.Tree.N, m.age(ctx, head))
+	case errors.Is(err, errUnsure):
+		then := "ask again later"
+		if req.kind == "blob" {
+			then = "ask for the manifest of its image first, or again later"
+		}
+		return fmt.Sprintf("%s: %v: %s", name, err, then)
 	case errors.Is(err, transfer.ErrUnavailable), errors.Is(err, context.DeadlineExceeded):
 		return fmt.Sprintf("%s is on the ledger, but no node that this one can reach has the content: %v", name, err)
 	default:

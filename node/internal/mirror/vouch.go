@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/opencontainers/go-digest"
 
@@ -14,6 +15,10 @@ import (
 
 // errNotVouched is returned for content that no block of the ledger leads to.
 var errNotVouched = errors.New("no block of the ledger vouches for it")
+
+// errUnsure is returned for content that a block may lead to, whose piece list
+// is out of reach.
+var errUnsure = errors.New("whether a block of the ledger vouches for it is not known now")
 
 // revokedError refuses what a later block has withdrawn.
 type revokedError struct{ by *ledger.Entry }
@@ -31,8 +36,11 @@ func ignoreRefusal(err error) error {
 	return err
 }
 
-// maxBlocks bounds the blocks that are searched for one digest.
-const maxBlocks = 512
+const (
+	maxBlocks   = 512  // that name one digest
+	maxSearched = 8192 // of a repository, in search of one digest
+	maxAway     = 512  // of those, whose piece list is fetched
+)
 
 // voucher finds the block that vouches for content, and the chain of digests
 // from the block to it: entry -> piece list -> blob.
@@ -108,34 +116,59 @@ func (v *voucher) byDigest(ctx context.Context, repository string, named, d dige
 	return vouched{}, refusal
 }
 
-// search looks into the piece lists of all of a repository's blocks.
+// search looks into the piece lists of a repository's blocks: first into those
+// at hand, so that a pull goes on after a restart of this node.
 func (v *voucher) search(ctx context.Context, repository string, d digest.Digest) (vouched, error) {
-	tags, err := v.ledger.Tags(ctx, repository, "", maxBlocks)
+	blocks, err := v.blocksOf(ctx, repository)
 	if err != nil {
 		return vouched{}, err
 	}
-	searched := 0
+	here, away := blocks[:0:0], blocks[:0:0]
+	for _, b := range blocks {
+		if v.fetcher.Has(b.Artifact.Pieces) {
+			here = append(here, b)
+		} else {
+			away = append(away, b)
+		}
+	}
+	refusal := errNotVouched
+	if len(away) > maxAway || len(blocks) == maxSearched {
+		refusal = fmt.Errorf("%w: %s has more blocks than are searched", errUnsure, repository)
+	}
+	for _, b := range slices.Concat(here, away[:min(len(away), maxAway)]) {
+		// A list that no peer has now does not keep the others from vouching.
+		found, err := v.inBlock(ctx, b, repository, d)
+		if err == nil {
+			return found, nil
+		}
+		if ignoreRefusal(err) != nil {
+			refusal = fmt.Errorf("%w: %w", errUnsure, err)
+		}
+		if err := ctx.Err(); err != nil {
+			return vouched{}, fmt.Errorf("%w: %w", errUnsure, err)
+		}
+	}
+	return vouched{}, refusal
+}
+
+// blocksOf are up to maxSearched blocks of a repository.
+func (v *voucher) blocksOf(ctx context.Context, repository string) (blocks []*ledger.Entry, err error) {
+	tags, err := v.ledger.Tags(ctx, repository, "", maxSearched)
+	if err != nil {
+		return nil, err
+	}
 	for _, tag := range tags {
 		image, err := ledger.ParseImage(repository + ":" + tag)
 		if err != nil {
-			return vouched{}, err
+			return nil, err
 		}
-		blocks, err := v.ledger.History(ctx, image, maxBlocks-searched)
+		history, err := v.ledger.History(ctx, image, maxSearched-len(blocks))
 		if err != nil {
-			return vouched{}, err
+			return nil, err
 		}
-		for _, b := range blocks {
-			// A list that no peer has now does not keep the others from vouching.
-			if found, err := v.inBlock(ctx, b, repository, d); err == nil {
-				return found, nil
-			}
-			if err := ctx.Err(); err != nil {
-				return vouched{}, fmt.Errorf("looking for the block that vouches for %s: %w", d, err)
-			}
-		}
-		searched += len(blocks)
+		blocks = append(blocks, history...)
 	}
-	return vouched{}, errNotVouched
+	return blocks, nil
 }
 
 // inBlock looks for a digest in one block's artifact.
