@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -63,6 +64,14 @@ func testNAT(t *testing.T, transport string, address func(*testnet.Node) string)
 		return p.ID == holder.PeerID && p.Received >= 9*mib && strings.Contains(p.Addr, transport)
 	}) {
 		t.Errorf("the content did not come from the holder by %s: %+v", transport, peersOf(t, asker))
+	}
+
+	log, err := os.ReadFile(asker.LogFile())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if regexp.MustCompile("HTTP port is out of reach.*" + holder.PeerID).Match(log) {
+		t.Error("the holder's HTTP port was tried through its NAT")
 	}
 
 	if knows(t, symmetric, holder) {

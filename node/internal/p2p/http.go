@@ -72,6 +72,7 @@ type Peer struct {
 
 	mu       sync.Mutex // guards what follows
 	httpPort int        // 0 until it has told
+	relayed  bool       // it is reached through relays: behind a NAT
 	complete bool       // it says that it has all that is published
 	plainOff time.Time  // until then its HTTP port is not tried
 	avoided  time.Time  // until then others are asked first
@@ -102,6 +103,7 @@ func (p *Peer) learn(said *hello) {
 	if said.HTTPPort > 0 && said.HTTPPort < 1<<16 {
 		p.httpPort = said.HTTPPort
 	}
+	p.relayed = slices.ContainsFunc(said.Self.Addrs, isRelayed)
 	p.complete = said.Complete
 }
 
@@ -174,15 +176,19 @@ func (p *Peer) AvoidPlain() {
 }
 
 // plainBase is the URL of the peer's HTTP port at the address that it is
-// connected from; empty if that is not known, or was not reachable lately.
+// connected from; empty if that is not known, is its NAT's, or was not
+// reachable lately.
 func (p *Peer) plainBase() string {
 	p.mu.Lock()
-	port, off := p.httpPort, time.Now().Before(p.plainOff)
+	port, relayed, off := p.httpPort, p.relayed, time.Now().Before(p.plainOff)
 	p.mu.Unlock()
 	if port == 0 || off || p.host.config.Encrypt {
 		return ""
 	}
 	for _, c := range p.conns() {
+		if relayed && manet.IsPublicAddr(c.RemoteMultiaddr()) {
+			continue
+		}
 		if ip, err := manet.ToIP(c.RemoteMultiaddr()); err == nil {
 			return "http://" + net.JoinHostPort(ip.String(), strconv.Itoa(port))
 		}

@@ -7,6 +7,7 @@ import (
 	"github.com/libp2p/go-libp2p"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/p2p/host/autorelay"
+	"github.com/multiformats/go-multiaddr"
 )
 
 // relayInterval is how long after looking for relays a node that has none looks
@@ -35,4 +36,10 @@ func natOptions(relays func() []peer.AddrInfo) []libp2p.Option {
 			return out
 		}, autorelay.WithMinCandidates(1), autorelay.WithMinInterval(relayInterval), autorelay.WithBackoff(relayInterval)),
 	}
+}
+
+// isRelayed tells whether an address leads through a relay.
+func isRelayed(a multiaddr.Multiaddr) bool {
+	_, err := a.ValueForProtocol(multiaddr.P_CIRCUIT)
+	return err == nil
 }
