@@ -47,6 +47,7 @@ type download struct {
 	readers  map[int]time.Time // pieces that are waited for, and since when
 	pace     time.Duration     // that a piece took lately, smoothed
 	progress time.Time         // when the last piece came
+	sourced  bool              // a peer has what is missing, or knows one that does
 	ended    bool              // run is over: err says how
 	err      error
 	changed  chan struct{} // closed when any of this changes
@@ -163,6 +164,21 @@ func (d *download) add(i int) {
 	d.left--
 	d.progress = time.Now()
 	d.notify()
+}
+
+// foundSource notes that a peer has what is missing, or has found one.
+func (d *download) foundSource() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.sourced = true
+}
+
+// hasSource tells whether a peer has what is missing, as far as this node
+// knows. If not it may only be waiting for nodes that wait for it.
+func (d *download) hasSource() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.sourced
 }
 
 func (d *download) has(i int) bool {

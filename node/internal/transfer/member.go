@@ -55,6 +55,9 @@ func (m *member) work(ctx context.Context, first bool) {
 		}
 		i, err := m.offer(ctx, want, urgent, declined)
 		declined = -1
+		if err == nil {
+			m.s.hope(m)
+		}
 		if err == nil && i < 0 {
 			continue // the peer has waited already
 		}
@@ -94,7 +97,6 @@ func (m *member) work(ctx context.Context, first bool) {
 			return
 		}
 		rest = min(2*rest, restMax)
-		m.s.hope(m)
 	}
 }
 
@@ -141,6 +143,7 @@ func (m *member) offer(ctx context.Context, want pieces.Set, urgent bool, declin
 	defer resp.Body.Close()
 	switch resp.StatusCode {
 	case http.StatusNoContent:
+		m.s.d.foundSource()
 		return -1, nil
 	case http.StatusNotFound:
 		return 0, fmt.Errorf("peer %s: %w", m.peer.ID, errLacks)
@@ -155,6 +158,7 @@ func (m *member) offer(ctx context.Context, want pieces.Set, urgent bool, declin
 	if o.Piece < 0 || o.Piece >= m.s.d.blob.Count() || !want.Has(o.Piece) {
 		return 0, &badContent{m.peer, true, fmt.Errorf("an offer of piece %d that was not asked for", o.Piece)}
 	}
+	m.s.d.foundSource()
 	return o.Piece, nil
 }
 

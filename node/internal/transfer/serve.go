@@ -228,7 +228,11 @@ func (s *Server) offer(w http.ResponseWriter, r *http.Request) {
 		s.grants.decline(d, declined, id)
 	}
 	i, ok := s.grants.wait(r.Context(), ask)
-	if !ok {
+	switch {
+	case !ok && active != nil && !active.hasSource():
+		http.Error(w, "this node is looking for it too", http.StatusNotFound)
+		return
+	case !ok:
 		w.WriteHeader(http.StatusNoContent)
 		return
 	}

@@ -73,6 +73,24 @@ func TestNodesThatStartTogetherTrade(t *testing.T) {
 	}
 }
 
+// Nodes that look for the same blob do not wait for each other when nobody has it.
+func TestNobodyHasIt(t *testing.T) {
+	blob, _ := newBlob(t, 2*pieces.Size)
+	var all []*testPeer
+	for range 3 {
+		all = append(all, newPeer(t, setUp{join: all}))
+	}
+	var bring sync.WaitGroup
+	for _, p := range all {
+		bring.Go(func() {
+			if err := p.Bring(bounded(t, stallTimeout/2), blob, key); !errors.Is(err, ErrUnavailable) {
+				t.Errorf("bringing what nobody has: %v", err)
+			}
+		})
+	}
+	bring.Wait()
+}
+
 // What comes wrong over plain HTTP may be the doing of anyone on the way: the
 // peer is asked again over libp2p, and not banned.
 func TestAlteredOnTheWay(t *testing.T) {
