@@ -47,7 +47,7 @@ func TestImagesThatCannotBePublished(t *testing.T) {
 				t.Errorf("the set does not tell what failed: %q, %+v", got.Message, set.Status)
 			}
 			c.awaitCondition(t, art, v1alpha1.ConditionReady, metav1.ConditionFalse, tc.reason)
-			time.Sleep(time.Second)
+			time.Sleep(time.Second) // the writes that said so end; then no retry, of which 8 s have some, is to write
 			if writes := c.writes.during(ns, func() { time.Sleep(8 * time.Second) }); len(writes) > 0 {
 				t.Errorf("written while it keeps failing:\n%s", strings.Join(writes, "\n"))
 			}

@@ -346,6 +346,7 @@ func TestAPIServerIsDownForAMinute(t *testing.T) {
 	c.create(t, imageSet(ns, time.Hour, v1alpha1.ImageTags{Repository: "alpine", Tags: []string{"3.20"}}))
 
 	start := c.killAPIServer(t)
+	// What is shown is that the node serves for all of a minute without an API server.
 	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(time.Second) {
 		resp, err := http.Get("http://" + pod.config.OpenAddr + "/readyz")
 		if err != nil {

@@ -123,7 +123,7 @@ func (v *voucher) search(ctx context.Context, repository string, d digest.Digest
 	if err != nil {
 		return vouched{}, err
 	}
-	here, away := blocks[:0:0], blocks[:0:0]
+	var here, away []*ledger.Entry
 	for _, b := range blocks {
 		if v.fetcher.Has(b.Artifact.Pieces) {
 			here = append(here, b)

@@ -57,6 +57,7 @@ func (m *member) work(ctx context.Context, first bool) {
 		declined = -1
 		if err == nil {
 			m.s.hope(m)
+			m.s.d.foundSource()
 		}
 		if err == nil && i < 0 {
 			continue // the peer has waited already
@@ -143,7 +144,6 @@ func (m *member) offer(ctx context.Context, want pieces.Set, urgent bool, declin
 	defer resp.Body.Close()
 	switch resp.StatusCode {
 	case http.StatusNoContent:
-		m.s.d.foundSource()
 		return -1, nil
 	case http.StatusNotFound:
 		return 0, fmt.Errorf("peer %s: %w", m.peer.ID, errLacks)
@@ -158,7 +158,6 @@ func (m *member) offer(ctx context.Context, want pieces.Set, urgent bool, declin
 	if o.Piece < 0 || o.Piece >= m.s.d.blob.Count() || !want.Has(o.Piece) {
 		return 0, &badContent{m.peer, true, fmt.Errorf("an offer of piece %d that was not asked for", o.Piece)}
 	}
-	m.s.d.foundSource()
 	return o.Piece, nil
 }
 
