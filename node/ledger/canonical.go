@@ -13,7 +13,9 @@ import (
 // blocks is indexed in seconds, and a block is read in microseconds, because of
 // it; a block that it does not understand is left to the JSON parser.
 type plain struct {
+	version                                                   int
 	artifact, digest, mediaType, size, pieces, upstream, time []byte
+	seenAt                                                    []byte // of version 2; nil: it is pinned
 	platforms                                                 []plainPlatform
 }
 
@@ -22,8 +24,14 @@ type plainPlatform struct{ platform, digest, config, size []byte }
 // read finds the members in a block. It tells whether it understood it.
 func (p *plain) read(data []byte) bool {
 	s := scanner{rest: data}
-	p.platforms = p.platforms[:0]
-	s.literal(`{"type":"AddArtifact","version":1,"artifact":`)
+	p.platforms, p.seenAt = p.platforms[:0], nil
+	s.literal(`{"type":"AddArtifact","version":`)
+	p.version = 1
+	if bytes.HasPrefix(s.rest, []byte(`2`)) {
+		p.version = 2
+	}
+	s.literal(strconv.Itoa(p.version))
+	s.literal(`,"artifact":`)
 	p.artifact = s.text()
 	s.literal(`,"digest":`)
 	p.digest = s.text()
@@ -42,6 +50,12 @@ func (p *plain) read(data []byte) bool {
 	p.pieces = s.text()
 	s.literal(`,"upstream":`)
 	p.upstream = s.text()
+	if p.version == 2 && bytes.HasPrefix(s.rest, []byte(`,"seenAt":`)) {
+		s.literal(`,"seenAt":`)
+		p.seenAt = s.text()
+	} else if p.version == 2 {
+		s.literal(`,"pinned":true`)
+	}
 	s.literal(`,"time":`)
 	p.time = s.text()
 	s.literal(`}`)
@@ -61,20 +75,32 @@ func (e *AddArtifact) decode(data []byte) bool {
 	if !p.read(data) || bytes.Contains(data, []byte(",]")) {
 		return false
 	}
-	at, err := time.Parse(time.RFC3339, string(p.time))
-	if err != nil || at.Format(time.RFC3339Nano) != string(p.time) {
+	at, ok := canonicalTime(p.time)
+	if !ok {
 		return false
 	}
+	var seen time.Time
+	if p.seenAt != nil {
+		if seen, ok = canonicalTime(p.seenAt); !ok {
+			return false
+		}
+	}
 	size, ok := canonicalNumber(p.size)
-	*e = AddArtifact{Type: TypeAddArtifact, Version: 1, Artifact: string(p.artifact), Digest: digest.Digest(p.digest),
+	*e = AddArtifact{Type: TypeAddArtifact, Version: p.version, Artifact: string(p.artifact), Digest: digest.Digest(p.digest),
 		MediaType: string(p.mediaType), Size: size, Platforms: make([]Platform, len(p.platforms)),
-		Pieces: digest.Digest(p.pieces), Upstream: string(p.upstream), Time: at}
+		Pieces: digest.Digest(p.pieces), Upstream: string(p.upstream),
+		SeenAt: seen, Pinned: p.version == 2 && p.seenAt == nil, Time: at}
 	for i, q := range p.platforms {
 		size, canonical := canonicalNumber(q.size)
 		ok = ok && canonical
 		e.Platforms[i] = Platform{Platform: string(q.platform), Digest: digest.Digest(q.digest), Config: digest.Digest(q.config), Size: size}
 	}
 	return ok
+}
+
+func canonicalTime(text []byte) (time.Time, bool) {
+	at, err := time.Parse(time.RFC3339, string(text))
+	return at, err == nil && at.Format(time.RFC3339Nano) == string(text)
 }
 
 func canonicalNumber(digits []byte) (int64, bool) {

@@ -18,6 +18,8 @@ const (
 	MaxEntrySize = 1<<16 - 1
 	// TypeAddArtifact records that the publisher copied an image.
 	TypeAddArtifact = "AddArtifact"
+	// addArtifactVersions is the newest version of AddArtifact.
+	addArtifactVersions = 2
 	// maxPlatforms bounds an entry: official images have about a dozen.
 	maxPlatforms = 128
 )
@@ -30,9 +32,14 @@ var ErrUnknownEntry = errors.New("unknown entry type or version")
 // AddArtifact is the entry that records one image. Its encoding is JSON with
 // exactly these members in this order, without white space, and any other
 // encoding of it is refused, so that equal content has one leaf hash.
+//
+// Version 1 says that the registry's tag pointed to the digest when the block
+// was made. Version 2 says that it did not, and has one more member that tells
+// why the block was made: SeenAt or Pinned. Programs that know version 1 alone
+// do not index version 2, so they never take one for the other.
 type AddArtifact struct {
 	Type    string `json:"type"`    // TypeAddArtifact
-	Version int    `json:"version"` // 1
+	Version int    `json:"version"` // 1 or 2
 	// Artifact is the canonical image name: "docker.io/library/alpine:3.20".
 	Artifact string `json:"artifact"`
 	// Digest, MediaType and Size (bytes) describe the top manifest or index.
@@ -46,6 +53,12 @@ type AddArtifact struct {
 	Pieces digest.Digest `json:"pieces"`
 	// Upstream is the registry it was copied from: "registry-1.docker.io".
 	Upstream string `json:"upstream"`
+	// SeenAt (version 2) is when the publisher last saw the tag point to the
+	// digest at the upstream: RFC 3339, UTC, whole seconds.
+	SeenAt time.Time `json:"seenAt,omitzero"`
+	// Pinned (version 2) is true where the tag is the publisher's own assertion:
+	// the upstream's tag pointed elsewhere, or there was none.
+	Pinned bool `json:"pinned,omitempty"`
 	// Time is when the publisher recorded it: RFC 3339, UTC, whole seconds.
 	Time time.Time `json:"time"`
 }
@@ -98,14 +111,14 @@ func ParseEntry(data []byte) (*AddArtifact, error) {
 		return e, nil
 	}
 	*e = AddArtifact{}
-	return e, parse(data, TypeAddArtifact, e)
+	return e, parse(data, TypeAddArtifact, addArtifactVersions, e)
 }
 
 var errNotCanonical = errors.New("entry: not in the canonical encoding")
 
 // checkKind tells what is wrong with an entry that does not begin like one of
-// a type: it is of another type or version, or not canonical.
-func checkKind(data []byte, kind string) error {
+// a type, of version 1 to newest: it is another one, or not canonical.
+func checkKind(data []byte, kind string, newest int) error {
 	var head struct {
 		Type    string `json:"type"`
 		Version int    `json:"version"`
@@ -113,19 +126,21 @@ func checkKind(data []byte, kind string) error {
 	if err := json.Unmarshal(data, &head); err != nil {
 		return fmt.Errorf("entry: %w", err)
 	}
-	if head.Type != kind || head.Version != 1 {
+	if head.Type != kind || head.Version < 1 || head.Version > newest {
 		return fmt.Errorf("%w: %.40q version %d", ErrUnknownEntry, head.Type, head.Version)
 	}
 	return errNotCanonical
 }
 
-// parse decodes an entry of a type, whose encoding must be the canonical one.
-func parse(data []byte, kind string, e body) error {
+// parse decodes an entry of a type, of version 1 to newest (below 10), whose
+// encoding must be the canonical one.
+func parse(data []byte, kind string, newest int, e body) error {
 	if len(data) > MaxEntrySize {
 		return fmt.Errorf("entry of %d bytes: at most %d", len(data), MaxEntrySize)
 	}
-	if !bytes.HasPrefix(data, []byte(`{"type":"`+kind+`","version":1,`)) {
-		return checkKind(data, kind)
+	rest, ok := bytes.CutPrefix(data, []byte(`{"type":"`+kind+`","version":`))
+	if !ok || len(rest) < 2 || rest[0] < '1' || int(rest[0]-'0') > newest || rest[1] != ',' {
+		return checkKind(data, kind, newest)
 	}
 	if err := json.Unmarshal(data, e); err != nil {
 		return fmt.Errorf("entry: %w", err)
@@ -144,8 +159,8 @@ func parse(data []byte, kind string, e body) error {
 }
 
 func (e *AddArtifact) validate() error {
-	if e.Type != TypeAddArtifact || e.Version != 1 {
-		return fmt.Errorf("type %q version %d", e.Type, e.Version)
+	if err := e.checkVersion(); err != nil {
+		return err
 	}
 	if err := checkArtifact(e.Artifact, e.Digest, e.Time); err != nil {
 		return err
@@ -171,6 +186,25 @@ func (e *AddArtifact) validate() error {
 		}
 	}
 	return nil
+}
+
+// checkVersion checks that version 1 has neither SeenAt nor Pinned, and version
+// 2 exactly one of them.
+func (e *AddArtifact) checkVersion() error {
+	seen := !e.SeenAt.IsZero()
+	switch {
+	case e.Type != TypeAddArtifact || e.Version < 1 || e.Version > addArtifactVersions:
+		return fmt.Errorf("type %q version %d", e.Type, e.Version)
+	case e.Version == 1 && (seen || e.Pinned):
+		return errors.New("seenAt and pinned are members of version 2")
+	case e.Version == 2 && seen == e.Pinned:
+		return errors.New("version 2 has either seenAt or pinned")
+	case !seen:
+		return nil
+	case e.SeenAt.After(e.Time):
+		return fmt.Errorf("seenAt %s is after time", e.SeenAt.Format(time.RFC3339Nano))
+	}
+	return checkTime(e.SeenAt)
 }
 
 // checkArtifact checks what all entries about an image have.

@@ -21,13 +21,20 @@ func FuzzParseEntry(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add(seed)
+	for _, e := range []*AddArtifact{seenAt(artifact(alpine, "x")), pinned(artifact(alpine, "x"))} {
+		seed, err := e.Marshal()
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(seed)
+	}
 	f.Add([]byte(`{"type":"RevokeArtifact","version":1,"artifact":"docker.io/library/a:1","digest":"sha256:` + strings.Repeat("0", 64) + `","block":1,"reason":"bad","time":"2026-01-02T03:04:05Z"}`))
 	f.Add([]byte(`{"type":"RotateKey","version":1,"previous":"a+1+b","key":"a+2+c","time":"2026-01-02T03:04:05Z"}`))
 	f.Add(bytes.Repeat([]byte("["), 10_000))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		if quick := new(AddArtifact); quick.decode(data) {
 			slow := new(AddArtifact)
-			if err := parse(data, TypeAddArtifact, slow); (err == nil) != (quick.validate() == nil) || err == nil && !reflect.DeepEqual(quick, slow) {
+			if err := parse(data, TypeAddArtifact, addArtifactVersions, slow); (err == nil) != (quick.validate() == nil) || err == nil && !reflect.DeepEqual(quick, slow) {
 				t.Errorf("%q is read as %+v, and by the JSON parser as %+v, %v", data, quick, slow, err)
 			}
 		}

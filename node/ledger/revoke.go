@@ -40,7 +40,7 @@ func (e *RevokeArtifact) Marshal() ([]byte, error) { return marshal(e) }
 // ParseRevocation decodes and checks a RevokeArtifact entry.
 func ParseRevocation(data []byte) (*RevokeArtifact, error) {
 	e := new(RevokeArtifact)
-	return e, parse(data, TypeRevokeArtifact, e)
+	return e, parse(data, TypeRevokeArtifact, 1, e)
 }
 
 // VerifyRevocation is VerifyBlock for an entry that withdraws another block.

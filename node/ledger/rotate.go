@@ -51,7 +51,7 @@ func (e *RotateKey) Marshal() ([]byte, error) { return marshal(e) }
 // ParseRotation decodes and checks a RotateKey entry.
 func ParseRotation(data []byte) (*RotateKey, error) {
 	e := new(RotateKey)
-	return e, parse(data, TypeRotateKey, e)
+	return e, parse(data, TypeRotateKey, 1, e)
 }
 
 func (e *RotateKey) validate() error {

@@ -33,6 +33,10 @@ const (
 // to append would sign a second history.
 var ErrBehind = errors.New("the ledger on this disk is behind a checkpoint that was published before")
 
+// ErrSuperseded is returned when an image got a newer block than what was seen
+// at its upstream.
+var ErrSuperseded = errors.New("the image has a newer block")
+
 // Writer appends to the ledger. There is one per ledger, held by a file lock.
 type Writer struct {
 	*Ledger
@@ -152,6 +156,21 @@ func (w *Writer) settle(ctx context.Context) error {
 // to append again is safe.
 func (w *Writer) Append(ctx context.Context, e *AddArtifact) (int64, error) {
 	return w.appendUnless(ctx, e, func(latest *Entry) (bool, error) { return latest.Artifact.Digest == e.Digest, nil })
+}
+
+// AppendAfter is Append for what was seen at the upstream when the ledger had
+// size blocks. If the image got a block with another digest since, that one
+// may be newer knowledge: the answer is ErrSuperseded, and the tag stays.
+func (w *Writer) AppendAfter(ctx context.Context, e *AddArtifact, size int64) (int64, error) {
+	return w.appendUnless(ctx, e, func(latest *Entry) (bool, error) {
+		if latest.Artifact.Digest == e.Digest {
+			return true, nil
+		}
+		if latest.Height >= size {
+			return false, fmt.Errorf("%w: %s is %s since block %d", ErrSuperseded, e.Artifact, latest.Artifact.Digest, latest.Height)
+		}
+		return false, nil
+	})
 }
 
 // AppendMore is Append for an artifact of which more is known than its newest
