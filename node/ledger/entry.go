@@ -210,7 +210,7 @@ func (e *AddArtifact) checkVersion() error {
 // checkArtifact checks what all entries about an image have.
 func checkArtifact(artifact string, d digest.Digest, at time.Time) error {
 	if !isCanonical(artifact) {
-		image, err := ParseImage(artifact)
+		image, err := parseName(artifact)
 		if err != nil {
 			return err
 		}

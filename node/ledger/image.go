@@ -19,9 +19,24 @@ type Image struct {
 }
 
 // ParseImage reads an image name as container clients do: "alpine" is
-// docker.io/library/alpine:latest. A name with a digest is refused: on the
+// docker.io/library/alpine:latest. A registry that has several names has the
+// one that CanonicalRegistry gives. A name with a digest is refused: on the
 // ledger the digest stands beside the name.
 func ParseImage(s string) (Image, error) {
+	host, rest, ok := strings.Cut(s, "/")
+	if ok && host != dockerHub && isHost(host) {
+		registry, err := CanonicalRegistry(host)
+		if err != nil {
+			return Image{}, fmt.Errorf("image name %.80q: %w", s, err)
+		}
+		s = registry + "/" + rest
+	}
+	return parseName(s)
+}
+
+// parseName is ParseImage for a name as it stands in a block: version 0.1.0
+// wrote registries as it was told.
+func parseName(s string) (Image, error) {
 	if len(s) > maxImageLen {
 		return Image{}, fmt.Errorf("image name of %d bytes: at most %d", len(s), maxImageLen)
 	}

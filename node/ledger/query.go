@@ -167,7 +167,7 @@ func (l *Ledger) historyBelow(ctx context.Context, image Image, below int64, lim
 	return l.find(ctx, imageKey([]byte(image.String())), below, limit, image.isOf)
 }
 
-func (i Image) isOf(e *Entry) bool { return e.Artifact != nil && e.Artifact.Artifact == i.String() }
+func (i Image) isOf(e *Entry) bool { return e.Artifact != nil && e.Artifact.Name() == i.String() }
 
 // ByDigest lists up to limit blocks that name a digest (of an artifact, a
 // platform's manifest, an image ID or a piece list), newest first.

@@ -84,7 +84,7 @@ func (b *batch) scan(data []byte, n, skip int) bool {
 func (b *batch) entry(data []byte, above int) {
 	first := len(b.records)
 	if b.plain.read(data) && b.addPlain(above, first) {
-		b.image(b.plain.artifact)
+		b.image(canonicalArtifact(b.plain.artifact))
 		return
 	}
 	b.records = b.records[:first]
@@ -93,7 +93,7 @@ func (b *batch) entry(data []byte, above int) {
 	case errors.Is(err, ErrUnknownEntry):
 		err = b.other(data, above)
 	case err == nil:
-		b.add(imageKey([]byte(e.Artifact)), above, first)
+		b.add(imageKey(canonicalArtifact([]byte(e.Artifact))), above, first)
 		digests := []digest.Digest{e.Digest, e.Pieces}
 		for _, p := range e.Platforms {
 			digests = append(digests, p.Digest, p.Config)
@@ -101,7 +101,7 @@ func (b *batch) entry(data []byte, above int) {
 		for _, d := range digests {
 			b.addDigest([]byte(d), above, first)
 		}
-		b.image([]byte(e.Artifact))
+		b.image(canonicalArtifact([]byte(e.Artifact)))
 	}
 	if err != nil {
 		b.unread = append(b.unread, unreadBlock{above, err})
@@ -112,7 +112,7 @@ func (b *batch) entry(data []byte, above int) {
 // its digests are such.
 func (b *batch) addPlain(above, first int) bool {
 	p := &b.plain
-	b.add(imageKey(p.artifact), above, first)
+	b.add(imageKey(canonicalArtifact(p.artifact)), above, first)
 	ok := b.addDigest(p.digest, above, first) && b.addDigest(p.pieces, above, first)
 	for _, q := range p.platforms {
 		ok = ok && b.addDigest(q.digest, above, first) && b.addDigest(q.config, above, first)

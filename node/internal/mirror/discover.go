@@ -35,7 +35,11 @@ func (m *Mirror) catalog(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	prefix := registry(r) + "/"
+	host, err := registry(r)
+	if err != nil {
+		return err
+	}
+	prefix := host + "/"
 	var names []string
 	for _, name := range m.Ledger.Repositories() {
 		if short, ok := strings.CutPrefix(name, prefix); ok && short > last {

@@ -38,7 +38,11 @@ func parse(r *http.Request) (request, error) {
 		return request{kind: "other"}, &refusal{http.StatusNotFound, "UNSUPPORTED", "not a path of the OCI distribution-spec"}
 	}
 	req := request{kind: kind, reference: reference}
-	image, err := ledger.ParseImage(registry(r) + "/" + name)
+	host, err := registry(r)
+	if err != nil {
+		return req, err
+	}
+	image, err := ledger.ParseImage(host + "/" + name)
 	if err != nil || strings.Contains(name, ":") {
 		return req, &refusal{http.StatusBadRequest, "NAME_INVALID", "not a repository name: " + name}
 	}
@@ -71,10 +75,16 @@ func split(path string) (name, kind, reference string) {
 }
 
 // registry is the registry whose mirror the client thinks this is: containerd
-// says so by ns=, dockerd can only mean Docker Hub.
-func registry(r *http.Request) string {
-	if ns := r.URL.Query().Get("ns"); ns != "" {
-		return ns
+// says so by ns=, by any name that the registry has; dockerd can only mean
+// Docker Hub.
+func registry(r *http.Request) (string, error) {
+	ns := r.URL.Query().Get("ns")
+	if ns == "" {
+		return defaultRegistry, nil
 	}
-	return defaultRegistry
+	host, err := ledger.CanonicalRegistry(ns)
+	if err != nil {
+		return "", &refusal{http.StatusBadRequest, "NAME_INVALID", "ns: " + err.Error()}
+	}
+	return host, nil
 }

@@ -8,7 +8,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -103,10 +105,15 @@ func New(c Config) (*Publisher, error) {
 	p.queue.limit = cmp.Or(max(c.Concurrency, 0), concurrency)
 	p.metrics = newMetrics(p)
 	limit := upstream.NewLimit(c.Bandwidth)
-	for name, endpoint := range c.Upstreams {
-		config := upstream.Config{Name: name, Endpoint: endpoint, Limit: limit, Observe: p.metrics.observe, AttachedFor: min(upstream.AttachedFor, p.AttachmentsEvery/2)}
+	for _, written := range slices.Sorted(maps.Keys(c.Upstreams)) {
+		name, err := ledger.CanonicalRegistry(written)
+		if err != nil || written != name && c.Upstreams[name] != "" {
+			p.Log.Warn("an upstream is not used: it has no registry's name, or an upstream under the registry's usual name is given too", "upstream", written, "error", err)
+			continue
+		}
+		config := upstream.Config{Name: name, Endpoint: c.Upstreams[written], Limit: limit, Observe: p.metrics.observe, AttachedFor: min(upstream.AttachedFor, p.AttachmentsEvery/2)}
 		if c.SecretDir != "" {
-			config.SecretDir = filepath.Join(c.SecretDir, SecretFolder(name))
+			config.SecretDir = filepath.Join(c.SecretDir, SecretFolder(written))
 		}
 		r, err := upstream.New(config)
 		if err != nil {
