@@ -73,6 +73,10 @@ test-crash: ## Kill publishers and mirrors of the ledger at 300 random moments, 
 	PYRSIA_CRASH_ROUNDS=300 go test -count=1 -v -timeout 30m ./hack/crash
 	@$(REAL_PARTS); PYRSIA_CRASH_ROUNDS=50 go test -count=1 -v -timeout 30m -run '^TestPublisherIsKilled' ./controllers
 
+.PHONY: test-attacks
+test-attacks: build ## Run the attacks that SECURITY.md names, on real processes and a real cluster (root; RUN=REGEXP)
+	@$(REAL_PARTS); PYRSIA_ATTACKS=1 PYRSIA_BINARY=$(CURDIR)/bin/pyrsia go test -count=1 -v -timeout 30m -run '$(RUN)' ./hack/attacks
+
 .PHONY: test-clients
 test-clients: ## Pull by real container clients through all that can go wrong (root; RUN=REGEXP; UPDATE=1 writes docs/clients.md)
 	PYRSIA_CLIENTS=1 go test -count=1 -v -timeout 20m -run '$(RUN)' -skip Conformance ./hack/clients $(if $(UPDATE),-update)

@@ -9,6 +9,9 @@ func All(upstream string) []Step {
 	return []Step{cluster, images, registry, operator, samples, publication, gone, pull, pullDebian, pullLarge, unpublished, moved, corrupted, proof}
 }
 
+// Install are the steps after which the operator runs and nothing is declared.
+func Install() []Step { return []Step{cluster, images, registry, operator} }
+
 var (
 	cluster = Step{"A Kubernetes cluster on this machine",
 		"one control plane and two workers run, each with its own containerd and kubelet.", startCluster}

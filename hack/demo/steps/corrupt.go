@@ -65,7 +65,7 @@ func (w *World) fetchDamaged(ctx context.Context, image string, layer v1.Descrip
 	const script = `curl -sS -o /tmp/answer -w "HTTP %{http_code}, %{size_download} bytes\n" "$0" && sha256sum /tmp/answer`
 	argv := []string{"sh", "-c", script, url}
 	fmt.Fprintf(w.Out, "$ %s exec w1 %s\n", clusterScript, shellQuote(argv))
-	answer, err := w.onNode(ctx, "w1", argv...)
+	answer, err := w.OnNode(ctx, "w1", argv...)
 	fmt.Fprint(w.Out, answer)
 	switch {
 	case err != nil || !strings.HasPrefix(answer, "HTTP 200"):
@@ -92,7 +92,7 @@ func (w *World) largestLayer(ctx context.Context, image string) (v1.Descriptor, 
 		if !strings.HasPrefix(p.Platform, "linux/"+runtime.GOARCH) {
 			continue
 		}
-		raw, err := w.onNode(ctx, "w1", "curl", "-sf", libraryURL(image)+"/manifests/"+p.Digest.String())
+		raw, err := w.OnNode(ctx, "w1", "curl", "-sf", libraryURL(image)+"/manifests/"+p.Digest.String())
 		if err != nil {
 			return v1.Descriptor{}, err
 		}

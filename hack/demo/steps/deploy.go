@@ -33,7 +33,7 @@ func applySamples(ctx context.Context, w *World) error {
 		return w.Show(ctx, "kubectl", "apply", "-k", "config/samples")
 	}
 	return w.Show(ctx, "sh", "-c",
-		"kubectl kustomize hack/demo/samples | sed s,CLUSTER_HOST_IP:5000,"+w.registryAddr()+", | kubectl apply -f -")
+		"kubectl kustomize hack/demo/samples | sed s,CLUSTER_HOST_IP:5000,"+w.RegistryAddr()+", | kubectl apply -f -")
 }
 
 // awaitPublished waits until everything that was declared is so.
@@ -73,7 +73,7 @@ func (w *World) artifact(ctx context.Context, image string) (*v1alpha1.Artifact,
 	return nil, fmt.Errorf("no Artifact of %s is on the ledger", image)
 }
 
-// onNode runs a command on a node of the cluster, silently.
-func (w *World) onNode(ctx context.Context, node string, argv ...string) (string, error) {
+// OnNode runs a command on a node of the cluster, silently.
+func (w *World) OnNode(ctx context.Context, node string, argv ...string) (string, error) {
 	return w.Output(ctx, append([]string{clusterScript, "exec", node}, argv...)...)
 }

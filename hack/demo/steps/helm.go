@@ -32,7 +32,7 @@ func installByHelm(ctx context.Context, w *World) error {
 	if err := w.Show(ctx, helm("install", "pyrsia-operator", "charts/pyrsia-operator", "--namespace", "pyrsia-system", "--create-namespace", "--wait")...); err != nil {
 		return err
 	}
-	if err := w.Show(ctx, "sh", "-c", "kubectl kustomize hack/demo/samples | sed -e s,CLUSTER_HOST_IP:5000,"+w.registryAddr()+
+	if err := w.Show(ctx, "sh", "-c", "kubectl kustomize hack/demo/samples | sed -e s,CLUSTER_HOST_IP:5000,"+w.RegistryAddr()+
 		", -e 's/^  storage:$/&\\n    storageClassName: shared/' | kubectl apply -f -"); err != nil {
 		return err
 	}

@@ -101,10 +101,10 @@ func joinWorker(ctx context.Context, w *World) error {
 // awaitPull waits until a node pulls from its mirror.
 func (w *World) awaitPull(ctx context.Context, node string) error {
 	err := w.Await(ctx, "a pull on "+node, 2*time.Minute, func(ctx context.Context) (bool, string, error) {
-		if _, err := w.onNode(ctx, node, "grep", "-q", "127.0.0.1:5001", dockerHosts); err != nil {
+		if _, err := w.OnNode(ctx, node, "grep", "-q", "127.0.0.1:5001", dockerHosts); err != nil {
 			return false, "containerd is not set up", nil
 		}
-		out, err := w.onNode(ctx, node, "sh", "-c", pullScript)
+		out, err := w.OnNode(ctx, node, "sh", "-c", pullScript)
 		return err == nil, out, err
 	})
 	if err == nil {

@@ -39,7 +39,7 @@ func (w *World) startPulls(ctx context.Context, nodes ...string) *pulls {
 				start := time.Now()
 				// A pull under way at the end may end by itself.
 				once, cancel := context.WithTimeout(context.WithoutCancel(ctx), pullLimit)
-				out, err := w.onNode(once, node, "sh", "-c", pullScript)
+				out, err := w.OnNode(once, node, "sh", "-c", pullScript)
 				cancel()
 				p.note(node, time.Since(start), out, err)
 			}

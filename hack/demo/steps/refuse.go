@@ -33,7 +33,7 @@ func refuseUnpublished(ctx context.Context, w *World) error {
 	}
 	fmt.Fprintf(w.Out, "The kubelet says: %s\n", message)
 	_, tag, _ := strings.Cut(image, ":")
-	answer, err := w.onNode(ctx, "w1", "curl", "-s", libraryURL(image)+"/manifests/"+tag)
+	answer, err := w.OnNode(ctx, "w1", "curl", "-s", libraryURL(image)+"/manifests/"+tag)
 	if err != nil {
 		return err
 	}

@@ -18,7 +18,7 @@ const (
 // of their own, and on w1 another mirror of Docker Hub.
 func userSettings(ctx context.Context, w *World) error {
 	w.settings = map[string]string{}
-	_, err := w.onNode(ctx, "w1", "sh", "-c", `mkdir -p $(dirname "$0") && echo 'server = "https://mirror.example"' >"$0" && chmod 640 "$0"`, dockerHosts)
+	_, err := w.OnNode(ctx, "w1", "sh", "-c", `mkdir -p $(dirname "$0") && echo 'server = "https://mirror.example"' >"$0" && chmod 640 "$0"`, dockerHosts)
 	for _, node := range w.workers {
 		err = errors.Join(err, w.settle(ctx, node))
 	}
@@ -27,8 +27,8 @@ func userSettings(ctx context.Context, w *World) error {
 
 // settle sets up the demo's registry on a node, and notes all of certs.d.
 func (w *World) settle(ctx context.Context, node string) error {
-	_, err := w.onNode(ctx, node, "sh", "-c", `mkdir -p "$0" && echo "server = \"http://$1\"" >"$0/hosts.toml"`,
-		certsD+"/"+w.registryAddr(), w.registryAddr())
+	_, err := w.OnNode(ctx, node, "sh", "-c", `mkdir -p "$0" && echo "server = \"http://$1\"" >"$0/hosts.toml"`,
+		certsD+"/"+w.RegistryAddr(), w.RegistryAddr())
 	if err != nil {
 		return err
 	}
@@ -39,7 +39,7 @@ func (w *World) settle(ctx context.Context, node string) error {
 // readSettings describes certs.d on a node: each name with its type, mode and
 // owner, and files with their identity, age and content.
 func (w *World) readSettings(ctx context.Context, node string) (string, error) {
-	return w.onNode(ctx, node, "sh", "-c",
+	return w.OnNode(ctx, node, "sh", "-c",
 		`cd "$0" && find . -type d -printf '%y %m %U:%G %p\n' -o -printf '%y %m %U:%G %i %T@ %p\n' | sort && find . -type f -exec sha256sum {} + | sort`, certsD)
 }
 
@@ -53,7 +53,7 @@ func (w *World) settingsRestored(ctx context.Context) error {
 		if diff := cmp.Diff(strings.Split(w.settings[node], "\n"), strings.Split(now, "\n")); diff != "" {
 			return fmt.Errorf("containerd's settings on %s (-before +after):\n%s", node, diff)
 		}
-		if data, err := w.onNode(ctx, node, "find", mirrorDir, "-mindepth", "1"); err != nil || data != "" {
+		if data, err := w.OnNode(ctx, node, "find", mirrorDir, "-mindepth", "1"); err != nil || data != "" {
 			return fmt.Errorf("left of the mirror's data on %s: %w\n%s", node, err, data)
 		}
 	}

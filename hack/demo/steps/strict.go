@@ -16,11 +16,11 @@ func pullFromAnother(ctx context.Context, w *World) (err error) {
 	if err != nil {
 		return err
 	}
-	w.registry, err = upstream.Start(ctx, filepath.Join(strings.TrimSpace(debian), "docker-registry"), w.upstreamDir(), w.registryAddr())
+	w.registry, err = upstream.Start(ctx, filepath.Join(strings.TrimSpace(debian), "docker-registry"), w.upstreamDir(), w.RegistryAddr())
 	if err != nil {
 		return err
 	}
-	if err := w.startPod(ctx, "other-registry", w.registryAddr()+"/library/unpublished:1", "w1"); err != nil {
+	if err := w.startPod(ctx, "other-registry", w.RegistryAddr()+"/library/unpublished:1", "w1"); err != nil {
 		return err
 	}
 	said, err := w.awaitEnd(ctx, "other-registry")
@@ -39,7 +39,7 @@ func staticPodsOnStrict(ctx context.Context, w *World) error {
 	for name, image := range map[string]string{"static-published": w.small(), "static-refused": "unpublished:1"} {
 		manifest := fmt.Sprintf(`{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": %q, "namespace": %q}, "spec": {
 			"terminationGracePeriodSeconds": 0, "containers": [{"name": "main", "image": "docker.io/library/%s", "command": ["sleep", "86400"]}]}}`, name, namespace, image)
-		if _, err := w.onNode(ctx, "w1", "sh", "-c", `echo "$1" >/etc/kubernetes/manifests/$0.json`, name, manifest); err != nil {
+		if _, err := w.OnNode(ctx, "w1", "sh", "-c", `echo "$1" >/etc/kubernetes/manifests/$0.json`, name, manifest); err != nil {
 			return err
 		}
 	}
@@ -58,6 +58,6 @@ func staticPodsOnStrict(ctx context.Context, w *World) error {
 	if err := w.awaitPullFailure(ctx, "static-refused-w1"); err != nil {
 		return err
 	}
-	_, err = w.onNode(ctx, "w1", "sh", "-c", "rm /etc/kubernetes/manifests/static-*.json")
+	_, err = w.OnNode(ctx, "w1", "sh", "-c", "rm /etc/kubernetes/manifests/static-*.json")
 	return err
 }

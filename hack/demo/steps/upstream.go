@@ -32,18 +32,18 @@ func startUpstream(ctx context.Context, w *World) error {
 	if err != nil {
 		return err
 	}
-	w.registry, err = upstream.Start(ctx, filepath.Join(debian, "docker-registry"), dir, w.registryAddr())
+	w.registry, err = upstream.Start(ctx, filepath.Join(debian, "docker-registry"), dir, w.RegistryAddr())
 	if err != nil {
 		return err
 	}
-	w.content = upstream.Content{Registry: w.registryAddr(), Busybox: busybox, Debian: strings.TrimSpace(rootfs)}
+	w.content = upstream.Content{Registry: w.RegistryAddr(), Busybox: busybox, Debian: strings.TrimSpace(rootfs)}
 	if w.pushed, err = w.content.PushAll(ctx); err != nil {
 		return err
 	}
 	if err := w.content.PushUnpublished(ctx); err != nil {
 		return err
 	}
-	fmt.Fprintf(w.Out, "docker-registry listens on %s; pushed to it:\n", w.registryAddr())
+	fmt.Fprintf(w.Out, "docker-registry listens on %s; pushed to it:\n", w.RegistryAddr())
 	for _, image := range slices.Sorted(maps.Keys(w.pushed)) {
 		fmt.Fprintf(w.Out, "  library/%-12s %s\n", image, w.pushed[image])
 	}
@@ -63,6 +63,6 @@ func loseUpstream(ctx context.Context, w *World) error {
 	if err := w.registry.Stop(); err != nil {
 		return err
 	}
-	fmt.Fprintf(w.Out, "The upstream on %s is stopped.\n", w.registryAddr())
+	fmt.Fprintf(w.Out, "The upstream on %s is stopped.\n", w.RegistryAddr())
 	return nil
 }

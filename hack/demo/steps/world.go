@@ -67,8 +67,8 @@ func (w *World) small() string {
 	return "busybox:1.35"
 }
 
-// registryAddr is where the cluster reaches the upstream: on this machine.
-func (w *World) registryAddr() string { return w.vars["CLUSTER_HOST_IP"] + ":5000" }
+// RegistryAddr is where the cluster reaches the upstream: on this machine.
+func (w *World) RegistryAddr() string { return w.vars["CLUSTER_HOST_IP"] + ":5000" }
 
 const clusterScript = "hack/cluster/cluster"
 

@@ -35,18 +35,18 @@ type Rig struct {
 	nodes []*Node
 }
 
-// Start builds the program, and starts an upstream registry from the binary
-// docker-registry and a publisher, with these further arguments.
+// Start starts an upstream registry from the binary docker-registry and a
+// publisher, with these further arguments. The program is PYRSIA_BINARY, or
+// else built.
 func Start(ctx context.Context, dir, dockerRegistry string, publisher ...string) (_ *Rig, err error) {
-	r := &Rig{Dir: dir, Pyrsia: filepath.Join(dir, "pyrsia")}
+	r := &Rig{Dir: dir}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, r.Stop())
 		}
 	}()
-	build := exec.CommandContext(ctx, "go", "build", "-o", r.Pyrsia, "github.com/pyrsia/pyrsia-operator/cmd/pyrsia")
-	if out, err := build.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("building pyrsia: %w: %s", err, out)
+	if r.Pyrsia, err = program(ctx, dir); err != nil {
+		return nil, err
 	}
 	addr, err := FreeAddr()
 	if err != nil {
@@ -67,6 +67,18 @@ func Start(ctx context.Context, dir, dockerRegistry string, publisher ...string)
 	args := append([]string{"--role", "Publisher", "--signing-key", file, "--upstream", "docker.io=http://" + addr}, publisher...)
 	r.Publisher, err = r.start(ctx, "publisher", args...)
 	return r, err
+}
+
+func program(ctx context.Context, dir string) (string, error) {
+	if p := os.Getenv("PYRSIA_BINARY"); p != "" {
+		return p, nil
+	}
+	p := filepath.Join(dir, "pyrsia")
+	build := exec.CommandContext(ctx, "go", "build", "-o", p, "github.com/pyrsia/pyrsia-operator/cmd/pyrsia")
+	if out, err := build.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("building pyrsia: %w: %s", err, out)
+	}
+	return p, nil
 }
 
 // StartMirror starts a mirror. Each peer is another mirror's address; the
