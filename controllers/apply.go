@@ -4,11 +4,19 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"slices"
 
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/sets"
+	coreac "k8s.io/client-go/applyconfigurations/core/v1"
+	"k8s.io/client-go/util/csaupgrade"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
@@ -26,7 +34,10 @@ func (e *foreignObjectError) Error() string {
 	return fmt.Sprintf("a %s %q exists that this PyrsiaNode did not make: delete it, or give the PyrsiaNode another name", e.kind, e.name)
 }
 
-// applier writes the objects that belong to a PyrsiaNode.
+// applier writes the objects that belong to a PyrsiaNode, and no others: it
+// creates one first, and changes only what carries the PyrsiaNode's UID. Its own
+// UID goes with each change, so that an object which has taken its place
+// meanwhile is refused by the API server.
 type applier struct {
 	client client.Client
 	live   client.Reader // not cached: sees what lacks the operator's label too
@@ -59,8 +70,86 @@ func outdated[O client.Object, A runtime.ApplyConfiguration](ctx context.Context
 	return !same, err
 }
 
-func (a applier) apply(ctx context.Context, desired runtime.ApplyConfiguration) error {
-	return a.client.Apply(ctx, desired, client.FieldOwner(fieldOwner), client.ForceOwnership)
+// apply makes the object as desired. live is the object as outdated has read
+// it: without a UID, it does not exist.
+func (a applier) apply(ctx context.Context, live client.Object, desired runtime.ApplyConfiguration) error {
+	object, err := asUnstructured(desired)
+	if err != nil {
+		return err
+	}
+	if live.GetUID() == "" {
+		// Crash after: the fields belong to the creation and not to an apply, so the
+		// object counts as outdated, and the next call goes on below.
+		return a.client.Create(ctx, object, client.FieldOwner(fieldOwner))
+	}
+	if err := a.takeFields(ctx, live); err != nil {
+		if apierrors.IsConflict(err) {
+			return nil // the cache is behind: a watch tells when it is not
+		}
+		return fmt.Errorf("taking over the fields that were created: %w", err)
+	}
+	object.SetUID(live.GetUID())
+	err = a.client.Apply(ctx, client.ApplyConfigurationFromUnstructured(object), client.FieldOwner(fieldOwner), client.ForceOwnership)
+	if replaced(err) {
+		return &foreignObjectError{object.GetKind(), object.GetName()}
+	}
+	return err
+}
+
+// replaced tells whether an apply was refused because the object has another
+// UID by now.
+func replaced(err error) bool {
+	status, ok := errors.AsType[*apierrors.StatusError](err)
+	return ok && status.ErrStatus.Details != nil && slices.ContainsFunc(status.ErrStatus.Details.Causes, func(c metav1.StatusCause) bool {
+		return c.Field == "metadata.uid"
+	})
+}
+
+// takeFields turns the fields that the operator owns by creating the object into
+// those that it owns by applying it: else a field that is wanted no more would stay.
+func (a applier) takeFields(ctx context.Context, live client.Object) error {
+	created := slices.ContainsFunc(live.GetManagedFields(), func(f metav1.ManagedFieldsEntry) bool {
+		return f.Manager == fieldOwner && f.Operation == metav1.ManagedFieldsOperationUpdate && f.Subresource == ""
+	})
+	if !created {
+		return nil
+	}
+	patch, err := csaupgrade.UpgradeManagedFieldsPatch(live, sets.New(fieldOwner), fieldOwner)
+	if err != nil || patch == nil {
+		return err
+	}
+	return a.client.Patch(ctx, live, client.RawPatch(types.JSONPatchType, patch))
+}
+
+// applySecret makes a Secret of the PyrsiaNode as desired. The operator may not
+// read Secrets: whose one is, an empty patch that changes nothing tells, whose
+// answer is the metadata alone.
+func (a applier) applySecret(ctx context.Context, n *v1alpha1.PyrsiaNode, desired *coreac.SecretApplyConfiguration) error {
+	live := &metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{Namespace: n.Namespace, Name: *desired.Name}}
+	live.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Secret"))
+	err := a.client.Patch(ctx, live, client.RawPatch(types.MergePatchType, []byte("{}")), client.DryRunAll)
+	if apierrors.IsNotFound(err) {
+		object, err := asUnstructured(desired)
+		if err != nil {
+			return err
+		}
+		return a.client.Create(ctx, object, client.FieldOwner(fieldOwner))
+	}
+	if err != nil {
+		return fmt.Errorf("asking whose Secret %s is: %w", *desired.Name, err)
+	}
+	if !metav1.IsControlledBy(live, n) {
+		return &foreignObjectError{"Secret", *desired.Name}
+	}
+	return a.client.Apply(ctx, desired.WithUID(live.UID).WithResourceVersion(live.ResourceVersion), client.FieldOwner(fieldOwner), client.ForceOwnership)
+}
+
+func asUnstructured(desired runtime.ApplyConfiguration) (*unstructured.Unstructured, error) {
+	fields, err := runtime.DefaultUnstructuredConverter.ToUnstructured(desired)
+	if err != nil {
+		return nil, fmt.Errorf("writing out what is to be applied: %w", err)
+	}
+	return &unstructured.Unstructured{Object: fields}, nil
 }
 
 // deleteOwned deletes an object of the PyrsiaNode that is wanted no more, if it

@@ -47,13 +47,25 @@ func TestDesiredObjectsSettle(t *testing.T) {
 	a := applier{client: c.WithWatch, live: c.WithWatch}
 	want := desiredObjects() // the answers overwrite what is applied
 	for name, desired := range desiredObjects() {
-		if err := a.apply(t.Context(), desired); err != nil {
+		if err := a.apply(t.Context(), new(appsv1.DaemonSet), desired); err != nil { // creates it
 			t.Errorf("%s: %v", name, err)
 			continue
+		}
+		live, _, err := extract(t, c, desired)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := a.apply(t.Context(), live, desired); err != nil {
+			t.Errorf("%s: %v", name, err)
 		}
 		live, owned, err := extract(t, c, desired)
 		if err != nil {
 			t.Fatal(err)
+		}
+		for _, f := range live.GetManagedFields() {
+			if f.Operation == metav1.ManagedFieldsOperationUpdate {
+				t.Errorf("%s: fields of the creation would stay when they are wanted no more: %s", name, f.FieldsV1.Raw)
+			}
 		}
 		if same, err := equalJSON(owned, want[name]); err != nil || !same {
 			t.Errorf("%s does not settle, %v (-want +owned):\n%s", name, err, cmp.Diff(want[name], owned))

@@ -2,6 +2,7 @@ package controllers
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -47,7 +48,12 @@ func (r *PyrsiaNodeReconciler) keys(ctx context.Context, n *v1alpha1.PyrsiaNode)
 	if err != nil {
 		return 0, err
 	}
-	if err := r.applier.apply(ctx, secret); err != nil {
+	err = r.applier.applySecret(ctx, n, secret)
+	if foreign, ok := errors.AsType[*foreignObjectError](err); ok {
+		setFailed(n, v1alpha1.ConditionKeysReady, "NameConflict", foreign.Error())
+		return time.Minute, nil
+	}
+	if err != nil {
 		setFailed(n, v1alpha1.ConditionKeysReady, "SecretNotWritten", "the Secret "+controlSecretName(n)+" cannot be written: "+apiReason(err))
 		return 0, fmt.Errorf("applying Secret %s: %w", controlSecretName(n), err)
 	}

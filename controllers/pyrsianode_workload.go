@@ -143,7 +143,7 @@ func (r *PyrsiaNodeReconciler) applyService(ctx context.Context, n *v1alpha1.Pyr
 	live = new(corev1.Service)
 	changed, err = outdated(ctx, r.applier, n, live, "Service", coreac.ExtractService, *desired.Name, desired)
 	if err == nil && changed {
-		err = wrap(r.applier.apply(ctx, desired), "applying Service %s", *desired.Name)
+		err = wrap(r.applier.apply(ctx, live, desired), "applying Service %s", *desired.Name)
 	}
 	return live, changed, err
 }
@@ -155,7 +155,7 @@ func (r *PyrsiaNodeReconciler) applyStatefulSet(ctx context.Context, n *v1alpha1
 		return nil, err
 	}
 	if changed {
-		return nil, wrap(r.applier.apply(ctx, desired), "applying StatefulSet %s", n.Name)
+		return nil, wrap(r.applier.apply(ctx, live, desired), "applying StatefulSet %s", n.Name)
 	}
 	if live.Status.ObservedGeneration < live.Generation {
 		return nil, nil
@@ -171,7 +171,7 @@ func (r *PyrsiaNodeReconciler) applyDaemonSet(ctx context.Context, n *v1alpha1.P
 		return nil, err
 	}
 	if changed {
-		return nil, wrap(r.applier.apply(ctx, desired), "applying DaemonSet %s", *desired.Name)
+		return nil, wrap(r.applier.apply(ctx, live, desired), "applying DaemonSet %s", *desired.Name)
 	}
 	if live.Status.ObservedGeneration < live.Generation {
 		return nil, nil
