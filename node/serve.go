@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -14,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/pyrsia/pyrsia-operator/node/control"
+	"github.com/pyrsia/pyrsia-operator/node/internal/portproof"
 )
 
 // listen opens the node's ports.
@@ -59,7 +62,35 @@ func (n *Node) serveMirror(ctx context.Context) error {
 	if socket, ok := strings.CutPrefix(n.config.MirrorAddr, unixPrefix); ok {
 		return n.serveFrontend(ctx, socket)
 	}
-	return n.serveAt(ctx, n.config.MirrorAddr, n.mirror, tlsConfig)
+	if n.config.MirrorAddr == "" {
+		return nil
+	}
+	handler, err := n.provenMirror()
+	if err != nil {
+		return err
+	}
+	return n.serveAt(ctx, n.config.MirrorAddr, handler, tlsConfig)
+}
+
+// provenMirror is the mirror with the proof that its port is this node's, which
+// a frontend gives in its place if there is one.
+func (n *Node) provenMirror() (http.Handler, error) {
+	dir := filepath.Join(n.config.DataDir, "frontend")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("preparing the proof of the mirror's port: %w", err)
+	}
+	secret, err := portproof.Secret(dir)
+	if err != nil {
+		return nil, err
+	}
+	proof := portproof.Handler(secret, n.config.MirrorAddr)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == portproof.Path {
+			proof.ServeHTTP(w, r)
+			return
+		}
+		n.mirror.ServeHTTP(w, r)
+	}), nil
 }
 
 func (n *Node) serveAt(ctx context.Context, addr string, handler http.Handler, tlsConfig *tls.Config) error {

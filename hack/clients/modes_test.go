@@ -163,7 +163,7 @@ func TestStatusAgreesWithContainerd(t *testing.T) {
 				}
 				read = read && strings.Contains(strings.ReplaceAll(string(dump), "'", `"`), fmt.Sprintf("config_path = %q", certs))
 			}
-			if out, err := exec.CommandContext(t.Context(), r, "containerd", "install", "--certs-d", certs, "--config", config).CombinedOutput(); err != nil {
+			if out, err := exec.CommandContext(t.Context(), r, "containerd", "install", "--no-port-check", "--certs-d", certs, "--config", config).CombinedOutput(); err != nil {
 				t.Fatalf("%v: %s", err, out)
 			}
 			out, err := exec.CommandContext(t.Context(), r, "containerd", "status", "--certs-d", certs, "--config", config).CombinedOutput()

@@ -105,7 +105,7 @@ func (w *world) containerd(t *testing.T, name, programs, pyrsia, mirror, mode, m
 	t.Helper()
 	dir := shortDir(t)
 	certs, socket, config := filepath.Join(dir, "certs.d"), filepath.Join(dir, "c.sock"), filepath.Join(dir, "config.toml")
-	if out, err := exec.CommandContext(t.Context(), pyrsia, "containerd", "install", "--certs-d", certs, "--mirror", "http://"+mirror, "--mode", mode).CombinedOutput(); err != nil {
+	if out, err := exec.CommandContext(t.Context(), pyrsia, "containerd", "install", "--no-port-check", "--certs-d", certs, "--mirror", "http://"+mirror, "--mode", mode).CombinedOutput(); err != nil {
 		t.Fatalf("pyrsia containerd install: %v: %s", err, out)
 	}
 	content := fmt.Sprintf("version = 2\nroot = %q\nstate = %q\ndisabled_plugins = [%q, %q, %q]\n[grpc]\n  address = %q\n"+

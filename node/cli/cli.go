@@ -10,13 +10,17 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/pyrsia/pyrsia-operator/node"
+	"github.com/pyrsia/pyrsia-operator/node/control"
+	"github.com/pyrsia/pyrsia-operator/node/internal/containerd"
+	"github.com/pyrsia/pyrsia-operator/node/internal/portproof"
 )
 
 // errUsage marks a wrong use of a command: exit status 2.
 var errUsage = errors.New("wrong use")
 
 // Main runs the program and returns its exit status: 0 for success, 1 for a
-// failure (also of a verification), 2 for a wrong use.
+// failure (also of a verification), 2 for a wrong use. 'containerd install' has
+// two more, by which the operator tells what to say in a mirror's condition.
 func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if calledByContainerd(args) {
 		return verifyImage(ctx, args, stdout, stderr)
@@ -48,12 +52,22 @@ only what the ledger vouches for.`,
 		containerdCommand(), planCommand(), frontendCommand(), initDataCommand(), removeDataCommand(), pauseCommand())
 	if err := root.ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(stderr, "pyrsia:", err)
-		if errors.Is(err, errUsage) {
-			return 2
-		}
-		return 1
+		return exitStatus(err)
 	}
 	return 0
+}
+
+func exitStatus(err error) int {
+	if errors.Is(err, errUsage) {
+		return 2
+	}
+	if _, ok := errors.AsType[*containerd.OwnedError](err); ok {
+		return control.ExitRegistryTaken
+	}
+	if _, ok := errors.AsType[*portproof.Error](err); ok {
+		return control.ExitPortTaken
+	}
+	return 1
 }
 
 // exactly demands n arguments.

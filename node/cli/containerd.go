@@ -1,65 +1,151 @@
 package cli
 
 import (
+	"cmp"
+	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net/url"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"text/tabwriter"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/pyrsia/pyrsia-operator/node/internal/containerd"
+	"github.com/pyrsia/pyrsia-operator/node/internal/portproof"
 )
+
+// localOwner owns what a person sets up, and names no other owner.
+const localOwner = "local"
 
 func containerdCommand() *cobra.Command {
 	var s containerd.Setup
-	var config, mirror, mode string
+	var config string
 	cmd := &cobra.Command{
 		Use:   "containerd",
 		Short: "Make a node the registry mirror of this machine's containerd, or take that back",
 		Long: `Writes certs.d/REGISTRY/hosts.toml, which containerd reads at each pull: nothing
 needs a restart. Its configuration must have config_path set to that certs.d,
-which status checks: it is for pods and crictl, and ctr wants --hosts-dir. What was there before is kept, and restored exactly by uninstall.`,
+which status checks: it is for pods and crictl, and ctr wants --hosts-dir. What was there before is kept, and restored exactly by uninstall.
+
+Each file names its owner. What another owner has set up is not touched: a second
+node on this machine takes other registries and an --owner of its own. Who is
+refused waits: when the owner uninstalls, it hands over to the one that waits,
+if that one has tried again within a quarter of an hour.`,
 	}
 	f := cmd.PersistentFlags()
 	f.StringVar(&s.CertsD, "certs-d", "/etc/containerd/certs.d", "containerd's config_path")
-	f.StringArrayVar(&s.Registries, "registry", []string{"docker.io"}, "registry that the node mirrors; may be repeated")
-
+	f.StringArrayVar(&s.Registries, "registry", []string{"docker.io"}, "registry that the node mirrors, Docker Hub under all its names; may be repeated")
+	f.StringVar(&s.Owner, "owner", localOwner, "whose set-up it is, for more than one node on this machine")
 	f.StringVar(&config, "config", "/etc/containerd/config.toml", "containerd's configuration")
+	cmd.AddCommand(containerdInstall(&s, &config), containerdUninstall(&s), containerdStatus(&s, &config))
+	return cmd
+}
 
-	install := &cobra.Command{
+func containerdInstall(s *containerd.Setup, config *string) *cobra.Command {
+	var mirror, mode, secretFile string
+	var wait time.Duration
+	var unchecked bool
+	cmd := &cobra.Command{
 		Use:   "install",
 		Short: "Send pulls to the node",
-		Args:  exactly(0),
+		Long: `Sends pulls of the registries to the node, in place of what the same owner had
+set up before. The node must run: before anything is written its port must
+answer as a mirror of Pyrsia, with --port-secret as this very one.
+
+Exit status: 3 if another owner has one of the registries, 4 if the port is not
+the mirror's; then nothing was changed.`,
+		Args: exactly(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := checkMirror(mirror); err != nil {
 				return err
 			}
-			if err := s.Install(mirror, containerd.Mode(mode)); err != nil {
+			if !unchecked {
+				if err := checkPort(cmd.Context(), mirror, secretFile, wait); err != nil {
+					return err
+				}
+			}
+			restored, err := s.Install(mirror, containerd.Mode(mode))
+			for _, name := range restored {
+				fmt.Fprintf(cmd.OutOrStdout(), "Restored %s, which is not listed any more.\n", name)
+			}
+			if err != nil {
 				return err
 			}
-			if _, err := os.Stat(config); err != nil {
+			if _, err := os.Stat(*config); err != nil {
 				return nil // in a pod it is out of reach
 			}
-			if err := s.CheckConfig(config); err != nil {
+			if err := s.CheckConfig(*config); err != nil {
 				fmt.Fprintln(cmd.ErrOrStderr(), "Warning:", err)
 			}
 			return nil
 		},
 	}
-	install.Flags().StringVar(&mirror, "mirror", "http://127.0.0.1:5001", "URL of the node's mirror port")
-	install.Flags().StringVar(&mode, "mode", string(containerd.Strict), "Strict (what the node refuses is not pulled) or Fallback (goes on to the registry)")
+	f := cmd.Flags()
+	f.StringVar(&mirror, "mirror", "http://127.0.0.1:5001", "URL of the node's mirror port")
+	f.StringVar(&mode, "mode", string(containerd.Strict), "Strict (what the node refuses is not pulled) or Fallback (goes on to the registry)")
+	f.StringVar(&secretFile, "port-secret", "", "file by which the port proves that it is this node's: frontend/port.secret in its data folder, or port.secret in the --dir of its frontend")
+	f.DurationVar(&wait, "wait", 5*time.Second, "how long to wait for the node's port to answer")
+	f.BoolVar(&unchecked, "no-port-check", false, "set up although the node does not run yet: whoever has the port is asked from then on")
+	return cmd
+}
 
-	uninstall := &cobra.Command{
+// checkPort waits until the port is the mirror's.
+func checkPort(ctx context.Context, mirror, secretFile string, wait time.Duration) (err error) {
+	var secret []byte
+	for end := time.Now().Add(wait); secretFile != ""; time.Sleep(100 * time.Millisecond) {
+		// A frontend that comes up at this moment is about to make it.
+		if secret, err = portproof.ReadSecret(secretFile); err == nil {
+			break
+		}
+		if !errors.Is(err, fs.ErrNotExist) || time.Now().After(end) || ctx.Err() != nil {
+			return &portproof.Error{URL: mirror, Found: "its mirror has left no secret yet: " + err.Error()}
+		}
+	}
+	return portproof.Check(ctx, mirror, secret, wait)
+}
+
+func containerdUninstall(s *containerd.Setup) *cobra.Command {
+	var mirror string
+	var all bool
+	cmd := &cobra.Command{
 		Use:   "uninstall",
 		Short: "Restore what was there before",
 		Args:  exactly(0),
-		RunE:  func(*cobra.Command, []string) error { return s.Uninstall() },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if all {
+				s.Registries = nil
+			}
+			if err := s.Uninstall(mirror); err != nil {
+				return err
+			}
+			return tellOthers(cmd, *s)
+		},
 	}
-	status := &cobra.Command{
+	cmd.Flags().BoolVar(&all, "all", false, "restore all registries that the owner has, not only those of --registry")
+	cmd.Flags().StringVar(&mirror, "mirror", "", "URL of the node's mirror port: of what v0.1.0 set up, which names no owner, restore this node's alone")
+	return cmd
+}
+
+// tellOthers says which of the registries another owner still has: that is no
+// failure, but may be a surprise.
+func tellOthers(cmd *cobra.Command, s containerd.Setup) error {
+	states, err := s.Status()
+	for _, state := range states {
+		if state.Mode != "" && state.Owner != s.Owner {
+			fmt.Fprintf(cmd.ErrOrStderr(), "%s stays with %s at %s: it is not the set-up of %s\n", state.Registry, cmp.Or(state.Owner, "a mirror of v0.1.0"), state.Mirror, s.Owner)
+		}
+	}
+	return err
+}
+
+func containerdStatus(s *containerd.Setup, config *string) *cobra.Command {
+	return &cobra.Command{
 		Use:   "status",
 		Short: "Show which registries' pulls go to a node, and whether containerd knows of it",
 		Args:  exactly(0),
@@ -69,28 +155,22 @@ which status checks: it is for pods and crictl, and ctr wants --hosts-dir. What 
 				return err
 			}
 			tw := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 3, ' ', 0)
-			fmt.Fprintln(tw, "REGISTRY\tMODE\tMIRROR")
+			fmt.Fprintln(tw, "REGISTRY\tMODE\tMIRROR\tOWNER")
 			installed := false
 			for _, s := range states {
-				if s.Mode == "" {
-					s.Mode, s.Mirror = "-", "-"
-				} else {
-					installed = true
-				}
-				fmt.Fprintf(tw, "%s\t%s\t%s\n", s.Registry, s.Mode, s.Mirror)
+				installed = installed || s.Mode != ""
+				fmt.Fprintf(tw, "%s\t%s\t%s\t%s\n", s.Registry, cmp.Or(string(s.Mode), "-"), cmp.Or(s.Mirror, "-"), cmp.Or(s.Owner, "-"))
 			}
 			if err := tw.Flush(); err != nil || !installed {
 				return err
 			}
-			if err := s.CheckConfig(config); err != nil {
+			if err := s.CheckConfig(*config); err != nil {
 				return err
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "\ncontainerd reads %s, by %s.\n", s.CertsD, config)
+			fmt.Fprintf(cmd.OutOrStdout(), "\ncontainerd reads %s, by %s.\n", s.CertsD, *config)
 			return nil
 		},
 	}
-	cmd.AddCommand(install, uninstall, status)
-	return cmd
 }
 
 // checkMirror refuses what clients could not use as a mirror: dockerd would not

@@ -23,7 +23,7 @@ const (
 	createdFile = "created"
 )
 
-func (s Setup) backup(registry string) string { return filepath.Join(s.CertsD, backupDir, registry) }
+func (s Setup) backup(folder string) string { return filepath.Join(s.CertsD, backupDir, folder) }
 
 // beside are folders next to certs.d in which it is made, and goes.
 func (s Setup) beside(what string) string { return filepath.Clean(s.CertsD) + ".pyrsia-" + what }
@@ -44,7 +44,15 @@ func (s Setup) begin() error {
 		return err
 	}
 	// Crash before: a folder beside, which the next run removes.
-	return os.Rename(making, s.CertsD)
+	return s.renameDir(making, s.CertsD)
+}
+
+// renameDir renames a folder beside certs.d, durably.
+func (s Setup) renameDir(from, to string) error {
+	if err := os.Rename(from, to); err != nil {
+		return err
+	}
+	return durable.SyncDir(filepath.Dir(filepath.Clean(s.CertsD)))
 }
 
 func (s Setup) sweepBeside() error {
@@ -59,11 +67,9 @@ func (s Setup) sweepBeside() error {
 	return err
 }
 
-// end removes what is left when the last registry was restored.
+// end removes what is left when the last registry was restored; what it puts
+// beside certs.d, sweepBeside removes.
 func (s Setup) end() error {
-	if err := s.sweepBeside(); err != nil {
-		return err
-	}
 	left, err := s.kept()
 	if err != nil || len(left) > 0 {
 		return err
@@ -73,10 +79,11 @@ func (s Setup) end() error {
 			return errors.Join(err, os.RemoveAll(filepath.Join(s.CertsD, backupDir))) // the user keeps something there
 		}
 		// Crash after: a folder beside, which the next run removes.
-		if err := os.Rename(s.CertsD, s.beside("old")); err != nil {
-			return err
+		err := s.renameDir(s.CertsD, s.beside("old"))
+		if errors.Is(err, unix.EBUSY) || errors.Is(err, unix.EROFS) { // a mount, in a pod: the empty folder stays
+			return os.RemoveAll(filepath.Join(s.CertsD, backupDir))
 		}
-		return s.sweepBeside()
+		return err
 	}
 	return removeEmpty(filepath.Join(s.CertsD, backupDir))
 }

@@ -1,6 +1,7 @@
 // Package containerd makes a node the registry mirror of the containerd on
 // its machine, by certs.d/REGISTRY/hosts.toml, and takes that back exactly.
-// containerd reads these files at each pull: nothing needs a restart.
+// containerd reads these files at each pull: nothing needs a restart. Each file
+// names its owner, and no mirror touches what another one owns.
 package containerd
 
 import (
@@ -10,7 +11,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -27,156 +27,249 @@ const (
 	Fallback Mode = "Fallback"
 )
 
-const (
-	hostsFile = "hosts.toml"
-	header    = "# Written by Pyrsia. 'pyrsia containerd uninstall' restores what was here before.\n"
-)
+const hostsFile = "hosts.toml"
 
-// Setup is the set-up of some registries in one certs.d.
+// Setup is one mirror's set-up in one certs.d.
 type Setup struct {
-	CertsD     string // such as /etc/containerd/certs.d
+	CertsD string // such as /etc/containerd/certs.d
+	Owner  string // whose set-up it is, such as NAMESPACE/NAME/UID of a PyrsiaNode
+	// Registries are those whose pulls go to the mirror. Docker Hub is set up
+	// under all its names, whichever is listed.
 	Registries []string
 }
 
-func (s Setup) dir(registry string) string   { return filepath.Join(s.CertsD, registry) }
-func (s Setup) hosts(registry string) string { return filepath.Join(s.CertsD, registry, hostsFile) }
+func (s Setup) dir(folder string) string   { return filepath.Join(s.CertsD, folder) }
+func (s Setup) hosts(folder string) string { return filepath.Join(s.CertsD, folder, hostsFile) }
 
-// Install sends pulls of these registries, and no others, to the mirror at the
-// given URL. What the user had is kept for Uninstall. To install again is
-// safe, also after a crash at any moment.
-func (s Setup) Install(mirror string, mode Mode) error {
-	if mode != Strict && mode != Fallback {
-		return fmt.Errorf("mode %q: want %s or %s", mode, Strict, Fallback)
-	}
+func (s Setup) check() error {
 	for _, r := range s.Registries {
 		if err := checkName(r); err != nil {
 			return err
 		}
 	}
-	if err := s.begin(); err != nil {
-		return fmt.Errorf("setting containerd up: %w", err)
-	}
-	if err := s.uninstallOthers(mirror); err != nil {
-		return err
-	}
-	for _, r := range s.Registries {
-		if err := s.install(r, hostsTOML(r, mirror, mode)); err != nil {
-			return fmt.Errorf("setting containerd up for %s: %w", r, err)
-		}
-	}
-	return nil
+	return checkOwner(s.Owner)
 }
 
-func (s Setup) install(registry string, content []byte) error {
-	if err := s.sweep(registry); err != nil {
+// Install sends pulls of these registries to the mirror at the given URL. What
+// the user had is kept for Uninstall. What the same owner had set up otherwise,
+// at another URL or for registries that are not listed any more, is changed or
+// restored: it tells which folders were. If another owner has one of the
+// registries, nothing is changed but for a claim to it, and the error is an
+// *OwnedError. To install again is safe, also after a crash at any moment.
+func (s Setup) Install(mirror string, mode Mode) (restored []string, err error) {
+	if mode != Strict && mode != Fallback {
+		return nil, fmt.Errorf("mode %q: want %s or %s", mode, Strict, Fallback)
+	}
+	if err := s.check(); err != nil {
+		return nil, err
+	}
+	if err := s.begin(); err != nil {
+		return nil, fmt.Errorf("setting containerd up: %w", err)
+	}
+	err = s.locked(func() (err error) {
+		restored, err = s.installAll(mirror, mode)
+		return err
+	})
+	return restored, err
+}
+
+func (s Setup) installAll(mirror string, mode Mode) (restored []string, err error) {
+	wanted := folders(s.Registries)
+	if err := s.refuse(wanted, mirror, mode); err != nil {
+		return nil, err
+	}
+	for _, f := range wanted {
+		if err := s.install(f.name, s.content(f, mirror, mode)); err != nil {
+			return nil, fmt.Errorf("setting containerd up for %s: %w", f.registry, err)
+		}
+	}
+	// Last, so that the registries which stay are not without a set-up meanwhile.
+	if restored, err = s.restoreOthers(wanted, mirror); err == nil {
+		err = s.dropClaims()
+	}
+	if err != nil {
+		return restored, fmt.Errorf("restoring containerd's set-up: %w", err)
+	}
+	return restored, nil
+}
+
+// refuse looks at all folders before any is written, and claims those that
+// another mirror has.
+func (s Setup) refuse(wanted []folder, mirror string, mode Mode) error {
+	var owned error
+	for _, f := range wanted {
+		current, _, err := read(s.hosts(f.name))
+		if err != nil {
+			return fmt.Errorf("reading containerd's set-up for %s: %w", f.registry, err)
+		}
+		h, ours := parse(current)
+		if !ours || s.inherits(h, mirror) {
+			continue
+		}
+		if owned == nil {
+			owned = &OwnedError{Registry: f.registry, File: s.hosts(f.name), Owner: h.owner, Mirror: h.mirror}
+		}
+		if err := s.putClaim(f.name, s.content(f, mirror, mode)); err != nil {
+			return fmt.Errorf("waiting for %s: %w", f.registry, err)
+		}
+	}
+	return owned
+}
+
+func (s Setup) install(folder string, content []byte) error {
+	if err := s.sweep(folder); err != nil {
 		return err
 	}
-	current, exists, err := read(s.hosts(registry))
+	current, exists, err := read(s.hosts(folder))
 	if err != nil {
 		return err
 	}
-	if !isOurs(current) {
-		if err := s.keep(registry, exists); err != nil {
+	if _, ours := parse(current); !ours {
+		if err := s.keep(folder, exists); err != nil {
 			return err
 		}
 	}
 	if bytes.Equal(current, content) {
 		return nil
 	}
-	if err := os.MkdirAll(s.dir(registry), 0o755); err != nil {
+	if err := os.MkdirAll(s.dir(folder), 0o755); err != nil {
 		return err
 	}
 	// Crash before: a backup of what is still in place, which the next Install
 	// renews and the next Uninstall drops.
-	return durable.WriteFile(s.hosts(registry), content)
+	return durable.WriteFile(s.hosts(folder), content)
 }
 
-// Uninstall restores what was there before Install. A hosts.toml that
-// somebody has written since is left as it is.
-func (s Setup) Uninstall() error {
-	for _, r := range s.Registries {
-		if err := checkName(r); err != nil {
-			return err
-		}
-		if err := s.uninstall(r); err != nil {
-			return fmt.Errorf("restoring containerd's set-up for %s: %w", r, err)
-		}
+// restoreOthers restores what an earlier Install of the same owner set up and
+// this one did not.
+func (s Setup) restoreOthers(wanted []folder, mirror string) (restored []string, err error) {
+	taken, err := s.kept()
+	if err != nil {
+		return nil, err
 	}
-	if err := s.end(); err != nil {
+	for _, name := range taken {
+		if slices.ContainsFunc(wanted, func(f folder) bool { return f.name == name }) {
+			continue
+		}
+		current, _, err := read(s.hosts(name))
+		if err != nil {
+			return restored, err
+		}
+		if h, ours := parse(current); !ours || !s.inherits(h, mirror) {
+			continue // another mirror's, or the user's again
+		}
+		if err := s.uninstall(name); err != nil {
+			return restored, err
+		}
+		restored = append(restored, name)
+	}
+	return restored, nil
+}
+
+// Uninstall restores what was there before Install, of these registries or, if
+// none is listed, of all that the owner has. A hosts.toml that another mirror
+// owns, or that somebody has written since, is left as it is; where another
+// mirror waits for the registry, it gets it instead. mirror is the URL of a
+// mirror whose files may be without an owner, because v0.1.0 wrote them; if it
+// is empty, all such files are taken back.
+func (s Setup) Uninstall(mirror string) error {
+	if err := s.check(); err != nil {
+		return err
+	}
+	err := s.locked(func() error { return s.uninstallAll(mirror) })
+	if err == nil {
+		err = s.sweepBeside()
+	}
+	if err != nil {
 		return fmt.Errorf("restoring containerd's set-up: %w", err)
 	}
 	return nil
 }
 
-// uninstallOthers restores the registries that an earlier Install sent to the
-// same mirror and that are not listed any more.
-func (s Setup) uninstallOthers(mirror string) error {
-	taken, err := s.kept()
+func (s Setup) uninstallAll(mirror string) error {
+	names, err := s.kept()
 	if err != nil {
-		return fmt.Errorf("reading containerd's set-up: %w", err)
+		return err
 	}
-	for _, r := range taken {
-		if slices.Contains(s.Registries, r) {
+	if len(s.Registries) > 0 {
+		names = nil
+		for _, f := range folders(s.Registries) {
+			names = append(names, f.name)
+		}
+	}
+	if err := s.dropClaims(); err != nil {
+		return err
+	}
+	for _, name := range names {
+		current, _, err := read(s.hosts(name))
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		if h, ours := parse(current); ours && !s.owns(h, mirror) {
 			continue
 		}
-		current, _, err := read(s.hosts(r))
-		if err != nil {
-			return fmt.Errorf("reading containerd's set-up for %s: %w", r, err)
-		}
-		if !isOurs(current) || !bytes.Contains(current, fmt.Appendf(nil, "[host.%q]", mirror)) {
-			continue // another node's, or the user's again
-		}
-		if err := s.uninstall(r); err != nil {
-			return fmt.Errorf("restoring containerd's set-up for %s: %w", r, err)
+		if err := s.uninstall(name); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
 		}
 	}
-	return nil
+	return s.end()
 }
 
-func (s Setup) uninstall(registry string) error {
-	if err := s.sweep(registry); err != nil {
+// uninstall gives a folder back to who waits for it, or to the user.
+func (s Setup) uninstall(folder string) error {
+	if err := s.sweep(folder); err != nil {
 		return err
 	}
-	current, exists, err := read(s.hosts(registry))
+	current, exists, err := read(s.hosts(folder))
 	if err != nil {
 		return err
 	}
-	if isOurs(current) || !exists {
-		if err := s.restore(registry); err != nil {
+	_, ours := parse(current)
+	next, waits, err := s.claimant(folder)
+	if err != nil {
+		return err
+	}
+	if ours && waits {
+		// Crash before: all is as it was, and the next run does it again. Crash
+		// after: a claim to what the claimant has, which its next Install drops.
+		if err := durable.WriteFile(s.hosts(folder), next); err != nil {
+			return err
+		}
+		return removeFile(s.claim(folder))
+	}
+	if ours || !exists {
+		if err := s.restore(folder); err != nil {
 			return err
 		}
 	}
 	// Crash before: a backup without use, which the next Uninstall drops.
-	return s.drop(registry)
+	return s.drop(folder)
 }
 
-// State is how one registry is set up.
+// State is how one folder of certs.d is set up.
 type State struct {
-	Registry string
+	Registry string // the folder's name
 	Mode     Mode   // empty if its pulls do not go to a Pyrsia node
 	Mirror   string // URL
+	Owner    string // empty if none was recorded
 }
 
-var settings = regexp.MustCompile(`(?s)^# Mode: (\w+)\n.*\n\[host\."([^"]+)"\]`)
-
-// Status tells for each registry whether its pulls go to a Pyrsia node.
+// Status tells for each folder of the registries whether its pulls go to a
+// Pyrsia node.
 func (s Setup) Status() ([]State, error) {
 	var out []State
 	for _, r := range s.Registries {
 		if err := checkName(r); err != nil {
 			return nil, err
 		}
-		current, _, err := read(s.hosts(r))
+	}
+	for _, f := range folders(s.Registries) {
+		current, _, err := read(s.hosts(f.name))
 		if err != nil {
-			return nil, fmt.Errorf("reading containerd's set-up for %s: %w", r, err)
+			return nil, fmt.Errorf("reading containerd's set-up for %s: %w", f.registry, err)
 		}
-		state := State{Registry: r}
-		if rest, ours := bytes.CutPrefix(current, []byte(header)); ours {
-			if m := settings.FindSubmatch(rest); m != nil {
-				state.Mode, state.Mirror = Mode(m[1]), string(m[2])
-			}
-		}
-		out = append(out, state)
+		h, _ := parse(current)
+		out = append(out, State{f.name, h.mode, h.mirror, h.owner})
 	}
 	return out, nil
 }
@@ -190,30 +283,29 @@ func read(name string) (content []byte, exists bool, err error) {
 	return content, err == nil, err
 }
 
-func isOurs(content []byte) bool { return bytes.HasPrefix(content, []byte(header)) }
-
 // checkName refuses a registry's name that would lead out of certs.d.
 func checkName(registry string) error {
-	if registry == "" || strings.HasPrefix(registry, ".") || strings.ContainsAny(registry, "/\\\x00") {
+	if registry == "" || strings.HasPrefix(registry, ".") || strings.ContainsAny(registry, "/\\\x00\n\"") {
 		return fmt.Errorf("%q is not the name of a registry", registry)
 	}
 	return nil
 }
 
-// hostsTOML is the file for one registry. containerd 1.6 knows strictness only
-// when the node is both the server and the host; 2.x takes it the same way.
-func hostsTOML(registry, mirror string, mode Mode) []byte {
+// content is the file for one folder. containerd 1.6 knows strictness only when
+// the node is both the server and the host; 2.x takes it the same way.
+func (s Setup) content(f folder, mirror string, mode Mode) []byte {
 	server := mirror
 	if mode == Fallback {
-		server = "https://" + registry
-		if registry == "docker.io" {
+		server = "https://" + f.registry
+		if slices.Contains(dockerHub, f.registry) {
 			server = "https://registry-1.docker.io"
 		}
 	}
 	return fmt.Appendf(nil, `%s# Mode: %s
+# Owner: %s
 server = %q
 
 [host.%q]
   capabilities = ["pull", "resolve"]
-`, header, mode, server, mirror)
+`, header, mode, s.Owner, server, mirror)
 }

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"testing"
 
@@ -12,6 +13,26 @@ import (
 )
 
 const mirror = "http://127.0.0.1:5001"
+
+// setup is the one of the tests' owner.
+func setup(certsD string, registries ...string) Setup {
+	return Setup{CertsD: certsD, Owner: "images/mirror/1", Registries: registries}
+}
+
+func install(t *testing.T, s Setup, mirror string, mode Mode) {
+	t.Helper()
+	if _, err := s.Install(mirror, mode); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// hub is the state of all folders of Docker Hub.
+func hub(mode Mode, mirror, owner string) (out []State) {
+	for _, name := range dockerHub {
+		out = append(out, State{name, mode, mirror, owner})
+	}
+	return out
+}
 
 // tree describes all files and folders below one: content, mode, and the
 // files' identity and age.
@@ -80,18 +101,16 @@ func TestUninstallRestoresExactly(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			root := lay(t, files)
 			before := tree(t, filepath.Dir(root))
-			s := Setup{CertsD: root, Registries: []string{"docker.io"}}
+			s := setup(root, "docker.io", "reg.test:5000")
 			for _, mode := range []Mode{Strict, Strict, Fallback} {
-				if err := s.Install(mirror, mode); err != nil {
-					t.Fatal(err)
-				}
+				install(t, s, mirror, mode)
 			}
-			want := []State{{"docker.io", Fallback, mirror}}
+			want := slices.Insert(hub(Fallback, mirror, s.Owner), 2, State{"reg.test:5000", Fallback, mirror, s.Owner}, State{"reg.test_5000_", Fallback, mirror, s.Owner})
 			if got, err := s.Status(); err != nil || !cmp.Equal(got, want) {
 				t.Errorf("status: %v, %v", got, err)
 			}
 			for range 2 {
-				if err := s.Uninstall(); err != nil {
+				if err := s.Uninstall(mirror); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -104,13 +123,11 @@ func TestUninstallRestoresExactly(t *testing.T) {
 
 func TestUninstallLeavesWhatTheUserWroteSince(t *testing.T) {
 	root := t.TempDir()
-	s := Setup{CertsD: root, Registries: []string{"docker.io"}}
-	if err := s.Install(mirror, Strict); err != nil {
-		t.Fatal(err)
-	}
+	s := setup(root, "docker.io")
+	install(t, s, mirror, Strict)
 	write(t, s.hosts("docker.io"), "mine")
 	want := maps.Clone(tree(t, filepath.Join(root, "docker.io")))
-	if err := s.Uninstall(); err != nil {
+	if err := s.Uninstall(mirror); err != nil {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(want, tree(t, filepath.Join(root, "docker.io"))); diff != "" {
@@ -121,20 +138,19 @@ func TestUninstallLeavesWhatTheUserWroteSince(t *testing.T) {
 func TestRegistriesThatAreNotListedAnyMoreAreRestored(t *testing.T) {
 	root := t.TempDir()
 	write(t, filepath.Join(root, "quay.io", hostsFile), "mine")
-	other := Setup{CertsD: root, Registries: []string{"ghcr.io"}}
-	if err := other.Install("http://127.0.0.1:5002", Strict); err != nil {
-		t.Fatal(err)
+	other := Setup{CertsD: root, Owner: "b/mirror/2", Registries: []string{"ghcr.io"}}
+	install(t, other, "http://127.0.0.1:5002", Strict)
+	install(t, setup(root, "docker.io", "quay.io"), mirror, Strict)
+	restored, err := setup(root, "docker.io").Install("http://127.0.0.1:5003", Strict) // another port at the same time
+	if err != nil || !cmp.Equal(restored, []string{"quay.io"}) {
+		t.Errorf("restored %v: %v", restored, err)
 	}
-	for _, registries := range [][]string{{"docker.io", "quay.io"}, {"docker.io"}} {
-		if err := (Setup{CertsD: root, Registries: registries}).Install(mirror, Strict); err != nil {
-			t.Fatal(err)
-		}
-	}
-	got, err := Setup{CertsD: root, Registries: []string{"docker.io", "ghcr.io", "quay.io"}}.Status()
+	got, err := setup(root, "docker.io", "ghcr.io", "quay.io").Status()
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []State{{"docker.io", Strict, mirror}, {"ghcr.io", Strict, "http://127.0.0.1:5002"}, {Registry: "quay.io"}}
+	want := slices.Insert(hub(Strict, "http://127.0.0.1:5003", "images/mirror/1"), 1, State{"ghcr.io", Strict, "http://127.0.0.1:5002", "b/mirror/2"})
+	want = slices.Insert(want, 3, State{Registry: "quay.io"})
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
@@ -145,8 +161,8 @@ func TestRegistriesThatAreNotListedAnyMoreAreRestored(t *testing.T) {
 
 func TestNamesOutsideOfCertsDAreRefused(t *testing.T) {
 	for _, name := range []string{"", "..", "../etc", "a/b", ".pyrsia-backup"} {
-		s := Setup{CertsD: t.TempDir(), Registries: []string{name}}
-		if s.Install(mirror, Strict) == nil || s.Uninstall() == nil {
+		s := setup(t.TempDir(), name)
+		if _, err := s.Install(mirror, Strict); err == nil || s.Uninstall("") == nil {
 			t.Errorf("registry %q was accepted", name)
 		}
 	}
@@ -154,12 +170,13 @@ func TestNamesOutsideOfCertsDAreRefused(t *testing.T) {
 
 func TestStrictNamesTheMirrorAlone(t *testing.T) {
 	want := header + `# Mode: Strict
+# Owner: images/mirror/1
 server = "http://127.0.0.1:5001"
 
 [host."http://127.0.0.1:5001"]
   capabilities = ["pull", "resolve"]
 `
-	if diff := cmp.Diff(want, string(hostsTOML("docker.io", mirror, Strict))); diff != "" {
+	if diff := cmp.Diff(want, string(setup("").content(folder{"docker.io", "docker.io"}, mirror, Strict))); diff != "" {
 		t.Error(diff)
 	}
 }

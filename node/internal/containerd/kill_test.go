@@ -10,15 +10,19 @@ import (
 	"github.com/pyrsia/pyrsia-operator/node/internal/killpoint"
 )
 
+// The child of the kill tests runs a step of one of two mirrors, "a" and "b".
 func TestMain(m *testing.M) {
 	killpoint.Main(m, func(args []string) error {
-		s := Setup{CertsD: args[1], Registries: []string{"docker.io"}}
+		s := Setup{CertsD: args[1], Owner: args[2], Registries: []string{"docker.io"}}
 		if args[0] == "install" {
-			return s.Install(mirror, Strict)
+			_, err := s.Install(urls[args[2]], Strict)
+			return err
 		}
-		return s.Uninstall()
+		return s.Uninstall(urls[args[2]])
 	})
 }
+
+var urls = map[string]string{"a/mirror/1": mirror, "b/mirror/2": "http://127.0.0.1:5002"}
 
 // However far a run came, the user's set-up or the whole of ours is in place,
 // and the next Uninstall brings everything back.
@@ -44,27 +48,93 @@ func killAt(t *testing.T, what, had string, n int) (killed bool) {
 	t.Helper()
 	certsD := lay(t, before[had])
 	want := tree(t, filepath.Dir(certsD))
-	s := Setup{CertsD: certsD, Registries: []string{"docker.io"}}
+	s := Setup{CertsD: certsD, Owner: "a/mirror/1", Registries: []string{"docker.io"}}
 	if what == "uninstall" {
-		if err := s.Install(mirror, Strict); err != nil {
-			t.Fatal(err)
+		install(t, s, mirror, Strict)
+	}
+	killed = killpoint.Run(t, n, what, certsD, s.Owner)
+	for _, f := range folders(s.Registries) {
+		if got, _, err := read(s.hosts(f.name)); err != nil ||
+			string(got) != before[had][f.name+"/hosts.toml"] && !bytes.Equal(got, s.content(f, mirror, Strict)) {
+			t.Errorf("killed at step %d: hosts.toml of %s is neither the user's nor ours: %q, %v", n, f.name, got, err)
 		}
 	}
-	killed = killpoint.Run(t, n, what, certsD)
-	if got, _, err := read(s.hosts("docker.io")); err != nil ||
-		string(got) != before[had]["docker.io/hosts.toml"] && !bytes.Equal(got, hostsTOML("docker.io", mirror, Strict)) {
-		t.Errorf("killed at step %d: hosts.toml is neither the user's nor ours: %q, %v", n, got, err)
-	}
 	if n%2 == 0 { // also by way of another Install
-		if err := s.Install(mirror, Fallback); err != nil {
+		if _, err := s.Install(mirror, Fallback); err != nil {
 			t.Errorf("killed at step %d, installed again: %v", n, err)
 		}
 	}
-	if err := s.Uninstall(); err != nil {
+	if err := s.Uninstall(mirror); err != nil {
 		t.Errorf("killed at step %d, uninstalled: %v", n, err)
 	}
 	if diff := cmp.Diff(want, tree(t, filepath.Dir(certsD))); diff != "" {
 		t.Errorf("killed at step %d, uninstalled (-before +after):\n%s", n, diff)
 	}
 	return killed
+}
+
+// However far a mirror came that hands over to another one, or one that claims
+// what another has, pulls go to the one or the other and never around both; and
+// when both have gone, all is as it was.
+func TestKillWhileHandingOver(t *testing.T) {
+	killpoint.Need(t)
+	for _, what := range []string{"claim", "hand over"} {
+		t.Run(what, func(t *testing.T) {
+			points := 0
+			for n := 1; handOverKilledAt(t, what, n); n++ {
+				points++
+			}
+			t.Logf("killed at %d points", points)
+			if points < 5 {
+				t.Errorf("killed at %d points only", points)
+			}
+		})
+	}
+}
+
+func handOverKilledAt(t *testing.T, what string, n int) (killed bool) {
+	t.Helper()
+	certsD := lay(t, before["own hosts.toml"])
+	want := tree(t, certsD)
+	a := Setup{CertsD: certsD, Owner: "a/mirror/1", Registries: []string{"docker.io"}}
+	b := Setup{CertsD: certsD, Owner: "b/mirror/2", Registries: []string{"docker.io"}}
+	install(t, a, urls[a.Owner], Strict)
+	if what == "claim" {
+		killed = killpoint.Try(t, n, "install", certsD, b.Owner)
+	} else {
+		claimed(t, b, urls[b.Owner])
+		killed = killpoint.Run(t, n, "uninstall", certsD, a.Owner)
+	}
+	strictAll(t, a, n)
+	if _, err := b.Install(urls[b.Owner], Strict); err != nil && what == "hand over" {
+		// Not all folders were handed over yet: the clean-up runs again.
+		if err := a.Uninstall(urls[a.Owner]); err != nil {
+			t.Errorf("killed at step %d, run again: %v", n, err)
+		}
+		strictAll(t, a, n)
+		install(t, b, urls[b.Owner], Strict)
+	}
+	for _, s := range []Setup{b, a} {
+		if err := s.Uninstall(urls[s.Owner]); err != nil {
+			t.Errorf("killed at step %d, uninstalled: %v", n, err)
+		}
+	}
+	if diff := cmp.Diff(want, tree(t, certsD)); diff != "" {
+		t.Errorf("killed at step %d, uninstalled (-before +after):\n%s", n, diff)
+	}
+	return killed
+}
+
+// strictAll fails unless all names of Docker Hub are strict.
+func strictAll(t *testing.T, s Setup, n int) {
+	t.Helper()
+	states, err := s.Status()
+	if err != nil || len(states) != len(dockerHub) {
+		t.Fatal(states, err)
+	}
+	for _, state := range states {
+		if state.Mode != Strict {
+			t.Errorf("killed at step %d: pulls of %s go around the mirrors: %+v", n, state.Registry, state)
+		}
+	}
 }

@@ -6,17 +6,22 @@
 package frontend
 
 import (
+	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/pyrsia/pyrsia-operator/node/internal/portproof"
 )
 
 // The sockets in the folder that a mirror and its frontends share.
@@ -54,6 +59,7 @@ type Config struct {
 
 type frontend struct {
 	Config
+	secret   []byte // by which it proves that this port is this mirror's
 	listener *net.TCPListener
 	conns    sync.WaitGroup
 	slots    chan struct{}
@@ -64,6 +70,10 @@ type frontend struct {
 func Run(ctx context.Context, c Config) error {
 	if err := errors.Join(os.MkdirAll(c.Dir, 0o700), os.Chmod(c.Dir, 0o700)); err != nil {
 		return fmt.Errorf("preparing the folder of the mirror's sockets: %w", err)
+	}
+	secret, err := portproof.Secret(c.Dir)
+	if err != nil {
+		return err
 	}
 	listener, predecessor, err := takeOver(ctx, c)
 	if err != nil {
@@ -78,7 +88,7 @@ func Run(ctx context.Context, c Config) error {
 	defer heirs.close()
 	end, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
-	f := &frontend{Config: c, listener: listener, slots: make(chan struct{}, maxConns), end: end}
+	f := &frontend{Config: c, secret: secret, listener: listener, slots: make(chan struct{}, maxConns), end: end}
 	if err := predecessor.confirm(); err != nil {
 		c.Log.Warn("the frontend before this one does not know that it has a successor", "error", err)
 	}
@@ -138,6 +148,10 @@ func (f *frontend) serve(client *net.TCPConn) {
 		return
 	}
 	first = first[:n]
+	if bytes.HasPrefix(first, []byte("GET "+portproof.Path+"?")) {
+		f.prove(client, first)
+		return
+	}
 	deadline := time.Now().Add(f.Wait)
 	for {
 		mirror, err := f.dial(deadline)
@@ -153,6 +167,18 @@ func (f *frontend) serve(client *net.TCPConn) {
 		}
 		time.Sleep(poll)
 	}
+}
+
+// prove answers who asks whether this port is this mirror's. It does so itself:
+// the mirror does not know by which port it is reached.
+func (f *frontend) prove(client net.Conn, first []byte) {
+	req, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(first)))
+	if err != nil {
+		return // in parts, as nobody sends it who is to have an answer
+	}
+	body := portproof.Answer(f.secret, f.Addr, req.URL.Query())
+	_ = client.SetWriteDeadline(time.Now().Add(handoverTimeout))
+	_, _ = fmt.Fprintf(client, "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
 }
 
 // dial waits for the mirror.

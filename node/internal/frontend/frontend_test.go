@@ -15,6 +15,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/pyrsia/pyrsia-operator/node/internal/portproof"
 )
 
 // folder is a short one, for the path of a Unix socket is.
@@ -305,5 +307,32 @@ func TestSuccessorThatDies(t *testing.T) {
 	}
 	if status, body, err := get(t.Context(), http.DefaultClient, "http://"+c.Addr+"/"); err != nil || body != "bytes" {
 		t.Errorf("%d %q, %v", status, body, err)
+	}
+}
+
+// Who sets containerd up can tell this port from any other process's, also
+// while the mirror does not run and after a successor has taken over.
+func TestThePortProvesWhoseItIs(t *testing.T) {
+	c := config(t, folder(t))
+	stop := start(t, c)
+	awaitPort(t, c.Addr)
+	secret, err := portproof.ReadSecret(filepath.Join(c.Dir, portproof.SecretFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	check := func(c Config) error { return portproof.Check(t.Context(), "http://"+c.Addr, secret, 0) }
+	if err := check(c); err != nil {
+		t.Error(err)
+	}
+	start(t, c)
+	stop()
+	if err := check(c); err != nil {
+		t.Errorf("of the successor: %v", err)
+	}
+	other := config(t, folder(t))
+	start(t, other)
+	awaitPort(t, other.Addr)
+	if err := check(other); err == nil {
+		t.Error("another mirror's frontend passed for this one's")
 	}
 }

@@ -48,6 +48,17 @@ func Need(t *testing.T) {
 // Run has the process killed at step n, and tells whether it came that far.
 func Run(t *testing.T, n int, args ...string) (killed bool) {
 	t.Helper()
+	return run(t, n, false, args)
+}
+
+// Try is Run for a process that fails if it is not killed.
+func Try(t *testing.T, n int, args ...string) (killed bool) {
+	t.Helper()
+	return run(t, n, true, args)
+}
+
+func run(t *testing.T, n int, fails bool, args []string) (killed bool) {
+	t.Helper()
 	cmd := exec.CommandContext(t.Context(), "strace", append([]string{"-f", "-o", "/dev/null", "-e", "trace=" + steps,
 		"-e", fmt.Sprintf("inject=%s:signal=SIGKILL:when=%d", steps, n), os.Args[0]}, args...)...)
 	cmd.Env = append(os.Environ(), childVar+"=1")
@@ -58,6 +69,9 @@ func Run(t *testing.T, n int, args ...string) (killed bool) {
 		return false
 	}
 	exit, ok := errors.AsType[*exec.ExitError](err)
+	if ok && fails && exit.Exited() {
+		return false
+	}
 	if !ok || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
 		t.Fatalf("%v, to be killed at step %d: %v: %s", args, n, err, stderr.String())
 	}

@@ -1,0 +1,152 @@
+package containerd
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/pyrsia/pyrsia-operator/node/internal/durable"
+)
+
+const header = "# Written by Pyrsia. 'pyrsia containerd uninstall' restores what was here before.\n"
+
+// maxOwner bounds an owner's name: NAMESPACE/NAME/UID at its longest.
+const maxOwner = 400
+
+// OwnedError says that another mirror has set a registry up on this machine.
+type OwnedError struct {
+	Registry, File string
+	Owner          string // empty if a release that did not record one wrote the file
+	Mirror         string // URL
+}
+
+func (e *OwnedError) Error() string {
+	owner := e.Owner
+	if owner == "" {
+		owner = "an owner that is not recorded"
+	}
+	return fmt.Sprintf("pulls of %s on this machine go to the mirror of %s at %s already (%s), and nothing was changed: take %[1]s out of this mirror's registries, keep it off this machine, or remove the other mirror (which then hands over to this one)",
+		e.Registry, owner, e.Mirror, e.File)
+}
+
+// hosts is what a hosts.toml of ours says.
+type hosts struct {
+	mode   Mode
+	owner  string // empty in one that v0.1.0 wrote
+	mirror string // URL
+}
+
+var (
+	modeLine  = regexp.MustCompile(`(?m)^# Mode: (\w+)$`)
+	ownerLine = regexp.MustCompile(`(?m)^# Owner: (.+)$`)
+	hostLine  = regexp.MustCompile(`(?m)^\[host\."([^"]+)"\]$`)
+)
+
+// parse tells whether content is ours, and what it says.
+func parse(content []byte) (h hosts, ours bool) {
+	rest, ours := bytes.CutPrefix(content, []byte(header))
+	if !ours {
+		return h, false
+	}
+	first := func(line *regexp.Regexp) string {
+		if m := line.FindSubmatch(rest); m != nil {
+			return string(m[1])
+		}
+		return ""
+	}
+	return hosts{Mode(first(modeLine)), first(ownerLine), first(hostLine)}, true
+}
+
+// owns tells whether s may change or restore a file of ours. What has no owner
+// is v0.1.0's: it belongs to the mirror whose URL it names. mirror is empty for
+// an Uninstall that takes back whatever has no owner.
+func (s Setup) owns(h hosts, mirror string) bool {
+	if h.owner == "" {
+		return mirror == "" || h.mirror == mirror
+	}
+	return h.owner == s.Owner
+}
+
+// inherits tells whether an Install of s may also take over what a mirror of
+// the same namespace and name left that is gone (an owner is
+// NAMESPACE/NAME/UID, and of one name there is one at a time). An Uninstall may
+// not: that of the one before could come late, and disarm the one after.
+func (s Setup) inherits(h hosts, mirror string) bool {
+	if s.owns(h, mirror) {
+		return true
+	}
+	namespace, rest, ok1 := strings.Cut(s.Owner, "/")
+	name, _, ok2 := strings.Cut(rest, "/")
+	return ok1 && ok2 && strings.HasPrefix(h.owner, namespace+"/"+name+"/")
+}
+
+func checkOwner(owner string) error {
+	if owner == "" || len(owner) > maxOwner || strings.ContainsFunc(owner, func(r rune) bool { return r < ' ' || r == 0x7f }) {
+		return fmt.Errorf("owner %q: want one line of 1 to %d bytes", owner, maxOwner)
+	}
+	return nil
+}
+
+const (
+	// claimFile in a registry's backup is the hosts.toml of a mirror that waits
+	// for the registry: who has it hands over to that mirror when it goes, so
+	// that there is no moment at which pulls go around both.
+	claimFile = "claim.toml"
+	// claimAge is how long a claim counts: who waits renews it at each attempt,
+	// which are at most 5 minutes apart for a container that keeps failing.
+	claimAge = 15 * time.Minute
+)
+
+func (s Setup) claim(folder string) string { return filepath.Join(s.backup(folder), claimFile) }
+
+// claimant reads the claim of another mirror that waits for a folder.
+func (s Setup) claimant(folder string) (content []byte, waits bool, err error) {
+	info, err := os.Stat(s.claim(folder))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, false, nil
+	}
+	if err != nil || time.Since(info.ModTime()) > claimAge {
+		return nil, false, err
+	}
+	content, _, err = read(s.claim(folder))
+	h, ours := parse(content)
+	return content, err == nil && ours && h.owner != s.Owner, err
+}
+
+// putClaim notes that s waits for a folder. Who waited first stays first.
+func (s Setup) putClaim(folder string, content []byte) error {
+	if _, waits, err := s.claimant(folder); err != nil || waits {
+		return err
+	}
+	if err := os.MkdirAll(s.backup(folder), 0o755); err != nil {
+		return err
+	}
+	// Crash before: no claim, or the one from the attempt before.
+	return durable.WriteFile(s.claim(folder), content)
+}
+
+// dropClaims removes what s waits for, for it has it now or wants it no more.
+func (s Setup) dropClaims() error {
+	taken, err := s.kept()
+	if err != nil {
+		return err
+	}
+	for _, folder := range taken {
+		content, _, err := read(s.claim(folder))
+		if err != nil {
+			return err
+		}
+		if h, ours := parse(content); ours && h.owner == s.Owner {
+			if err := removeFile(s.claim(folder)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}

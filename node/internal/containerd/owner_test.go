@@ -1,0 +1,266 @@
+package containerd
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// claimed has s try to set up what another mirror has.
+func claimed(t *testing.T, s Setup, mirror string) *OwnedError {
+	t.Helper()
+	_, err := s.Install(mirror, Strict)
+	owned, ok := errors.AsType[*OwnedError](err)
+	if !ok {
+		t.Fatalf("a second mirror is not refused: %v", err)
+	}
+	return owned
+}
+
+// registryFiles are what containerd reads of certs.d.
+func registryFiles(t *testing.T, certsD string) map[string]string {
+	t.Helper()
+	all := tree(t, certsD)
+	for name := range all {
+		if strings.Contains(name, backupDir) {
+			delete(all, name)
+		}
+	}
+	return all
+}
+
+func TestSecondMirrorIsRefusedAndHarmless(t *testing.T) {
+	for name, registries := range map[string][]string{
+		"the same":         {"docker.io"},
+		"another name":     {"registry-1.docker.io"},
+		"one of several":   {"ghcr.io", "index.docker.io"},
+		"a port's folders": {"reg.test:5000"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			root := lay(t, before["own hosts.toml"])
+			untouched := tree(t, root)
+			a := setup(root, "docker.io", "reg.test:5000")
+			install(t, a, mirror, Strict)
+			want := registryFiles(t, root)
+			b := Setup{CertsD: root, Owner: "b/mirror/2", Registries: registries}
+			for range 2 {
+				owned := claimed(t, b, "http://127.0.0.1:5002")
+				if owned.Owner != a.Owner || owned.Mirror != mirror {
+					t.Errorf("the refusal names %q at %s", owned.Owner, owned.Mirror)
+				}
+			}
+			if err := b.Uninstall("http://127.0.0.1:5002"); err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(want, registryFiles(t, root)); diff != "" {
+				t.Errorf("the first mirror's files (-before +after the second's):\n%s", diff)
+			}
+			if err := a.Uninstall(mirror); err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(untouched, tree(t, root)); diff != "" {
+				t.Errorf("after uninstall (-before +after):\n%s", diff)
+			}
+		})
+	}
+}
+
+// A mirror that goes while another one waits hands over to it, and the user's
+// own file comes back when that one goes too.
+func TestHandOver(t *testing.T) {
+	root := lay(t, before["own hosts.toml"])
+	want := tree(t, root)
+	a, b := setup(root, "docker.io", "quay.io"), Setup{CertsD: root, Owner: "b/mirror/2", Registries: []string{"docker.io"}}
+	c := Setup{CertsD: root, Owner: "c/mirror/3", Registries: []string{"docker.io"}}
+	install(t, a, mirror, Strict)
+	claimed(t, b, "http://127.0.0.1:5002")
+	claimed(t, c, "http://127.0.0.1:5003") // waits, but b was first
+	if err := a.Uninstall(mirror); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := b.Status(); err != nil || !cmp.Equal(got, hub(Strict, "http://127.0.0.1:5002", b.Owner)) {
+		t.Errorf("after the first has gone: %v, %v", got, err)
+	}
+	if _, err := os.Stat(filepath.Join(root, "quay.io")); err == nil {
+		t.Error("what nobody waits for was not restored")
+	}
+	install(t, b, "http://127.0.0.1:5002", Strict)
+	for _, s := range []Setup{c, b} {
+		if err := s.Uninstall(""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if diff := cmp.Diff(want, tree(t, root)); diff != "" {
+		t.Errorf("after all have gone (-before +after):\n%s", diff)
+	}
+}
+
+// Who has stopped to wait, or renews its claim no more, gets nothing.
+func TestClaimsEnd(t *testing.T) {
+	for name, end := range map[string]func(t *testing.T, b Setup){
+		"withdrawn": func(t *testing.T, b Setup) {
+			if err := b.Uninstall(""); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"old": func(t *testing.T, b Setup) {
+			long := time.Now().Add(-claimAge - time.Minute)
+			for _, f := range dockerHub {
+				if err := os.Chtimes(b.claim(f), long, long); err != nil {
+					t.Fatal(err)
+				}
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			root := lay(t, before["nothing there"])
+			a, b := setup(root, "docker.io"), Setup{CertsD: root, Owner: "b/mirror/2", Registries: []string{"docker.io"}}
+			install(t, a, mirror, Strict)
+			claimed(t, b, "http://127.0.0.1:5002")
+			end(t, b)
+			if err := a.Uninstall(mirror); err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(map[string]string{}, tree(t, root)); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+// v010 is a hosts.toml as v0.1.0 wrote it.
+const v010 = header + `# Mode: Strict
+server = "http://127.0.0.1:5001"
+
+[host."http://127.0.0.1:5001"]
+  capabilities = ["pull", "resolve"]
+`
+
+// layV010 is a certs.d as v0.1.0 left it.
+func layV010(t *testing.T) string {
+	return lay(t, map[string]string{"docker.io/hosts.toml": v010, ".pyrsia-backup/docker.io/hosts.toml": "mine"})
+}
+
+func TestFilesOfV010AreAdoptedByTheMirrorWhosePortTheyName(t *testing.T) {
+	root := layV010(t)
+	other := Setup{CertsD: root, Owner: "b/mirror/2", Registries: []string{"docker.io"}}
+	if owned := claimed(t, other, "http://127.0.0.1:5002"); owned.Mirror != mirror || owned.Owner != "" {
+		t.Errorf("the refusal: %+v", owned)
+	}
+	if err := other.Uninstall("http://127.0.0.1:5002"); err != nil {
+		t.Fatal(err)
+	}
+	if got, _, _ := read(other.hosts("docker.io")); string(got) != v010 {
+		t.Errorf("another mirror's uninstall: %s", got)
+	}
+	install(t, setup(root, "docker.io"), mirror, Strict)
+	if got, err := setup(root, "docker.io").Status(); err != nil || !cmp.Equal(got, hub(Strict, mirror, "images/mirror/1")) {
+		t.Errorf("status: %v, %v", got, err)
+	}
+	if err := setup(root).Uninstall(mirror); err != nil {
+		t.Fatal(err)
+	}
+	if got, _, _ := read(other.hosts("docker.io")); string(got) != "mine" {
+		t.Errorf("after uninstall: %q", got)
+	}
+}
+
+func TestUninstallTakesBackWhatV010Wrote(t *testing.T) {
+	for _, url := range []string{mirror, ""} {
+		root := layV010(t)
+		if err := setup(root).Uninstall(url); err != nil {
+			t.Fatal(err)
+		}
+		if got, _, _ := read(setup(root).hosts("docker.io")); string(got) != "mine" {
+			t.Errorf("uninstalled at %q: %q", url, got)
+		}
+	}
+}
+
+// A mirror that was made again under the same name goes on with what the one
+// before it left; what is left of that one's clean-up does not disarm it.
+func TestSuccessorOfTheSameName(t *testing.T) {
+	root := t.TempDir()
+	old := setup(root, "docker.io", "quay.io")
+	install(t, old, mirror, Strict)
+	now := Setup{CertsD: root, Owner: "images/mirror/2", Registries: []string{"docker.io"}}
+	install(t, now, mirror, Strict)
+	if _, err := os.Stat(filepath.Join(root, "quay.io")); err == nil {
+		t.Error("what the one before had set up and this one does not want is still there")
+	}
+	if err := old.Uninstall(mirror); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := now.Status(); err != nil || !cmp.Equal(got, hub(Strict, mirror, now.Owner)) {
+		t.Errorf("status: %v, %v", got, err)
+	}
+	for _, owner := range []string{"images/mirror2/1", "images2/mirror/1", "local"} {
+		claimed(t, Setup{CertsD: root, Owner: owner, Registries: []string{"docker.io"}}, mirror)
+	}
+}
+
+func TestOwnersAreOneLine(t *testing.T) {
+	for _, owner := range []string{"", "a\nserver = \"http://evil\"", strings.Repeat("x", maxOwner+1), "a\x00"} {
+		s := Setup{CertsD: t.TempDir(), Owner: owner, Registries: []string{"docker.io"}}
+		if _, err := s.Install(mirror, Strict); err == nil || s.Uninstall("") == nil {
+			t.Errorf("owner %q was accepted", owner)
+		}
+	}
+}
+
+// Two mirrors that come at the same moment must not both find a registry free.
+func TestTwoAtOnce(t *testing.T) {
+	for range 20 {
+		root := lay(t, before["nothing there"])
+		results := make(chan error, 4)
+		for _, owner := range []string{"a", "b", "c", "d"} {
+			go func() {
+				_, err := Setup{CertsD: root, Owner: owner, Registries: []string{"docker.io"}}.Install("http://127.0.0.1:500"+owner, Strict)
+				results <- err
+			}()
+		}
+		won := 0
+		for range cap(results) {
+			if err := <-results; err == nil {
+				won++
+			}
+		}
+		if won != 1 {
+			t.Fatalf("%d of 4 mirrors were set up", won)
+		}
+		states, err := setup(root, "docker.io").Status()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, s := range states {
+			if s.Owner != states[0].Owner || s.Mode != Strict {
+				t.Errorf("mixed: %+v", states)
+			}
+		}
+	}
+}
+
+// The folder that containerd prefers is written too, where the user has one and
+// where not.
+func TestFolderOfARegistryWithAPort(t *testing.T) {
+	root := lay(t, map[string]string{"reg.test_5000_/hosts.toml": "server = \"http://127.0.0.1:5078\"\n"})
+	want := tree(t, root)
+	s := setup(root, "reg.test:5000")
+	install(t, s, mirror, Strict)
+	for _, f := range []string{"reg.test_5000_", "reg.test:5000"} {
+		if got, _, _ := read(s.hosts(f)); !strings.Contains(string(got), mirror) || strings.Contains(string(got), "5078") {
+			t.Errorf("%s: %s", f, got)
+		}
+	}
+	if err := s.Uninstall(mirror); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, tree(t, root)); diff != "" {
+		t.Error(diff)
+	}
+}

@@ -1,0 +1,200 @@
+// Package portproof tells whether a port on this machine is held by one certain
+// mirror. A port number alone says nothing: any process may have it, and
+// whoever has it when containerd is told to ask it becomes everyone's registry.
+//
+// Who holds the port answers a nonce at Path with a code under a secret that it
+// keeps in a folder of its own. The code is over the port too, so that the
+// answer of one port is worth nothing at another, to which a foreign process
+// might pass the question on.
+package portproof
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/tls"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Path is where the holder of a mirror's port answers, to GET with ?nonce=HEX.
+const Path = "/.well-known/pyrsia-mirror"
+
+const (
+	// SecretFile is the secret's name in the folder of the mirror's sockets.
+	SecretFile = "port.secret"
+	secretSize = 32
+	// greeting begins each answer.
+	greeting = "pyrsia-mirror v1 "
+	maxNonce = 128
+	// tryTime bounds each question, and tryEvery is how often it is put.
+	tryTime  = 2 * time.Second
+	tryEvery = 250 * time.Millisecond
+)
+
+// Secret reads the secret in a folder, and makes it if it is not there.
+func Secret(dir string) ([]byte, error) {
+	name := filepath.Join(dir, SecretFile)
+	for range 2 {
+		secret, err := ReadSecret(name)
+		if err == nil {
+			return secret, nil
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+		if err := makeSecret(dir, name); err != nil && !errors.Is(err, fs.ErrExist) {
+			return nil, fmt.Errorf("making the secret of the mirror's port: %w", err)
+		}
+	}
+	return ReadSecret(name)
+}
+
+// ReadSecret reads a secret that is there.
+func ReadSecret(name string) ([]byte, error) {
+	// The folder is another user's: a link out of it, or a pipe, is refused.
+	fd, err := unix.Open(name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("reading the secret of the mirror's port: %w", &os.PathError{Op: "open", Path: name, Err: err})
+	}
+	f := os.NewFile(uintptr(fd), name)
+	defer f.Close()
+	secret, err := io.ReadAll(io.LimitReader(f, secretSize+1))
+	if err == nil && len(secret) != secretSize {
+		err = fmt.Errorf("%s has not the size of a secret: remove it, and start the mirror again", name)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading the secret of the mirror's port: %w", err)
+	}
+	return secret, nil
+}
+
+// makeSecret puts a new secret at name, unless one is there: two frontends may
+// start at the same time, and the later one has the secret of the first.
+func makeSecret(dir, name string) error {
+	f, err := os.CreateTemp(dir, ".new-secret-*") // for this user alone
+	if err != nil {
+		return err
+	}
+	secret := make([]byte, secretSize)
+	_, _ = rand.Read(secret) // never fails
+	_, err = f.Write(secret)
+	err = errors.Join(err, f.Sync(), f.Close())
+	// Crash before: a temporary file of no use to anybody, of 32 bytes.
+	if err == nil {
+		err = os.Link(f.Name(), name)
+	}
+	return errors.Join(err, os.Remove(f.Name()))
+}
+
+// answer is what the holder of a port says to a nonce.
+func answer(secret []byte, port, nonce string) string {
+	mac := hmac.New(sha256.New, secret)
+	fmt.Fprintf(mac, "%s%s %s", greeting, port, nonce)
+	return greeting + hex.EncodeToString(mac.Sum(nil))
+}
+
+// Answer is what the holder of addr, HOST:PORT, says to a question at Path.
+func Answer(secret []byte, addr string, question url.Values) string {
+	_, port, _ := net.SplitHostPort(addr)
+	nonce := question.Get("nonce")
+	return answer(secret, port, nonce[:min(len(nonce), maxNonce)])
+}
+
+// Handler answers at addr.
+func Handler(secret []byte, addr string) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/plain")
+		_, _ = io.WriteString(w, Answer(secret, addr, r.URL.Query()))
+	})
+}
+
+// Error says that a port is not held by the mirror that it should be.
+type Error struct {
+	URL string
+	// Found is what was there instead.
+	Found string
+}
+
+func (e *Error) Error() string {
+	return fmt.Sprintf("%s is not the port of this mirror: %s. Nothing was written: see which process has the port ('ss -ltnp'), and end it or give the mirror another port", e.URL, e.Found)
+}
+
+// Check asks the port of a mirror's URL, for at most the given time, until it is
+// held by the mirror with this secret, or by any mirror if there is none. The
+// error is an *Error if it is not.
+func Check(ctx context.Context, mirror string, secret []byte, wait time.Duration) error {
+	u, err := url.Parse(mirror)
+	if err != nil {
+		return err
+	}
+	port := u.Port()
+	if port == "" {
+		port = map[string]string{"http": "80", "https": "443"}[u.Scheme]
+	}
+	// No proxy: the port is on this machine. And no authority has to vouch for a
+	// certificate, for the code under the secret says more.
+	client := &http.Client{
+		Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}},
+		Timeout:   tryTime,
+		CheckRedirect: func(*http.Request, []*http.Request) error {
+			return http.ErrUseLastResponse
+		},
+	}
+	for end := time.Now().Add(wait); ; {
+		found := ask(ctx, client, mirror, port, secret)
+		if found == "" {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if time.Now().After(end) {
+			return &Error{URL: mirror, Found: found}
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(tryEvery):
+		}
+	}
+}
+
+// ask puts one question, and tells what is wrong with the answer.
+func ask(ctx context.Context, client *http.Client, mirror, port string, secret []byte) (found string) {
+	nonce := rand.Text()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, mirror+Path+"?nonce="+nonce, nil)
+	if err != nil {
+		return err.Error()
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		if errors.Is(err, unix.ECONNREFUSED) {
+			return "nothing listens there (does the mirror run?)"
+		}
+		return "what listens there does not answer: " + err.Error()
+	}
+	defer resp.Body.Close()
+	said, err := io.ReadAll(io.LimitReader(resp.Body, 1<<10))
+	switch {
+	case err != nil:
+		return "what listens there does not answer: " + err.Error()
+	case resp.StatusCode != http.StatusOK || !strings.HasPrefix(string(said), greeting):
+		return fmt.Sprintf("another program answers there (status %d), or a mirror of v0.1.0", resp.StatusCode)
+	case secret != nil && !hmac.Equal(said, []byte(answer(secret, port, nonce))):
+		return "another mirror answers there"
+	}
+	return ""
+}
