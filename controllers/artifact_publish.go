@@ -16,9 +16,9 @@ import (
 )
 
 const (
-	// maxProof bounds a proof in bytes: a checkpoint of at most 16 KiB, and at
+	// maxProof bounds a proof in bytes: a checkpoint of at most 96 KiB, and at
 	// most 64 hashes.
-	maxProof = 32 << 10
+	maxProof = 112 << 10
 	// maxRetryAfter bounds how long a node can ask to be left alone.
 	maxRetryAfter = time.Hour
 	// waitUnreachable is about when a publisher that does not answer is asked again.

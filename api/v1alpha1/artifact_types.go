@@ -135,13 +135,13 @@ type Block struct {
 
 	// checkpoint is the signed checkpoint under which the entry was proven
 	// (c2sp.org/tlog-checkpoint).
-	// +kubebuilder:validation:MaxLength=16384
+	// +kubebuilder:validation:MaxLength=98304
 	// +optional
 	Checkpoint string `json:"checkpoint,omitempty"`
 
 	// proof is the inclusion proof, which holds the checkpoint too
 	// (c2sp.org/tlog-proof).
-	// +kubebuilder:validation:MaxLength=32768
+	// +kubebuilder:validation:MaxLength=114688
 	// +optional
 	Proof string `json:"proof,omitempty"`
 }

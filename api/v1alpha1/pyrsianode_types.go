@@ -330,7 +330,7 @@ type LedgerStatus struct {
 	// checkpoint is the newest signed checkpoint that the operator has
 	// verified (c2sp.org/tlog-checkpoint). A publisher that does not extend it
 	// is not asked to publish.
-	// +kubebuilder:validation:MaxLength=16384
+	// +kubebuilder:validation:MaxLength=98304
 	// +optional
 	Checkpoint string `json:"checkpoint,omitempty"`
 }

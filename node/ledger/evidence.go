@@ -35,6 +35,10 @@ var EvidenceKinds = []EvidenceKind{EvidenceFork, EvidenceRollback, EvidenceBadSi
 // one fork is proof enough, and no peer can push it out.
 const maxEvidence = 64
 
+// maxReceived bounds what is kept of a checkpoint that no trusted key signed:
+// it proves nothing, and any peer can send as many as it likes.
+const maxReceived = 16 << 10
+
 const evidenceFolder = "evidence"
 
 // Evidence is what was refused, and why.
@@ -75,6 +79,9 @@ func (l *Ledger) Refused(k EvidenceKind) int64 { return l.refused.of(k).Load() }
 func (l *Ledger) keepEvidence(e Evidence) error {
 	l.refused.of(e.Kind).Add(1)
 	e.Time = time.Now().UTC().Truncate(time.Second)
+	if e.Kind == EvidenceBadSignature {
+		e.Received = e.Received[:min(len(e.Received), maxReceived)]
+	}
 	if head, ok := l.Head(); ok {
 		e.Verified = string(head.Signed)
 	}

@@ -10,8 +10,9 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 )
 
-// maxGossip bounds a gossip message: one signed checkpoint.
-const maxGossip = 16 << 10
+// maxGossip bounds a gossip message: one signed checkpoint of at most 96 KiB (see
+// ledger.VerifyCheckpoint), and what frames it.
+const maxGossip = 100 << 10
 
 // gossip joins the topic on which new checkpoints spread.
 func (h *Host) gossip(ctx context.Context) error {
