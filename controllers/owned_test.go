@@ -86,7 +86,7 @@ func TestOwnedObjectsArePutRight(t *testing.T) {
 		})
 	}
 	// The operator may not read Secrets: it writes them again when a node cannot
-	// be asked or is not ready, each minute at most.
+	// be asked or is not ready, at most every KeysEvery.
 	for _, o := range all {
 		if o.GetKind() == "Secret" {
 			c.wreck(t, o)

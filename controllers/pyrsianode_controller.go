@@ -45,6 +45,7 @@ type PyrsiaNodeReconciler struct {
 	Nodes     *Nodes
 	Keys      *Keyring
 	NodeImage string
+	KeysEvery time.Duration // how often Secrets are written that pods may lack
 	Now       func() time.Time
 
 	applier applier
@@ -71,7 +72,7 @@ func (r *PyrsiaNodeReconciler) Reconcile(ctx context.Context, req ctrl.Request) 
 	}
 	before := n.DeepCopy()
 	in := podInputs{image: r.NodeImage}
-	next, err := run(ctx, n, r.keys, r.network(&in), r.workload(&in), r.ledger(&in), r.pace)
+	next, err := run(ctx, n, r.keys, r.network(&in), r.workload(&in), r.ledger(&in), r.awaitKeys, r.pace)
 	return r.status.finish(ctx, before, n, next, err)
 }
 

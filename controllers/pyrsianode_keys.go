@@ -24,8 +24,8 @@ const (
 )
 
 // keysEvery is how often the Secrets are applied again while pods do not get
-// ready or do not answer: somebody may have changed them, and the operator
-// cannot look.
+// ready or do not answer, unless Config.KeysEvery says otherwise: somebody may
+// have changed them, and the operator cannot look.
 const keysEvery = time.Minute
 
 // keys puts the node's Secrets in place. The operator may not read Secrets, so
@@ -73,12 +73,34 @@ func (r *PyrsiaNodeReconciler) keysDue(n *v1alpha1.PyrsiaNode, done string) bool
 	if c == nil || c.Status != metav1.ConditionTrue || c.Message != done {
 		return true
 	}
+	due, ok := r.keysAgain(n)
+	return ok && !r.Now().Before(due)
+}
+
+// keysAgain is when the Secrets are to be written again; not while the pods are
+// ready and answer, for then they have the right ones.
+func (r *PyrsiaNodeReconciler) keysAgain(n *v1alpha1.PyrsiaNode) (due time.Time, ok bool) {
 	reached := meta.FindStatusCondition(n.Status.Conditions, v1alpha1.ConditionLedgerVerified)
 	if isTrue(n, v1alpha1.ConditionWorkloadReady) && (reached == nil || reached.Reason != reasonUnreachable) {
-		return false
+		return time.Time{}, false
 	}
-	last, ok := r.keysApplied.Load(n.UID)
-	return !ok || r.Now().Sub(last.(time.Time)) >= keysEvery
+	last, _ := r.keysApplied.Load(n.UID)
+	at, _ := last.(time.Time) // the zero time: not by this process
+	return at.Add(r.KeysEvery), true
+}
+
+// awaitKeys asks to be called again when the Secrets are due to be written
+// again. It comes after the steps that find out whether the pods are ready and
+// answer, because that is what it depends on.
+func (r *PyrsiaNodeReconciler) awaitKeys(_ context.Context, n *v1alpha1.PyrsiaNode) (time.Duration, error) {
+	if n.Status.Nodes == nil {
+		return 0, nil // no pod needs them yet
+	}
+	due, ok := r.keysAgain(n)
+	if !ok {
+		return 0, nil
+	}
+	return max(due.Sub(r.Now()), pollBusy), nil // what is overdue is not written in this pass any more
 }
 
 // controlSecret holds the node's half of the control API.

@@ -3,6 +3,7 @@
 package controllers
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"time"
@@ -41,6 +42,9 @@ type Config struct {
 	Keys *Keyring
 	// NodeImage is the container image of PyrsiaNodes that name none.
 	NodeImage string
+	// KeysEvery is how often the Secrets of a PyrsiaNode are written again while
+	// its pods do not get ready or do not answer; 0 is a minute.
+	KeysEvery time.Duration
 	// Metrics is where the status of the objects is shown.
 	Metrics prometheus.Registerer
 }
@@ -59,7 +63,10 @@ func Setup(ctx context.Context, mgr ctrl.Manager, config Config) error {
 	}
 	nodes, pulls := NewNodes(mgr.GetClient(), config.Keys, time.Now), NewPulls()
 	for _, r := range []interface{ SetupWithManager(ctrl.Manager) error }{
-		&PyrsiaNodeReconciler{Client: mgr.GetClient(), Nodes: nodes, Keys: config.Keys, NodeImage: config.NodeImage, Now: time.Now},
+		&PyrsiaNodeReconciler{
+			Client: mgr.GetClient(), Nodes: nodes, Keys: config.Keys, NodeImage: config.NodeImage,
+			KeysEvery: cmp.Or(config.KeysEvery, keysEvery), Now: time.Now,
+		},
 		&OfficialImageSetReconciler{Client: mgr.GetClient(), Nodes: nodes, Now: time.Now},
 		&ArtifactReconciler{Client: mgr.GetClient(), Nodes: nodes, Pulls: pulls, Now: time.Now},
 		&ReceiptReconciler{Client: mgr.GetClient(), Nodes: nodes, Pulls: pulls, Now: time.Now},

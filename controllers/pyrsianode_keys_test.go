@@ -1,0 +1,58 @@
+package controllers
+
+import (
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
+)
+
+// Secrets that pods may lack are written again when that is due, not when the
+// node happens to be looked at next.
+func TestSecretsAreWrittenAgainWhenDue(t *testing.T) {
+	const every = time.Minute
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	ready := metav1.Condition{Type: v1alpha1.ConditionWorkloadReady, Status: metav1.ConditionTrue, Reason: "PodsReady"}
+	notReady := metav1.Condition{Type: v1alpha1.ConditionWorkloadReady, Status: metav1.ConditionFalse, Reason: "PodsNotReady"}
+	silent := metav1.Condition{Type: v1alpha1.ConditionLedgerVerified, Status: metav1.ConditionFalse, Reason: reasonUnreachable}
+	tests := map[string]struct {
+		conditions []metav1.Condition
+		noPods     bool
+		written    time.Duration // ago; 0: not by this process
+		wantDue    bool
+		wantAgain  time.Duration // 0: not by the clock
+	}{
+		"ready, and answers":          {conditions: []metav1.Condition{ready}, written: time.Hour},
+		"just written, not ready":     {conditions: []metav1.Condition{notReady}, written: time.Second, wantAgain: 59 * time.Second},
+		"just written, does not tell": {conditions: []metav1.Condition{ready, silent}, written: 15 * time.Second, wantAgain: 45 * time.Second},
+		"almost due":                  {conditions: []metav1.Condition{notReady}, written: every - time.Millisecond, wantAgain: pollBusy},
+		"due":                         {conditions: []metav1.Condition{notReady}, written: every, wantDue: true, wantAgain: pollBusy},
+		"long due":                    {conditions: []metav1.Condition{ready, silent}, written: time.Hour, wantDue: true, wantAgain: pollBusy},
+		"written before a restart":    {conditions: []metav1.Condition{notReady}, wantDue: true, wantAgain: pollBusy},
+		"no pod yet":                  {conditions: []metav1.Condition{notReady}, noPods: true, written: every / 2},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			r := &PyrsiaNodeReconciler{KeysEvery: every, Now: func() time.Time { return now }}
+			n := &v1alpha1.PyrsiaNode{ObjectMeta: metav1.ObjectMeta{UID: "a"}}
+			if !tt.noPods {
+				n.Status.Nodes = &v1alpha1.NodeCounts{Desired: 1}
+			}
+			if tt.written > 0 {
+				r.keysApplied.Store(n.UID, now.Add(-tt.written))
+			}
+			setDone(n, v1alpha1.ConditionKeysReady, "Applied", "done")
+			for _, c := range tt.conditions {
+				setCondition(n, c.Type, c.Status, c.Reason, "")
+			}
+			if got := r.keysDue(n, "done"); got != tt.wantDue {
+				t.Errorf("due: %t, want %t", got, tt.wantDue)
+			}
+			if got, err := r.awaitKeys(t.Context(), n); err != nil || got != tt.wantAgain {
+				t.Errorf("again after %s (%v), want %s", got, err, tt.wantAgain)
+			}
+		})
+	}
+}
