@@ -328,6 +328,7 @@ func startLiar(t *testing.T, publisher *started) string {
 		Listen:    []string{"/ip4/127.0.0.1/tcp/0"},
 		Bootstrap: []string{publisher.address()},
 		Network:   publisher.ledger.Origin(),
+		Essence:   func(b []byte) ([]byte, error) { return b, nil },
 		Check:     func([]byte) error { return nil },
 		Joined:    func() {},
 		Holds:     func(digest.Digest) bool { return true },

@@ -174,9 +174,10 @@ func (n *Node) openHost(ctx context.Context) (err error) {
 		Joined:    n.wakeUp,
 		// An artifact's piece list is used whenever one of its blobs is, so it
 		// leaves the store after them.
-		Holds: n.store.Has,
-		Check: func(signed []byte) error {
-			_, err := n.ledger.VerifyCheckpoint(signed)
+		Holds:   n.store.Has,
+		Essence: n.ledger.Essence,
+		Check: func(essence []byte) error {
+			_, err := n.ledger.VerifyCheckpoint(essence)
 			return err
 		},
 		Announced: n.announced,

@@ -78,7 +78,8 @@ func join(ctx context.Context, s hostileSettings, handler http.Handler) (*p2p.Ho
 	h, err := p2p.New(ctx, p2p.Config{
 		KeyFile: filepath.Join(s.Dir, "key"), Listen: []string{"/ip4/0.0.0.0/tcp/4001"},
 		Bootstrap: s.Bootstrap, Network: s.Network,
-		Check: func([]byte) error { return nil }, Holds: func(digest.Digest) bool { return true },
+		Essence: func(b []byte) ([]byte, error) { return b, nil },
+		Check:   func([]byte) error { return nil }, Holds: func(digest.Digest) bool { return true },
 		Joined: func() {}, Announced: func(peer.ID) {}, Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {

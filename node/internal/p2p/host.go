@@ -67,8 +67,11 @@ type Config struct {
 	HTTPPort int
 	// Complete says that the node has all that is published.
 	Complete bool
-	// Check accepts a checkpoint that came by gossip.
-	Check func(signed []byte) error
+	// Essence is what of a checkpoint that came by gossip decides whether Check
+	// accepts it; an error if it is no checkpoint.
+	Essence func(signed []byte) ([]byte, error)
+	// Check accepts the essence of a checkpoint that came by gossip.
+	Check func(essence []byte) error
 	// Holds tells whether the node still has something of an artifact that it
 	// announced by Hold; the digest is its piece list's.
 	Holds func(list digest.Digest) bool
@@ -93,6 +96,7 @@ type Host struct {
 	wake   chan struct{}                  // keepPeers has something to do
 
 	announcer *announcer
+	senders   *senders
 
 	mu    sync.Mutex // guards what follows
 	peers map[peer.ID]*Peer
@@ -126,7 +130,7 @@ func newHost(ctx context.Context, c Config) *Host {
 	}
 	network := sha256.Sum256([]byte(c.Network))
 	h := &Host{
-		config: c, announcer: newAnnouncer(), banned: banned, wake: make(chan struct{}, 1),
+		config: c, announcer: newAnnouncer(), senders: newSenders(), banned: banned, wake: make(chan struct{}, 1),
 		peers: map[peer.ID]*Peer{}, known: map[peer.ID]peer.AddrInfo{}, heard: map[peer.ID]peer.AddrInfo{},
 		prefix: protocol.ID("/pyrsia/" + hex.EncodeToString(network[:8])),
 		client: newPlainClient(),

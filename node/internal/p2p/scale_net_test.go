@@ -67,6 +67,7 @@ func (s *simulation) add(t *testing.T, through ...*Host) {
 	mocked.Network().Notify(conns.Notifee())
 	config := Config{
 		Network:   "scale",
+		Essence:   func(b []byte) ([]byte, error) { return b, nil },
 		Check:     func([]byte) error { return nil },
 		Holds:     func(digest.Digest) bool { return true },
 		Joined:    func() {},

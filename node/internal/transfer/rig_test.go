@@ -71,7 +71,8 @@ func newPeer(t testing.TB, c setUp) *testPeer {
 	}
 	host, err := p2p.New(t.Context(), p2p.Config{
 		KeyFile: filepath.Join(t.TempDir(), "key"), Listen: []string{"/ip4/127.0.0.1/tcp/0"}, Bootstrap: bootstrap,
-		Network: "transfer", HTTPPort: port, Check: func([]byte) error { return nil },
+		Network: "transfer", HTTPPort: port,
+		Essence: func(b []byte) ([]byte, error) { return b, nil }, Check: func([]byte) error { return nil },
 		Holds: s.Has, Joined: func() {}, Announced: func(peer.ID) {}, Log: log,
 	})
 	if err != nil {
