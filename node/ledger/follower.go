@@ -24,12 +24,15 @@ var (
 	ErrRolledBack = errors.New("the publisher signed a smaller ledger than before")
 )
 
-// clockSlack is by how much the publisher's clock may be set back before that
-// is taken for a ledger that was rolled back.
-const clockSlack = 2 * time.Minute
-
 // Follower keeps a verified copy of somebody else's ledger.
-type Follower struct{ *Ledger }
+type Follower struct {
+	*Ledger
+	// Others, if there are any, are asked what they know of a new key before it is
+	// followed. It is set before the first Sync.
+	Others func() []torchwood.TileReader
+
+	heard successors
+}
 
 // OpenFollower opens or begins a copy at path of the ledger with key vkey.
 func OpenFollower(ctx context.Context, path, vkey string, log *slog.Logger) (*Follower, error) {
@@ -37,7 +40,11 @@ func OpenFollower(ctx context.Context, path, vkey string, log *slog.Logger) (*Fo
 	if err != nil {
 		return nil, err
 	}
-	return &Follower{Ledger: l}, nil
+	f := &Follower{Ledger: l}
+	if err := f.heard.load(l); err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	return f, nil
 }
 
 // Sync fetches from one source the blocks that this copy lacks and verifies
@@ -54,67 +61,85 @@ func (f *Follower) Sync(ctx context.Context, source torchwood.TileReader) (grown
 	if err != nil {
 		return false, fmt.Errorf("asking for a checkpoint: %w", err)
 	}
-	head, ok := f.Head()
-	c, err := f.verifyNext(ctx, source, head, signed)
-	if err != nil {
-		return false, f.refuse(Evidence{Kind: EvidenceBadSignature, Peer: who, Received: string(signed)}, err)
+	offer := offered{who: who, source: source, signed: signed, told: f.now().trust.rotations}
+	was := f.now()
+	c, err := f.verifyNext(ctx, was, &offer)
+	if err != nil || c.Signed == nil {
+		return false, err
 	}
+	grown, err = f.adoptNext(ctx, was, c, &offer)
+	if unasked, ok := errors.AsType[*unaskedError](err); ok {
+		f.askOthers(ctx, unasked.rotations)
+		grown, err = f.adoptNext(ctx, was, c, &offer)
+	}
+	return grown, err
+}
+
+// offered is what a source offers.
+type offered struct {
+	who    string
+	source torchwood.TileReader
+	signed []byte
+	told   []Rotation
+}
+
+// adoptNext makes a checkpoint the head that the next key may sign, if it is newer.
+func (f *Follower) adoptNext(ctx context.Context, was *position, c Checkpoint, offer *offered) (grown bool, err error) {
+	head, ok := was.at()
 	if before := f.before.Load(); !ok && before != nil {
 		head = *before
 	}
 	if c.Tree.N < head.Tree.N {
-		return false, f.checkOlder(ctx, head, c, who)
+		return false, f.checkOlder(ctx, head, c, offer.who)
 	}
 	if ok && c.Tree == head.Tree {
 		return false, f.refresh(ctx, head, c)
 	}
-	if r, can := source.(entryReader); can && ok && head.Tree.N > 0 && c.Tree.N > head.Tree.N && c.Tree.N-head.Tree.N <= maxGrowth {
-		if err := f.grow(ctx, r, head, c); err == nil {
-			return true, nil
+	if r, can := offer.source.(entryReader); can && ok && head.Tree.N > 0 && c.Tree.N > head.Tree.N && c.Tree.N-head.Tree.N <= maxGrowth {
+		err := f.grow(ctx, r, head, c, offer)
+		if err == nil || errors.Is(err, errHandOver) {
+			return err == nil, f.refuseOffer(ctx, c, offer, err)
 		}
 		// Whatever the reason, the tiles tell: a fork, or a source without entries.
 	}
-	err = f.adopt(ctx, source, head, c, true)
-	if err != nil && !errors.Is(err, ErrForked) && ctx.Err() == nil {
+	err = f.adopt(ctx, head, c, offer, true)
+	if err != nil && !errors.Is(err, ErrForked) && !errors.Is(err, errHandOver) && ctx.Err() == nil {
 		// A tile on this disk may be bad: once more, all from the source.
-		err = f.adopt(ctx, source, head, c, false)
+		err = f.adopt(ctx, head, c, offer, false)
 	}
-	switch {
-	case err == nil:
+	if err == nil {
 		f.before.Store(nil)
-		return true, nil
-	case errors.Is(err, ErrForked):
-		return false, f.refuse(Evidence{Kind: EvidenceFork, Peer: who, Received: string(c.Signed)}, err)
-	case ctx.Err() != nil || errors.Is(err, errSource) || errors.Is(err, errStorage):
-		return false, err // nothing was sent that could be held against anyone
-	default:
-		return false, f.refuse(Evidence{Kind: EvidenceBadData, Peer: who, Received: string(c.Signed)}, err)
 	}
+	return err == nil, f.refuseOffer(ctx, c, offer, err)
+}
+
+// refuseOffer keeps the evidence of a checkpoint that was not adopted, if there
+// is an error that says why.
+func (f *Follower) refuseOffer(ctx context.Context, c Checkpoint, offer *offered, err error) error {
+	e := Evidence{Kind: EvidenceBadData, Peer: offer.who, Received: string(c.Signed)}
+	_, unasked := errors.AsType[*unaskedError](err)
+	switch {
+	case err == nil || ctx.Err() != nil || unasked || errors.Is(err, errSource) || errors.Is(err, errStorage):
+		return err // nothing was sent that could be held against anyone
+	case errors.Is(err, ErrForked):
+		e.Kind = EvidenceFork
+	case errors.Is(err, ErrTwoSuccessors):
+		e.Kind = EvidenceTwoSuccessors
+		if both, ok := errors.AsType[*twoSuccessorsError](err); ok {
+			e.Rotations = both.rotations
+		}
+	case errors.Is(err, ErrRetiredKey):
+		e.Kind = EvidenceRetiredKey
+	case errors.Is(err, errHandOver):
+		e.Kind = EvidenceBadSignature
+	}
+	return f.refuse(e, err)
 }
 
 // refuse keeps the evidence, and returns why something was refused.
 func (f *Follower) refuse(e Evidence, err error) error {
 	e.Message = err.Error()
 	return errors.Join(err, f.keepEvidence(e))
-}
-
-// verifyNext verifies the signature of a checkpoint that may follow on the
-// head. One that no trusted key signed may be by a key that the source can
-// prove to be the next.
-func (f *Follower) verifyNext(ctx context.Context, source torchwood.TileReader, head Checkpoint, signed []byte) (Checkpoint, error) {
-	c, err := VerifyCheckpoint(f.verifier.Load().after(head), signed)
-	if err == nil {
-		return c, nil
-	}
-	r, ok := source.(rotationReader)
-	if !ok {
-		return c, err
-	}
-	rotations, rerr := r.ReadRotations(ctx)
-	if rerr != nil || f.trust(rotations) != nil {
-		return c, err // the source's rotations prove nothing to us
-	}
-	return VerifyCheckpoint(f.verifier.Load().after(head), signed)
 }
 
 // checkOlder looks at a checkpoint that is smaller than the head. A peer may
@@ -132,7 +157,7 @@ func (f *Follower) checkOlder(ctx context.Context, head, c Checkpoint, who strin
 	case root != c.Tree.Hash:
 		err := fmt.Errorf("%w: at %d blocks, root %s was verified and the checkpoint has root %s", ErrForked, c.Tree.N, root, c.Tree.Hash)
 		return f.refuse(Evidence{Kind: EvidenceFork, Peer: who, Received: string(c.Signed)}, err)
-	case !head.Time.IsZero() && c.Time.After(head.Time.Add(clockSlack)):
+	case c.rolledBack(head, time.Now()):
 		err := fmt.Errorf("%w: %d blocks at %s, and %d blocks at %s", ErrRolledBack,
 			head.Tree.N, head.Time.Format(time.RFC3339), c.Tree.N, c.Time.Format(time.RFC3339))
 		return f.refuse(Evidence{Kind: EvidenceRollback, Peer: who, Received: string(c.Signed)}, err)
@@ -158,10 +183,10 @@ var emptyRoot = tlog.Hash(sha256.Sum256(nil))
 
 // refresh keeps a newer signature of the same ledger: the publisher lives.
 func (f *Follower) refresh(ctx context.Context, head, c Checkpoint) error {
-	if !c.Time.After(head.Time) {
+	if !c.follows(head, time.Now()) {
 		return nil
 	}
-	return f.advance(ctx, f.dir, c, func() error { return f.store(c) })
+	return f.advance(ctx, f.dir, c, nil, func(*trust) error { return f.store(c) })
 }
 
 // store makes c the stored checkpoint.
@@ -175,19 +200,28 @@ func (f *Follower) store(c Checkpoint) error {
 }
 
 // adopt makes c the head after verifying all that is new under it.
-func (f *Follower) adopt(ctx context.Context, source torchwood.TileReader, head, c Checkpoint, useLocal bool) error {
-	tr := &copier{dir: f.dir, source: source, useLocal: useLocal}
+func (f *Follower) adopt(ctx context.Context, head, c Checkpoint, offer *offered, useLocal bool) error {
+	tr := &copier{dir: f.dir, source: offer.source, useLocal: useLocal}
 	if err := f.checkGrowth(ctx, tr, head, c); err != nil {
 		return err
 	}
-	return f.commit(ctx, tr, c)
+	return f.commit(ctx, tr, c, offer)
 }
 
 // commit indexes what tr has under c, and makes c the stored checkpoint and
 // the head.
-func (f *Follower) commit(ctx context.Context, tr *copier, c Checkpoint) error {
-	err := f.advance(ctx, tr, c, func() error {
+func (f *Follower) commit(ctx context.Context, tr *copier, c Checkpoint, offer *offered) error {
+	err := f.advance(ctx, tr, c, offer.told, func(next *trust) error {
+		if err := f.heard.mayFollow(next.newRotations()); err != nil {
+			return err
+		}
 		if err := tr.sync(); err != nil {
+			return err
+		}
+		if err := f.keepRotations(next); err != nil {
+			return err
+		}
+		if err := f.tellNewKeys(next, c, offer.who); err != nil {
 			return err
 		}
 		return f.store(c)
@@ -214,6 +248,10 @@ func (f *Follower) checkGrowth(ctx context.Context, tr torchwood.TileReader, hea
 	if root == head.Tree.Hash {
 		return nil
 	}
+	return forked(head, c, root)
+}
+
+func forked(head, c Checkpoint, root tlog.Hash) error {
 	return fmt.Errorf("%w: at %d blocks, root %s was verified and the new checkpoint of %d blocks has root %s",
 		ErrForked, head.Tree.N, head.Tree.Hash, c.Tree.N, root)
 }

@@ -74,7 +74,7 @@ func (c *Check) run(ctx context.Context, v *Verifier) (whole bool, err error) {
 	if err != nil {
 		c.found(rotationsFile, err.Error(), c.remove(rotationsFile), "remove it: it is fetched again from the ledger's peers")
 	}
-	ok, err := c.checkpoint(ctx, v.WithAll(rotations))
+	ok, err := c.checkpoint(ctx, reachable(v.newest(), rotations))
 	if err != nil || !ok {
 		return false, err
 	}

@@ -46,7 +46,8 @@ func manyBlocks(t *testing.T) (*publisher, *Source) {
 		}
 	}
 	second, _ := newKey(t)
-	if err := p.reopen(t, p.skey, second); err != nil {
+	p.skey += "\n" + second // during a rotation, which is written down too
+	if err := p.reopen(t, p.skey); err != nil {
 		t.Fatal(err)
 	}
 	f := newFollower(t, p.vkey)

@@ -51,7 +51,7 @@ func (g *growth) ReadHashes(indexes []int64) ([]tlog.Hash, error) {
 // grow adopts c from the new entries alone: with the tree that was verified
 // before, they make the new root, or the source is not to be believed. Nothing
 // is stored unless they do.
-func (f *Follower) grow(ctx context.Context, source entryReader, head, c Checkpoint) error {
+func (f *Follower) grow(ctx context.Context, source entryReader, head, c Checkpoint, offer *offered) error {
 	entries, err := source.ReadEntries(ctx, head.Tree.N, int(c.Tree.N-head.Tree.N))
 	if err != nil {
 		return err
@@ -78,7 +78,7 @@ func (f *Follower) grow(ctx context.Context, source entryReader, head, c Checkpo
 	if err := f.storeGrowth(tr, g, head.Tree.N, entries); err != nil {
 		return err
 	}
-	return f.commit(ctx, tr, c)
+	return f.commit(ctx, tr, c, offer)
 }
 
 // storeGrowth writes the tiles that the new entries change.

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"filippo.io/torchwood"
 	lru "github.com/hashicorp/golang-lru/v2"
@@ -41,16 +42,13 @@ type Ledger struct {
 	index   *index // may be ahead of head: queries go below head's size
 	log     *slog.Logger
 
-	trusting  sync.Mutex // serialises trust
-	verifier  atomic.Pointer[Verifier]
-	rotations atomic.Pointer[[]Rotation]
-	refused   refusals
+	refused refusals
 	// before is the tree of a copy that another key of the same origin
 	// verified, or that is damaged now, until the pinned key's ledger is proven
 	// to contain it.
 	before atomic.Pointer[Checkpoint]
 
-	head atomic.Pointer[Checkpoint] // nil until a checkpoint is verified and indexed
+	position atomic.Pointer[position]
 
 	mu      sync.Mutex // serialises advance, and guards what follows
 	changed chan struct{}
@@ -63,7 +61,7 @@ type Ledger struct {
 // A copy whose files are damaged is an error, unless it heals: then the stored
 // checkpoint is not the head, but what the next one must contain.
 func open(ctx context.Context, path, vkey string, heals bool, log *slog.Logger) (*Ledger, error) {
-	verifier, err := NewVerifier(vkey)
+	pinned, err := readPublicKey(vkey)
 	if err != nil {
 		return nil, err
 	}
@@ -71,7 +69,7 @@ func open(ctx context.Context, path, vkey string, heals bool, log *slog.Logger) 
 		return nil, fmt.Errorf("opening the ledger: %w", err)
 	}
 	l := &Ledger{vkey: strings.TrimSpace(vkey), dir: dir{path}, heals: heals, log: log, changed: make(chan struct{})}
-	l.verifier.Store(verifier)
+	l.position.Store(&position{trust: &trust{newest: pinned}})
 	if l.lock, err = lockFile(filepath.Join(path, lockName)); err != nil {
 		return nil, err
 	}
@@ -111,8 +109,8 @@ func (l *Ledger) load(ctx context.Context) (err error) {
 	if err != nil {
 		l.log.Warn("the proofs of key rotations are lost: the ledger's peers have them", "error", err)
 	}
-	l.rotations.Store(&rotations)
-	l.verifier.Store(l.verifier.Load().WithAll(rotations))
+	pinned := l.now().trust.newest
+	l.position.Store(&position{trust: &trust{newest: pinned, rotations: rotations}})
 	signed, err := l.dir.ReadEndpoint(ctx, checkpointFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		return l.index.keep(0, 0, nil) // what a first sync left that did not end
@@ -120,7 +118,7 @@ func (l *Ledger) load(ctx context.Context) (err error) {
 	if err != nil {
 		return fmt.Errorf("opening the ledger: %w", err)
 	}
-	c, err := l.VerifyCheckpoint(signed)
+	c, err := VerifyCheckpoint(reachable(pinned, rotations), signed)
 	if err != nil {
 		return l.distrust(err)
 	}
@@ -138,7 +136,7 @@ func (l *Ledger) distrust(cause error) error {
 		return untrusted
 	}
 	c, err := torchwood.ParseCheckpoint(unverified.Note.Text)
-	if err != nil || c.Origin != l.verifier.Load().Origin() {
+	if err != nil || c.Origin != l.Origin() {
 		return untrusted
 	}
 	if err := l.index.keep(0, 0, nil); err != nil {
@@ -151,7 +149,10 @@ func (l *Ledger) distrust(cause error) error {
 
 // loadCheckpoint makes a stored checkpoint the head.
 func (l *Ledger) loadCheckpoint(ctx context.Context, c Checkpoint) error {
-	err := l.advance(ctx, l.dir, c, committed)
+	err := l.advance(ctx, l.dir, c, nil, l.keepRotations)
+	if errors.Is(err, ErrRetiredKey) {
+		err = l.advanceAsBefore(ctx, c)
+	}
 	if l.heals && isDamage(err) {
 		l.log.Error("the ledger on this disk is damaged, and is fetched where it is", "error", err)
 		l.before.Store(&c)
@@ -166,28 +167,23 @@ func isDamage(err error) bool {
 	return corrupt || errors.Is(err, syscall.EIO) || errors.Is(err, fs.ErrNotExist)
 }
 
-// committed is advance's commit for a checkpoint that is on disk already.
-func committed() error { return nil }
-
 // Key is the verifier key that was pinned.
 func (l *Ledger) Key() string { return l.vkey }
 
 // Origin is the ledger's name (c2sp.org/tlog-checkpoint).
-func (l *Ledger) Origin() string { return l.verifier.Load().Origin() }
+func (l *Ledger) Origin() string { return l.now().trust.newest.Name() }
 
-// VerifyCheckpoint reads a signed checkpoint of this ledger: by the pinned key,
-// or one to which the ledger was handed over since.
+// NewestKey is the verifier key that signs the ledger now: the pinned one, or the
+// last to which the verified ledger was handed over.
+func (l *Ledger) NewestKey() string { return l.now().trust.newest.vkey }
+
+// VerifyCheckpoint reads a signed checkpoint of this ledger: by its newest key.
 func (l *Ledger) VerifyCheckpoint(signed []byte) (Checkpoint, error) {
-	return VerifyCheckpoint(l.verifier.Load(), signed)
+	return VerifyCheckpoint(l.now().trust.verifier(), signed)
 }
 
 // Head is the newest verified checkpoint; ok is false if there is none yet.
-func (l *Ledger) Head() (c Checkpoint, ok bool) {
-	if p := l.head.Load(); p != nil {
-		return *p, true
-	}
-	return Checkpoint{}, false
-}
+func (l *Ledger) Head() (c Checkpoint, ok bool) { return l.now().at() }
 
 // Size is the number of verified blocks.
 func (l *Ledger) Size() int64 {
@@ -212,32 +208,57 @@ func (l *Ledger) Close() error {
 }
 
 // advance verifies each block between the index and the checkpoint c, reading
-// tiles from tr, indexes them, calls commit, and makes c the head.
-func (l *Ledger) advance(ctx context.Context, tr torchwood.TileReader, c Checkpoint, commit func() error) error {
-	moved, err := l.moveHead(ctx, tr, c, commit)
-	if err != nil || !moved {
-		return err
-	}
-	return l.learn(ctx)
-}
-
-// moveHead makes c the head if it is newer than the head that there is.
-func (l *Ledger) moveHead(ctx context.Context, tr torchwood.TileReader, c Checkpoint, commit func() error) (bool, error) {
+// tiles from tr, indexes them, finds out to which keys they hand the ledger over,
+// calls commit, and makes c the head, unless the head is newer. told are proofs
+// of key rotations that c's source has.
+func (l *Ledger) advance(ctx context.Context, tr torchwood.TileReader, c Checkpoint, told []Rotation, commit func(*trust) error) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if head, ok := l.Head(); ok && (c.Tree.N < head.Tree.N || c.Tree.N == head.Tree.N && !c.Time.After(head.Time)) {
-		return false, nil // a concurrent call was faster
+	if head, ok := l.Head(); ok && !c.follows(head, time.Now()) {
+		return nil // a concurrent call was faster
+	}
+	if err := l.extends(ctx, tr, c); err != nil {
+		return err
 	}
 	if err := l.indexTo(ctx, tr, c.Tree); err != nil {
-		return false, err
+		return err
 	}
-	if err := commit(); err != nil {
-		return false, err
+	c, next, err := l.follow(ctx, tr, c, told)
+	if err != nil {
+		return err
 	}
-	l.head.Store(&c)
+	if err := commit(next); err != nil {
+		return err
+	}
+	l.moveHead(c, next)
+	return nil
+}
+
+// moveHead makes c the head; the caller holds mu.
+func (l *Ledger) moveHead(c Checkpoint, next *trust) {
+	l.position.Store(&position{head: &c, trust: next})
 	close(l.changed)
 	l.changed = make(chan struct{})
-	return true, nil
+}
+
+// extends proves that a tree begins with the head's, which may have moved since
+// the caller compared them. The caller holds mu.
+func (l *Ledger) extends(ctx context.Context, tr torchwood.TileReader, c Checkpoint) error {
+	head, _ := l.Head()
+	if head.Tree.N == 0 {
+		return nil
+	}
+	root := c.Tree.Hash
+	if c.Tree.N != head.Tree.N {
+		var err error
+		if root, err = (proven{ctx, l.cache.over(tr), c.Tree}).root(head.Tree.N); err != nil {
+			return fmt.Errorf("checking consistency: %w", err)
+		}
+	}
+	if root != head.Tree.Hash {
+		return forked(head, c, root)
+	}
+	return nil
 }
 
 // indexTo verifies and indexes the blocks up to a tree; the caller holds mu.
@@ -279,6 +300,7 @@ func (l *Ledger) forget(ctx context.Context) error {
 		return nil
 	}
 	l.indexed = tlog.Tree{N: -1}
+	l.cache.tiles.Purge() // the next tree may have others at its edge
 	return l.index.keep(head.Tree.N, head.Tree.N, proven{context.WithoutCancel(ctx), l.cache.over(l.dir), head.Tree}.root)
 }
 

@@ -11,6 +11,10 @@ import (
 	"golang.org/x/mod/sumdb/tlog"
 )
 
+// ErrOtherKey is returned for a proof that another key of the same ledger signed
+// than the ones that are trusted.
+var ErrOtherKey = errors.New("signed by a retired key: fetch it again; or by a newer one than the pinned key: pin the newest one")
+
 // maxProof bounds a tlog-proof: at most 63 hashes, and a checkpoint.
 const maxProof = 8<<10 + maxCheckpoint
 
@@ -69,11 +73,14 @@ func proveBlock(v *Verifier, entry, proof []byte) (*VerifiedBlock, error) {
 		return nil, fmt.Errorf("inclusion proof of %d bytes: at most %d", len(proof), maxProof)
 	}
 	hash := tlog.RecordHash(entry)
+	head, signed, _ := strings.Cut(string(proof), "\n\n")
 	if err := torchwood.VerifyProof(v, hash, proof); err != nil {
+		if v.isOfAnotherKey(signed) {
+			err = fmt.Errorf("%w: %w", ErrOtherKey, err)
+		}
 		return nil, fmt.Errorf("inclusion proof: %w", err)
 	}
 	// VerifyProof has parsed all of it; what it does not hand out is read again.
-	head, signed, _ := strings.Cut(string(proof), "\n\n")
 	height, err := proofIndex(head)
 	if err != nil {
 		return nil, err

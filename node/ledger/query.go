@@ -87,7 +87,12 @@ func (l *Ledger) reindex(ctx context.Context, damaged *segment) error {
 		return nil // a concurrent call was faster
 	}
 	head, _ := l.Head()
-	p := proven{ctx, l.cache.over(l.dir), head.Tree}
+	return l.remake(ctx, damaged, head.Tree)
+}
+
+// remake makes a segment of a tree again; the caller holds mu.
+func (l *Ledger) remake(ctx context.Context, damaged *segment, tree tlog.Tree) error {
+	p := proven{ctx, l.cache.over(l.dir), tree}
 	again := newTail(damaged.from)
 	for again.end() < damaged.to {
 		b, err := l.checkBundle(p, again.end())

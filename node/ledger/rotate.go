@@ -7,9 +7,8 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"slices"
 	"time"
-
-	"filippo.io/torchwood"
 
 	"github.com/pyrsia/pyrsia-operator/node/internal/durable"
 )
@@ -90,81 +89,42 @@ func (d dir) readRotations() (rotations []Rotation, err error) {
 	return rotations, nil
 }
 
-// trust trusts the keys of those rotations that a trusted key signed, and keeps
-// the proofs. It is an error if there is none.
-func (l *Ledger) trust(rotations []Rotation) error {
-	l.trusting.Lock()
-	defer l.trusting.Unlock()
-	v, kept := l.verifier.Load(), l.Rotations()
-	var refused error
-	for _, r := range rotations {
-		next, err := v.With(r)
-		refused = errors.Join(refused, err) // perhaps of a time before the pinned key
-		if err == nil && next != v {
-			v, kept = next, append(kept[:len(kept):len(kept)], r)
-		}
+// keepRotations keeps the proofs of the blocks in a tree on this disk. It is
+// advance's commit for a checkpoint that is on the disk already.
+func (l *Ledger) keepRotations(next *trust) error {
+	if slices.Equal(next.rotations, l.now().trust.rotations) {
+		return nil
 	}
-	if v == l.verifier.Load() {
-		return refused
-	}
-	data, err := json.Marshal(kept)
+	data, err := json.Marshal(next.rotations)
 	if err != nil {
 		return fmt.Errorf("keeping a key rotation: %w", err)
 	}
-	// Crash before: the rotation is learned again, from the block that is on
-	// this disk or from the peer that told it.
+	// Crash before: the ledger at the head that is stored needs none of the new
+	// ones. Crash after, before the new head is stored: a proof of a block that is
+	// not under the head says nothing, and is taken again with that block.
 	if err := durable.WriteFile(filepath.Join(l.dir.path, rotationsFile), data); err != nil {
-		return fmt.Errorf("keeping a key rotation: %w", err)
-	}
-	l.rotations.Store(&kept)
-	l.verifier.Store(v)
-	l.log.Info("the ledger is handed over to another key", "origin", v.Origin(), "key", v.keys[len(v.keys)-1].vkey)
-	return nil
-}
-
-// learn trusts the keys that the blocks name to which the ledger was handed over.
-func (l *Ledger) learn(ctx context.Context) error {
-	found, err := l.find(ctx, rotationKey, l.Size(), maxRotations, func(e *Entry) bool { return e.Rotation != nil })
-	if err != nil {
-		return err
-	}
-	for i := len(found) - 1; i >= 0; i-- { // the oldest first
-		e := found[i]
-		if v := l.verifier.Load(); v.Trusts(e.Rotation.Key) || !v.Trusts(e.Rotation.Previous) {
-			continue // followed already, or long before the key that was pinned
-		}
-		head, _ := l.Head()
-		proof, err := l.Prove(ctx, e.Height, head)
-		if err != nil {
-			return err
-		}
-		r := Rotation{Entry: string(e.Data), Proof: string(torchwood.FormatProof(e.Height, proof, head.Signed))}
-		if err := l.trust([]Rotation{r}); err != nil {
-			l.log.Warn("a key rotation is not followed", "block", e.Height, "error", err)
-		}
+		return fmt.Errorf("%w: keeping a key rotation: %w", errStorage, err)
 	}
 	return nil
 }
 
-// Rotations prove, each to whoever trusts the keys before, that the ledger was
+// Rotations prove, each to whoever trusts the key before, that the ledger was
 // handed over; the oldest first.
-func (l *Ledger) Rotations() []Rotation {
-	if p := l.rotations.Load(); p != nil {
-		return *p
-	}
-	return nil
-}
+func (l *Ledger) Rotations() []Rotation { return l.now().trust.rotations }
 
-// rotate records the keys beside the first one with which this writer signs.
+// rotate records the keys beside the first one with which this writer signs:
+// each hands over to the next.
 func (w *Writer) rotate(ctx context.Context, keys []signingKey, now time.Time) error {
-	for _, k := range keys[1:] {
-		e := &RotateKey{Type: TypeRotateKey, Version: 1, Previous: keys[0].vkey, Key: k.vkey, Time: now.UTC().Truncate(time.Second)}
+	for i, k := range keys[1:] {
+		e := &RotateKey{Type: TypeRotateKey, Version: 1, Previous: keys[i].vkey, Key: k.vkey, Time: now.UTC().Truncate(time.Second)}
 		data, err := e.Marshal()
 		if err != nil {
 			return err
 		}
 		_, err = w.append(ctx, "the rotation to key "+k.vkey, data, func() (*Entry, error) {
-			found, err := w.find(ctx, rotationKey, w.Size(), 1, func(e *Entry) bool { return e.Rotation != nil && e.Rotation.Key == k.vkey })
+			found, err := w.find(ctx, rotationKey, w.Size(), 1, func(f *Entry) bool {
+				return f.Rotation != nil && f.Rotation.Previous == e.Previous && f.Rotation.Key == e.Key
+			})
 			if err != nil || len(found) == 0 {
 				return nil, err
 			}
@@ -175,4 +135,16 @@ func (w *Writer) rotate(ctx context.Context, keys []signingKey, now time.Time) e
 		}
 	}
 	return nil
+}
+
+// mustHold refuses to sign a ledger that was handed over to a key which this
+// writer does not have: no mirror would follow.
+func (w *Writer) mustHold(keys []signingKey) error {
+	newest := w.now().trust.newest
+	for _, k := range keys {
+		if k.vkey == newest.vkey {
+			return nil
+		}
+	}
+	return fmt.Errorf("the ledger in %s was handed over to the key %s, and mirrors follow no other: give that signing key, alone or with the next one on a second line", w.dir.path, newest.vkey)
 }

@@ -20,10 +20,10 @@ import (
 const maxRotations = 64
 
 // Verifier checks what the keys of one ledger signed: the key that somebody
-// pinned, and those to which the ledger itself was handed over since. It does
-// not change; With makes another one.
+// pinned, and those that follow on it, each named by the one before. It does not
+// change; With makes another one.
 type Verifier struct {
-	keys []publicKey // the pinned one first, each named by a block that one before it signed
+	keys []publicKey // the pinned one first
 }
 
 // publicKey is one key, with which two things are signed.
@@ -80,22 +80,25 @@ func (v *Verifier) Trusts(vkey string) bool {
 	return slices.ContainsFunc(v.keys, func(k publicKey) bool { return k.vkey == strings.TrimSpace(vkey) })
 }
 
-// With trusts in addition the key that a rotation names, which is refused
-// unless a key that is trusted already signed it.
+// With trusts in addition the key that a rotation names. It is refused unless
+// the newest key handed over and signed the proof: a key that has handed the
+// ledger over names nobody any more.
+//
+// Whether the block is in the tree that the new key signs is not known here. A
+// Follower checks it before it adopts that tree.
 func (v *Verifier) With(r Rotation) (*Verifier, error) {
-	proven, err := proveBlock(v, []byte(r.Entry), []byte(r.Proof))
-	if err != nil {
-		return nil, fmt.Errorf("key rotation: %w", err)
-	}
 	e, err := ParseRotation([]byte(r.Entry))
 	if err != nil {
 		return nil, fmt.Errorf("key rotation: %w", err)
 	}
-	if !slices.Contains(proven.Checkpoint.signers, e.Previous) {
-		return nil, fmt.Errorf("key rotation: the key that hands over, %s, is not trusted or did not sign the proof", e.Previous)
+	if e.Previous != v.newest().vkey {
+		return nil, fmt.Errorf("key rotation: the key that hands over, %s, is not the newest one that is trusted", e.Previous)
+	}
+	if _, err := proveBlock(v.alone(), []byte(r.Entry), []byte(r.Proof)); err != nil {
+		return nil, fmt.Errorf("key rotation: %w", err)
 	}
 	if v.Trusts(e.Key) {
-		return v, nil
+		return nil, fmt.Errorf("key rotation: %s has handed the ledger over before", e.Key)
 	}
 	k, err := readPublicKey(e.Key)
 	if err != nil {
@@ -107,27 +110,35 @@ func (v *Verifier) With(r Rotation) (*Verifier, error) {
 	return &Verifier{keys: append(slices.Clone(v.keys), k)}, nil
 }
 
-// WithAll trusts in addition the keys of those rotations that a trusted key
-// signed, in their order.
+// WithAll trusts in addition the keys of those rotations that follow on each
+// other, whatever their order. Of two keys that one key names it trusts neither.
 func (v *Verifier) WithAll(rotations []Rotation) *Verifier {
-	for _, r := range rotations {
-		if next, err := v.With(r); err == nil {
-			v = next
+	for {
+		next := v.successors(rotations)
+		if len(next) != 1 {
+			return v
 		}
+		v = next[0]
 	}
-	return v
 }
 
-// after is what may sign a checkpoint that follows on c: a key that has
-// stopped signing is retired.
-func (v *Verifier) after(c Checkpoint) *Verifier {
-	for i, k := range v.keys {
-		if slices.Contains(c.signers, k.vkey) {
-			return &Verifier{keys: v.keys[i:]}
+// successors are the verifiers with one more key, one for each key that the
+// newest one names.
+func (v *Verifier) successors(rotations []Rotation) (out []*Verifier) {
+	for _, r := range rotations {
+		next, err := v.With(r)
+		if err == nil && !slices.ContainsFunc(out, func(o *Verifier) bool { return o.newest().vkey == next.newest().vkey }) {
+			out = append(out, next)
 		}
 	}
-	return v
+	return out
 }
+
+// newest is the key that none follows.
+func (v *Verifier) newest() publicKey { return v.keys[len(v.keys)-1] }
+
+// alone is a verifier of the newest key alone.
+func (v *Verifier) alone() *Verifier { return &Verifier{keys: []publicKey{v.newest()}} }
 
 // Verifier implements torchwood.Policy.
 func (v *Verifier) Verifier(name string, hash uint32) (note.Verifier, error) {
@@ -153,6 +164,17 @@ func (v *Verifier) Check(origin string, sigs []note.Signature) error {
 		return errors.New("no trusted key signed it")
 	}
 	return nil
+}
+
+// isOfAnotherKey tells whether a note claims to be signed by the ledger, and by none
+// of the keys. Whether it is, is not known.
+func (v *Verifier) isOfAnotherKey(signed string) bool {
+	_, err := note.Open([]byte(signed), note.VerifierList())
+	unverified, ok := errors.AsType[*note.UnverifiedNoteError](err)
+	if !ok || len(v.signers(unverified.Note.UnverifiedSigs)) > 0 {
+		return false
+	}
+	return slices.ContainsFunc(unverified.Note.UnverifiedSigs, func(s note.Signature) bool { return s.Name == v.Origin() })
 }
 
 func (v *Verifier) signers(sigs []note.Signature) (vkeys []string) {

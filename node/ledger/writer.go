@@ -77,6 +77,9 @@ func (w *Writer) start(ctx context.Context, keys []signingKey) error {
 	if w.before.Load() != nil {
 		return fmt.Errorf("the ledger in %s was signed by another key than %s: to hand it over, give the old key and on a second line the new one, until the mirrors have seen it", w.dir.path, w.vkey)
 	}
+	if err := w.mustHold(keys); err != nil {
+		return err
+	}
 	if err := w.recoverState(ctx); err != nil {
 		return err
 	}
@@ -139,7 +142,7 @@ func (w *Writer) settle(ctx context.Context) error {
 				return fmt.Errorf("opening the ledger: %w", err)
 			}
 			if uint64(c.Tree.N) == size {
-				return w.advance(ctx, w.dir, c, committed)
+				return w.advance(ctx, w.dir, c, nil, w.keepRotations)
 			}
 		}
 		select {
@@ -283,7 +286,7 @@ func (w *Writer) readCheckpoint() (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return nil, w.advance(ctx, w.dir, c, committed)
+	return nil, w.advance(ctx, w.dir, c, nil, w.keepRotations)
 }
 
 // acquire serialises the appends of one image; those of different images run
@@ -325,7 +328,7 @@ func (w *Writer) CheckFloor(ctx context.Context, signed []byte) error {
 	if err != nil {
 		return fmt.Errorf("checkpoint: %w", err)
 	}
-	if origin := w.verifier.Load().Origin(); floor.Origin != origin {
+	if origin := w.Origin(); floor.Origin != origin {
 		return fmt.Errorf("checkpoint of the ledger %.80q: this is %q", floor.Origin, origin)
 	}
 	if err := w.Contains(ctx, Checkpoint{Origin: floor.Origin, Tree: floor.Tree}); err != nil {

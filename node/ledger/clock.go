@@ -1,0 +1,39 @@
+package ledger
+
+import "time"
+
+// clockSlack is by how much the publisher's clock may be off: set back before
+// that is taken for a ledger that was rolled back, or ahead of this node's before
+// what it says is not believed.
+const clockSlack = 2 * time.Minute
+
+// Said is when the publisher signed the checkpoint, by its clock; zero if it does
+// not say, or says a time that has not come yet by this node's clock. A clock that
+// was wrong once must not make all later checkpoints look old.
+func (c Checkpoint) Said(now time.Time) time.Time {
+	if c.Time.After(now.Add(clockSlack)) {
+		return time.Time{}
+	}
+	return c.Time
+}
+
+// follows tells whether a checkpoint is to replace the head: it has more blocks,
+// or as many and was signed later. A time that has not come yet is the least that
+// a checkpoint can say.
+func (c Checkpoint) follows(head Checkpoint, now time.Time) bool {
+	if c.Tree.N != head.Tree.N {
+		return c.Tree.N > head.Tree.N
+	}
+	is, was := c.Said(now), head.Said(now)
+	if is.IsZero() && was.IsZero() {
+		return c.Time.After(head.Time)
+	}
+	return is.After(was)
+}
+
+// rolledBack tells whether a checkpoint with fewer blocks than the head was signed
+// later, as far as both times can be believed.
+func (c Checkpoint) rolledBack(head Checkpoint, now time.Time) bool {
+	is, was := c.Said(now), head.Said(now)
+	return c.Tree.N < head.Tree.N && !was.IsZero() && is.After(was.Add(clockSlack))
+}

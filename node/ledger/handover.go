@@ -1,0 +1,301 @@
+package ledger
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"filippo.io/torchwood"
+	"golang.org/x/mod/sumdb/tlog"
+)
+
+// ErrRetiredKey is returned for a checkpoint that a key signed which has handed
+// the ledger over.
+var ErrRetiredKey = errors.New("signed by a retired key")
+
+// trust is who may sign what follows on a tree, by the RotateKey blocks in it.
+// It does not change; follow makes another one.
+type trust struct {
+	// newest is the one key that counts: the pinned one, or the last to which
+	// the ledger was handed over.
+	newest publicKey
+	// given are the keys that have handed the ledger over, trusted once or not.
+	given []string
+	// rotations are the proofs of blocks in the tree, the oldest first.
+	rotations []Rotation
+	// handedOver are the blocks by which follow came from one newest key to the next.
+	handedOver []handOver
+}
+
+// handOver is a RotateKey block in a tree.
+type handOver struct {
+	*RotateKey
+	height int64
+	data   []byte // the entry's bytes
+}
+
+// newRotations are the proofs of the blocks by which follow came to the newest key.
+func (t *trust) newRotations() (out []Rotation) {
+	for _, b := range t.handedOver {
+		i := slices.IndexFunc(t.rotations, func(r Rotation) bool { return r.Entry == string(b.data) })
+		out = append(out, t.rotations[i])
+	}
+	return out
+}
+
+// verifier accepts what the newest key signed.
+func (t *trust) verifier() *Verifier { return &Verifier{keys: []publicKey{t.newest}} }
+
+// retired accepts what the keys signed that have handed the ledger over; nil if
+// there are none.
+func (t *trust) retired() *Verifier {
+	var keys []publicKey
+	for _, vkey := range t.given {
+		if k, err := readPublicKey(vkey); err == nil && vkey != t.newest.vkey && k.Name() == t.newest.Name() {
+			keys = append(keys, k)
+		}
+	}
+	if len(keys) == 0 {
+		return nil
+	}
+	return &Verifier{keys: keys}
+}
+
+// position is a head, and who may sign the next one.
+type position struct {
+	head  *Checkpoint // nil until a checkpoint is verified and indexed
+	trust *trust
+}
+
+func (p *position) at() (c Checkpoint, ok bool) {
+	if p.head == nil {
+		return Checkpoint{}, false
+	}
+	return *p.head, true
+}
+
+// now is where this copy is, of one moment.
+func (l *Ledger) now() *position { return l.position.Load() }
+
+// follow reads the RotateKey blocks of a tree that is indexed and that extends
+// the head. From each one on that counts, the ledger is the key's which it names:
+// if the newest key handed over, and signed a tree with that block which is the
+// beginning of this one. Of two keys that one key names the first counts, by
+// height. The checkpoint itself must carry the newest key's signature, and it is
+// that key which says when it was signed. told are proofs that the source of the
+// checkpoint has. The caller holds mu.
+func (l *Ledger) follow(ctx context.Context, tr torchwood.TileReader, c Checkpoint, told []Rotation) (Checkpoint, *trust, error) {
+	was := l.now()
+	from := int64(0)
+	if was.head != nil {
+		from = was.head.Tree.N
+	}
+	blocks, err := l.rotationBlocks(ctx, c.Tree, from)
+	if err != nil {
+		return c, nil, err
+	}
+	next := *was.trust
+	next.handedOver = nil
+	told = slices.Concat(was.trust.rotations, told)
+	if from == 0 {
+		// What was kept may be of a tree that never became the head.
+		next.rotations = nil
+	}
+	p := proven{ctx, l.cache.over(tr), c.Tree}
+	for _, b := range blocks {
+		counts := b.Previous == next.newest.vkey && !slices.Contains(next.given, b.Key) && b.Key != b.Previous
+		proof, err := handOverProof(p, c, b, told)
+		if err == nil {
+			next.rotations = append(slices.Clip(next.rotations), proof)
+		} else if counts {
+			return c, nil, fmt.Errorf("block %d hands over to the key %s: %w: %w", b.height, b.Key, errHandOver, err)
+		}
+		if counts {
+			if next.newest, err = readPublicKey(b.Key); err != nil {
+				return c, nil, err
+			}
+			next.handedOver = append(next.handedOver, b)
+		}
+		next.given = append(slices.Clip(next.given), b.Previous)
+	}
+	signed, err := VerifyCheckpoint(next.verifier(), c.Signed)
+	if err != nil {
+		return c, nil, fmt.Errorf("%w: %w: the ledger of %d blocks was handed over to the key %s, which has not signed it: %w", errHandOver, ErrRetiredKey, c.Tree.N, next.newest.vkey, err)
+	}
+	return signed, &next, nil
+}
+
+// rotationBlocks are the RotateKey blocks of an indexed tree from a height on,
+// the lowest first. The caller holds mu.
+func (l *Ledger) rotationBlocks(ctx context.Context, tree tlog.Tree, from int64) (out []handOver, err error) {
+	var heights []int64
+	look := func() error {
+		heights = nil
+		return l.index.heights(rotationKey, tree.N, func(h int64) bool {
+			if h >= from {
+				heights = append(heights, h)
+			}
+			return h > from
+		})
+	}
+	err = look()
+	if damaged, ok := errors.AsType[*damagedError](err); ok {
+		if err = l.remake(ctx, damaged.segment, tree); err == nil {
+			err = look()
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading the key rotations: %w", err)
+	}
+	slices.Reverse(heights)
+	for _, h := range heights {
+		data, err := l.entryAt(tree, h)
+		if err != nil {
+			return nil, fmt.Errorf("reading the key rotation in block %d: %w", h, err)
+		}
+		if e, err := ParseRotation(data); err == nil { // else another key begins alike, or it says nothing
+			out = append(out, handOver{e, h, data})
+		}
+	}
+	return out, nil
+}
+
+// entryAt reads a block's bytes by the index as it is.
+func (l *Ledger) entryAt(tree tlog.Tree, height int64) ([]byte, error) {
+	leaf, err := l.index.leaves(height, 1)
+	if err != nil {
+		return nil, err
+	}
+	offset, err := l.index.offset(height)
+	if err != nil {
+		return nil, err
+	}
+	t := proven{tree: tree}.tile(0, height/torchwood.TileWidth)
+	t.L = -1
+	data, err := l.dir.readEntry(t, int64(offset))
+	if err == nil && tlog.RecordHash(data) != tlog.Hash(leaf) {
+		err = &CorruptError{Path: torchwood.TilePath(t)}
+	}
+	return data, err
+}
+
+// handOverProof proves that the key which hands over in a block signed a tree
+// with that block, which is the beginning of the tree p: the checkpoint's own, or
+// that of a proof which somebody told.
+func handOverProof(p proven, c Checkpoint, b handOver, told []Rotation) (Rotation, error) {
+	v, err := NewVerifier(b.Previous)
+	if err != nil {
+		return Rotation{}, err
+	}
+	refused := fmt.Errorf("there is no proof that %s, which hands over, signed it", b.Previous)
+	for _, r := range told {
+		if r.Entry != string(b.data) {
+			continue
+		}
+		err := beginsWith(p, b, v, r)
+		if err == nil {
+			return r, nil
+		}
+		refused = err
+	}
+	if _, err := VerifyCheckpoint(v, c.Signed); err != nil {
+		return Rotation{}, refused
+	}
+	proof, err := tlog.ProveRecord(c.Tree.N, b.height, p)
+	if err != nil {
+		return Rotation{}, fmt.Errorf("proving block %d: %w", b.height, err)
+	}
+	return Rotation{Entry: string(b.data), Proof: string(torchwood.FormatProof(b.height, proof, c.Signed))}, nil
+}
+
+// beginsWith checks that the proof of a hand-over is of its block, and that the
+// tree which the key before signed is the beginning of the tree p.
+func beginsWith(p proven, b handOver, v *Verifier, r Rotation) error {
+	block, err := proveBlock(v, b.data, []byte(r.Proof))
+	if err != nil {
+		return err
+	}
+	signed := block.Checkpoint.Tree
+	if block.Height != b.height || signed.N > p.tree.N {
+		return fmt.Errorf("the proof is of block %d in a ledger of %d blocks, which is not the beginning of this one of %d", block.Height, signed.N, p.tree.N)
+	}
+	root, err := p.root(signed.N)
+	if err != nil {
+		return fmt.Errorf("checking the proof's ledger of %d blocks: %w", signed.N, err)
+	}
+	if root != signed.Hash {
+		return fmt.Errorf("the proof's ledger of %d blocks is not the beginning of this one", signed.N)
+	}
+	return nil
+}
+
+// reachable accepts the pinned key and all that rotations name, one from the
+// other: who may have signed what an earlier version of this program has stored.
+func reachable(pinned publicKey, rotations []Rotation) *Verifier {
+	v := &Verifier{keys: []publicKey{pinned}}
+	for range rotations {
+		before := len(v.keys)
+		for _, r := range rotations {
+			e, err := ParseRotation([]byte(r.Entry))
+			if err != nil || v.Trusts(e.Key) || !v.Trusts(e.Previous) {
+				continue
+			}
+			if k, err := readPublicKey(e.Key); err == nil {
+				v.keys = append(v.keys, k)
+			}
+		}
+		if len(v.keys) == before {
+			break
+		}
+	}
+	return v
+}
+
+// advanceAsBefore makes a stored checkpoint the head that version 0.1.0 accepted
+// although its signer has handed the ledger over, or is the second key that one
+// key named. The key that signed it counts from here on. If it is not the pinned
+// one, somebody must look at it: it may be a thief's.
+func (l *Ledger) advanceAsBefore(ctx context.Context, c Checkpoint) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err := l.indexTo(ctx, l.dir, c.Tree); err != nil {
+		return err
+	}
+	blocks, err := l.rotationBlocks(ctx, c.Tree, 0)
+	if err != nil {
+		return err
+	}
+	was := l.now().trust
+	next := &trust{rotations: was.rotations}
+	named := []string{was.newest.vkey}
+	for _, b := range blocks {
+		next.given = append(next.given, b.Previous)
+		named = append(named, b.Key)
+	}
+	for _, vkey := range slices.Backward(named) {
+		if slices.Contains(c.signers, vkey) {
+			if next.newest, err = readPublicKey(vkey); err != nil {
+				return err
+			}
+			break
+		}
+	}
+	if next.newest.vkey == "" {
+		return fmt.Errorf("%w %s", errOtherKey, l.vkey)
+	}
+	if c, err = VerifyCheckpoint(next.verifier(), c.Signed); err != nil {
+		return err
+	}
+	if next.newest.vkey != l.vkey {
+		err := l.keepEvidence(Evidence{
+			Kind: EvidenceNewKey, Peer: "this disk", Key: next.newest.vkey, Received: string(c.Signed),
+			Message: fmt.Sprintf("an earlier version accepted the key %s, although another key follows on the pinned one by the blocks: if you do not know it, it is a thief's", next.newest.vkey),
+		})
+		if err != nil {
+			return err
+		}
+	}
+	l.moveHead(c, next)
+	return nil
+}

@@ -1,0 +1,71 @@
+package ledger
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// Who remembers nothing pins one key, and trusts what that one names and no other:
+// a chain, of which each key is the newest when it hands over.
+func TestVerifierFollowsAChainAlone(t *testing.T) {
+	t.Parallel()
+	r := newRotated(t)
+	stolen, stolenV := newKey(t)
+	thief := r.thief(t, r.before, r.oldSkey, stolen)
+	good, evil := r.Rotations(), thief.Rotations()
+	if len(good) != 1 || len(evil) != 1 {
+		t.Fatal(good, evil)
+	}
+	for name, tc := range map[string]struct {
+		pinned string
+		told   []Rotation
+		want   string
+	}{
+		"the publisher's":              {r.oldVkey, good, r.newVkey},
+		"the thief's, by the new key":  {r.newVkey, evil, r.newVkey},
+		"both, by the new key":         {r.newVkey, slices.Concat(evil, good), r.newVkey},
+		"both, by the old key":         {r.oldVkey, slices.Concat(good, evil), r.oldVkey},
+		"both, the thief's first":      {r.oldVkey, slices.Concat(evil, good), r.oldVkey},
+		"nobody's":                     {r.oldVkey, []Rotation{{Entry: "{}", Proof: "x"}}, r.oldVkey},
+		"an entry with another proof":  {r.oldVkey, []Rotation{{Entry: good[0].Entry, Proof: evil[0].Proof}}, r.oldVkey},
+		"the publisher's, three times": {r.oldVkey, slices.Concat(good, good, good), r.newVkey},
+	} {
+		v, err := NewVerifier(tc.pinned)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := v.WithAll(tc.told); got.newest().vkey != tc.want || tc.want == r.newVkey && got.Trusts(stolenV) {
+			t.Errorf("%s: the newest key is %s, want %s", name, got.newest().vkey, tc.want)
+		}
+	}
+}
+
+// A proof that was saved under a key says what to do when that key is retired.
+func TestProofOfARetiredKeySaysSo(t *testing.T) {
+	t.Parallel()
+	r := newRotated(t)
+	old := &publisher{path: r.before, skey: r.oldSkey, vkey: r.oldVkey}
+	old.open(t)
+	entry, proof, err := old.Block(t.Context(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := NewVerifier(r.newVkey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := VerifyBlock(v, entry.Data, proof); !errors.Is(err, ErrOtherKey) || !strings.Contains(err.Error(), "signed by a retired key: fetch it again") {
+		t.Errorf("a saved proof: %v", err)
+	}
+	if entry, proof, err = r.Block(t.Context(), 0); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := VerifyBlock(v, entry.Data, proof); err != nil {
+		t.Errorf("fetched again: %v", err)
+	}
+	if _, err := VerifyBlock(v, entry.Data, append([]byte{}, proof[:len(proof)-40]...)); err == nil || errors.Is(err, ErrOtherKey) {
+		t.Errorf("a damaged proof: %v", err)
+	}
+}
