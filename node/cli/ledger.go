@@ -36,8 +36,9 @@ unique URL without a scheme, such as example.com/pyrsia.
 
 To hand a ledger over to a new key, make it with the same origin, and put it on a
 second line of the publisher's signing-key file. The publisher signs with both
-and records the new key on the ledger, so that every mirror learns it. When all
-have (an hour is plenty), remove the first line.`,
+and records the new key on the ledger, so that every mirror learns it, and asks
+somebody to acknowledge it. When all have, and not before a day has passed, remove
+the first line: from then on the old key is worth nothing.`,
 		Args: exactly(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if origin == "" || file == "" {
@@ -168,8 +169,6 @@ func table(w io.Writer, blocks []ledger.BlockJSON) error {
 type bundle struct {
 	Entry string `json:"entry"`
 	Proof string `json:"proof"`
-	// Rotations lead from an earlier key of the ledger to the one that signed.
-	Rotations []ledger.Rotation `json:"rotations,omitempty"`
 }
 
 func proofCommand() *cobra.Command {
@@ -192,11 +191,7 @@ func proofCommand() *cobra.Command {
 			if err := get(cmd.Context(), nodeURL, "/api/v1/blocks/"+strconv.FormatInt(blocks[0].Height, 10), &b); err != nil {
 				return err
 			}
-			out := bundle{Entry: b.Entry, Proof: b.Proof}
-			if err := get(cmd.Context(), nodeURL, "/api/v1/rotations", &out.Rotations); err != nil {
-				return err
-			}
-			data, err := json.MarshalIndent(out, "", "  ")
+			data, err := json.MarshalIndent(bundle{Entry: b.Entry, Proof: b.Proof}, "", "  ")
 			if err != nil {
 				return fmt.Errorf("writing the proof: %w", err)
 			}
@@ -217,9 +212,10 @@ func verifyCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "verify --key VKEY --proof FILE IMAGE@DIGEST",
 		Short: "Check a proof offline: exit status 0 means that the publisher recorded this image",
-		Long: `Needs nothing but the ledger's verifier key, which may also be an earlier one that
-was rotated since, and the file that 'pyrsia proof' wrote. DIGEST is that of the
-image's index, of a platform's manifest, or the image ID.`,
+		Long: `Needs nothing but the ledger's verifier key and the file that 'pyrsia proof' wrote.
+The key is the newest one that you have seen: whoever holds an earlier one, which
+was rotated since, proves nothing by it. DIGEST is that of the image's index, of a
+platform's manifest, or the image ID.`,
 		Args: exactly(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			name, d, ok := strings.Cut(args[0], "@")
@@ -251,7 +247,7 @@ image's index, of a platform's manifest, or the image ID.`,
 			return err
 		},
 	}
-	cmd.Flags().StringVar(&vkey, "key", "", "verifier key of the ledger")
+	cmd.Flags().StringVar(&vkey, "key", "", "verifier key of the ledger, the newest")
 	cmd.Flags().StringVar(&file, "proof", "", "file that 'pyrsia proof' wrote")
 	outputFlag(cmd, &output)
 	return cmd
@@ -279,5 +275,5 @@ func verifyBundle(vkey, file string) (*ledger.VerifiedBlock, error) {
 	if err := json.Unmarshal(data, &in); err != nil {
 		return nil, fmt.Errorf("reading the proof: %w", err)
 	}
-	return ledger.VerifyBlock(key.WithAll(in.Rotations), []byte(in.Entry), []byte(in.Proof))
+	return ledger.VerifyBlock(key, []byte(in.Entry), []byte(in.Proof))
 }

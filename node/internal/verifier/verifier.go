@@ -44,7 +44,9 @@ const (
 type Config struct {
 	// Node is the URL of a node's open port. It is asked, and not believed.
 	Node string `json:"node"`
-	// LedgerKey is the verifier key of the ledger to trust.
+	// LedgerKey is the verifier key of the ledger to trust, and the only one: a
+	// program that remembers nothing cannot tell a hand-over from that of a thief
+	// who has an earlier key. Whoever has followed one writes the settings again.
 	LedgerKey string `json:"ledgerKey"`
 	// Registries are those whose images must be on the ledger; images of
 	// others are let through.
@@ -141,7 +143,7 @@ func (c *Config) Verify(ctx context.Context, name string, d digest.Digest) (stri
 	if err != nil {
 		return "", err
 	}
-	key, err := c.key(ctx)
+	key, err := ledger.NewVerifier(c.LedgerKey)
 	if err != nil {
 		return "", err
 	}
@@ -188,19 +190,6 @@ func (c *Config) candidates(ctx context.Context, image ledger.Image, pinned bool
 func records(a *ledger.AddArtifact, image ledger.Image, pinned bool, d digest.Digest) bool {
 	recorded, err := ledger.ParseImage(a.Artifact)
 	return err == nil && recorded.Name() == image.Name() && (pinned || recorded.Tag == image.Tag) && a.Names(d)
-}
-
-// key is the ledger's key, and those that it was handed over to.
-func (c *Config) key(ctx context.Context) (*ledger.Verifier, error) {
-	key, err := ledger.NewVerifier(c.LedgerKey)
-	if err != nil {
-		return nil, err
-	}
-	var rotations []ledger.Rotation
-	if err := c.ask(ctx, "/api/v1/rotations", &rotations); err != nil {
-		return nil, err
-	}
-	return key.WithAll(rotations), nil
 }
 
 // withdrawn says why an image was withdrawn.

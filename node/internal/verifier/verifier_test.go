@@ -113,12 +113,15 @@ func TestVerify(t *testing.T) {
 		t.Fatal(err)
 	}
 	n.open(t, skey+"\n"+next)
-	n.append(t, "later:1")
+	both, _ := n.append(t, "later:1")
+	check("while both keys sign", "docker.io/library/later:1", both, "")
 	n.open(t, next)
 	later, _ := n.append(t, "later:2")
-	check("after the key was rotated", "docker.io/library/later:2", later, "")
+	// What a node says of later keys a thief with the earlier one could say too.
+	check("after the key was rotated, by the old key", "docker.io/library/later:2", later, "pin the newest one")
 	c.LedgerKey = nextKey
 	check("by the new key", "docker.io/library/alpine:3.20", good, "")
+	check("by the new key", "docker.io/library/later:2", later, "")
 	_, c.LedgerKey, err = ledger.GenerateKey("ledger.example/verifier")
 	if err != nil {
 		t.Fatal(err)
