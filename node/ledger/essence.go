@@ -15,7 +15,9 @@ import (
 // a signed checkpoint itself, and the same for all variants that differ in
 // whatever else there may be in a note: the signatures of others, their order,
 // repetitions, and unused bits of the base64. No signature is verified for it.
-func (l *Ledger) Essence(signed []byte) ([]byte, error) { return l.verifier.Load().essence(signed) }
+func (l *Ledger) Essence(signed []byte) ([]byte, error) {
+	return l.now().trust.verifier().essence(signed)
+}
 
 func (v *Verifier) essence(signed []byte) ([]byte, error) {
 	if len(signed) > maxCheckpoint {
