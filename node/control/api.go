@@ -104,12 +104,22 @@ type ResolveResponse struct {
 // PublishRequest is the body of POST /v1/publish: copy the image from its
 // upstream and record it on the ledger. The call is idempotent. It starts the
 // work and waits a few seconds for its end, else it tells how far it is.
-// Publishers only.
+// What the upstream says about the tag decides: where it does not point to the
+// digest, a publisher refuses with ReasonTagPointsElsewhere, or with
+// ReasonDigestNotInRepository. Publishers only.
 type PublishRequest struct {
 	Image  string `json:"image"`
 	Digest string `json:"digest"`
 	// Platforms are those to copy, all if there are none: "linux/arm64".
 	Platforms []string `json:"platforms,omitempty"`
+	// Seen says that a set of the operator holds the image with this digest since
+	// it last had its tag resolved. If the tag points elsewhere by now, the block
+	// says when the publisher, which was asked then, saw it there. It is sent
+	// only after a refusal with ReasonTagPointsElsewhere.
+	Seen bool `json:"seen,omitempty"`
+	// Pinned has the digest recorded although the tag points elsewhere. The block
+	// says so.
+	Pinned bool `json:"pinned,omitempty"`
 	// Floor is the newest checkpoint that the operator has verified. A
 	// publisher whose ledger does not contain it (a disk that was rolled
 	// back) refuses with ReasonLedgerBehind.
@@ -148,14 +158,20 @@ const (
 	ReasonUpstreamRateLimited  Reason = "UpstreamRateLimited"
 	ReasonUpstreamUnavailable  Reason = "UpstreamUnavailable"
 	ReasonUpstreamInvalid      Reason = "UpstreamInvalid"
-	ReasonLedgerBehind         Reason = "LedgerBehind"
-	ReasonRevoked              Reason = "Revoked"
-	ReasonDiskFull             Reason = "DiskFull"
-	ReasonCatalogInvalid       Reason = "CatalogInvalid"
-	ReasonPlatformsMissing     Reason = "PlatformsMissing"
-	ReasonNotOnLedger          Reason = "NotOnLedger"
-	ReasonBusy                 Reason = "PublisherBusy"
-	ReasonInternal             Reason = "InternalError"
+	// ReasonTagPointsElsewhere: the upstream's tag does not point to the digest.
+	ReasonTagPointsElsewhere Reason = "TagPointsElsewhere"
+	// ReasonDigestNotInRepository: the upstream has no such digest in the repository.
+	ReasonDigestNotInRepository Reason = "DigestNotInRepository"
+	// ReasonSuperseded: the tag went on since it was seen at the digest.
+	ReasonSuperseded       Reason = "Superseded"
+	ReasonLedgerBehind     Reason = "LedgerBehind"
+	ReasonRevoked          Reason = "Revoked"
+	ReasonDiskFull         Reason = "DiskFull"
+	ReasonCatalogInvalid   Reason = "CatalogInvalid"
+	ReasonPlatformsMissing Reason = "PlatformsMissing"
+	ReasonNotOnLedger      Reason = "NotOnLedger"
+	ReasonBusy             Reason = "PublisherBusy"
+	ReasonInternal         Reason = "InternalError"
 )
 
 // Error is a refusal by the node, and the JSON body of every answer that is

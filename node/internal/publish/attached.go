@@ -116,11 +116,15 @@ func (p *Publisher) platformsOf(ctx context.Context, a *ledger.AddArtifact) (pla
 
 // signatures copies the signatures of a job's image that are not on the ledger.
 func (p *Publisher) signatures(ctx context.Context, j *job) (entries []*ledger.AddArtifact, err error) {
+	j.attachedAt = p.Writer.Size()
 	attached, err := j.registry.Attached(ctx, j.image, j.key.digest)
 	if err != nil {
 		return nil, err
 	}
 	for _, s := range attached.Signatures {
+		if s, err = p.signature(ctx, j, s); err != nil {
+			return nil, err
+		}
 		there, err := p.published(ctx, s.Image, s.Digest)
 		if err != nil {
 			return nil, err
@@ -135,6 +139,36 @@ func (p *Publisher) signatures(ctx context.Context, j *job) (entries []*ledger.A
 		entries = append(entries, e)
 	}
 	return entries, nil
+}
+
+// signature asks again for a signature whose tag moved: that answer may be
+// remembered, and older than the tag's newest block.
+func (p *Publisher) signature(ctx context.Context, j *job, s upstream.Signature) (upstream.Signature, error) {
+	latest, err := p.Writer.Latest(ctx, s.Image)
+	if errors.Is(err, ledger.ErrNotFound) {
+		return s, nil
+	}
+	if err != nil || latest.Artifact.Digest == s.Digest {
+		return s, err
+	}
+	d, err := j.registry.Resolve(ctx, s.Image)
+	if upstream.IsNotFound(err) {
+		return upstream.Signature{Image: s.Image, Digest: latest.Artifact.Digest}, nil // it is gone: what is recorded stays
+	}
+	s.Digest = d
+	return s, err
+}
+
+// recordSignature appends the block of a signature, which its tag had when it
+// was asked. One that a newer block overtook meanwhile is looked for again when
+// the image's attachments are.
+func (p *Publisher) recordSignature(j *job, e *ledger.AddArtifact) (int64, error) {
+	word{}.write(e)
+	height, err := p.Writer.AppendAfter(p.ctx, e, j.attachedAt)
+	if errors.Is(err, ledger.ErrSuperseded) {
+		return 0, nil
+	}
+	return height, err
 }
 
 // published tells whether a tag's newest block has a digest and its content,

@@ -80,7 +80,7 @@ func TestABrokenImageDoesNotBlockOthers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := w.start(key{hanging.String(), d}, hanging, w.upstreams["docker.io"], nil); err != nil {
+	if _, err := w.start(&job{key: key{hanging.String(), d}, image: hanging, registry: w.upstreams["docker.io"]}); err != nil {
 		t.Fatal(err)
 	}
 	for i := range 2 * concurrency {

@@ -64,11 +64,13 @@ func (q *queue) release(j *job) {
 	}
 }
 
-func (p *Publisher) start(k key, image ledger.Image, registry *upstream.Registry, platforms []string) (*job, error) {
+// start starts a publication, or gives the one of the image and digest that is
+// under way.
+func (p *Publisher) start(j *job) (*job, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if j, ok := p.jobs[k]; ok {
-		return j, nil
+	if old, ok := p.jobs[j.key]; ok {
+		return old, nil
 	}
 	if len(p.jobs) >= maxJobs {
 		maps.DeleteFunc(p.jobs, func(_ key, j *job) bool { return j.over() }) // failures that nobody asks for any more
@@ -76,8 +78,8 @@ func (p *Publisher) start(k key, image ledger.Image, registry *upstream.Registry
 	if len(p.jobs) >= maxJobs || p.ctx.Err() != nil {
 		return nil, &control.Error{Reason: control.ReasonBusy, RetryAfterSeconds: 10, Message: "the publisher has enough to do: ask again later"}
 	}
-	j := &job{key: k, image: image, registry: registry, platforms: platforms, ended: make(chan struct{})}
-	p.jobs[k] = j
+	j.ended = make(chan struct{})
+	p.jobs[j.key] = j
 	p.queue.push(j)
 	p.dispatch()
 	return j, nil
@@ -129,13 +131,20 @@ func (p *Publisher) work(j *job) {
 }
 
 // copy brings an image to the store, and the signatures that hang on it, or of
-// an image that is published what is new of that. The image's entry is the last one. Crash before the appends: blobs without a
-// block, which the next attempt finds in the store.
+// an image that is published what is new of that. The image's entry is the last
+// one. The upstream is asked about the tag first: what is not to be published is
+// not copied. Crash before the appends: blobs without a block, which the next
+// attempt finds in the store; it asks about the tag again.
 func (p *Publisher) copy(j *job) ([]*ledger.AddArtifact, error) {
 	ctx, cancel := context.WithTimeout(p.ctx, copyTimeout)
 	defer cancel()
 	if j.block != nil {
 		return p.attachments(ctx, j)
+	}
+	if j.recorded == nil {
+		if err := p.vouch(ctx, j); err != nil {
+			return nil, err
+		}
 	}
 	image, err := j.registry.Copy(ctx, j.image, j.key.digest, j.platforms, p.Store, &j.progress)
 	if err != nil {
@@ -146,12 +155,17 @@ func (p *Publisher) copy(j *job) ([]*ledger.AddArtifact, error) {
 }
 
 func (p *Publisher) append(j *job, e *ledger.AddArtifact) (int64, error) {
-	e.Time = time.Now().UTC().Truncate(time.Second)
 	p.Provide(e.Pieces)
-	if j.block != nil && e.Artifact == j.key.image {
+	switch {
+	case e.Artifact != j.key.image:
+		return p.recordSignature(j, e)
+	case j.block != nil:
+		word{}.write(e)
 		return p.Writer.AppendMore(p.ctx, e)
+	case j.recorded != nil:
+		return j.recorded.Height, nil
 	}
-	return p.Writer.Append(p.ctx, e)
+	return p.record(j, e)
 }
 
 func (p *Publisher) forget(j *job) {

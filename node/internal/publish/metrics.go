@@ -6,6 +6,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/pyrsia/pyrsia-operator/node/control"
 	"github.com/pyrsia/pyrsia-operator/node/internal/upstream"
 )
 
@@ -52,6 +53,9 @@ func (m *metrics) published(bytes int64) {
 // failed counts a failure by its kind.
 func (m *metrics) failed(err error) {
 	result := "internal_error"
+	if _, ok := errors.AsType[*control.Error](err); ok {
+		result = "refused" // for what the upstream says of the tag
+	}
 	if u, ok := errors.AsType[*upstream.Error](err); ok {
 		result = map[upstream.Kind]string{
 			upstream.Unavailable: "unavailable", upstream.NotFound: "not_found", upstream.Unauthorized: "unauthorized",

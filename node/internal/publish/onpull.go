@@ -7,7 +7,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/singleflight"
 
 	"github.com/pyrsia/pyrsia-operator/node/control"
@@ -97,11 +96,12 @@ func (p *Publisher) begin(image ledger.Image) (*job, error) {
 		return nil, &control.Error{Reason: control.ReasonBusy, RetryAfterSeconds: int(wait.Seconds()) + 1,
 			Message: fmt.Sprintf("%s is not on the ledger, and %d images were published on demand in the last hour: that is all that spec.publisher.onPull allows", image, p.OnPull.PerHour)}
 	}
-	d, err := registry.Resolve(ctx, image)
+	seen, err := p.look(ctx, image, registry)
 	if err != nil {
 		return nil, p.refusal(err, image, registry)
 	}
-	return p.start(key{image.String(), digest.Digest(d)}, image, registry, nil)
+	p.sightings.note(image, seen)
+	return p.start(&job{key: key{image.String(), seen.digest}, image: image, registry: registry})
 }
 
 // underWay finds the job of an image, whatever its digest.

@@ -68,6 +68,7 @@ type Publisher struct {
 	dropped   *dropped
 	pulls     pulls
 	looked    *lru.Cache[key, time.Time] // when the next look at an image's attachments is due
+	sightings *sightings
 
 	ctx     context.Context // of all jobs
 	stop    context.CancelFunc
@@ -91,8 +92,14 @@ type job struct {
 	image     ledger.Image
 	registry  *upstream.Registry
 	platforms []string
+	terms     terms
 	block     *ledger.Entry // whose attachments are looked for; nil: the image is published
+	recorded  *ledger.Entry // whose content is fetched again; nil: a block is made
 	progress  upstream.Progress
+	// Owned by the job: what its block says of the tag, and the ledger's size
+	// before the signatures' tags were asked for.
+	word       word
+	attachedAt int64
 	ended     chan struct{}
 	height    int64 // after ended, of the block
 	err       error // after ended
@@ -125,6 +132,9 @@ func New(c Config) (*Publisher, error) {
 	if p.looked, err = lru.New[key, time.Time](maxLooked); err != nil {
 		return nil, err
 	}
+	if p.sightings, err = newSightings(); err != nil {
+		return nil, err
+	}
 	if p.dropped, err = openDropped(c.StateFile); err != nil {
 		return nil, err
 	}
@@ -151,10 +161,12 @@ func (p *Publisher) Resolve(ctx context.Context, req control.ResolveRequest) (*c
 	if err != nil {
 		return nil, err
 	}
-	d, err := registry.Resolve(ctx, image)
+	seen, err := p.look(ctx, image, registry)
 	if err != nil {
 		return nil, p.refusal(err, image, registry)
 	}
+	p.sightings.note(image, seen)
+	d := seen.digest
 	resp := &control.ResolveResponse{Digest: d.String(), RateLimit: rateLimit(registry.Limits())}
 	latest, err := p.Writer.Latest(ctx, image)
 	if err == nil {
@@ -224,16 +236,17 @@ func (p *Publisher) Publish(ctx context.Context, req control.PublishRequest) (*c
 	if err := p.dropped.forget(k); err != nil {
 		return nil, err
 	}
-	latest, err := p.Writer.Latest(ctx, image)
-	if err != nil && !errors.Is(err, ledger.ErrNotFound) {
+	recorded, err := p.recorded(ctx, image, k.digest)
+	if err != nil {
 		return nil, err
 	}
-	if err == nil && latest.Artifact.Digest == k.digest {
-		if resp, err := p.existing(ctx, latest, req.Platforms); resp != nil || err != nil {
+	if recorded != nil {
+		if resp, err := p.existing(ctx, recorded, req.Platforms); resp != nil || err != nil {
 			return resp, err
 		}
 	}
-	j, err := p.start(k, image, registry, req.Platforms)
+	wanted := &job{key: k, image: image, registry: registry, platforms: req.Platforms, terms: terms{seen: req.Seen, pinned: req.Pinned}, recorded: recorded}
+	j, err := p.start(wanted)
 	if err != nil {
 		return nil, err
 	}
@@ -248,10 +261,35 @@ func (p *Publisher) Publish(ctx context.Context, req control.PublishRequest) (*c
 		return &control.PublishResponse{BytesDone: j.progress.Done.Load(), BytesTotal: j.progress.Total.Load()}, nil
 	}
 	p.forget(j) // whoever asks again starts again
+	if j.err != nil && j.terms != wanted.terms {
+		return nil, &control.Error{Reason: control.ReasonBusy, RetryAfterSeconds: 1, Message: fmt.Sprintf("another request for %s has just failed: ask again", image)}
+	}
 	if j.err != nil {
 		return nil, p.refusal(j.err, image, registry)
 	}
 	return p.block(ctx, j.height)
+}
+
+// recorded is the block that answers for a digest without asking the upstream:
+// the newest one of the tag with it. There is none if the tag was seen to come
+// back to the digest since its newest block.
+func (p *Publisher) recorded(ctx context.Context, image ledger.Image, d digest.Digest) (*ledger.Entry, error) {
+	latest, err := p.Writer.Latest(ctx, image)
+	if errors.Is(err, ledger.ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil || latest.Artifact.Digest == d {
+		return latest, err
+	}
+	_, back, err := p.newer(ctx, image, d)
+	if err != nil || back {
+		return nil, err
+	}
+	older, err := p.Writer.Find(ctx, image, d)
+	if errors.Is(err, ledger.ErrNotFound) {
+		return nil, nil
+	}
+	return older, err
 }
 
 func (p *Publisher) checkFloor(ctx context.Context, floor string) error {

@@ -72,7 +72,7 @@ func TestFinishedJobsDoNotPileUp(t *testing.T) {
 			t.Fatal(err)
 		}
 		// Started, and never asked for again.
-		if _, err := p.start(key{image.String(), digest.Digest(d.String())}, image, p.upstreams["docker.io"], nil); err != nil {
+		if _, err := p.start(&job{key: key{image.String(), digest.Digest(d.String())}, image: image, registry: p.upstreams["docker.io"]}); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -60,7 +60,7 @@ func (r *Registry) Attached(ctx context.Context, image ledger.Image, d digest.Di
 		s := Signature{Image: image}
 		s.Image.Tag = referrersTag(d) + suffix
 		s.Digest, err = r.Resolve(ctx, s.Image)
-		if isNotFound(err) {
+		if IsNotFound(err) {
 			continue
 		}
 		if err != nil {
@@ -74,7 +74,8 @@ func (r *Registry) Attached(ctx context.Context, image ledger.Image, d digest.Di
 
 func referrersTag(d digest.Digest) string { return d.Algorithm().String() + "-" + d.Encoded() }
 
-func isNotFound(err error) bool {
+// IsNotFound tells whether a registry said that it has no such thing.
+func IsNotFound(err error) bool {
 	u, ok := errors.AsType[*Error](err)
 	return ok && u.Kind == NotFound
 }
@@ -90,7 +91,7 @@ func (r *Registry) listReferrers(ctx context.Context, image ledger.Image, d dige
 		if err == nil {
 			return parseReferrers(image, data)
 		}
-		if !isNotFound(err) {
+		if !IsNotFound(err) {
 			return nil, err
 		}
 		r.mu.Lock()
@@ -100,7 +101,7 @@ func (r *Registry) listReferrers(ctx context.Context, image ledger.Image, d dige
 	fallback := image
 	fallback.Tag = referrersTag(d)
 	index, err := r.Resolve(ctx, fallback)
-	if isNotFound(err) {
+	if IsNotFound(err) {
 		return nil, nil
 	}
 	if err != nil {
@@ -155,7 +156,7 @@ func (c *copier) referrers(ctx context.Context, d digest.Digest) error {
 	}
 	for _, r := range a.Referrers {
 		m, err := c.manifest(ctx, r)
-		if isNotFound(err) {
+		if IsNotFound(err) {
 			continue
 		}
 		if err == nil {

@@ -191,6 +191,23 @@ func (r *Registry) Resolve(ctx context.Context, image ledger.Image) (digest.Dige
 	return d, nil
 }
 
+// Has asks whether a repository has a manifest with a digest, by HEAD.
+func (r *Registry) Has(ctx context.Context, image ledger.Image, d digest.Digest) (bool, error) {
+	resp, err := r.do(ctx, http.MethodHead, image.Repository, "manifests/"+d.String(), http.Header{"Accept": {accept}}, http.StatusOK)
+	if err != nil {
+		err = classify(fmt.Errorf("asking for %s of %s: %w", d, image, err))
+		if IsNotFound(err) {
+			return false, nil
+		}
+		return false, err
+	}
+	defer resp.Body.Close()
+	if got := resp.Header.Get("Docker-Content-Digest"); got != "" && got != d.String() {
+		return false, invalid("asking for %s of %s: the registry has %.100q there", d, image, got)
+	}
+	return true, nil
+}
+
 // Manifest is a manifest or an index as the upstream has it, byte by byte.
 type Manifest struct {
 	Digest    digest.Digest
