@@ -27,7 +27,9 @@ type ArtifactReconciler struct {
 	Client client.Client
 	Nodes  *Nodes
 	Pulls  *Pulls
-	Now    func() time.Time
+	// Saw tells whether a set that owns an Artifact saw its tag at its digest.
+	Saw func(*v1alpha1.Artifact) bool
+	Now func() time.Time
 
 	status statusWriter
 }

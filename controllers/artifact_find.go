@@ -44,7 +44,7 @@ func (r *ArtifactReconciler) find(ctx context.Context, art *v1alpha1.Artifact) (
 		block, err := proven(ctx, c, key, art.Spec.Image, art.Spec.Digest)
 		if err == nil {
 			art.Status.Block = &v1alpha1.Block{Height: block.Height, Entry: block.Entry, Proof: block.Proof}
-			setDone(art, condition, "Published", fmt.Sprintf("The image is block %d of the ledger", block.Height))
+			setDone(art, condition, "Published", publishedMessage(block))
 			return 0, nil
 		}
 		if refusal, ok := errors.AsType[*control.Error](err); ok && refusal.Reason == control.ReasonNotOnLedger {

@@ -46,9 +46,14 @@ func (r *ArtifactReconciler) publish(ctx context.Context, art *v1alpha1.Artifact
 	if err != nil {
 		return 0, err
 	}
-	resp, err := node.Publish(ctx, control.PublishRequest{
-		Image: art.Spec.Image, Digest: art.Spec.Digest, Platforms: art.Spec.Platforms, Floor: publisher.Status.Ledger.Checkpoint,
-	})
+	req := control.PublishRequest{
+		Image: art.Spec.Image, Digest: art.Spec.Digest, Platforms: art.Spec.Platforms, Pinned: art.Spec.Pinned, Floor: publisher.Status.Ledger.Checkpoint,
+	}
+	resp, err := node.Publish(ctx, req)
+	if refusal, ok := errors.AsType[*control.Error](err); ok && refusal.Reason == control.ReasonTagPointsElsewhere && r.Saw(art) {
+		req.Seen = true
+		resp, err = node.Publish(ctx, req)
+	}
 	if err != nil {
 		return r.refused(art, condition, err)
 	}
@@ -61,8 +66,23 @@ func (r *ArtifactReconciler) publish(ctx context.Context, art *v1alpha1.Artifact
 		return 0, fmt.Errorf("the publisher %s answered with an impossible block", publisher.Name)
 	}
 	art.Status.Block = &v1alpha1.Block{Height: resp.Block.Height, Entry: resp.Block.Entry, Proof: resp.Block.Proof}
-	setDone(art, condition, "Published", fmt.Sprintf("The image is block %d of the ledger", resp.Block.Height))
+	setDone(art, condition, "Published", publishedMessage(resp.Block))
 	return 0, nil
+}
+
+// publishedMessage says where an image is, and what its block says of the tag if that
+// did not point to the digest.
+func publishedMessage(b *control.Block) string {
+	message := fmt.Sprintf("The image is block %d of the ledger", b.Height)
+	entry, err := ledger.ParseEntry([]byte(b.Entry))
+	switch {
+	case err != nil: // the step Verified tells
+	case entry.Pinned:
+		message += ", which says that the tag is pinned: it is the publisher's word, not the registry's"
+	case !entry.SeenAt.IsZero():
+		message += ", which says that the tag was seen there at " + entry.SeenAt.Format(time.RFC3339) + ", and has moved"
+	}
+	return message
 }
 
 // refused decides what to do about a failed call: a refusal that would come

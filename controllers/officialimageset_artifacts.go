@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
@@ -101,7 +102,11 @@ func (r *OfficialImageSetReconciler) ensure(ctx context.Context, set *v1alpha1.O
 }
 
 func ownedBy(art *v1alpha1.Artifact, set *v1alpha1.OfficialImageSet) bool {
-	return slices.ContainsFunc(art.OwnerReferences, func(ref metav1.OwnerReference) bool { return ref.UID == set.UID })
+	return hasOwner(art, set.UID)
+}
+
+func hasOwner(art *v1alpha1.Artifact, uid types.UID) bool {
+	return slices.ContainsFunc(art.OwnerReferences, func(ref metav1.OwnerReference) bool { return ref.UID == uid })
 }
 
 // share makes the set an owner of an Artifact that another set has made, or

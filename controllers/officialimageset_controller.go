@@ -49,6 +49,7 @@ func (r *OfficialImageSetReconciler) Reconcile(ctx context.Context, req ctrl.Req
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
 	if !set.DeletionTimestamp.IsZero() {
+		r.forget(req.NamespacedName) // what a set saw that goes counts no more
 		return r.finalize(ctx, set)
 	}
 	if err := r.holdDeletion(ctx, set); err != nil {

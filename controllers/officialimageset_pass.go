@@ -27,6 +27,7 @@ type pass struct {
 	began   time.Time // of the pass that runs, or ran last
 	running bool
 	images  map[string]*resolution
+	seen    seenTags // of images; has its own lock
 
 	wanted       []string                // as it was listed
 	problems     []v1alpha1.ImageFailure // what could not be listed
@@ -73,6 +74,7 @@ func (p *pass) want(set *v1alpha1.OfficialImageSet, have map[string][]*v1alpha1.
 	for image := range p.images {
 		if !wanted[image] {
 			delete(p.images, image)
+			p.seen.forget(image)
 		}
 	}
 }

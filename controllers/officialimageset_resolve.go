@@ -56,6 +56,9 @@ func (r *OfficialImageSetReconciler) resolve(w *work) step[*v1alpha1.OfficialIma
 		w.pass.noteLimit(answers, now)
 		for i, image := range due {
 			w.pass.images[image].learn(image, answers[i], w.pass.began, now)
+			if answers[i].err == nil {
+				w.pass.seen.note(image, answers[i].Digest)
+			}
 		}
 		due, next = w.pass.due(now, interval, 1)
 		if len(due) == 0 && w.pass.running {

@@ -62,13 +62,14 @@ func Setup(ctx context.Context, mgr ctrl.Manager, config Config) error {
 		return fmt.Errorf("adding the metrics of the objects: %w", err)
 	}
 	nodes, pulls := NewNodes(mgr.GetClient(), config.Keys, time.Now), NewPulls()
+	sets := &OfficialImageSetReconciler{Client: mgr.GetClient(), Nodes: nodes, Now: time.Now}
 	for _, r := range []interface{ SetupWithManager(ctrl.Manager) error }{
 		&PyrsiaNodeReconciler{
 			Client: mgr.GetClient(), Nodes: nodes, Keys: config.Keys, NodeImage: config.NodeImage,
 			KeysEvery: cmp.Or(config.KeysEvery, keysEvery), Now: time.Now,
 		},
-		&OfficialImageSetReconciler{Client: mgr.GetClient(), Nodes: nodes, Now: time.Now},
-		&ArtifactReconciler{Client: mgr.GetClient(), Nodes: nodes, Pulls: pulls, Now: time.Now},
+		sets,
+		&ArtifactReconciler{Client: mgr.GetClient(), Nodes: nodes, Pulls: pulls, Saw: sets.Saw, Now: time.Now},
 		&ReceiptReconciler{Client: mgr.GetClient(), Nodes: nodes, Pulls: pulls, Now: time.Now},
 	} {
 		if err := r.SetupWithManager(mgr); err != nil {

@@ -13,9 +13,10 @@ const (
 )
 
 // ArtifactSpec is the wanted state of an Artifact.
-// +kubebuilder:validation:XValidation:rule="self.image == oldSelf.image && self.digest == oldSelf.digest && has(self.publisherRef) == has(oldSelf.publisherRef) && (!has(self.publisherRef) || self.publisherRef == oldSelf.publisherRef) && has(self.nodeRef) == has(oldSelf.nodeRef) && (!has(self.nodeRef) || self.nodeRef == oldSelf.nodeRef) && has(self.platforms) == has(oldSelf.platforms) && (!has(self.platforms) || self.platforms == oldSelf.platforms)",message="an Artifact cannot be changed but for its state: make another one"
+// +kubebuilder:validation:XValidation:rule="self.image == oldSelf.image && self.digest == oldSelf.digest && has(self.publisherRef) == has(oldSelf.publisherRef) && (!has(self.publisherRef) || self.publisherRef == oldSelf.publisherRef) && has(self.nodeRef) == has(oldSelf.nodeRef) && (!has(self.nodeRef) || self.nodeRef == oldSelf.nodeRef) && has(self.platforms) == has(oldSelf.platforms) && (!has(self.platforms) || self.platforms == oldSelf.platforms) && has(self.pinned) == has(oldSelf.pinned) && (!has(self.pinned) || self.pinned == oldSelf.pinned)",message="an Artifact cannot be changed but for its state: make another one"
 // +kubebuilder:validation:XValidation:rule="has(self.publisherRef) != has(self.nodeRef)",message="give exactly one of publisherRef, to have the image published, and nodeRef, to look it up"
 // +kubebuilder:validation:XValidation:rule="!has(self.nodeRef) || !has(self.platforms)",message="platforms is for images that are published: a block that is there has those that it has",fieldPath=".platforms"
+// +kubebuilder:validation:XValidation:rule="!has(self.nodeRef) || !has(self.pinned)",message="pinned is for images that are published: a block that is there says what it says",fieldPath=".pinned"
 // +kubebuilder:validation:XValidation:rule="!has(self.nodeRef) || self.state == 'Published'",message="only the Artifact that published an image can revoke it",fieldPath=".state"
 // +kubebuilder:validation:XValidation:rule="self.state == oldSelf.state || oldSelf.state == 'Published'",message="a revocation is on the ledger for good: publish another digest",fieldPath=".state"
 // +kubebuilder:validation:XValidation:rule="oldSelf.state != 'Revoked' || !has(oldSelf.reason) || (has(self.reason) && self.reason == oldSelf.reason)",message="the reason is on the ledger for good",fieldPath=".reason"
@@ -54,6 +55,14 @@ type ArtifactSpec struct {
 	// +listType=set
 	// +optional
 	Platforms []string `json:"platforms,omitempty"`
+
+	// pinned has the image published although the registry's tag does not point to
+	// the digest, which must be one of the same repository. The block records the
+	// tag as the publisher's own word, and not as the registry's. An image that the
+	// ledger has is not recorded again: a pin does not move a tag back. Mirrors of
+	// v0.1.0 do not serve it.
+	// +optional
+	Pinned bool `json:"pinned,omitempty"`
 
 	// state is Published, or Revoked to withdraw the image: a block of its own
 	// records that for good, and from then on mirrors refuse the image.
