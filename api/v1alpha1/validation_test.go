@@ -272,9 +272,12 @@ func TestOfficialImageSetIsValidated(t *testing.T) {
 	}
 }
 
-func artifact(image, digest string) *Artifact {
+func artifact(image, digest string, change ...func(*ArtifactSpec)) *Artifact {
 	a := &Artifact{Spec: ArtifactSpec{Image: image, Digest: digest, PublisherRef: LocalReference{Name: "publisher"}}}
 	a.Name = "artifact"
+	for _, c := range change {
+		c(&a.Spec)
+	}
 	return a
 }
 
@@ -318,6 +321,8 @@ func TestArtifactIsValidated(t *testing.T) {
 		"published and looked up":  {lookedUp(func(s *ArtifactSpec) { s.PublisherRef.Name = "publisher" }), "exactly one of publisherRef"},
 		"neither":                  {lookedUp(func(s *ArtifactSpec) { s.NodeRef = LocalReference{} }), "exactly one of publisherRef"},
 		"looked up by platform":    {lookedUp(func(s *ArtifactSpec) { s.Platforms = []string{"linux/amd64"} }), "platforms is for images that are published"},
+		"a pinned tag":             {artifact("docker.io/library/alpine:3.20", goodDigest, func(s *ArtifactSpec) { s.Pinned = true }), ""},
+		"looked up and pinned":     {lookedUp(func(s *ArtifactSpec) { s.Pinned = true }), "pinned is for images that are published"},
 		"looked up and revoked":    {lookedUp(func(s *ArtifactSpec) { s.State, s.Reason = StateRevoked, "no" }), "only the Artifact that published an image"},
 		"a revocation":             {revoked("it has a backdoor"), ""},
 		"a revocation, no reason":  {revoked(""), "give a reason if, and only if"},
@@ -421,6 +426,18 @@ func TestUpdatesAreValidated(t *testing.T) {
 			a := lookedUp()
 			return a, func() { a.Spec.NodeRef, a.Spec.PublisherRef = LocalReference{}, LocalReference{Name: "publisher"} }
 		}, "an Artifact cannot be changed"},
+		"an artifact's pin": {func() (client.Object, func()) {
+			a := artifact("docker.io/library/alpine:3.20", goodDigest)
+			return a, func() { a.Spec.Pinned = true }
+		}, "an Artifact cannot be changed"},
+		"a pin taken back": {func() (client.Object, func()) {
+			a := artifact("docker.io/library/alpine:3.20", goodDigest, func(s *ArtifactSpec) { s.Pinned = true })
+			return a, func() { a.Spec.Pinned = false }
+		}, "an Artifact cannot be changed"},
+		"a pinned artifact's revocation": {func() (client.Object, func()) {
+			a := artifact("docker.io/library/alpine:3.20", goodDigest, func(s *ArtifactSpec) { s.Pinned = true })
+			return a, func() { a.Spec.State, a.Spec.Reason = StateRevoked, "it has a backdoor" }
+		}, ""},
 		"an artifact's tag": {func() (client.Object, func()) {
 			a := artifact("docker.io/library/alpine:3.20", goodDigest)
 			return a, func() { a.Spec.Image = "docker.io/library/alpine:3.21" }
