@@ -100,9 +100,9 @@ type job struct {
 	// before the signatures' tags were asked for.
 	word       word
 	attachedAt int64
-	ended     chan struct{}
-	height    int64 // after ended, of the block
-	err       error // after ended
+	ended      chan struct{}
+	height     int64 // after ended, of the block
+	err        error // after ended
 }
 
 // New makes a publisher.

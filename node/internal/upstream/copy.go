@@ -119,6 +119,9 @@ func (c *copier) want(d digest.Digest, size int64, mediaType string) error {
 		if old.Size != size {
 			return invalid("%s: blob %s is said to have %d and %d bytes", c.image, d, old.Size, size)
 		}
+		if isManifest(old.MediaType) != isManifest(mediaType) {
+			return invalid("%s: %s is said to be %.100q, and %.100q too", c.image, d, old.MediaType, mediaType)
+		}
 		return nil
 	}
 	if len(c.order) == maxBlobs {
@@ -233,6 +236,9 @@ func (c *copier) platform(ctx context.Context, m *Manifest, platform *v1.Platfor
 	}
 	p := ledger.Platform{Digest: m.Digest, Config: digest.Digest(manifest.Config.Digest.String())}
 	for _, b := range append([]v1.Descriptor{manifest.Config}, manifest.Layers...) {
+		if isManifest(string(b.MediaType)) {
+			return ledger.Platform{}, c.invalid(m, fmt.Errorf("it has %s as a layer or config, and calls it %.100q: mirrors would serve it as a manifest", b.Digest, b.MediaType))
+		}
 		if !b.MediaType.IsDistributable() {
 			continue // by the registries' rules it stays at its own URL
 		}

@@ -99,6 +99,43 @@ func TestHostileUpstreams(t *testing.T) {
 			m.Layers = []upstreamtest.Descriptor{l, other}
 			w.Tag("library/bad", "1", w.AddJSON(upstreamtest.OCIManifest, m).Digest)
 		}},
+		"an index that is an image too": {Invalid, "both an index and an image's manifest", func(w *world, _ *atomic.Int64) {
+			part := w.AddImage(amd64, "x", []byte("layer"))
+			w.Tag("library/bad", "1", w.Add(upstreamtest.OCIIndex, fmt.Appendf(nil,
+				`{"schemaVersion":2,"mediaType":%q,"manifests":[{"mediaType":%q,"digest":%q,"size":%d}],"config":{},"layers":[]}`,
+				upstreamtest.OCIIndex, part.MediaType, part.Digest, part.Size)))
+		}},
+		"an image that says it is an index": {Invalid, "not of its media type", func(w *world, _ *atomic.Int64) {
+			w.Tag("library/bad", "1", w.Add(upstreamtest.OCIIndex, []byte(`{"schemaVersion":2,"mediaType":"`+upstreamtest.OCIIndex+`","config":{},"layers":[]}`)))
+		}},
+		"an image in an index's Content-Type": {Invalid, "Content-Type", func(w *world, _ *atomic.Int64) {
+			w.AddImage(amd64, "x", []byte("layer"))
+			m := upstreamtest.Manifest{SchemaVersion: 2, MediaType: upstreamtest.OCIManifest, Config: w.AddJSON(upstreamtest.OCIConfig, amd64)}
+			w.Tag("library/bad", "1", w.AddJSON(upstreamtest.OCIIndex, m).Digest)
+		}},
+		"an index of no type in an image's Content-Type": {Invalid, "not of its media type", func(w *world, _ *atomic.Int64) {
+			w.Tag("library/bad", "1", w.Add(upstreamtest.OCIManifest, []byte(`{"schemaVersion":2,"manifests":[]}`)))
+		}},
+		"a key twice": {Invalid, `the key "layers" is there twice`, func(w *world, _ *atomic.Int64) {
+			w.Tag("library/bad", "1", w.Add(upstreamtest.OCIManifest, []byte(`{"schemaVersion":2,"mediaType":"`+upstreamtest.OCIManifest+`","config":{},"layers":[],"layers":[]}`)))
+		}},
+		"a key twice, escaped": {Invalid, `the key "digest" is there twice`, func(w *world, _ *atomic.Int64) {
+			w.Tag("library/bad", "1", w.Add(upstreamtest.OCIManifest, []byte(`{"schemaVersion":2,"mediaType":"`+upstreamtest.OCIManifest+`","config":{"digest":"a","d\u0069gest":"b"},"layers":[]}`)))
+		}},
+		"a key in other letters": {Invalid, `the key "Layers" is no member`, func(w *world, _ *atomic.Int64) {
+			w.Tag("library/bad", "1", w.Add(upstreamtest.OCIManifest, []byte(`{"schemaVersion":2,"mediaType":"`+upstreamtest.OCIManifest+`","config":{},"Layers":[]}`)))
+		}},
+		"a layer that calls itself a manifest": {Invalid, "mirrors would serve it as a manifest", func(w *world, _ *atomic.Int64) {
+			m := upstreamtest.Manifest{SchemaVersion: 2, MediaType: upstreamtest.OCIManifest, Config: w.AddJSON(upstreamtest.OCIConfig, amd64)}
+			m.Layers = []upstreamtest.Descriptor{w.AddJSON(upstreamtest.OCIManifest, map[string]string{"not": "a manifest"})}
+			w.Tag("library/bad", "1", w.AddJSON(upstreamtest.OCIManifest, m).Digest)
+		}},
+		"a manifest that is another one's layer": {Invalid, "is said to be", func(w *world, _ *atomic.Int64) {
+			inner := w.AddImage(amd64, "x", []byte("inner"))
+			m := upstreamtest.Manifest{SchemaVersion: 2, MediaType: upstreamtest.OCIManifest, Config: w.AddJSON(upstreamtest.OCIConfig, arm64)}
+			m.Layers = []upstreamtest.Descriptor{{MediaType: upstreamtest.OCILayer, Digest: inner.Digest, Size: inner.Size}}
+			w.Tag("library/bad", "1", w.AddIndex(w.AddJSON(upstreamtest.OCIManifest, m), inner))
+		}},
 		"a redirect that never ends": {Invalid, "redirects more than 5 times", func(w *world, _ *atomic.Int64) {
 			w.pushIndex("bad", "1", []byte("layer"))
 			w.Fault = only("/blobs/", func(rw http.ResponseWriter) { rw.Header().Set("Location", "?again"); rw.WriteHeader(http.StatusFound) })

@@ -7,7 +7,6 @@ package upstream
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -231,29 +230,6 @@ func (r *Registry) Manifest(ctx context.Context, image ledger.Image, d digest.Di
 		return nil, invalid("%s: the registry sent %s", what, got)
 	}
 	return parseManifest(d, data, resp.Header.Get("Content-Type"))
-}
-
-// parseManifest reads the media type: the manifest's own, which the digest
-// vouches for, before that of a header.
-func parseManifest(d digest.Digest, data []byte, header string) (*Manifest, error) {
-	var own struct {
-		MediaType string          `json:"mediaType"`
-		Manifests json.RawMessage `json:"manifests"`
-	}
-	if err := json.Unmarshal(data, &own); err != nil {
-		return nil, invalid("manifest %s: %w", d, err)
-	}
-	m := &Manifest{Digest: d, MediaType: own.MediaType, Data: data}
-	if m.MediaType == "" {
-		m.MediaType, _, _ = strings.Cut(header, ";")
-	}
-	if m.MediaType == "" { // an OCI manifest may leave it out
-		m.MediaType = string(types.OCIManifestSchema1)
-		if own.Manifests != nil {
-			m.MediaType = string(types.OCIImageIndex)
-		}
-	}
-	return m, nil
 }
 
 // Blob copies the bytes of a blob from an offset on to w. The caller checks
