@@ -78,7 +78,7 @@ func talker(t *testing.T, to *Host) (host.Host, *pubsub.Topic, *pubsub.Subscript
 	t.Cleanup(func() { _ = h.Close() })
 	h.SetStreamHandler(to.httpProtocol(), func(s network.Stream) { _ = s.Reset() }) // or it is sent away
 	ps, err := pubsub.NewGossipSub(t.Context(), h, pubsub.WithMessageSignaturePolicy(pubsub.StrictNoSign), pubsub.WithNoAuthor(),
-		pubsub.WithPeerOutboundQueueSize(10_000), pubsub.WithMessageIdFn(func(m *pb.Message) string { return string(m.GetData()) }))
+		pubsub.WithPeerOutboundQueueSize(10_000), pubsub.WithFloodPublish(true), pubsub.WithMessageIdFn(func(m *pb.Message) string { return string(m.GetData()) }))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -90,10 +90,12 @@ func talker(t *testing.T, to *Host) (host.Host, *pubsub.Topic, *pubsub.Subscript
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := h.Connect(t.Context(), peer.AddrInfo{ID: to.ID(), Addrs: to.host.Addrs()}); err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, "the talker has no neighbour", func() bool { return len(topic.ListPeers()) == 1 })
+	eventually(t, "the talker has no neighbour", func() bool {
+		if err := h.Connect(t.Context(), peer.AddrInfo{ID: to.ID(), Addrs: to.host.Addrs()}); err != nil {
+			t.Log(err)
+		}
+		return len(topic.ListPeers()) == 1
+	})
 	return h, topic, sub
 }
 
@@ -135,7 +137,11 @@ func signedBlocks(t *testing.T, n int) (*ledger.Ledger, [][]byte) {
 	return w.Ledger, out
 }
 
-const variants = 6000
+const (
+	variants = 6000
+	// heartbeats is when the neighbours have become one mesh.
+	heartbeats = 1500 * time.Millisecond
+)
 
 // However many variants of one checkpoint are gossiped, with whatever
 // signatures of others, one of them is looked at and handed on.
@@ -145,6 +151,7 @@ func TestVariantsOfACheckpointCostOneLook(t *testing.T) {
 	victim := newListener(t, l)
 	_, flood, _ := talker(t, victim.Host)
 	_, _, heard := talker(t, victim.Host)
+	time.Sleep(heartbeats)
 	for i := range variants {
 		junk := fmt.Sprintf("— witness.example %s\n", base64.StdEncoding.EncodeToString(fmt.Append(nil, "a signature ", i)))
 		if err := flood.Publish(t.Context(), append(signed[0][:len(signed[0]):len(signed[0])], junk...)); err != nil {
@@ -232,7 +239,7 @@ func TestAStarHearsItsPublisher(t *testing.T) {
 		subs = append(subs, sub)
 	}
 	eventually(t, "not all have subscribed", func() bool { return len(publisher.topic.ListPeers()) == subscribers })
-	time.Sleep(1500 * time.Millisecond) // the mesh has formed
+	time.Sleep(heartbeats)
 	for _, s := range signed {
 		if err := publisher.Announce(t.Context(), s); err != nil {
 			t.Fatal(err)
