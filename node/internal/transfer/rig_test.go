@@ -29,6 +29,7 @@ import (
 type testPeer struct {
 	*Fetcher
 	host     *p2p.Host
+	plain    string // URL
 	dir      string
 	registry *prometheus.Registry
 	close    func()
@@ -59,10 +60,11 @@ func newPeer(t testing.TB, c setUp) *testPeer {
 		t.Fatal(err)
 	}
 	mux := http.NewServeMux()
-	port := 0
+	port, plain := 0, ""
 	if c.plain != nil {
 		server := httptest.NewServer(c.plain(mux))
 		t.Cleanup(server.Close)
+		plain = server.URL
 		port = int(netip.MustParseAddrPort(server.Listener.Addr().String()).Port())
 	}
 	var bootstrap []string
@@ -78,7 +80,7 @@ func newPeer(t testing.TB, c setUp) *testPeer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &testPeer{host: host, dir: c.dir, registry: prometheus.NewRegistry()}
+	p := &testPeer{host: host, plain: plain, dir: c.dir, registry: prometheus.NewRegistry()}
 	limits := NewLimits(c.bandwidth)
 	p.Fetcher = New(s, host, host.Hold, limits, p.registry, log)
 	NewServer(s, p.Fetcher, limits, p.registry, log).Register(mux)

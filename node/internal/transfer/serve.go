@@ -86,7 +86,8 @@ func (s *Server) blob(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		return
 	}
-	content, size, err := s.open(r.Context(), d, r.Header.Get("Range"))
+	wanted := wantedRange(r, d)
+	content, size, err := s.open(r.Context(), d, wanted)
 	if err != nil {
 		if !errors.Is(err, store.ErrNotFound) {
 			s.log.Error("reading the store", "error", err)
@@ -96,7 +97,7 @@ func (s *Server) blob(w http.ResponseWriter, r *http.Request) {
 	}
 	defer content.Close()
 	out := &counted{ResponseWriter: s.limits.writer(r, w, remote(r))}
-	if start, ok := rangeStart(r.Header.Get("Range")); ok && start%pieces.Size == 0 {
+	if start, ok := rangeStart(wanted); ok && start%pieces.Size == 0 {
 		done := s.grants.send(d, int(start/pieces.Size))
 		defer func() { done(out.n >= min(pieces.Size, size-start)) }()
 	}
@@ -105,6 +106,7 @@ func (s *Server) blob(w http.ResponseWriter, r *http.Request) {
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(sendSlack + time.Duration(size/sendRate)*time.Second))
 	w.Header().Set("Content-Type", "application/octet-stream")
 	w.Header().Set("Cache-Control", "public, max-age=31536000, immutable")
+	w.Header().Set("Etag", etag(d))
 	http.ServeContent(out, r, "", time.Time{}, content)
 	s.sent.Add(float64(out.n))
 }
@@ -113,6 +115,18 @@ func (s *Server) blob(w http.ResponseWriter, r *http.Request) {
 type content interface {
 	io.ReadSeekCloser
 	Stat() (os.FileInfo, error)
+}
+
+// etag names content that never changes.
+func etag(d digest.Digest) string { return `"` + d.String() + `"` }
+
+// wantedRange is the range that is asked for; empty if all is. If-Range has the
+// range count only for the content that it names (RFC 9110, section 13.1.5).
+func wantedRange(r *http.Request, d digest.Digest) string {
+	if only := r.Header.Get("If-Range"); only != "" && only != etag(d) {
+		return ""
+	}
+	return r.Header.Get("Range")
 }
 
 // open opens a blob, or one that is on its way if the range is verified.
@@ -132,33 +146,6 @@ func (s *Server) open(ctx context.Context, d digest.Digest, ranges string) (cont
 		return nil, 0, errors.Join(err, f.Close())
 	}
 	return f, info.Size(), nil
-}
-
-// open opens the file of a download once more; it may have been committed.
-func (d *download) open(ctx context.Context) (content, error) {
-	f, err := os.Open(d.part.Name())
-	if errors.Is(err, os.ErrNotExist) {
-		return d.f.store.Open(ctx, d.blob.Digest)
-	}
-	return f, err
-}
-
-// hasRange tells whether all pieces of a single range "bytes=A-B" are verified.
-func (d *download) hasRange(ranges string) bool {
-	first, last, ok := strings.Cut(strings.TrimPrefix(ranges, "bytes="), "-")
-	a, err1 := strconv.ParseInt(first, 10, 64)
-	b, err2 := strconv.ParseInt(last, 10, 64)
-	if !ok || err1 != nil || err2 != nil || a < 0 || b < a || b >= d.blob.Size {
-		return false
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for i := a / pieces.Size; i <= b/pieces.Size; i++ {
-		if !d.have.Has(int(i)) {
-			return false
-		}
-	}
-	return true
 }
 
 func rangeStart(ranges string) (int64, bool) {
@@ -182,8 +169,8 @@ func (c *counted) Write(p []byte) (int, error) {
 // ReadFrom keeps the kernel's way from a file to a socket open.
 func (c *counted) ReadFrom(r io.Reader) (int64, error) {
 	if l, ok := r.(*io.LimitedReader); ok {
-		if b, ok := l.R.(*store.Blob); ok {
-			r = &io.LimitedReader{R: b.File, N: l.N} // sendfile(2) takes an *os.File alone
+		if file := fileOf(l); file != nil {
+			r = &io.LimitedReader{R: file, N: l.N} // sendfile(2) takes an *os.File alone
 		}
 	}
 	n, err := io.Copy(c.ResponseWriter, r)
