@@ -8,12 +8,12 @@ import (
 	"fmt"
 	"log/slog"
 	"net/url"
-	"os"
 	"strings"
 	"time"
 
 	"github.com/pyrsia/pyrsia-operator/node/control"
 	"github.com/pyrsia/pyrsia-operator/node/internal/bucket"
+	"github.com/pyrsia/pyrsia-operator/node/internal/durable"
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
 )
 
@@ -178,7 +178,7 @@ func (c *Config) signingKey() (string, error) {
 		if file == "" {
 			continue
 		}
-		data, err := os.ReadFile(file)
+		data, err := durable.Read(file)
 		if err != nil {
 			return "", fmt.Errorf("reading the signing key: %w", err)
 		}

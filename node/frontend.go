@@ -35,6 +35,7 @@ func (n *Node) serveFrontend(ctx context.Context, socket string) error {
 		select {
 		case <-ctx.Done():
 		case <-n.becameReady:
+			// Not synced: after a power cut no socket leads anywhere.
 			if err := os.Rename(unnamed, socket); err != nil {
 				n.failed <- fmt.Errorf("listening for the frontend: %w", err)
 			}

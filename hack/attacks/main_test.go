@@ -15,11 +15,15 @@ import (
 	"testing"
 	"time"
 
+	"k8s.io/klog/v2"
+	"sigs.k8s.io/controller-runtime/pkg/log"
+
 	"github.com/pyrsia/pyrsia-operator/hack/demo/steps"
 	"github.com/pyrsia/pyrsia-operator/hack/internal/rig"
 )
 
 func TestMain(m *testing.M) {
+	log.SetLogger(klog.Background()) // the API client's
 	code := m.Run()
 	if err := theCluster.stop(); err != nil {
 		fmt.Fprintln(os.Stderr, "ending the cluster:", err)

@@ -17,10 +17,16 @@ func dockerCommand() *cobra.Command {
 		Long: `Adds the node to registry-mirrors in Docker's daemon.json. All other settings
 stay, and uninstall restores the file exactly. Docker has no strict mode: it goes
 on to Docker Hub when its mirror refuses. To have the refusal count, name the
-mirror: docker pull 127.0.0.1:5001/library/alpine:3.20`,
+mirror: docker pull 127.0.0.1:5001/library/alpine:3.20
+
+A dockerd that is started with --registry-mirror does not start with
+registry-mirrors in daemon.json too: install refuses while such a one runs.`,
 	}
 	cmd.PersistentFlags().StringVar(&s.File, "config-file", "/etc/docker/daemon.json", "dockerd's --config-file")
-	const reload = "Docker takes it up by 'systemctl reload docker', or at its next start."
+	const (
+		reload  = "Docker takes it up by 'systemctl reload docker', or at its next start."
+		restart = "Docker goes on asking the node until 'systemctl restart docker'; a reload is enough only if other mirrors are left."
+	)
 	install := &cobra.Command{
 		Use:   "install",
 		Short: "Send pulls to the node first",
@@ -45,7 +51,7 @@ mirror: docker pull 127.0.0.1:5001/library/alpine:3.20`,
 			if err := s.Uninstall(); err != nil {
 				return err
 			}
-			_, err := fmt.Fprintln(cmd.OutOrStdout(), reload)
+			_, err := fmt.Fprintln(cmd.OutOrStdout(), restart)
 			return err
 		},
 	}

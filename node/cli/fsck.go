@@ -11,7 +11,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"os"
 	"path/filepath"
 	"strings"
 	"text/tabwriter"
@@ -20,6 +19,7 @@ import (
 	"filippo.io/torchwood"
 	"github.com/spf13/cobra"
 
+	"github.com/pyrsia/pyrsia-operator/node/internal/durable"
 	"github.com/pyrsia/pyrsia-operator/node/internal/store"
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
 )
@@ -61,7 +61,7 @@ Exit status 0: all is well, or was repaired.`,
 				return fmt.Errorf("%w: give --data, and --key or a publisher's --signing-key", errUsage)
 			}
 			if keyFile != "" {
-				skey, err := os.ReadFile(keyFile)
+				skey, err := durable.Read(keyFile)
 				if err != nil {
 					return fmt.Errorf("reading the signing key: %w", err)
 				}
@@ -186,7 +186,7 @@ for, under the blocks that are there.`,
 			if data == "" || keyFile == "" || len(from) == 0 {
 				return fmt.Errorf("%w: give --data, --signing-key and --from", errUsage)
 			}
-			skey, err := os.ReadFile(keyFile)
+			skey, err := durable.Read(keyFile)
 			if err != nil {
 				return fmt.Errorf("reading the signing key: %w", err)
 			}

@@ -16,6 +16,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/spf13/cobra"
 
+	"github.com/pyrsia/pyrsia-operator/node/internal/durable"
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
 )
 
@@ -48,14 +49,7 @@ the first line: from then on the old key is worth nothing.`,
 			if err != nil {
 				return err
 			}
-			f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-			if err != nil {
-				return fmt.Errorf("writing the signing key: %w", err)
-			}
-			if _, err := f.WriteString(skey + "\n"); err != nil {
-				return fmt.Errorf("writing the signing key: %w", err)
-			}
-			if err := f.Close(); err != nil {
+			if err := durable.CreateSecret(file, []byte(skey+"\n")); err != nil {
 				return fmt.Errorf("writing the signing key: %w", err)
 			}
 			_, err = fmt.Fprintln(cmd.OutOrStdout(), vkey)

@@ -9,9 +9,10 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
-	"os"
 	"slices"
 	"time"
+
+	"github.com/pyrsia/pyrsia-operator/node/internal/durable"
 )
 
 // Keys are one side's half of the mutual authentication: its own key and the
@@ -79,7 +80,7 @@ func ReadKeys(ownFile, peerFile string) (Keys, error) {
 
 // readPEM reads one key, or as many as there are, at most limit.
 func readPEM(file, kind string, limit int, parse func([]byte) (any, error)) (keys []any, err error) {
-	data, err := os.ReadFile(file)
+	data, err := durable.Read(file)
 	if err != nil {
 		return nil, fmt.Errorf("reading a control key: %w", err)
 	}

@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"net/http"
 	"net/url"
-	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -16,6 +15,8 @@ import (
 	"github.com/minio/minio-go/v7"
 	"github.com/minio/minio-go/v7/pkg/credentials"
 	"github.com/opencontainers/go-digest"
+
+	"github.com/pyrsia/pyrsia-operator/node/internal/durable"
 )
 
 // Config says where a bucket is and who may use it.
@@ -111,7 +112,7 @@ func connect(c Config) (*Bucket, error) {
 
 // trust adds the folder's CA to those of the system.
 func trust(t *http.Transport, dir string) error {
-	pem, err := os.ReadFile(filepath.Join(dir, "ca.crt"))
+	pem, err := durable.Read(filepath.Join(dir, "ca.crt"))
 	if dir == "" || errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -163,8 +164,8 @@ func (f *folder) Retrieve() (credentials.Value, error) {
 	if f.dir == "" {
 		return credentials.Value{}, nil
 	}
-	id, err1 := os.ReadFile(filepath.Join(f.dir, "access-key-id"))
-	key, err2 := os.ReadFile(filepath.Join(f.dir, "secret-access-key"))
+	id, err1 := durable.Read(filepath.Join(f.dir, "access-key-id"))
+	key, err2 := durable.Read(filepath.Join(f.dir, "secret-access-key"))
 	if errors.Is(err1, fs.ErrNotExist) && errors.Is(err2, fs.ErrNotExist) {
 		return credentials.Value{}, nil
 	}

@@ -4,11 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"strings"
 
 	"github.com/pelletier/go-toml/v2"
+
+	"github.com/pyrsia/pyrsia-operator/node/internal/durable"
 )
 
 // maxFiles bounds the files that a configuration imports.
@@ -98,7 +99,7 @@ func readConfig(file string) (out paths, err error) {
 		if loaded[name] = true; len(loaded) > maxFiles {
 			return out, fmt.Errorf("%s imports more than %d files", file, maxFiles)
 		}
-		data, err := os.ReadFile(name)
+		data, err := durable.Read(name)
 		if errors.Is(err, fs.ErrNotExist) && name == file {
 			return out, nil
 		}

@@ -6,9 +6,7 @@ package containerd
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -275,13 +273,7 @@ func (s Setup) Status() ([]State, error) {
 }
 
 // read reads a file that may not be there.
-func read(name string) (content []byte, exists bool, err error) {
-	content, err = os.ReadFile(name)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, false, nil
-	}
-	return content, err == nil, err
-}
+func read(name string) (content []byte, exists bool, err error) { return durable.ReadIfThere(name) }
 
 // checkName refuses a registry's name that would lead out of certs.d.
 func checkName(registry string) error {

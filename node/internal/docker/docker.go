@@ -5,15 +5,12 @@ package docker
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
-
-	"github.com/tidwall/sjson"
 
 	"github.com/pyrsia/pyrsia-operator/node/internal/durable"
 )
@@ -23,7 +20,7 @@ const (
 	// stateDir, beside daemon.json, holds what Uninstall needs.
 	stateDir      = ".pyrsia-backup"
 	originalFile  = "daemon.json" // the user's, if there was one
-	installedFile = "installed"   // the content that Install wrote
+	installedFile = "installed"   // the content that Install wrote, with what it may hold: a proxy's password
 	mirrorFile    = "mirror"      // URL
 )
 
@@ -59,6 +56,9 @@ func (s Setup) install(mirror string) error {
 	if err != nil {
 		return err
 	}
+	if err := s.checkFlags(); err != nil {
+		return err
+	}
 	// Crash before the last line: a backup of what is still in place, which the
 	// next run drops.
 	if err := os.Mkdir(s.state(""), 0o755); err != nil {
@@ -70,7 +70,8 @@ func (s Setup) install(mirror string) error {
 			return err
 		}
 	}
-	if err := errors.Join(durable.WriteFile(s.state(mirrorFile), []byte(mirror)), durable.WriteFile(s.state(installedFile), content)); err != nil {
+	if err := errors.Join(durable.WriteFile(s.state(mirrorFile), []byte(mirror)), durable.WriteSecret(s.state(installedFile), content),
+		durable.SyncDir(filepath.Dir(s.File))); err != nil {
 		return err
 	}
 	return durable.WriteFile(s.File, content)
@@ -133,13 +134,7 @@ func (s Setup) takeOut(current []byte) error {
 	if err != nil || !slices.Contains(mirrors, string(mirror)) {
 		return nil // what the user has written is not ours to judge
 	}
-	mirrors = slices.DeleteFunc(mirrors, func(m string) bool { return m == string(mirror) })
-	var content []byte
-	if len(mirrors) == 0 {
-		content, err = sjson.DeleteBytes(current, mirrorsKey)
-	} else {
-		content, err = sjson.SetBytes(current, mirrorsKey, mirrors)
-	}
+	content, err := setMirrors(current, slices.DeleteFunc(mirrors, func(m string) bool { return m == string(mirror) }))
 	if err != nil {
 		return err
 	}
@@ -175,41 +170,8 @@ func (s Setup) sweep() error {
 	return err
 }
 
-// withMirror puts the mirror before the user's own ones. dockerd asks them in
-// this order.
-func withMirror(content []byte, mirror string) ([]byte, error) {
-	if len(bytes.TrimSpace(content)) == 0 {
-		content = []byte("{}\n")
-	}
-	mirrors, err := mirrorsOf(content)
-	if err != nil {
-		return nil, fmt.Errorf("%w: correct it first", err)
-	}
-	return sjson.SetBytes(content, mirrorsKey, append([]string{mirror}, mirrors...))
-}
-
-func mirrorsOf(content []byte) ([]string, error) {
-	var settings map[string]json.RawMessage
-	if err := json.Unmarshal(content, &settings); err != nil {
-		return nil, err
-	}
-	var mirrors []string
-	if raw, ok := settings[mirrorsKey]; ok {
-		if err := json.Unmarshal(raw, &mirrors); err != nil {
-			return nil, fmt.Errorf("%s: %w", mirrorsKey, err)
-		}
-	}
-	return mirrors, nil
-}
-
 // read reads a file that may not be there.
-func read(name string) (content []byte, exists bool, err error) {
-	content, err = os.ReadFile(name)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, false, nil
-	}
-	return content, err == nil, err
-}
+func read(name string) (content []byte, exists bool, err error) { return durable.ReadIfThere(name) }
 
 func removeFile(name string) error {
 	if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -16,6 +16,9 @@ import (
 const mirror = "http://127.0.0.1:5001"
 
 func TestMain(m *testing.M) {
+	if os.Getenv(fakeDockerd) != "" {
+		beDockerd()
+	}
 	killpoint.Main(m, func(args []string) error {
 		if args[0] == "install" {
 			return Setup{args[1]}.Install(mirror)

@@ -4,23 +4,29 @@ package durable
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
 
 // WriteFile puts data at name: after a crash at any moment name holds all of
 // the old content or all of the new. It returns when the new content would
-// survive a power cut.
-func WriteFile(name string, data []byte) error { return write(name, data, Rename) }
+// survive a power cut. A file that is there keeps its mode and its owner, a new
+// one may be read by all; what is not a file is refused.
+func WriteFile(name string, data []byte) error { return write(name, data, 0o644, Rename) }
+
+// WriteSecret is WriteFile for what only this user may read, if it is new.
+func WriteSecret(name string, data []byte) error { return write(name, data, 0o600, Rename) }
 
 // Replace is WriteFile without the wait: a power cut before SyncFiles
 // or SyncAll may leave an empty file, but a crash of the process leaves all of
 // the old content or all of the new.
 func Replace(name string, data []byte) error {
-	return write(name, data, func(f *os.File, name string) error {
+	return write(name, data, 0o644, func(f *os.File, name string) error {
 		if err := os.Rename(f.Name(), name); err != nil {
 			return err
 		}
@@ -93,7 +99,11 @@ func openFile(name string, flag int) (fd int, err error) {
 	}
 }
 
-func write(name string, data []byte, rename func(f *os.File, name string) error) (err error) {
+func write(name string, data []byte, mode fs.FileMode, rename func(f *os.File, name string) error) (err error) {
+	old, err := Stat(name)
+	if err != nil {
+		return fmt.Errorf("writing %s: %w", name, err)
+	}
 	f, err := os.CreateTemp(filepath.Dir(name), ".new-*")
 	if err != nil {
 		return fmt.Errorf("writing %s: %w", name, err)
@@ -106,10 +116,41 @@ func write(name string, data []byte, rename func(f *os.File, name string) error)
 	if _, err = f.Write(data); err != nil {
 		return err
 	}
-	if err = f.Chmod(0o644); err != nil {
+	if old != nil {
+		mode = old.Mode().Perm()
+	}
+	// The mode first: who gives the file away may not change it after.
+	if err = f.Chmod(mode); err != nil {
+		return err
+	}
+	if err = keepOwner(f, old); err != nil {
 		return err
 	}
 	return rename(f, name)
+}
+
+// keepOwner gives a file the owner that old has.
+func keepOwner(f *os.File, old fs.FileInfo) error {
+	if old == nil {
+		return nil
+	}
+	was, ok := old.Sys().(*syscall.Stat_t)
+	if !ok {
+		return nil
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if is, ok := info.Sys().(*syscall.Stat_t); ok && is.Uid == was.Uid && is.Gid == was.Gid {
+		return nil
+	}
+	// Only root may give files away. Another user writes in folders of its own
+	// alone, where no other owner has to be kept.
+	if err := f.Chown(int(was.Uid), int(was.Gid)); err != nil && os.Geteuid() == 0 {
+		return err
+	}
+	return nil
 }
 
 // SyncFiles makes files and their names durable. It sorts the names.

@@ -122,7 +122,7 @@ func offer(dir string, listener *net.TCPListener, log *slog.Logger) (*heirs, err
 		return nil, fmt.Errorf("offering the listening socket: %w", err)
 	}
 	// The name belongs to whoever renamed last. Crash before: a socket of no
-	// use, which nobody looks at.
+	// use, which nobody looks at. Not synced: after a power cut none leads anywhere.
 	l.SetUnlinkOnClose(false)
 	if err := os.Rename(mine, socket); err != nil {
 		return nil, errors.Join(fmt.Errorf("offering the listening socket: %w", err), l.Close())

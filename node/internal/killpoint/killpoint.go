@@ -8,7 +8,11 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"regexp"
 	"runtime"
+	"slices"
+	"strings"
 	"syscall"
 	"testing"
 )
@@ -76,4 +80,40 @@ func run(t *testing.T, n int, fails bool, args []string) (killed bool) {
 		t.Fatalf("%v, to be killed at step %d: %v: %s", args, n, err, stderr.String())
 	}
 	return true
+}
+
+var (
+	renamed = regexp.MustCompile(`rename(?:at2?)?\(.*"([^"]+)"(?:, \w+)?\) = 0$`)
+	synced  = regexp.MustCompile(`fsync\(\d+<([^>]+)>\) += 0$`)
+)
+
+// Unsynced runs the process to its end, and returns the files that it renamed
+// without a sync of their folder after, which a power cut may undo.
+func Unsynced(t *testing.T, args ...string) (files []string) {
+	t.Helper()
+	trace := filepath.Join(t.TempDir(), "trace")
+	cmd := exec.CommandContext(t.Context(), "strace", append([]string{"-f", "-y", "-o", trace,
+		"-e", "trace=rename,renameat,renameat2,fsync", os.Args[0]}, args...)...)
+	cmd.Env = append(os.Environ(), childVar+"=1")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %v: %s", args, err, out)
+	}
+	calls, err := os.ReadFile(trace)
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := false
+	for line := range strings.Lines(string(calls)) {
+		line = strings.TrimSpace(line)
+		if m := renamed.FindStringSubmatch(line); m != nil {
+			files, seen = append(files, m[1]), true
+		}
+		if m := synced.FindStringSubmatch(line); m != nil {
+			files = slices.DeleteFunc(files, func(f string) bool { return filepath.Dir(f) == m[1] })
+		}
+	}
+	if !seen {
+		t.Fatalf("%v: nothing was renamed:\n%s", args, calls)
+	}
+	return files
 }

@@ -9,7 +9,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"net/http"
 	"os"
@@ -248,16 +247,16 @@ func parseAddrs(addrs []string) (out []multiaddr.Multiaddr, err error) {
 
 // identity reads the node's key, or makes it.
 func identity(file string) (crypto.PrivKey, error) {
-	data, err := os.ReadFile(file)
-	if err == nil {
+	data, exists, err := durable.ReadIfThere(file)
+	if err != nil {
+		return nil, fmt.Errorf("libp2p identity: %w", err)
+	}
+	if exists {
 		key, err := crypto.UnmarshalPrivateKey(data)
 		if err != nil {
 			return nil, fmt.Errorf("libp2p identity %s: %w; remove the file to get a new identity", file, err)
 		}
 		return key, nil
-	}
-	if !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("libp2p identity: %w", err)
 	}
 	key, _, err := crypto.GenerateEd25519Key(rand.Reader)
 	if err != nil {
@@ -270,10 +269,10 @@ func identity(file string) (crypto.PrivKey, error) {
 		return nil, fmt.Errorf("libp2p identity: %w", err)
 	}
 	// Crash before: a new identity at the next start, which nobody knows yet.
-	if err := durable.WriteFile(file, data); err != nil {
+	if err := durable.WriteSecret(file, data); err != nil {
 		return nil, fmt.Errorf("libp2p identity: %w", err)
 	}
-	return key, os.Chmod(file, 0o600)
+	return key, nil
 }
 
 // ID is this node's identity.

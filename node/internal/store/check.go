@@ -125,6 +125,8 @@ func (s *Store) quarantine(e *entry, cause error) {
 	current := s.blobs[e.digest] == e
 	if current {
 		s.forget(e)
+		// Not synced: after a power cut it may be back, and the next read finds it
+		// corrupt again.
 		if err := os.Rename(s.file(e.digest), filepath.Join(s.quarantineDir(), e.digest.Encoded())); err != nil {
 			s.config.Log.Error("putting a corrupt blob aside", "digest", e.digest, "error", err)
 		}

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 
 	"github.com/opencontainers/go-digest"
+
+	"github.com/pyrsia/pyrsia-operator/node/internal/durable"
 )
 
 // Damage is a blob on disk that does not have its digest.
@@ -48,6 +50,11 @@ func Fsck(ctx context.Context, root string, repair bool, progress func(blobs int
 			damage = append(damage, d)
 		}
 		progress(i + 1)
+	}
+	if repair && len(damage) > 0 {
+		if err := errors.Join(durable.SyncDir(s.quarantineDir()), durable.SyncDir(s.blobDir())); err != nil {
+			return damage, len(files), fmt.Errorf("repairing the store: %w", err)
+		}
 	}
 	return damage, len(files), nil
 }

@@ -182,7 +182,8 @@ func (s *Store) evict() int64 {
 // the name is free for a new file before.
 func (s *Store) throwAway(name string) error {
 	s.trash++
-	// Crash before the removal: the next start empties the folder.
+	// Crash before the removal: the next start empties the folder. Not synced:
+	// after a power cut the blob may be back, and the next start counts it.
 	trash := filepath.Join(s.ingestDir(), fmt.Sprintf("trash-%d", s.trash))
 	if err := os.Rename(name, trash); err != nil {
 		if errors.Is(err, fs.ErrNotExist) {

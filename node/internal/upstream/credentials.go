@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/authn"
+
+	"github.com/pyrsia/pyrsia-operator/node/internal/durable"
 )
 
 // The files of a folder with an upstream's secrets, as Kubernetes mounts
@@ -69,7 +71,7 @@ func (c credentials) read(name string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("reading the credentials: %s: %w", name, err)
 	}
-	data, err := os.ReadFile(filepath.Join(c.dir, name))
+	data, err := durable.Read(filepath.Join(c.dir, name))
 	if err != nil {
 		return "", fmt.Errorf("reading the credentials: %w", err)
 	}

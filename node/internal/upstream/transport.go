@@ -15,6 +15,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/pyrsia/pyrsia-operator/node/internal/durable"
 )
 
 const (
@@ -55,7 +57,7 @@ func newTransport(caFile string) (*http.Transport, error) {
 		MaxIdleConnsPerHost:   16,
 		MaxConnsPerHost:       64,
 	}
-	pem, err := os.ReadFile(caFile)
+	pem, err := durable.Read(caFile)
 	if caFile == "" || errors.Is(err, os.ErrNotExist) {
 		return t, nil
 	}

@@ -55,7 +55,7 @@ type Config struct {
 
 // ReadConfig reads the settings.
 func ReadConfig(file string) (*Config, error) {
-	data, err := os.ReadFile(file)
+	data, err := durable.Read(file)
 	if err != nil {
 		return nil, fmt.Errorf("%w: 'pyrsia image-verifier install' writes it", err)
 	}
@@ -104,7 +104,9 @@ func Install(c *Config, file, binDir, program string) error {
 	if err := os.Symlink(program, link+".new"); err != nil {
 		return fmt.Errorf("installing the image verifier: %w", err)
 	}
-	if err := os.Rename(link+".new", link); err != nil {
+	// Crash before: the settings without the program, which containerd does not
+	// see.
+	if err := errors.Join(os.Rename(link+".new", link), durable.SyncDir(binDir)); err != nil {
 		return fmt.Errorf("installing the image verifier: %w", err)
 	}
 	return nil
@@ -113,7 +115,13 @@ func Install(c *Config, file, binDir, program string) error {
 // Uninstall takes the program out of the bin_dir, and removes the settings.
 func Uninstall(file, binDir string) error {
 	for _, name := range []string{filepath.Join(binDir, programName), filepath.Join(binDir, programName+".new"), file} {
-		if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		err := os.Remove(name)
+		if err == nil {
+			// Crash, or power cut, before: the settings are there as long as the
+			// program is, without which it would refuse every image.
+			err = durable.SyncDir(filepath.Dir(name))
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("removing the image verifier: %w", err)
 		}
 	}
