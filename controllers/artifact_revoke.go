@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/opencontainers/go-digest"
+
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
 	"github.com/pyrsia/pyrsia-operator/node/control"
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
@@ -65,18 +67,32 @@ func tooLarge(b control.Block) bool {
 	return len(b.Entry) > ledger.MaxEntrySize || len(b.Proof) > maxProof
 }
 
+// verifyRevocation checks that a block withdraws an Artifact: its digest in all
+// of its repository, or the block that the Artifact has.
 func verifyRevocation(key string, art *v1alpha1.Artifact, b control.Block) (*ledger.VerifiedBlock, error) {
 	v, err := ledger.NewVerifier(key)
 	if err != nil {
 		return nil, err
 	}
-	verified, revocation, err := ledger.VerifyRevocation(v, []byte(b.Entry), []byte(b.Proof))
+	image, err := ledger.ParseImage(art.Spec.Image)
 	if err != nil {
 		return nil, err
 	}
-	if verified.Height != b.Height || revocation.Block != art.Status.Block.Height ||
-		revocation.Artifact != art.Spec.Image || string(revocation.Digest) != art.Spec.Digest {
-		return nil, errors.New("it is about another image, digest or height")
+	verified, _, err := ledger.VerifyWithdrawal(v, []byte(b.Entry), []byte(b.Proof),
+		ledger.Target{Image: image, Digest: digest.Digest(art.Spec.Digest), Block: knownBlock(art)})
+	if err != nil {
+		return nil, err
+	}
+	if verified.Height != b.Height {
+		return nil, errors.New("it is of another height")
 	}
 	return verified, nil
+}
+
+// knownBlock is the height of an Artifact's block; -1 if it has none.
+func knownBlock(art *v1alpha1.Artifact) int64 {
+	if art.Status.Block == nil {
+		return -1
+	}
+	return art.Status.Block.Height
 }

@@ -192,8 +192,13 @@ func TestRevocation(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := art.Status.Revocation
-	if _, revocation, err := ledger.VerifyRevocation(v, []byte(r.Entry), []byte(r.Proof)); err != nil || revocation.Block != art.Status.Block.Height || revocation.Reason != art.Spec.Reason {
-		t.Errorf("revocation %+v, %v", revocation, err)
+	image, err := ledger.ParseImage(art.Spec.Image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	target := ledger.Target{Image: image, Digest: digest.Digest(art.Spec.Digest), Block: art.Status.Block.Height}
+	if _, reason, err := ledger.VerifyWithdrawal(v, []byte(r.Entry), []byte(r.Proof), target); err != nil || reason != art.Spec.Reason {
+		t.Errorf("withdrawn for %q, %v", reason, err)
 	}
 	c.awaitCondition(t, set, v1alpha1.ConditionPublished, metav1.ConditionFalse, "ImagesFailed")
 	if f := set.Status.Failures; len(f) != 1 || f[0].Reason != "Revoked" {

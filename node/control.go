@@ -90,6 +90,13 @@ func (n *Node) Find(ctx context.Context, req control.FindRequest) (*control.Find
 	if err == nil && revoked != nil {
 		resp.Revocation, err = n.provenBlock(ctx, revoked.Height)
 	}
+	if err != nil {
+		return nil, err
+	}
+	all, err := n.ledger.Withdrawal(ctx, image.Name(), e.Artifact.Digest)
+	if err == nil && all != nil {
+		resp.Withdrawal, err = n.provenBlock(ctx, all.Height)
+	}
 	return resp, err
 }
 
@@ -115,6 +122,14 @@ func (n *Node) Revoke(ctx context.Context, req control.RevokeRequest) (*control.
 		return nil, n.notPublisher()
 	}
 	return n.publisher.Revoke(ctx, req)
+}
+
+// Restore implements control.Node.
+func (n *Node) Restore(ctx context.Context, req control.RestoreRequest) (*control.RestoreResponse, error) {
+	if n.publisher == nil {
+		return nil, n.notPublisher()
+	}
+	return n.publisher.Restore(ctx, req)
 }
 
 // Drop implements control.Node.

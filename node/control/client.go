@@ -68,11 +68,6 @@ func (c *Client) List(ctx context.Context, req ListRequest) (*ListResponse, erro
 	return call[ListResponse](ctx, c, http.MethodPost, "/v1/list", req)
 }
 
-// Revoke has the publisher withdraw an image.
-func (c *Client) Revoke(ctx context.Context, req RevokeRequest) (*RevokeResponse, error) {
-	return call[RevokeResponse](ctx, c, http.MethodPost, "/v1/revoke", req)
-}
-
 // Drop lets the publisher free the content of images.
 func (c *Client) Drop(ctx context.Context, req DropRequest) (*DropResponse, error) {
 	return call[DropResponse](ctx, c, http.MethodPost, "/v1/drop", req)

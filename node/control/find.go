@@ -16,8 +16,12 @@ type FindRequest struct {
 // refuses with ReasonNotOnLedger.
 type FindResponse struct {
 	Block Block `json:"block"`
-	// Revocation is the block that withdraws the image, if there is one.
+	// Revocation is the block that withdraws the image, if there is one: that
+	// which names its block, if there is one.
 	Revocation *Block `json:"revocation,omitempty"`
+	// Withdrawal is the block that withdraws the digest in all of its repository,
+	// if there is one.
+	Withdrawal *Block `json:"withdrawal,omitempty"`
 }
 
 // Find asks for the block of an image.

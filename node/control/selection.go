@@ -106,23 +106,6 @@ type RateLimit struct {
 	RetryAfterSeconds int `json:"retryAfterSeconds,omitempty"`
 }
 
-// RevokeRequest is the body of POST /v1/revoke: withdraw a published image by
-// a block of its own. The call is idempotent. Publishers only.
-type RevokeRequest struct {
-	Image  string `json:"image"`
-	Digest string `json:"digest"`
-	// Block is the height of the block to withdraw.
-	Block  int64  `json:"block"`
-	Reason string `json:"reason"`
-	// Floor is the newest checkpoint that the operator has verified.
-	Floor string `json:"floor,omitempty"`
-}
-
-// RevokeResponse is the block that withdraws the image.
-type RevokeResponse struct {
-	Block Block `json:"block"`
-}
-
 // DropRequest is the body of POST /v1/drop: the content of these images is not
 // needed any more. Their blocks stay; content that other images share stays
 // too, and whoever publishes one of them again has its content fetched again.

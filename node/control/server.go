@@ -19,6 +19,7 @@ type Node interface {
 	Find(ctx context.Context, req FindRequest) (*FindResponse, error)
 	List(ctx context.Context, req ListRequest) (*ListResponse, error)
 	Revoke(ctx context.Context, req RevokeRequest) (*RevokeResponse, error)
+	Restore(ctx context.Context, req RestoreRequest) (*RestoreResponse, error)
 	Drop(ctx context.Context, req DropRequest) (*DropResponse, error)
 }
 
@@ -48,6 +49,10 @@ func Handler(n Node) http.Handler {
 	mux.HandleFunc("POST /v1/list", func(w http.ResponseWriter, r *http.Request) { serve(w, r, n.List) })
 	// The operator withdraws an Artifact whose spec.state is Revoked.
 	mux.HandleFunc("POST /v1/revoke", func(w http.ResponseWriter, r *http.Request) { serve(w, r, n.Revoke) })
+	// The operator lifts the withdrawal of an Artifact whose spec.state is
+	// Restored. Who may set that is the API server's to decide: it is a right of
+	// its own (docs/permissions.md).
+	mux.HandleFunc("POST /v1/restore", func(w http.ResponseWriter, r *http.Request) { serve(w, r, n.Restore) })
 	// The operator deletes an OfficialImageSet whose deletionPolicy is Delete.
 	mux.HandleFunc("POST /v1/drop", func(w http.ResponseWriter, r *http.Request) { serve(w, r, n.Drop) })
 	return mux

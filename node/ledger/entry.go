@@ -235,6 +235,12 @@ func (e *AddArtifact) Names(d digest.Digest) bool {
 		slices.ContainsFunc(e.Platforms, func(p Platform) bool { return p.Digest == d || p.Config == d })
 }
 
+// HasManifest tells whether a digest is that of the artifact or of a platform's
+// manifest: of what a client can pull as an image.
+func (e *AddArtifact) HasManifest(d digest.Digest) bool {
+	return e.Digest == d || slices.ContainsFunc(e.Platforms, func(p Platform) bool { return p.Digest == d })
+}
+
 // CheckDigest accepts SHA-256 digests alone: the one algorithm that every
 // registry and client speaks, and the one that pieces use.
 func CheckDigest(d digest.Digest) error {

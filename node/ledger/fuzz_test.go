@@ -29,6 +29,8 @@ func FuzzParseEntry(f *testing.F) {
 		f.Add(seed)
 	}
 	f.Add([]byte(`{"type":"RevokeArtifact","version":1,"artifact":"docker.io/library/a:1","digest":"sha256:` + strings.Repeat("0", 64) + `","block":1,"reason":"bad","time":"2026-01-02T03:04:05Z"}`))
+	f.Add([]byte(`{"type":"RevokeArtifact","version":2,"repository":"docker.io/library/a","digest":"sha256:` + strings.Repeat("0", 64) + `","reason":"bad","time":"2026-01-02T03:04:05Z"}`))
+	f.Add([]byte(`{"type":"RestoreArtifact","version":1,"repository":"docker.io/library/a","digest":"sha256:` + strings.Repeat("0", 64) + `","block":1,"reason":"good","time":"2026-01-02T03:04:05Z"}`))
 	f.Add([]byte(`{"type":"RotateKey","version":1,"previous":"a+1+b","key":"a+2+c","time":"2026-01-02T03:04:05Z"}`))
 	f.Add(bytes.Repeat([]byte("["), 10_000))
 	f.Fuzz(func(t *testing.T, data []byte) {
@@ -43,10 +45,19 @@ func FuzzParseEntry(f *testing.F) {
 			e = a
 		} else if r, err := ParseRevocation(data); err == nil {
 			e = r
+		} else if r, err := ParseWithdrawal(data); err == nil {
+			e = r
+		} else if r, err := ParseRestoration(data); err == nil {
+			e = r
 		} else if r, err := ParseRotation(data); err == nil {
 			e = r
 		} else {
 			return
+		}
+		b := new(batch)
+		b.entry(data, 0)
+		if len(b.records) == 0 || len(b.unread) > 0 {
+			t.Errorf("%q parses, and is not indexed", data)
 		}
 		again, err := e.Marshal()
 		if err != nil || !bytes.Equal(again, data) {

@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"compress/gzip"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -30,8 +31,18 @@ type BlockJSON struct {
 	// Proof is a c2sp.org/tlog-proof; only in answers about one block.
 	Proof string `json:"proof,omitempty"`
 	// RevokedBy is the height of the block that withdraws this one, if there is
-	// one; only in answers about one block.
+	// one.
 	RevokedBy *int64 `json:"revokedBy,omitempty"`
+	// Withdrawn are the digests of the block that are withdrawn: the artifact's
+	// (then RevokedBy is set), or of single platforms' manifests.
+	Withdrawn []WithdrawnJSON `json:"withdrawn,omitempty"`
+}
+
+// WithdrawnJSON is a digest that the ledger withdraws.
+type WithdrawnJSON struct {
+	Digest digest.Digest `json:"digest"`
+	By     int64         `json:"by"` // the block that does so
+	Reason string        `json:"reason"`
 }
 
 // Handler serves this copy of the ledger, read-only and open to everyone:
@@ -129,7 +140,12 @@ func (l *Ledger) serveArtifacts(w http.ResponseWriter, r *http.Request) {
 	}
 	out := []BlockJSON{}
 	for _, e := range found {
-		out = append(out, blockJSON(e, nil))
+		b, err := l.blockJSON(r.Context(), e, nil)
+		if err != nil {
+			l.fail(w, err)
+			return
+		}
+		out = append(out, b)
 	}
 	writeJSON(w, out)
 }
@@ -164,14 +180,10 @@ func (l *Ledger) serveBlock(w http.ResponseWriter, r *http.Request) {
 		l.fail(w, err)
 		return
 	}
-	by, err := l.RevokedBy(r.Context(), b)
+	out, err := l.blockJSON(r.Context(), b, proof)
 	if err != nil {
 		l.fail(w, err)
 		return
-	}
-	out := blockJSON(b, proof)
-	if by != nil {
-		out.RevokedBy = &by.Height
 	}
 	writeJSON(w, out)
 }
@@ -247,8 +259,28 @@ func (l *Ledger) fail(w http.ResponseWriter, err error) {
 	http.Error(w, "the ledger cannot be read", http.StatusInternalServerError)
 }
 
-func blockJSON(b *Entry, proof []byte) BlockJSON {
-	return BlockJSON{Height: b.Height, Hash: tlog.RecordHash(b.Data).String(), Entry: string(b.Data), Proof: string(proof)}
+// blockJSON is a block, with what of it is withdrawn.
+func (l *Ledger) blockJSON(ctx context.Context, b *Entry, proof []byte) (BlockJSON, error) {
+	out := BlockJSON{Height: b.Height, Hash: tlog.RecordHash(b.Data).String(), Entry: string(b.Data), Proof: string(proof)}
+	if b.Artifact == nil {
+		return out, nil
+	}
+	by, err := l.RevokedBy(ctx, b)
+	if err != nil {
+		return out, err
+	}
+	if by != nil {
+		out.RevokedBy = &by.Height
+		out.Withdrawn = append(out.Withdrawn, WithdrawnJSON{b.Artifact.Digest, by.Height, by.Reason()})
+	}
+	platforms, err := l.WithdrawnPlatforms(ctx, b)
+	for _, p := range b.Artifact.Platforms {
+		if by := platforms[p.Digest]; by != nil && p.Digest != b.Artifact.Digest {
+			out.Withdrawn = append(out.Withdrawn, WithdrawnJSON{p.Digest, by.Height, by.Reason()})
+			delete(platforms, p.Digest) // an index may name it twice
+		}
+	}
+	return out, err
 }
 
 func writeJSON(w http.ResponseWriter, v any) {

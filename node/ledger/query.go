@@ -15,9 +15,11 @@ type Entry struct {
 	Height int64
 	Data   []byte // the entry's bytes
 	// At most one of these is set: none when the block's type is unknown.
-	Artifact   *AddArtifact
-	Revocation *RevokeArtifact
-	Rotation   *RotateKey
+	Artifact    *AddArtifact
+	Revocation  *RevokeArtifact  // of one block
+	Withdrawal  *RevokeDigest    // of all blocks with a digest
+	Restoration *RestoreArtifact // of what was withdrawn
+	Rotation    *RotateKey
 }
 
 // Entry reads the block at a height, checked against the head.
@@ -116,6 +118,20 @@ func (e *Entry) parse() error {
 	revocation, err := ParseRevocation(e.Data)
 	if err == nil {
 		e.Revocation = revocation
+	}
+	if !errors.Is(err, ErrUnknownEntry) {
+		return err
+	}
+	withdrawal, err := ParseWithdrawal(e.Data)
+	if err == nil {
+		e.Withdrawal = withdrawal
+	}
+	if !errors.Is(err, ErrUnknownEntry) {
+		return err
+	}
+	restoration, err := ParseRestoration(e.Data)
+	if err == nil {
+		e.Restoration = restoration
 	}
 	if !errors.Is(err, ErrUnknownEntry) {
 		return err

@@ -31,6 +31,14 @@ func blockKey(height int64) indexKey {
 	return keyOf(h[:])
 }
 
+// withdrawalsKey is the key of what withdraws or restores something: of a digest
+// of a repository ("docker.io/library/alpine@sha256:..."), of a repository, or,
+// if it is empty, of any.
+func withdrawalsKey(of string) indexKey {
+	h := tlog.RecordHash([]byte("withdrawn " + of))
+	return keyOf(h[:])
+}
+
 // rotationKey is the key of all blocks that hand the ledger over to another key.
 var rotationKey = func() indexKey {
 	h := tlog.RecordHash([]byte("rotation"))
@@ -139,18 +147,22 @@ func (b *batch) add(k indexKey, above, first int) {
 
 // other finds what a block is indexed by that is no AddArtifact.
 func (b *batch) other(data []byte, above int) error {
-	revocation, err := ParseRevocation(data)
-	if err == nil {
-		b.add(blockKey(revocation.Block), above, len(b.records))
+	e := Entry{Data: data}
+	if err := e.parse(); err != nil {
+		return err
+	}
+	first := len(b.records)
+	if e.Rotation != nil {
+		b.add(rotationKey, above, first)
 		return nil
 	}
-	if !errors.Is(err, ErrUnknownEntry) {
-		return err
+	if e.Revocation != nil {
+		b.add(blockKey(e.Revocation.Block), above, first)
 	}
-	if _, err := ParseRotation(data); err != nil {
-		return err
+	repository, d := e.withdraws()
+	for _, k := range []indexKey{withdrawalsKey(""), withdrawalsKey(repository), withdrawalsKey(repository + "@" + d.String())} {
+		b.add(k, above, first)
 	}
-	b.add(rotationKey, above, len(b.records))
 	return nil
 }
 

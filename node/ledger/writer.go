@@ -50,6 +50,11 @@ type Writer struct {
 	adds     sync.WaitGroup        // appends whose blocks have no checkpoint yet; each is bounded
 	unsigned atomic.Pointer[error] // why the newest checkpoint was not signed
 
+	// withdrawing is read-held while an artifact is appended, from the question
+	// whether its digest is withdrawn until its block's fate is known, and held
+	// while a digest is withdrawn or restored: so no block escapes.
+	withdrawing sync.RWMutex
+
 	waiting sync.Mutex // guards pending
 	pending map[string]chan struct{}
 }
@@ -103,7 +108,7 @@ func (w *Writer) start(ctx context.Context, keys []signingKey) error {
 		return err
 	}
 	w.done.Go(func() { w.refresh(run) })
-	return w.rotate(ctx, keys, time.Now())
+	return errors.Join(w.rotate(ctx, keys, time.Now()), w.completeWithdrawals(ctx, time.Now()))
 }
 
 // refresh makes the head what the publisher signs again when nothing is
@@ -158,7 +163,13 @@ func (w *Writer) settle(ctx context.Context) error {
 // already, that block is the answer. On ctx's end the block may still appear;
 // to append again is safe.
 func (w *Writer) Append(ctx context.Context, e *AddArtifact) (int64, error) {
-	return w.appendUnless(ctx, e, func(latest *Entry) (bool, error) { return latest.Artifact.Digest == e.Digest, nil })
+	return w.appendUnless(ctx, e, func(latest *Entry) (bool, error) {
+		if latest.Artifact.Digest != e.Digest {
+			return false, nil
+		}
+		by, err := w.RevokedBy(ctx, latest)
+		return by == nil, err
+	})
 }
 
 // AppendAfter is Append for what was seen at the upstream when the ledger had
@@ -167,7 +178,8 @@ func (w *Writer) Append(ctx context.Context, e *AddArtifact) (int64, error) {
 func (w *Writer) AppendAfter(ctx context.Context, e *AddArtifact, size int64) (int64, error) {
 	return w.appendUnless(ctx, e, func(latest *Entry) (bool, error) {
 		if latest.Artifact.Digest == e.Digest {
-			return true, nil
+			by, err := w.RevokedBy(ctx, latest)
+			return by == nil, err
 		}
 		if latest.Height >= size {
 			return false, fmt.Errorf("%w: %s is %s since block %d", ErrSuperseded, e.Artifact, latest.Artifact.Digest, latest.Height)
@@ -189,7 +201,8 @@ func (w *Writer) AppendMore(ctx context.Context, e *AddArtifact) (int64, error) 
 	})
 }
 
-// appendUnless appends unless the image's newest block stands for it.
+// appendUnless appends unless the image's newest block stands for it. What is
+// withdrawn is refused with a *WithdrawnError.
 func (w *Writer) appendUnless(ctx context.Context, e *AddArtifact, stands func(latest *Entry) (bool, error)) (int64, error) {
 	data, err := e.Marshal()
 	if err != nil {
@@ -199,28 +212,35 @@ func (w *Writer) appendUnless(ctx context.Context, e *AddArtifact, stands func(l
 	if err != nil {
 		return 0, err
 	}
-	return w.append(ctx, e.Artifact, data, func() (*Entry, error) {
+	w.withdrawing.RLock()
+	return w.appendAnd(ctx, image.String(), data, func() (*Entry, error) {
 		latest, err := w.Latest(ctx, image)
-		if errors.Is(err, ErrNotFound) {
-			return nil, nil
-		}
-		if err != nil {
+		if err != nil && !errors.Is(err, ErrNotFound) {
 			return nil, err
 		}
-		if enough, err := stands(latest); err != nil || !enough {
-			return nil, err
+		if err == nil {
+			if enough, err := stands(latest); err != nil || enough {
+				return latest, err
+			}
 		}
-		return latest, nil
-	})
+		return nil, w.Withdrawn(ctx, image.Name(), e.Digest)
+	}, w.withdrawing.RUnlock)
 }
 
 // append appends an entry about an image, unless known finds that it is on the
 // ledger.
 func (w *Writer) append(ctx context.Context, image string, data []byte, known func() (*Entry, error)) (int64, error) {
-	release, err := w.acquire(ctx, image)
+	return w.appendAnd(ctx, image, data, known, func() {})
+}
+
+// appendAnd is append that calls ended when the block's fate is known.
+func (w *Writer) appendAnd(ctx context.Context, image string, data []byte, known func() (*Entry, error), ended func()) (int64, error) {
+	free, err := w.acquire(ctx, image)
 	if err != nil {
+		ended()
 		return 0, err
 	}
+	release := func() { free(); ended() }
 	there, err := known()
 	if err != nil {
 		release()

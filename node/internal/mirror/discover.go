@@ -21,7 +21,7 @@ func (m *Mirror) tags(w http.ResponseWriter, r *http.Request, req request) error
 	if len(some) == 0 {
 		return errNotVouched
 	}
-	tags, err := m.Ledger.Tags(r.Context(), req.repository, last, n+1)
+	tags, err := m.Ledger.StandingTags(r.Context(), req.repository, last, n+1)
 	if err != nil {
 		return err
 	}

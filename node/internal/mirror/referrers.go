@@ -13,6 +13,8 @@ import (
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
 )
 
+const maxReferring = 512 // blocks that name one subject
+
 // descriptor is a descriptor of the OCI image-spec, as far as the referrers
 // API fills it in.
 type descriptor struct {
@@ -40,7 +42,7 @@ func (m *Mirror) referrers(ctx context.Context, w http.ResponseWriter, r *http.R
 	}
 	found := map[digest.Digest]descriptor{}
 	if ledger.CheckDigest(subject) == nil {
-		blocks, err := m.Ledger.ByDigest(ctx, subject, maxBlocks)
+		blocks, err := m.Ledger.ByDigest(ctx, subject, maxReferring)
 		if err != nil {
 			return err
 		}

@@ -60,8 +60,8 @@ func (m *Mirror) refusal(ctx context.Context, req request, err error) (*refusal,
 	if bad, ok := errors.AsType[*refusal](err); ok {
 		return bad, causeRequest
 	}
-	if revoked, ok := errors.AsType[*revokedError](err); ok {
-		return &refusal{http.StatusForbidden, "DENIED", revoked.Error()}, causeRevoked
+	if withdrawn, ok := errors.AsType[*ledger.WithdrawnError](err); ok {
+		return &refusal{http.StatusForbidden, "DENIED", withdrawn.Error()}, causeRevoked
 	}
 	if later, ok := errors.AsType[*LaterError](err); ok {
 		return &refusal{http.StatusServiceUnavailable, "UNAVAILABLE", later.Error()}, causeLater
@@ -118,6 +118,10 @@ func (m *Mirror) age(ctx context.Context, head ledger.Checkpoint) string {
 		at = newest.Artifact.Time
 	case newest.Revocation != nil:
 		at = newest.Revocation.Time
+	case newest.Withdrawal != nil:
+		at = newest.Withdrawal.Time
+	case newest.Restoration != nil:
+		at = newest.Restoration.Time
 	default:
 		return ""
 	}

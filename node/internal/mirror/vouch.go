@@ -1,6 +1,7 @@
 package mirror
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -20,24 +21,21 @@ var errNotVouched = errors.New("no block of the ledger vouches for it")
 // is out of reach.
 var errUnsure = errors.New("whether a block of the ledger vouches for it is not known now")
 
-// revokedError refuses what a later block has withdrawn.
-type revokedError struct{ by *ledger.Entry }
-
-func (e *revokedError) Error() string {
-	r := e.by.Revocation
-	return fmt.Sprintf("%s@%s was withdrawn by the publisher in block %d: %s", r.Artifact, r.Digest, e.by.Height, r.Reason)
-}
-
 // ignoreRefusal drops the error of a block that does not vouch.
 func ignoreRefusal(err error) error {
-	if _, revoked := errors.AsType[*revokedError](err); revoked || errors.Is(err, errNotVouched) {
+	if isWithdrawn(err) || errors.Is(err, errNotVouched) {
 		return nil
 	}
 	return err
 }
 
+func isWithdrawn(err error) bool {
+	_, withdrawn := errors.AsType[*ledger.WithdrawnError](err)
+	return withdrawn
+}
+
 const (
-	maxBlocks   = 512  // that name one digest
+	maxBlocks   = 8192 // that name one digest
 	maxSearched = 8192 // of a repository, in search of one digest
 	maxAway     = 512  // of those, whose piece list is fetched
 )
@@ -87,25 +85,29 @@ func (v *voucher) digest(ctx context.Context, repository string, d digest.Digest
 	// ... layers in piece lists, of which those in use are in memory ...
 	for _, list := range v.lists.holding(d) {
 		found, err := v.byDigest(ctx, repository, list, d)
-		if !errors.Is(err, errNotVouched) {
+		if ignoreRefusal(err) != nil || err == nil {
 			return found, err
 		}
 	}
-	// ... and the others are looked for.
+	// ... and the others are looked for. A layer that a withdrawn image has may
+	// be of another one that stands.
 	return v.search(ctx, repository, d)
 }
 
 // byDigest looks for d in the blocks that name a digest. One that is withdrawn
 // does not keep others from vouching.
 func (v *voucher) byDigest(ctx context.Context, repository string, named, d digest.Digest) (vouched, error) {
-	blocks, err := v.ledger.ByDigest(ctx, named, maxBlocks)
-	if err != nil {
-		return vouched{}, err
-	}
 	refusal := errNotVouched
-	for _, b := range blocks {
+	n := 0
+	for b, err := range v.ledger.Naming(ctx, named) {
+		if err != nil {
+			return vouched{}, err
+		}
+		if n++; n > maxBlocks {
+			break
+		}
 		found, err := v.inBlock(ctx, b, repository, d)
-		if _, revoked := errors.AsType[*revokedError](err); revoked {
+		if isWithdrawn(err) {
 			refusal = err
 			continue
 		}
@@ -138,10 +140,12 @@ func (v *voucher) search(ctx context.Context, repository string, d digest.Digest
 	for _, b := range slices.Concat(here, away[:min(len(away), maxAway)]) {
 		// A list that no peer has now does not keep the others from vouching.
 		found, err := v.inBlock(ctx, b, repository, d)
-		if err == nil {
+		switch {
+		case err == nil:
 			return found, nil
-		}
-		if ignoreRefusal(err) != nil {
+		case isWithdrawn(err):
+			refusal = err
+		case ignoreRefusal(err) != nil && !isWithdrawn(refusal):
 			refusal = fmt.Errorf("%w: %w", errUnsure, err)
 		}
 		if err := ctx.Err(); err != nil {
@@ -181,12 +185,12 @@ func (v *voucher) inBlock(ctx context.Context, block *ledger.Entry, repository s
 	if image.Name() != repository {
 		return vouched{}, errNotVouched
 	}
-	by, err := v.ledger.RevokedBy(ctx, block)
+	by, err := v.ledger.RevokedIn(ctx, block, d)
 	if err != nil {
 		return vouched{}, err
 	}
-	if by != nil {
-		return vouched{}, &revokedError{by}
+	if by != nil && a.Names(d) {
+		return vouched{}, &ledger.WithdrawnError{By: by}
 	}
 	blobs, err := v.list(ctx, a)
 	if err != nil {
@@ -196,7 +200,42 @@ func (v *voucher) inBlock(ctx context.Context, block *ledger.Entry, repository s
 	if !ok {
 		return vouched{}, errNotVouched
 	}
+	if by == nil && !a.Names(d) {
+		by, err = v.withPlatform(ctx, block, d)
+	}
+	if err == nil && by != nil {
+		err = &ledger.WithdrawnError{By: by}
+	}
+	if err != nil {
+		return vouched{}, err
+	}
 	return vouched{Blob: b, list: a.Pieces, block: block}, nil
+}
+
+// withPlatform finds the block that withdraws a layer with its platform: of
+// those platforms of a block that have the layer, all are withdrawn.
+func (v *voucher) withPlatform(ctx context.Context, block *ledger.Entry, layer digest.Digest) (by *ledger.Entry, err error) {
+	withdrawn, err := v.ledger.WithdrawnPlatforms(ctx, block)
+	if err != nil || len(withdrawn) == 0 {
+		return nil, err
+	}
+	blobs, err := v.list(ctx, block.Artifact)
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range block.Artifact.Platforms {
+		data, err := v.fetcher.ReadAll(ctx, blobs[p.Digest], block.Artifact.Pieces, maxManifest)
+		if err != nil {
+			return nil, fmt.Errorf("the manifest of %s: %w", p.Platform, err)
+		}
+		if !bytes.Contains(data, []byte(layer)) {
+			continue
+		}
+		if by = withdrawn[p.Digest]; by == nil {
+			return nil, nil
+		}
+	}
+	return by, nil // nil: a layer of what hangs on the image
 }
 
 // list brings an artifact's piece list.

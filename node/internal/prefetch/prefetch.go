@@ -182,16 +182,16 @@ func (p *Prefetcher) look(ctx context.Context, from, to int64) error {
 	defer p.mu.Unlock()
 	for _, b := range blocks {
 		name := b.Artifact.Artifact
-		old := p.wanted[name]
-		if old != nil && old.block.Height == b.Height {
-			continue
-		}
-		p.drop(name)
-		by, err := p.Ledger.RevokedBy(ctx, b)
+		own, fits := p.platformOf(b.Artifact)
+		by, err := p.Ledger.RevokedIn(ctx, b, own.Digest)
 		if err != nil {
 			return fmt.Errorf("image %s: %w", name, err)
 		}
-		if own, fits := p.platformOf(b.Artifact); fits && by == nil {
+		if old := p.wanted[name]; old != nil && old.block.Height == b.Height && by == nil {
+			continue
+		}
+		p.drop(name)
+		if fits && by == nil {
 			p.wanted[name] = &image{block: b, size: own.Size}
 		}
 	}
@@ -241,6 +241,12 @@ func (p *Prefetcher) named(ctx context.Context, from, to int64) (names []string,
 			names = append(names, b.Artifact.Artifact)
 		case b.Revocation != nil:
 			names = append(names, b.Revocation.Artifact)
+		case b.Withdrawal != nil:
+			of, err := p.tagsOf(ctx, b.Withdrawal.Repository) // of each, a platform may be concerned
+			if err != nil {
+				return nil, err
+			}
+			names = append(names, of...)
 		}
 	}
 	slices.Sort(names)
@@ -250,21 +256,30 @@ func (p *Prefetcher) named(ctx context.Context, from, to int64) (names []string,
 // listed are all images of the ledger.
 func (p *Prefetcher) listed(ctx context.Context) (names []string, err error) {
 	for _, repository := range p.Ledger.Repositories() {
-		for last := ""; ; {
-			page, err := p.Ledger.Tags(ctx, repository, last, tags)
-			if err != nil {
-				return nil, err
-			}
-			for _, tag := range page {
-				names = append(names, repository+":"+tag)
-			}
-			if len(page) < tags {
-				break
-			}
-			last = page[len(page)-1]
+		of, err := p.tagsOf(ctx, repository)
+		if err != nil {
+			return nil, err
 		}
+		names = append(names, of...)
 	}
 	return names, nil
+}
+
+// tagsOf are all images of a repository.
+func (p *Prefetcher) tagsOf(ctx context.Context, repository string) (names []string, err error) {
+	for last := ""; ; {
+		page, err := p.Ledger.Tags(ctx, repository, last, tags)
+		if err != nil {
+			return nil, err
+		}
+		for _, tag := range page {
+			names = append(names, repository+":"+tag)
+		}
+		if len(page) < tags {
+			return names, nil
+		}
+		last = page[len(page)-1]
+	}
 }
 
 // keepToBudget wants no more than the newest images that fit; the caller

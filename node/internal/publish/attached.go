@@ -172,15 +172,11 @@ func (p *Publisher) recordSignature(j *job, e *ledger.AddArtifact) (int64, error
 }
 
 // published tells whether a tag's newest block has a digest and its content,
-// or was withdrawn.
+// or the digest is withdrawn.
 func (p *Publisher) published(ctx context.Context, image ledger.Image, d digest.Digest) (bool, error) {
-	latest, err := p.Writer.Latest(ctx, image)
-	if errors.Is(err, ledger.ErrNotFound) {
-		return false, nil
+	latest, err := p.latest(ctx, image, d)
+	if _, withdrawn := errors.AsType[*ledger.WithdrawnError](err); withdrawn {
+		return true, nil
 	}
-	if err != nil || latest.Artifact.Digest != d {
-		return false, err
-	}
-	by, err := p.Writer.RevokedBy(ctx, latest)
-	return by != nil || p.Store.Has(latest.Artifact.Pieces), err
+	return latest != nil && p.Store.Has(latest.Artifact.Pieces), err
 }

@@ -171,7 +171,7 @@ func TestWhatIsAttachedLaterIsPublished(t *testing.T) {
 	if _, err := w.Revoke(t.Context(), control.RevokeRequest{Image: "signed:1", Digest: d.String(), Block: first.Height, Reason: "it has a backdoor"}); err != nil {
 		t.Fatal(err)
 	}
-	pass(5) // both of its blocks are withdrawn, and it gets no further one
+	pass(6) // the digest and both of its blocks are withdrawn, and it gets no further one
 	more := *latest.Artifact
 	more.Pieces = digest.FromString("another list")
 	if height, err := w.Writer.AppendMore(t.Context(), &more); err != nil || height != latest.Height {
@@ -196,8 +196,14 @@ func TestRevokedImagesAreNotPublishedAgain(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, r, err := ledger.VerifyRevocation(v, []byte(resp.Block.Entry), []byte(resp.Block.Proof)); err != nil || r.Block != again.Height || r.Reason != req.Reason {
-		t.Errorf("revocation %+v, %v", r, err)
+	target := ledger.Target{Image: parseImage(t, "bad:1"), Digest: d, Block: again.Height}
+	for what, b := range map[string]*control.Block{"the block": &resp.Block, "the digest": resp.Withdrawal} {
+		if _, reason, err := ledger.VerifyWithdrawal(v, []byte(b.Entry), []byte(b.Proof), target); err != nil || reason != req.Reason {
+			t.Errorf("withdrawal of %s: %q, %v", what, reason, err)
+		}
+	}
+	if resp.Block.Height == resp.Withdrawal.Height || !slices.Equal(resp.Tags, []string{"docker.io/library/bad:1"}) {
+		t.Errorf("revoked: %+v", resp)
 	}
 	for _, height := range []int64{first.Height, again.Height} {
 		block, err := w.Writer.Entry(t.Context(), height)
@@ -218,6 +224,57 @@ func TestRevokedImagesAreNotPublishedAgain(t *testing.T) {
 	req.Block = 99
 	if _, err := w.Revoke(t.Context(), req); reasonOf(err) != control.ReasonInvalidRequest {
 		t.Errorf("a block that does not exist: %v", err)
+	}
+}
+
+// A withdrawn digest gets no block under any tag, by any way, until it is
+// restored: by an explicit request alone. It may be withdrawn before anybody
+// has published it.
+func TestWithdrawnDigestsComeBackByRestoreAlone(t *testing.T) {
+	w := newWorld(t, OnPull{Allow: []string{"*"}})
+	d := w.push("bad", "1", "backdoor")
+	revoke := control.RevokeRequest{Image: "bad:1", Digest: d.String(), Block: -1, Reason: "it has a backdoor"}
+	resp, err := w.Revoke(t.Context(), revoke)
+	if err != nil || resp.Block.Height != resp.Withdrawal.Height {
+		t.Fatalf("withdrawn in advance: %+v, %v", resp, err)
+	}
+	w.registry.Tag("library/bad", "2", d)
+	for _, name := range []string{"bad:1", "bad:2", "registry-1.docker.io/library/bad:2"} {
+		if _, err := w.publish(t, name); reasonOf(err) != control.ReasonRevoked || !strings.Contains(err.Error(), "it has a backdoor") {
+			t.Errorf("published as %s: %v", name, err)
+		}
+	}
+	err = w.Pull(within(t, time.Minute), parseImage(t, "bad:2"))
+	if _, ok := errors.AsType[*ledger.WithdrawnError](err); !ok {
+		t.Errorf("pulled: %v", err)
+	}
+	if _, err := w.Restore(t.Context(), control.RestoreRequest{Image: "bad:1", Digest: digest.FromString("other").String(), Reason: "no"}); reasonOf(err) != control.ReasonInvalidRequest {
+		t.Errorf("restored what was not withdrawn: %v", err)
+	}
+	restore := control.RestoreRequest{Image: "bad:1", Digest: d.String(), Reason: "a false alarm"}
+	restored, err := w.Restore(t.Context(), restore)
+	if err != nil {
+		t.Fatal(err)
+	}
+	block := w.mustPublish(t, "bad:2")
+	if again, err := w.Restore(t.Context(), restore); err != nil || again.Block.Height != restored.Block.Height {
+		t.Errorf("restored twice: %+v, %v", again, err)
+	}
+	e, err := w.Writer.Entry(t.Context(), block.Height)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if by, err := w.Writer.RevokedBy(t.Context(), e); err != nil || by != nil {
+		t.Errorf("the restored image is withdrawn by %+v, %v", by, err)
+	}
+	// Withdrawn again, it goes from all tags and from the index that has it.
+	index := w.registry.AddIndex(w.registry.AddImage(linux, "bad", []byte("backdoor")), w.registry.AddImage(linux, "good", []byte("fine")))
+	w.registry.Tag("library/bad", "both", index)
+	w.mustPublish(t, "bad:both")
+	platform := e.Artifact.Platforms[0].Digest
+	resp, err = w.Revoke(t.Context(), control.RevokeRequest{Image: "bad:2", Digest: platform.String(), Block: -1, Reason: "it has a backdoor"})
+	if err != nil || len(resp.Tags) != 0 || !slices.Equal(resp.Indexes, []string{"docker.io/library/bad:2", "docker.io/library/bad:both"}) {
+		t.Errorf("a platform: %+v, %v", resp, err)
 	}
 }
 

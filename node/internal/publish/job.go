@@ -188,6 +188,10 @@ func (j *job) over() bool {
 
 // refusal says to the operator what went wrong upstream, and what to do.
 func (p *Publisher) refusal(err error, image ledger.Image, r *upstream.Registry) error {
+	if withdrawn, ok := errors.AsType[*ledger.WithdrawnError](err); ok {
+		return &control.Error{Reason: control.ReasonRevoked,
+			Message: fmt.Sprintf("%v: publish another digest; who may restore images can lift it by the state Restored of an Artifact", withdrawn)}
+	}
 	u, ok := errors.AsType[*upstream.Error](err)
 	if !ok {
 		return err

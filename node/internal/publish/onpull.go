@@ -2,6 +2,7 @@ package publish
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -70,6 +71,9 @@ func (p *Publisher) Pull(ctx context.Context, image ledger.Image) error {
 	select {
 	case <-j.ended:
 		p.forget(j)
+		if withdrawn, ok := errors.AsType[*ledger.WithdrawnError](j.err); ok {
+			return withdrawn
+		}
 		return p.refusal(j.err, j.image, j.registry)
 	case <-ctx.Done():
 		return later(image)
@@ -99,6 +103,9 @@ func (p *Publisher) begin(image ledger.Image) (*job, error) {
 	seen, err := p.look(ctx, image, registry)
 	if err != nil {
 		return nil, p.refusal(err, image, registry)
+	}
+	if _, err := p.latest(ctx, image, seen.digest); err != nil {
+		return nil, err
 	}
 	p.sightings.note(image, seen)
 	return p.start(&job{key: key{image.String(), seen.digest}, image: image, registry: registry})

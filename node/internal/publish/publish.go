@@ -237,8 +237,11 @@ func (p *Publisher) Publish(ctx context.Context, req control.PublishRequest) (*c
 		return nil, err
 	}
 	recorded, err := p.recorded(ctx, image, k.digest)
+	if err == nil {
+		recorded, err = p.standing(ctx, image, k.digest, recorded)
+	}
 	if err != nil {
-		return nil, err
+		return nil, p.refusal(err, image, registry)
 	}
 	if recorded != nil {
 		if resp, err := p.existing(ctx, recorded, req.Platforms); resp != nil || err != nil {
@@ -303,18 +306,33 @@ func (p *Publisher) checkFloor(ctx context.Context, floor string) error {
 	return nil
 }
 
-// existing answers with a block that is there, unless it was withdrawn: what
-// is revoked is not published again by accident. No answer means that the
-// block's content is not there any more.
-func (p *Publisher) existing(ctx context.Context, e *ledger.Entry, platforms []string) (*control.PublishResponse, error) {
-	by, err := p.Writer.RevokedBy(ctx, e)
-	if err != nil {
+// standing is the block that records a digest, if it stands. If there is none
+// and the digest may not be published, the error is a *ledger.WithdrawnError:
+// what is withdrawn is not published again, under whichever tag.
+func (p *Publisher) standing(ctx context.Context, image ledger.Image, d digest.Digest, recorded *ledger.Entry) (*ledger.Entry, error) {
+	if recorded != nil {
+		if by, err := p.Writer.RevokedBy(ctx, recorded); err != nil || by == nil {
+			return recorded, err
+		}
+	}
+	return nil, p.Writer.Withdrawn(ctx, image.Name(), d)
+}
+
+// latest is the newest block of an image, if it stands and has the digest.
+func (p *Publisher) latest(ctx context.Context, image ledger.Image, d digest.Digest) (*ledger.Entry, error) {
+	e, err := p.Writer.Latest(ctx, image)
+	if err != nil && !errors.Is(err, ledger.ErrNotFound) {
 		return nil, err
 	}
-	if by != nil {
-		return nil, &control.Error{Reason: control.ReasonRevoked,
-			Message: fmt.Sprintf("%s@%s was withdrawn in block %d (%s): publish another digest", e.Artifact.Artifact, e.Artifact.Digest, by.Height, by.Revocation.Reason)}
+	if err != nil || e.Artifact.Digest != d {
+		e = nil
 	}
+	return p.standing(ctx, image, d, e)
+}
+
+// existing answers with a block that is there. No answer means that the block's
+// content is not there any more.
+func (p *Publisher) existing(ctx context.Context, e *ledger.Entry, platforms []string) (*control.PublishResponse, error) {
 	if !p.Store.Has(e.Artifact.Pieces) {
 		return nil, nil
 	}

@@ -4,56 +4,141 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
+
+	"github.com/opencontainers/go-digest"
 
 	"github.com/pyrsia/pyrsia-operator/node/control"
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
 )
 
-// maxRevoked bounds the blocks of one image that are withdrawn together.
-const maxRevoked = 256
-
-// Revoke withdraws an image's block, and with it every other block that
-// records the same digest for the image: a tag may have come back to it.
+// Revoke withdraws a digest in an image's repository, under every tag.
 func (p *Publisher) Revoke(ctx context.Context, req control.RevokeRequest) (*control.RevokeResponse, error) {
-	image, err := ledger.ParseImage(req.Image)
+	image, d, err := p.withdrawal(ctx, req.Image, req.Digest, req.Floor)
 	if err != nil {
-		return nil, &control.Error{Reason: control.ReasonInvalidRequest, Message: err.Error()}
-	}
-	if err := p.checkFloor(ctx, req.Floor); err != nil {
 		return nil, err
 	}
-	wanted := int64(-1)
-	for newest := int64(-1); ; { // again, if meanwhile there came one more
-		blocks, err := p.Writer.History(ctx, image, maxRevoked)
+	wanted, err := p.blockOf(ctx, image, d, req.Block)
+	if err != nil {
+		return nil, err
+	}
+	height, err := p.Writer.RevokeDigest(ctx, image.Name(), d, req.Reason, time.Now())
+	if err != nil {
+		return nil, fmt.Errorf("withdrawing %s@%s: %w", image.Name(), d, err)
+	}
+	p.Log.Warn("withdrawn", "repository", image.Name(), "digest", d, "block", height, "reason", req.Reason)
+	resp, err := p.revoked(ctx, height, wanted)
+	if err == nil {
+		resp.Tags, resp.Indexes, err = p.named(ctx, image.Name(), d)
+	}
+	if err != nil {
+		return nil, errors.Join(errors.New("the withdrawal is on the ledger"), err)
+	}
+	return resp, nil
+}
+
+// withdrawal checks what all requests about a withdrawal have.
+func (p *Publisher) withdrawal(ctx context.Context, name, d, floor string) (ledger.Image, digest.Digest, error) {
+	image, err := ledger.ParseImage(name)
+	if err == nil {
+		err = ledger.CheckDigest(digest.Digest(d))
+	}
+	if err != nil {
+		return image, "", &control.Error{Reason: control.ReasonInvalidRequest, Message: err.Error()}
+	}
+	return image, digest.Digest(d), p.checkFloor(ctx, floor)
+}
+
+// blockOf is the block that a request names, which must record the image with
+// the digest; nil if it names none.
+func (p *Publisher) blockOf(ctx context.Context, image ledger.Image, d digest.Digest, height int64) (*ledger.Entry, error) {
+	if height < 0 {
+		return nil, nil
+	}
+	e, err := p.Writer.Entry(ctx, height)
+	if err != nil && !errors.Is(err, ledger.ErrNotFound) {
+		return nil, err
+	}
+	if err != nil || e.Artifact == nil || e.Artifact.Name() != image.String() || e.Artifact.Digest != d {
+		return nil, &control.Error{Reason: control.ReasonInvalidRequest,
+			Message: fmt.Sprintf("block %d does not record %s@%s", height, image, d)}
+	}
+	return e, nil
+}
+
+// revoked reads the blocks that withdraw a digest, and the block that records it.
+func (p *Publisher) revoked(ctx context.Context, height int64, recorded *ledger.Entry) (*control.RevokeResponse, error) {
+	all, err := p.block(ctx, height)
+	if err != nil {
+		return nil, err
+	}
+	resp := &control.RevokeResponse{Block: *all.Block, Withdrawal: all.Block}
+	if recorded == nil {
+		return resp, nil
+	}
+	by, err := p.Writer.RevokedBy(ctx, recorded)
+	if err != nil {
+		return nil, err
+	}
+	one, err := p.block(ctx, by.Height)
+	if err != nil {
+		return nil, err
+	}
+	resp.Block = *one.Block
+	return resp, nil
+}
+
+// named are the images of a repository whose newest block is of a digest, or
+// has it as one of its platforms.
+func (p *Publisher) named(ctx context.Context, repository string, d digest.Digest) (tags, indexes []string, err error) {
+	for e, err := range p.Writer.Naming(ctx, d) {
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
-		if len(blocks) == 0 || blocks[0].Height == newest {
+		image, err := ledger.ParseImage(e.Artifact.Artifact)
+		if err != nil {
+			return nil, nil, err
+		}
+		latest, err := p.Writer.Latest(ctx, image)
+		if err != nil {
+			return nil, nil, err
+		}
+		if image.Name() != repository || latest.Height != e.Height {
+			continue
+		}
+		if e.Artifact.Digest == d {
+			tags = append(tags, image.String())
+		} else {
+			indexes = append(indexes, image.String())
+		}
+		if len(tags)+len(indexes) == control.MaxNamed {
 			break
 		}
-		newest = blocks[0].Height
-		for _, b := range blocks {
-			if string(b.Artifact.Digest) != req.Digest {
-				continue
-			}
-			height, err := p.Writer.Revoke(ctx, b.Height, req.Reason, time.Now())
-			if err != nil {
-				return nil, fmt.Errorf("revoking block %d: %w", b.Height, err)
-			}
-			if b.Height == req.Block {
-				wanted = height
-			}
-		}
 	}
-	if wanted < 0 {
-		return nil, &control.Error{Reason: control.ReasonInvalidRequest,
-			Message: fmt.Sprintf("block %d does not record %s@%s", req.Block, image, req.Digest)}
-	}
-	resp, err := p.block(ctx, wanted)
+	slices.Sort(tags)
+	slices.Sort(indexes)
+	return tags, indexes, nil
+}
+
+// Restore lifts what withdraws a digest in an image's repository. The image
+// needs a new block then: whoever asks for it to be published gets one.
+func (p *Publisher) Restore(ctx context.Context, req control.RestoreRequest) (*control.RestoreResponse, error) {
+	image, d, err := p.withdrawal(ctx, req.Image, req.Digest, req.Floor)
 	if err != nil {
-		return nil, errors.Join(errors.New("the revocation is on the ledger"), err)
+		return nil, err
 	}
-	p.Log.Warn("revoked", "image", image.String(), "digest", req.Digest, "block", wanted, "reason", req.Reason)
-	return &control.RevokeResponse{Block: *resp.Block}, nil
+	height, err := p.Writer.RestoreArtifact(ctx, image.Name(), d, req.Reason, time.Now())
+	if errors.Is(err, ledger.ErrNotFound) {
+		return nil, &control.Error{Reason: control.ReasonInvalidRequest, Message: err.Error()}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("restoring %s@%s: %w", image.Name(), d, err)
+	}
+	block, err := p.block(ctx, height)
+	if err != nil {
+		return nil, errors.Join(errors.New("the restoration is on the ledger"), err)
+	}
+	p.Log.Warn("restored", "repository", image.Name(), "digest", d, "block", height, "reason", req.Reason)
+	return &control.RestoreResponse{Block: *block.Block}, nil
 }

@@ -4,6 +4,7 @@
 package verifier
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -48,8 +49,8 @@ type Config struct {
 	// program that remembers nothing cannot tell a hand-over from that of a thief
 	// who has an earlier key. Whoever has followed one writes the settings again.
 	LedgerKey string `json:"ledgerKey"`
-	// Registries are those whose images must be on the ledger; images of
-	// others are let through.
+	// Registries are those whose images must be on the ledger, each under any of
+	// its names; images of others are let through.
 	Registries []string `json:"registries"`
 }
 
@@ -60,10 +61,15 @@ func ReadConfig(file string) (*Config, error) {
 		return nil, fmt.Errorf("%w: 'pyrsia image-verifier install' writes it", err)
 	}
 	c := new(Config)
-	if err := json.Unmarshal(data, c); err != nil {
+	dec := json.NewDecoder(bytes.NewReader(data))
+	dec.DisallowUnknownFields() // a setting that is misspelt is not one that is absent
+	if err := dec.Decode(c); err != nil {
 		return nil, fmt.Errorf("%s: %w", file, err)
 	}
-	return c, c.validate()
+	if err := c.validate(); err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	return c, nil
 }
 
 func (c *Config) validate() error {
@@ -73,7 +79,26 @@ func (c *Config) validate() error {
 	if u, err := url.Parse(c.Node); err != nil || u.Host == "" || len(c.Registries) == 0 {
 		return errors.New("give the URL of a node's open port, and at least one registry")
 	}
+	for i, name := range c.Registries {
+		registry, err := ledger.CanonicalRegistry(name)
+		if err != nil {
+			return err // it would be compared with images in vain, and let them through
+		}
+		c.Registries[i] = registry
+	}
 	return nil
+}
+
+// copies serve Docker Hub's images under names of their own.
+var copies = []string{"mirror.gcr.io", "public.ecr.aws"}
+
+// outside says that an image is let through, and why.
+func (c *Config) outside(registry string) string {
+	reason := fmt.Sprintf("images of %s need not be on the ledger", registry)
+	if slices.Contains(copies, registry) {
+		reason += ": it serves copies of Docker Hub's images under another name, which no block records; make it one of the registries to have them refused"
+	}
+	return reason
 }
 
 // Install writes the settings and puts the program into containerd's bin_dir.
@@ -128,11 +153,12 @@ func Uninstall(file, binDir string) error {
 	return nil
 }
 
-// Verify checks an image by a proof from the node: its digest must be recorded
-// for its tag, or for any tag of its repository if it is named by its digest,
-// and not be withdrawn. It returns what to tell the user if the image may be
-// pulled, and else an error. A node that lies can hide that an image was
-// withdrawn; it cannot have one let through that was never recorded.
+// Verify checks an image by a proof from the node: its digest must be that of
+// the artifact or of a platform's manifest in the newest block of its tag, or,
+// if it is named by its digest, in any block of its repository, and not be
+// withdrawn. It returns what to tell the user if the image may be pulled, and
+// else an error. A node that lies can hide that an image was withdrawn, or that
+// its tag moved; it cannot have one let through that was never recorded.
 func (c *Config) Verify(ctx context.Context, name string, d digest.Digest) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
@@ -142,22 +168,18 @@ func (c *Config) Verify(ctx context.Context, name string, d digest.Digest) (stri
 		return "", err
 	}
 	if !slices.Contains(c.Registries, image.Registry) {
-		return fmt.Sprintf("images of %s need not be on the ledger", image.Registry), nil
+		return c.outside(image.Registry), nil
 	}
 	if err := ledger.CheckDigest(d); err != nil {
 		return "", err
 	}
-	blocks, err := c.candidates(ctx, image, pinned, d)
+	blocks, refusal, err := c.candidates(ctx, image, pinned, d)
 	if err != nil {
 		return "", err
 	}
 	key, err := ledger.NewVerifier(c.LedgerKey)
 	if err != nil {
 		return "", err
-	}
-	refusal := fmt.Errorf("%s@%s is not on the ledger", image.Name(), d)
-	if !pinned {
-		refusal = fmt.Errorf("the ledger does not record that %s is %s", image, d)
 	}
 	for _, height := range blocks {
 		var proven ledger.BlockJSON
@@ -171,8 +193,8 @@ func (c *Config) Verify(ctx context.Context, name string, d digest.Digest) (stri
 		if !records(block.Artifact, image, pinned, d) {
 			continue
 		}
-		if proven.RevokedBy != nil {
-			refusal = c.withdrawn(ctx, key, block, *proven.RevokedBy)
+		if by, of, ok := withdrawnBy(proven, block.Artifact, d); ok {
+			refusal = c.withdrawn(ctx, key, block, of, by)
 			continue // another tag may vouch for the same digest
 		}
 		return fmt.Sprintf("%s@%s is block %d of %s", block.Artifact.Artifact, d, block.Height, block.Checkpoint.Origin), nil
@@ -180,38 +202,83 @@ func (c *Config) Verify(ctx context.Context, name string, d digest.Digest) (stri
 	return "", refusal
 }
 
-// candidates are the blocks that record the image, as the node says.
-func (c *Config) candidates(ctx context.Context, image ledger.Image, pinned bool, d digest.Digest) (heights []int64, err error) {
-	var blocks []ledger.BlockJSON
-	if err := c.ask(ctx, "/api/v1/artifacts?"+url.Values{"digest": {d.String()}, "n": {strconv.Itoa(listed)}}.Encode(), &blocks); err != nil {
-		return nil, err
+// candidates are the blocks that record the image, as the node says: of a tag
+// the newest one alone. If none of them does, the refusal is why.
+func (c *Config) candidates(ctx context.Context, image ledger.Image, pinned bool, d digest.Digest) (heights []int64, refusal, err error) {
+	ask := url.Values{"digest": {d.String()}, "n": {strconv.Itoa(listed)}}
+	refusal = fmt.Errorf("%s@%s is not on the ledger as an image", image.Name(), d)
+	if !pinned {
+		ask = url.Values{"image": {image.String()}, "n": {"1"}}
+		refusal = fmt.Errorf("the ledger does not record that %s is %s", image, d)
 	}
-	for _, b := range blocks {
-		if a, err := ledger.ParseEntry([]byte(b.Entry)); err == nil && records(a, image, pinned, d) && len(heights) < maxProofs {
+	var blocks, withdrawn []ledger.BlockJSON
+	if err := c.ask(ctx, "/api/v1/artifacts?"+ask.Encode(), &blocks); err != nil {
+		return nil, nil, err
+	}
+	if !pinned {
+		blocks = blocks[:min(len(blocks), 1)]
+	}
+	add := func(b ledger.BlockJSON) {
+		if len(heights) < maxProofs {
 			heights = append(heights, b.Height)
 		}
 	}
-	return heights, nil
+	for _, b := range blocks {
+		a, err := ledger.ParseEntry([]byte(b.Entry))
+		switch {
+		case err != nil:
+		case !records(a, image, pinned, d):
+			if !pinned {
+				refusal = fmt.Errorf("the newest block of %s, %d, records %s, and not %s", image, b.Height, a.Digest, d)
+			}
+		case b.RevokedBy != nil:
+			withdrawn = append(withdrawn, b)
+		default:
+			add(b)
+		}
+	}
+	for _, b := range withdrawn { // they tell why, if no other one vouches
+		add(b)
+	}
+	return heights, refusal, nil
 }
 
 // records tells whether an entry is about the image.
 func records(a *ledger.AddArtifact, image ledger.Image, pinned bool, d digest.Digest) bool {
 	recorded, err := ledger.ParseImage(a.Artifact)
-	return err == nil && recorded.Name() == image.Name() && (pinned || recorded.Tag == image.Tag) && a.Names(d)
+	return err == nil && recorded.Name() == image.Name() && (pinned || recorded.Tag == image.Tag) && a.HasManifest(d)
 }
 
-// withdrawn says why an image was withdrawn.
-func (c *Config) withdrawn(ctx context.Context, key *ledger.Verifier, block *ledger.VerifiedBlock, by int64) error {
-	name := fmt.Sprintf("%s@%s", block.Artifact.Artifact, block.Artifact.Digest)
+// withdrawnBy finds the block that withdraws a digest of a block, or the whole
+// block, as the node says, and the digest that it withdraws.
+func withdrawnBy(b ledger.BlockJSON, a *ledger.AddArtifact, d digest.Digest) (by int64, of digest.Digest, ok bool) {
+	if b.RevokedBy != nil {
+		return *b.RevokedBy, a.Digest, true
+	}
+	for _, w := range b.Withdrawn {
+		if w.Digest == d || w.Digest == a.Digest {
+			return w.By, w.Digest, true
+		}
+	}
+	return 0, "", false
+}
+
+// withdrawn says why a digest of a block was withdrawn.
+func (c *Config) withdrawn(ctx context.Context, key *ledger.Verifier, block *ledger.VerifiedBlock, d digest.Digest, by int64) error {
+	name := fmt.Sprintf("%s@%s", block.Artifact.Artifact, d)
+	image, err := ledger.ParseImage(block.Artifact.Artifact)
+	if err != nil {
+		return err
+	}
 	var proven ledger.BlockJSON
 	if err := c.ask(ctx, blockPath(by), &proven); err != nil {
 		return fmt.Errorf("%s was withdrawn by the publisher, and why is not known: %w", name, err)
 	}
-	_, r, err := ledger.VerifyRevocation(key, []byte(proven.Entry), []byte(proven.Proof))
-	if err != nil || r.Block != block.Height || r.Digest != block.Artifact.Digest {
+	_, reason, err := ledger.VerifyWithdrawal(key, []byte(proven.Entry), []byte(proven.Proof), ledger.Target{Image: image, Digest: d, Block: block.Height})
+	if err != nil {
 		return fmt.Errorf("the node says that %s was withdrawn by the publisher in block %d, and cannot prove it: look at that node, or ask another one", name, by)
 	}
-	return fmt.Errorf("%s was withdrawn by the publisher in block %d: %s", name, by, r.Reason)
+	return fmt.Errorf("%s was withdrawn by the publisher in block %d: %s", name, by, reason)
 }
 
 func blockPath(height int64) string { return "/api/v1/blocks/" + strconv.FormatInt(height, 10) }

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -92,17 +93,16 @@ func TestVerify(t *testing.T) {
 	check("a tag", "docker.io/library/alpine:3.20", good, "")
 	check("a digest", "docker.io/library/alpine@"+good.String(), good, "")
 	check("a tag with a digest, which counts", "docker.io/library/alpine:3.20@"+old.String(), old, "")
-	check("a tag that leads to another's digest", "docker.io/library/alpine:3.20", old, "does not record that docker.io/library/alpine:3.20 is "+old.String())
+	check("a tag that leads to another's digest", "docker.io/library/alpine:3.20", old, "records "+good.String()+", and not "+old.String())
 	check("another repository's digest", "docker.io/library/busybox@"+good.String(), good, "is not on the ledger")
-	check("an unknown digest", "docker.io/library/alpine:3.20", unknown, "does not record")
+	check("an unknown digest", "docker.io/library/alpine:3.20", unknown, "records "+good.String()+", and not "+unknown.String())
 	check("a withdrawn image", "docker.io/library/bad:1", bad, "contains malware")
 	check("a withdrawn image, by its digest", "docker.io/library/bad@"+bad.String(), bad, "contains malware")
 	check("another registry", "quay.io/library/alpine:3.20", unknown, "")
 
 	n.lie.Store(strings.NewReplacer(good.String(), unknown.String()))
 	check("a node that put another digest into a block", "docker.io/library/alpine@"+unknown.String(), unknown, "is not on the ledger")
-	// The listing is asked for by digest: this node lists the block all the same.
-	n.lie.Store(strings.NewReplacer("[]", `[`+n.listed(t, good, unknown)+`]`, good.String(), unknown.String()))
+	n.lie.Store(strings.NewReplacer(good.String(), unknown.String()))
 	check("a node with an altered block", "docker.io/library/alpine:3.20", unknown, "inclusion proof")
 	n.lie.Store(strings.NewReplacer(`"revokedBy":3`, `"revokedBy":0`))
 	check("a node that gives a wrong reason", "docker.io/library/bad:1", bad, "cannot prove it")
@@ -129,13 +129,107 @@ func TestVerify(t *testing.T) {
 	check("by a stranger's key", "docker.io/library/alpine:3.20", good, "inclusion proof")
 }
 
-// listed is a block as the node lists it, with another digest in it.
-func (n *node) listed(t *testing.T, is, becomes digest.Digest) string {
-	t.Helper()
-	answer := httptest.NewRecorder()
-	n.Handler().ServeHTTP(answer, httptest.NewRequest("GET", "/api/v1/artifacts?digest="+is.String(), nil))
-	list := strings.ReplaceAll(strings.TrimSpace(answer.Body.String()), is.String(), becomes.String())
-	return strings.Trim(list, "[]")
+// What an image is made of is no image, an older digest of a tag is not the
+// tag's, and a withdrawn digest is refused under each name.
+func TestVerifyTakesNothingElseForTheImage(t *testing.T) {
+	skey, vkey, err := ledger.GenerateKey("ledger.example/verifier")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := &node{dir: t.TempDir()}
+	n.open(t, skey)
+	server := httptest.NewServer(n)
+	defer server.Close()
+	c := &Config{Node: server.URL, LedgerKey: vkey, Registries: []string{"docker.io"}}
+	add := func(tag, content string) *ledger.AddArtifact {
+		sum := func(part string) digest.Digest { return digest.FromString(content + part) }
+		a := &ledger.AddArtifact{
+			Type: ledger.TypeAddArtifact, Version: 1, Artifact: "docker.io/library/app:" + tag, Digest: sum("index"),
+			MediaType: "application/vnd.oci.image.index.v1+json", Size: 1,
+			Platforms: []ledger.Platform{
+				{Platform: "linux/amd64", Digest: sum("amd64"), Config: sum("amd64 config"), Size: 1},
+				{Platform: "linux/arm64", Digest: sum("arm64"), Config: sum("arm64 config"), Size: 1},
+			},
+			Pieces: sum("pieces"), Upstream: "registry.example", Time: time.Now().UTC().Truncate(time.Second),
+		}
+		if _, err := n.Append(t.Context(), a); err != nil {
+			t.Fatal(err)
+		}
+		return a
+	}
+	was, is := add("1", "old"), add("1", "new")
+	check := func(what, image string, d digest.Digest, want string) {
+		t.Helper()
+		said, err := c.Verify(t.Context(), image, d)
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%s: %q, %v, want %q", what, said, err, want)
+		}
+	}
+	const tag, repository = "docker.io/library/app:1", "docker.io/library/app@"
+	check("the index", tag, is.Digest, "")
+	check("a platform", tag, is.Platforms[1].Digest, "")
+	check("the tag's older index", tag, was.Digest, "records "+is.Digest.String())
+	check("a platform of it", tag, was.Platforms[0].Digest, "records "+is.Digest.String())
+	check("an older index, by its digest", repository+was.Digest.String(), was.Digest, "")
+	for what, d := range map[string]digest.Digest{"a config": is.Platforms[0].Config, "a piece list": is.Pieces} {
+		check(what, tag, d, "and not "+d.String())
+		check(what+" by its digest", repository+d.String(), d, "not on the ledger as an image")
+	}
+	for _, name := range []string{"registry-1.docker.io/library/app:1", "index.docker.io/library/app:1", "Docker.IO:443/library/app:1"} {
+		check(name, name, is.Digest, "")
+		check(name, name, was.Digest, "records "+is.Digest.String())
+	}
+	if said, err := c.Verify(t.Context(), "mirror.gcr.io/library/app:1", was.Digest); err != nil || !strings.Contains(said, "copies of Docker Hub's images") {
+		t.Errorf("a copy of Docker Hub: %q, %v", said, err)
+	}
+
+	if _, err := n.RevokeDigest(t.Context(), "docker.io/library/app", is.Platforms[1].Digest, "a bad machine", time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	check("a withdrawn platform", tag, is.Platforms[1].Digest, "a bad machine")
+	check("a withdrawn platform, by its digest", repository+is.Platforms[1].Digest.String(), is.Platforms[1].Digest, "a bad machine")
+	check("the other platform", tag, is.Platforms[0].Digest, "")
+	check("the index of both", tag, is.Digest, "")
+	add("2", "new")
+	if _, err := n.RevokeDigest(t.Context(), "docker.io/library/app", is.Digest, "a backdoor", time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range []digest.Digest{is.Digest, is.Platforms[0].Digest} {
+		check("withdrawn, by its tag", tag, d, "a backdoor")
+		check("withdrawn, by another tag", "docker.io/library/app:2", d, "a backdoor")
+		check("withdrawn, by its digest", repository+d.String(), d, "a backdoor")
+	}
+}
+
+// No setting lets through what it seems to name.
+func TestSettingsDoNotFailOpen(t *testing.T) {
+	_, vkey, err := ledger.GenerateKey("ledger.example/verifier")
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "config.json")
+	for registries, want := range map[string]string{
+		`"registries": ["docker.io"]`:                           "docker.io",
+		`"registries": [" Docker.IO "]`:                         "docker.io",
+		`"registries": ["registry-1.docker.io"]`:                "docker.io",
+		`"registries": ["index.docker.io:443", "Quay.io"]`:      "docker.io quay.io",
+		`"registries": ["https://docker.io"]`:                   "",
+		`"registries": ["docker.io/library"]`:                   "",
+		`"registries": ["docker"]`:                              "",
+		`"registries": ["docker.io", ""]`:                       "",
+		`"registries": ["docker.io,quay.io"]`:                   "",
+		`"registries": []`:                                      "",
+		`"registry": "docker.io"`:                               "",
+		`"registries": ["docker.io"], "registrys": ["quay.io"]`: "",
+	} {
+		if err := os.WriteFile(file, []byte(`{"node": "http://127.0.0.1:8080", "ledgerKey": "`+vkey+`", `+registries+`}`), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		c, err := ReadConfig(file)
+		if (err == nil) != (want != "") || err == nil && strings.Join(c.Registries, " ") != want {
+			t.Errorf("%s: %+v, %v, want %q", registries, c, err, want)
+		}
+	}
 }
 
 func TestInstallGoesOnAfterACrash(t *testing.T) {
