@@ -2,6 +2,7 @@ package controllers
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -9,7 +10,10 @@ import (
 	"testing"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
@@ -204,4 +208,46 @@ func TestOnlyWhatASetSawIsSaidToBeSeen(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// To pin a tag takes the right to do so, and not only to make Artifacts.
+func TestPinsNeedARightOfTheirOwn(t *testing.T) {
+	t.Parallel()
+	c := testCluster(t)
+	ns := c.namespace(t)
+	for user, verbs := range map[string][]any{"maker": {"create"}, "pinner": {"create", "pin"}} {
+		rule := map[string]any{"apiGroups": []any{"pyrsia.io"}, "resources": []any{"artifacts"}, "verbs": verbs}
+		c.createRaw(t, ns, "Role", user, map[string]any{"rules": []any{rule}})
+		c.createRaw(t, ns, "RoleBinding", user, map[string]any{
+			"roleRef":  map[string]any{"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": user},
+			"subjects": []any{map[string]any{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": user}},
+		})
+	}
+	try := func(user string, pinned bool) error {
+		config := rest.CopyConfig(c.env.Config)
+		config.Impersonate = rest.ImpersonationConfig{UserName: user}
+		as, err := client.New(config, client.Options{Scheme: c.scheme})
+		if err != nil {
+			t.Fatal(err)
+		}
+		art := byHand(ns, "by-"+user, "docker.io/library/alpine:3.20", "sha256:"+strings.Repeat("0", 64))
+		art.Spec.Pinned = pinned
+		return as.Create(t.Context(), art, client.DryRunAll)
+	}
+	eventually(t, func() error { return errors.Join(try("maker", false), try("pinner", false), try("pinner", true)) })
+	if err := try("maker", true); !apierrors.IsForbidden(err) || !strings.Contains(err.Error(), `needs the verb "pin"`) {
+		t.Errorf("without the right: %v", err)
+	}
+}
+
+func (c *cluster) createRaw(t *testing.T, ns, kind, name string, content map[string]any) {
+	t.Helper()
+	obj := &unstructured.Unstructured{Object: content}
+	obj.SetAPIVersion("rbac.authorization.k8s.io/v1")
+	obj.SetKind(kind)
+	obj.SetNamespace(ns)
+	obj.SetName(name)
+	if err := c.Create(t.Context(), obj); err != nil {
+		t.Fatal(err)
+	}
 }
