@@ -75,14 +75,10 @@ func (r *ArtifactReconciler) publish(ctx context.Context, art *v1alpha1.Artifact
 func publishedMessage(b *control.Block) string {
 	message := fmt.Sprintf("The image is block %d of the ledger", b.Height)
 	entry, err := ledger.ParseEntry([]byte(b.Entry))
-	switch {
-	case err != nil: // the step Verified tells
-	case entry.Pinned:
-		message += ", which says that the tag is pinned: it is the publisher's word, not the registry's"
-	case !entry.SeenAt.IsZero():
-		message += ", which says that the tag was seen there at " + entry.SeenAt.Format(time.RFC3339) + ", and has moved"
+	if err != nil || entry.Exception() == "" { // the step Verified tells of an error
+		return message
 	}
-	return message
+	return message + ", " + entry.Exception()
 }
 
 // refused decides what to do about a failed call: a refusal that would come

@@ -54,8 +54,8 @@ and then nothing in the cluster is trusted.`,
 					continue
 				}
 				found++
-				fmt.Fprintf(cmd.OutOrStdout(), "verified: %s@%s is block %d of %s, recorded %s%s\n", image, block.Artifact.Digest,
-					block.Height, block.Checkpoint.Origin, block.Artifact.Time.Format(time.RFC3339), withdrawn(&a))
+				fmt.Fprintf(cmd.OutOrStdout(), "verified: %s@%s is block %d of %s, recorded %s%s%s\n", image, block.Artifact.Digest,
+					block.Height, block.Checkpoint.Origin, block.Artifact.Time.Format(time.RFC3339), exception(block.Artifact), withdrawn(&a))
 			}
 			if found == 0 {
 				return fmt.Errorf("no Artifact in namespace %s says that %s is on the ledger", c.namespace, args[0])
@@ -65,6 +65,14 @@ and then nothing in the cluster is trusted.`,
 	}
 	cmd.Flags().StringVar(&key, "key", "", "verifier key of the ledger (default: the one that the operator has pinned)")
 	return cmd
+}
+
+// exception is what a block says of a tag that its registry did not have there.
+func exception(a *ledger.AddArtifact) string {
+	if why := a.Exception(); why != "" {
+		return ", " + why
+	}
+	return ""
 }
 
 func withdrawn(a *v1alpha1.Artifact) string {

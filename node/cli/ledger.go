@@ -154,7 +154,11 @@ func table(w io.Writer, blocks []ledger.BlockJSON) error {
 			fmt.Fprintf(tw, "%d\t(%v)\n", b.Height, err)
 			continue
 		}
-		fmt.Fprintf(tw, "%d\t%s\t%s\t%s\t%d\n", b.Height, a.Time.Format(time.RFC3339), a.Artifact, a.Digest, len(a.Platforms))
+		fmt.Fprintf(tw, "%d\t%s\t%s\t%s\t%d", b.Height, a.Time.Format(time.RFC3339), a.Artifact, a.Digest, len(a.Platforms))
+		if why := a.Exception(); why != "" {
+			fmt.Fprintf(tw, "\t%s", why)
+		}
+		fmt.Fprintln(tw)
 	}
 	return tw.Flush()
 }
@@ -233,11 +237,11 @@ platform's manifest, or the image ID.`,
 			if output == outputJSON {
 				return json.NewEncoder(cmd.OutOrStdout()).Encode(verifiedJSON{
 					Artifact: b.Artifact.Artifact, Digest: b.Artifact.Digest.String(), Block: b.Height,
-					Origin: b.Checkpoint.Origin, Recorded: b.Artifact.Time,
+					Origin: b.Checkpoint.Origin, Recorded: b.Artifact.Time, SeenAt: b.Artifact.SeenAt, Pinned: b.Artifact.Pinned,
 				})
 			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "verified: %s is block %d of %s, recorded %s\n",
-				args[0], b.Height, b.Checkpoint.Origin, b.Artifact.Time.Format(time.RFC3339))
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "verified: %s is block %d of %s, recorded %s%s\n",
+				args[0], b.Height, b.Checkpoint.Origin, b.Artifact.Time.Format(time.RFC3339), exception(b.Artifact))
 			return err
 		},
 	}
@@ -247,6 +251,14 @@ platform's manifest, or the image ID.`,
 	return cmd
 }
 
+// exception is what a block says of a tag that its registry did not have there.
+func exception(a *ledger.AddArtifact) string {
+	if why := a.Exception(); why != "" {
+		return ", " + why
+	}
+	return ""
+}
+
 // verifiedJSON is the answer of 'pyrsia verify -o json'.
 type verifiedJSON struct {
 	Artifact string    `json:"artifact"`
@@ -254,6 +266,9 @@ type verifiedJSON struct {
 	Block    int64     `json:"block"`
 	Origin   string    `json:"origin"`
 	Recorded time.Time `json:"recorded"`
+	// SeenAt and Pinned are the block's, where its registry's tag pointed elsewhere.
+	SeenAt time.Time `json:"seenAt,omitzero"`
+	Pinned bool      `json:"pinned,omitempty"`
 }
 
 func verifyBundle(vkey, file string) (*ledger.VerifiedBlock, error) {

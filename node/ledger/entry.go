@@ -63,6 +63,19 @@ type AddArtifact struct {
 	Time time.Time `json:"time"`
 }
 
+// Exception says why the block was made although the registry's tag pointed
+// elsewhere, for people to read after "block 7, "; it is empty where the tag
+// pointed there.
+func (e *AddArtifact) Exception() string {
+	switch {
+	case e.Pinned:
+		return "which says that the tag is pinned: it is the publisher's word, not the registry's"
+	case !e.SeenAt.IsZero():
+		return "which says that the tag was seen there at " + e.SeenAt.Format(time.RFC3339) + ", and had moved"
+	}
+	return ""
+}
+
 // Platform is one platform's image.
 type Platform struct {
 	Platform string        `json:"platform"` // "linux/arm64/v8"
