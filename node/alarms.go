@@ -2,6 +2,7 @@ package node
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -10,18 +11,8 @@ import (
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
 )
 
-// ledgerAge is how long ago the publisher signed the newest checkpoint, by its
-// clock and this node's; 0 if it does not say, or its clock is ahead.
-func (n *Node) ledgerAge(now time.Time) time.Duration {
-	head, ok := n.ledger.Head()
-	if !ok || head.Time.IsZero() {
-		return 0
-	}
-	return max(0, now.Sub(head.Time))
-}
-
 func (n *Node) stale(now time.Time) bool {
-	return n.config.MaxLedgerAge > 0 && n.ledgerAge(now) > n.config.MaxLedgerAge
+	return n.config.MaxLedgerAge > 0 && n.ledger.Age(now) > n.config.MaxLedgerAge
 }
 
 // warnStale logs when the ledger becomes stale, and when it is not any more.
@@ -33,10 +24,20 @@ func (n *Node) warnStale() {
 	}
 	if stale {
 		n.log.Error("ALARM: the publisher has not signed the ledger for long: it is down, or this node is kept from it",
-			"age", n.ledgerAge(now).Round(time.Second), "bound", n.config.MaxLedgerAge)
+			"age", n.ledger.Age(now).Round(time.Second), "bound", n.config.MaxLedgerAge)
 		return
 	}
-	n.log.Info("the ledger is fresh again", "age", n.ledgerAge(now).Round(time.Second))
+	n.log.Info("the ledger is fresh again", "age", n.ledger.Age(now).Round(time.Second))
+}
+
+// refuseStale is why no tag is resolved now, if that is wanted while the ledger is
+// stale: nil on a good day.
+func (n *Node) refuseStale(now time.Time) error {
+	if !n.stale(now) {
+		return nil
+	}
+	return fmt.Errorf("the publisher has not signed the ledger for %s, and this mirror resolves no tag by a ledger older than %s: see whether the publisher runs and can be reached, or pull by digest",
+		n.ledger.Age(now).Round(time.Minute), n.config.MaxLedgerAge)
 }
 
 // alarms are what somebody must look at.
@@ -45,20 +46,7 @@ func (n *Node) alarms(now time.Time) ([]control.Alarm, error) {
 	if err != nil {
 		return nil, err
 	}
-	first := map[ledger.EvidenceKind]ledger.Evidence{}
-	for _, e := range evidence {
-		if _, ok := first[e.Kind]; !ok {
-			first[e.Kind] = e
-		}
-	}
-	var out []control.Alarm
-	// What the others show is a peer's doing, who was refused: no more than a metric.
-	if e, ok := first[ledger.EvidenceFork]; ok {
-		out = append(out, control.Alarm{Kind: control.AlarmLedgerForked, Message: e.Message})
-	}
-	if e, ok := first[ledger.EvidenceRollback]; ok {
-		out = append(out, control.Alarm{Kind: control.AlarmLedgerRolledBack, Message: e.Message})
-	}
+	out := n.evidenceAlarms(evidence)
 	if n.stale(now) {
 		out = append(out, control.Alarm{Kind: control.AlarmLedgerStale,
 			Message: fmt.Sprintf("the publisher has not signed the ledger for more than %s: it is down, or this node is kept from it", n.config.MaxLedgerAge)})
@@ -66,10 +54,62 @@ func (n *Node) alarms(now time.Time) ([]control.Alarm, error) {
 	return append(out, n.diskAlarms(now)...), nil
 }
 
+// alarmOf is the alarm that a kind of evidence is until somebody acknowledges it.
+// What the others show is a peer's doing, who was refused: no more than a metric.
+var alarmOf = map[ledger.EvidenceKind]control.AlarmKind{
+	ledger.EvidenceFork:          control.AlarmLedgerForked,
+	ledger.EvidenceRollback:      control.AlarmLedgerRolledBack,
+	ledger.EvidenceRetiredKey:    control.AlarmLedgerKeyMisused,
+	ledger.EvidenceTwoSuccessors: control.AlarmLedgerKeyMisused,
+	ledger.EvidenceNewKey:        control.AlarmLedgerKeyChanged,
+}
+
+// evidenceAlarms are the alarms of evidence that nobody has acknowledged, each with
+// the words of the oldest piece. A key that somebody has pinned is no news, and a
+// publisher's keys are its own.
+func (n *Node) evidenceAlarms(evidence []ledger.Evidence) (out []control.Alarm) {
+	for _, e := range evidence {
+		kind, ok := alarmOf[e.Kind]
+		if !ok || e.Acknowledged || e.Kind == ledger.EvidenceNewKey && (e.Key == n.ledger.Key() || n.config.Role == control.Publisher) {
+			continue
+		}
+		i := slices.IndexFunc(out, func(a control.Alarm) bool { return a.Kind == kind })
+		if i < 0 {
+			i, out = len(out), append(out, control.Alarm{Kind: kind, Message: e.Message})
+		}
+		out[i].Since = e.Time
+		if e.Key != "" {
+			out[i].Keys = append(out[i].Keys, e.Key)
+		}
+	}
+	return out
+}
+
+// unacknowledged counts the evidence of a kind of alarm.
+func (n *Node) unacknowledged(kind control.AlarmKind) (count float64) {
+	evidence, err := n.ledger.Evidence()
+	if err != nil {
+		return -1
+	}
+	for _, e := range evidence {
+		if alarmOf[e.Kind] == kind && len(n.evidenceAlarms([]ledger.Evidence{e})) > 0 {
+			count++
+		}
+	}
+	return count
+}
+
 func (n *Node) registerAlarmMetrics() {
+	for _, kind := range []control.AlarmKind{control.AlarmLedgerForked, control.AlarmLedgerRolledBack, control.AlarmLedgerKeyMisused, control.AlarmLedgerKeyChanged} {
+		n.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name:        "pyrsia_ledger_alarms",
+			Help:        "Pieces of evidence that nobody has acknowledged, by kind of alarm; -1 if they cannot be read.",
+			ConstLabels: prometheus.Labels{"kind": string(kind)},
+		}, func() float64 { return n.unacknowledged(kind) }))
+	}
 	n.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "pyrsia_ledger_age_seconds", Help: "How long ago the publisher signed the newest checkpoint that was verified.",
-	}, func() float64 { return n.ledgerAge(time.Now()).Seconds() }))
+	}, func() float64 { return n.ledger.Age(time.Now()).Seconds() }))
 	for _, kind := range ledger.EvidenceKinds {
 		n.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
 			Name:        "pyrsia_ledger_refused_total",

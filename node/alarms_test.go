@@ -46,7 +46,7 @@ func TestMirrorOverPlainHTTPRaisesAlarms(t *testing.T) {
 	}
 	honest := publisher("one", "two")
 	n, err := Start(t.Context(), Config{
-		Role: control.Mirror, LedgerKey: vkey, LedgerURLs: []string{honest + "/"}, MaxLedgerAge: 10 * time.Minute,
+		Role: control.Mirror, LedgerKey: vkey, LedgerURLs: []string{honest + "/"}, MaxLedgerAge: 10 * time.Minute, RefuseStaleTags: true,
 		DataDir: filepath.Join(t.TempDir(), "data"), P2PListen: []string{"/ip4/127.0.0.1/tcp/0"}, Logger: quiet,
 	})
 	if err != nil {
@@ -77,6 +77,20 @@ func TestMirrorOverPlainHTTPRaisesAlarms(t *testing.T) {
 	if got := kinds(now.Add(11 * time.Minute)); len(got) != 1 || got[0] != control.AlarmLedgerStale {
 		t.Errorf("alarms %v of a ledger that was signed 11 minutes ago, want it stale", got)
 	}
+	// Its tags are resolved, until it is stale; digests are served on.
+	for at, want := range map[time.Time]bool{now: false, now.Add(11 * time.Minute): true} {
+		n.mirror.Stale = func() error { return n.refuseStale(at) }
+		rec := httptest.NewRecorder()
+		n.mirror.ServeHTTP(rec, httptest.NewRequest(http.MethodGet, "/v2/library/alpine/manifests/3.20", nil))
+		if refused := rec.Code == http.StatusForbidden && strings.Contains(rec.Body.String(), "pull by digest"); refused != want {
+			t.Errorf("a tag %s from now: %d %s, want a refusal: %v", at.Sub(now), rec.Code, rec.Body, want)
+		}
+		rec = httptest.NewRecorder()
+		n.mirror.ServeHTTP(rec, httptest.NewRequest(http.MethodGet, "/v2/library/alpine/manifests/"+digest.FromString("two").String(), nil))
+		if rec.Code == http.StatusForbidden {
+			t.Errorf("a digest %s from now: %d %s", at.Sub(now), rec.Code, rec.Body)
+		}
+	}
 	// The same key with another history.
 	if _, err := n.follower.Sync(t.Context(), ledger.NewSource(publisher("x", "y", "z"), http.DefaultClient)); err == nil {
 		t.Error("a second history was followed")
@@ -92,5 +106,68 @@ func TestMirrorOverPlainHTTPRaisesAlarms(t *testing.T) {
 	n.peerHandler().ServeHTTP(rec, httptest.NewRequest(http.MethodGet, "/api/v1/evidence", nil))
 	if !strings.Contains(rec.Body.String(), `"kind":"Fork"`) {
 		t.Errorf("the evidence at the open port: %s", rec.Body)
+	}
+	// Somebody has looked at it: the evidence stays, and the alarm ends.
+	if n.unacknowledged(control.AlarmLedgerForked) != 1 {
+		t.Error("the metric does not show the alarm")
+	}
+	if err := ledger.Acknowledge(filepath.Join(n.config.DataDir, "ledger"), time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	if got := kinds(time.Now()); len(got) != 0 || n.unacknowledged(control.AlarmLedgerForked) != 0 {
+		t.Errorf("alarms %v after they were acknowledged", got)
+	}
+}
+
+// A mirror raises an alarm for each key to which the ledger is handed over, serves
+// on, and is content once the key is pinned, or the alarm acknowledged.
+func TestNewKeyIsAnAlarm(t *testing.T) {
+	skey, vkey, err := ledger.GenerateKey("ledger.example/keys")
+	if err != nil {
+		t.Fatal(err)
+	}
+	next, nextKey, err := ledger.GenerateKey("ledger.example/keys")
+	if err != nil {
+		t.Fatal(err)
+	}
+	quiet := slog.New(slog.DiscardHandler)
+	w, err := ledger.OpenWriter(t.Context(), t.TempDir(), skey+"\n"+next, quiet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	s := httptest.NewServer(w.Handler())
+	defer s.Close()
+	data := filepath.Join(t.TempDir(), "data")
+	start := func(key string) *Node {
+		n, err := Start(t.Context(), Config{
+			Role: control.Mirror, LedgerKey: key, LedgerURLs: []string{s.URL}, DataDir: data,
+			P2PListen: []string{"/ip4/127.0.0.1/tcp/0"}, Logger: quiet,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = n.Close() })
+		for deadline := time.Now().Add(20 * time.Second); n.ledger.Size() < 1; <-time.After(10 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatal("the ledger was not followed")
+			}
+		}
+		return n
+	}
+	n := start(vkey)
+	status, err := n.Status(t.Context(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(status.Alarms) != 1 || status.Alarms[0].Kind != control.AlarmLedgerKeyChanged || status.Alarms[0].Since.IsZero() || status.Alarms[0].Keys[0] != nextKey {
+		t.Errorf("the operator is told %+v, want the new key", status.Alarms)
+	}
+	if err := n.Close(); err != nil {
+		t.Fatal(err)
+	}
+	n = start(nextKey) // which somebody has pinned
+	if alarms, err := n.alarms(time.Now()); err != nil || len(alarms) != 0 {
+		t.Errorf("alarms %+v, %v of a key that is pinned", alarms, err)
 	}
 }

@@ -38,6 +38,9 @@ type Config struct {
 	// MaxLedgerAge is from which age on the newest checkpoint is called stale;
 	// 0 is never. Mirrors only.
 	MaxLedgerAge time.Duration
+	// RefuseStaleTags has a mirror resolve no tag while the ledger is older than
+	// that; what is pulled by digest is served.
+	RefuseStaleTags bool
 	// Upstreams maps a registry's name ("docker.io") to the URL that its
 	// images are copied from. Publishers only.
 	Upstreams map[string]string
@@ -118,7 +121,7 @@ func (c *Config) validate() error {
 		if c.SigningKeyFile == "" {
 			errs = append(errs, errors.New("a publisher needs the ledger's signing key: 'pyrsia keygen' makes one"))
 		}
-		if c.LedgerKey != "" || len(c.LedgerURLs) > 0 || c.MaxLedgerAge != 0 {
+		if c.LedgerKey != "" || len(c.LedgerURLs) > 0 || c.MaxLedgerAge != 0 || c.RefuseStaleTags {
 			errs = append(errs, errors.New("a publisher has its own ledger, and follows none"))
 		}
 		if len(c.Prefetch) > 0 {
@@ -136,6 +139,9 @@ func (c *Config) validate() error {
 		}
 		for _, pattern := range c.Prefetch {
 			errs = append(errs, ledger.CheckPattern(pattern))
+		}
+		if c.RefuseStaleTags && c.MaxLedgerAge == 0 {
+			errs = append(errs, errors.New("to refuse tags of a stale ledger takes its greatest age"))
 		}
 		if c.MaxLedgerAge != 0 && c.MaxLedgerAge < 2*ledger.RefreshInterval {
 			errs = append(errs, fmt.Errorf("the ledger's greatest age of %s: at least %s, for a publisher signs every %s", c.MaxLedgerAge, 2*ledger.RefreshInterval, ledger.RefreshInterval))

@@ -137,6 +137,7 @@ func (n *Node) openLedger(ctx context.Context) error {
 			return err
 		}
 		n.follower, n.ledger = f, f.Ledger
+		f.Others = n.witnesses
 		n.closers = append(n.closers, f.Close)
 		return nil
 	}
@@ -208,6 +209,9 @@ func (n *Node) openRole() (err error) {
 	c := mirror.Config{Ledger: n.ledger, Fetcher: n.fetcher, Receipts: n.receipts, Metrics: n.registry, Log: n.log}
 	if n.config.AccessLog {
 		c.AccessLog = n.log
+	}
+	if n.config.RefuseStaleTags {
+		c.Stale = func() error { return n.refuseStale(time.Now()) }
 	}
 	if len(n.config.OnPullAllow) > 0 {
 		c.OnMiss = n.publishOnPull

@@ -72,6 +72,9 @@ type StatusJSON struct {
 	// Ledger is the ledger's name, and Blocks how many blocks of it are verified.
 	Ledger string `json:"ledger"`
 	Blocks int64  `json:"blocks"`
+	// LedgerKey is the verifier key that signs the ledger now: the newest that this
+	// node has seen.
+	LedgerKey string `json:"ledgerKey"`
 	// Blobs and Bytes are in the store.
 	Blobs int   `json:"blobs"`
 	Bytes int64 `json:"bytes"`
@@ -107,7 +110,7 @@ func (n *Node) serveStatus(w http.ResponseWriter, _ *http.Request) {
 	s := StatusJSON{
 		Role: string(n.config.Role), Version: Version, PeerID: n.host.ID().String(), Ready: n.ready.Load(),
 		Uptime: time.Since(n.started).Seconds(), Peers: len(n.host.Peers()),
-		Ledger: n.ledger.Origin(), Blocks: n.ledger.Size(),
+		Ledger: n.ledger.Origin(), Blocks: n.ledger.Size(), LedgerKey: n.ledger.NewestKey(),
 	}
 	for _, a := range n.host.Addrs() {
 		s.Addrs = append(s.Addrs, a.String())

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"filippo.io/torchwood"
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
@@ -23,6 +24,7 @@ const (
 	// syncPatience is after how long the next source is asked too.
 	syncPatience = time.Second
 	maxSyncs     = 8                // at once
+	maxWitnesses = 16               // that are asked about a new key
 	slowFor      = 10 * time.Minute // how long a slow source is asked after the others
 )
 
@@ -35,10 +37,8 @@ type source struct {
 // String names the source in evidence.
 func (s source) String() string { return s.name }
 
-// sources are all that can be asked now, in random order: those first that
-// have just announced something, those last that were slow.
-func (n *Node) sources(slow map[string]time.Time) []source {
-	var out []source
+// reachable are all that can be asked now.
+func (n *Node) reachable() (out []source) {
 	for _, p := range n.host.Peers() {
 		client, base := p.StreamClient()
 		out = append(out, source{p.ID.String(), ledger.NewSource(base, client)})
@@ -46,6 +46,13 @@ func (n *Node) sources(slow map[string]time.Time) []source {
 	for _, url := range n.config.LedgerURLs {
 		out = append(out, source{url, ledger.NewSource(strings.TrimSuffix(url, "/"), n.plain)})
 	}
+	return out
+}
+
+// sources are all that can be asked now, in random order: those first that
+// have just announced something, those last that were slow.
+func (n *Node) sources(slow map[string]time.Time) []source {
+	out := n.reachable()
 	rand.Shuffle(len(out), func(i, j int) { out[i], out[j] = out[j], out[i] })
 	first := n.announcer.Swap(nil)
 	rank := func(s source) int {
@@ -60,6 +67,16 @@ func (n *Node) sources(slow map[string]time.Time) []source {
 	}
 	slices.SortStableFunc(out, func(a, b source) int { return rank(a) - rank(b) })
 	return out
+}
+
+// witnesses are asked what they know of a key to which the ledger is handed over:
+// a few in random order.
+func (n *Node) witnesses() (out []torchwood.TileReader) {
+	for _, s := range n.reachable() {
+		out = append(out, s)
+	}
+	rand.Shuffle(len(out), func(i, j int) { out[i], out[j] = out[j], out[i] })
+	return out[:min(len(out), maxWitnesses)]
 }
 
 // announced is called when a peer gossips a new checkpoint.
@@ -140,6 +157,8 @@ func (n *Node) syncFrom(ctx context.Context, s source) {
 	switch {
 	case errors.Is(err, ledger.ErrForked), errors.Is(err, ledger.ErrRolledBack):
 		n.log.Error("ALARM: the publisher has signed what contradicts the verified ledger: see 'pyrsia evidence'", "peer", s.name, "error", err)
+	case errors.Is(err, ledger.ErrRetiredKey), errors.Is(err, ledger.ErrTwoSuccessors):
+		n.log.Error("ALARM: a key of the ledger is in the wrong hands: see 'pyrsia evidence'", "peer", s.name, "error", err)
 	case err != nil && ctx.Err() == nil:
 		n.log.Debug("asking a peer for the ledger", "peer", s.name, "error", err)
 	case grown:

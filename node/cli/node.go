@@ -61,6 +61,7 @@ upstream registry.`,
 	f.StringVar(&c.LedgerKey, "ledger-key", "", "mirror: verifier key of the ledger to trust")
 	f.StringArrayVar(&c.LedgerURLs, "ledger-url", nil, "mirror: URL of a further copy of the ledger to follow (c2sp.org/tlog-tiles); may be repeated")
 	f.DurationVar(&c.MaxLedgerAge, "max-ledger-age", time.Hour, "mirror: alarm when the publisher has not signed the ledger for so long, such as 1h (0: never)")
+	f.BoolVar(&c.RefuseStaleTags, "refuse-stale-tags", false, "mirror: resolve no tag while the ledger is older than --max-ledger-age; what is pulled by digest is served")
 	f.Var((*byteSize)(&c.CacheSize), "cache-size", "bound on the content on disk in bytes, or with Ki, Mi, Gi, Ti (0: no bound): of a mirror, or of a publisher with a bucket")
 	f.StringVar(&c.Bucket, "bucket", "", "publisher: keep the content in an S3-compatible bucket, s3://BUCKET/PREFIX?endpoint=https://HOST:PORT&region=REGION; the disk is a cache then")
 	f.StringVar(&c.BucketSecrets, "bucket-secrets", "", "publisher: folder with the bucket's access-key-id, secret-access-key and ca.crt (default: the keys that AWS's tools find, and the system's CAs)")

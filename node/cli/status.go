@@ -50,6 +50,7 @@ func statusTable(w io.Writer, s node.StatusJSON) error {
 		fmt.Fprintf(tw, "%s\t%s\n", label, a)
 	}
 	fmt.Fprintf(tw, "Ledger:\t%s, %d blocks verified\n", s.Ledger, s.Blocks)
+	fmt.Fprintf(tw, "Ledger key:\t%s\n", s.LedgerKey)
 	fmt.Fprintf(tw, "Peers:\t%d connected\n", s.Peers)
 	fmt.Fprintf(tw, "Content:\t%d blobs, %s, of %d artifacts\n", s.Blobs, bytesText(s.Bytes), s.Artifacts)
 	fmt.Fprintf(tw, "Announced:\t%d keys\n", s.Announced)

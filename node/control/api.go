@@ -4,7 +4,10 @@
 // their proofs, and checkpoints with the publisher's signature.
 package control
 
-import "fmt"
+import (
+	"fmt"
+	"time"
+)
 
 // Port is the TCP port on which nodes serve the control API.
 const Port = 9443
@@ -45,6 +48,12 @@ const (
 	AlarmLedgerForked AlarmKind = "LedgerForked"
 	// AlarmLedgerRolledBack: the publisher signed a smaller ledger than before.
 	AlarmLedgerRolledBack AlarmKind = "LedgerRolledBack"
+	// AlarmLedgerKeyMisused: a key that has handed the ledger over signs on, or a
+	// key has handed it over to two keys: it is in the wrong hands.
+	AlarmLedgerKeyMisused AlarmKind = "LedgerKeyMisused"
+	// AlarmLedgerKeyChanged: the ledger was handed over to a key that nobody has
+	// acknowledged.
+	AlarmLedgerKeyChanged AlarmKind = "LedgerKeyChanged"
 	// AlarmLedgerStale: the publisher has not signed the ledger for too long.
 	AlarmLedgerStale AlarmKind = "LedgerStale"
 	// AlarmDiskFull: the disk of the node's data has hardly any room left.
@@ -59,6 +68,11 @@ type Alarm struct {
 	Kind AlarmKind `json:"kind"`
 	// Message says what is wrong. It does not change while the cause stays.
 	Message string `json:"message"`
+	// Since is when the node saw the newest evidence of it; zero if the alarm is
+	// not about evidence, and ends by itself.
+	Since time.Time `json:"since,omitzero"`
+	// Keys are those to which the ledger was handed over, for LedgerKeyChanged.
+	Keys []string `json:"keys,omitempty"`
 }
 
 // Rotation proves to whoever trusts the ledger's key before it that the ledger

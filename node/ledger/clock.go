@@ -17,6 +17,20 @@ func (c Checkpoint) Said(now time.Time) time.Time {
 	return c.Time
 }
 
+// Age is how long ago the publisher signed the head, by its clock; or since when it
+// is the head, if that clock is ahead. It is 0 if the publisher does not say.
+func (l *Ledger) Age(now time.Time) time.Duration {
+	at := l.now()
+	if at.head == nil || at.head.Time.IsZero() {
+		return 0
+	}
+	signed := at.head.Said(now)
+	if signed.IsZero() {
+		signed = at.since
+	}
+	return max(0, now.Sub(signed))
+}
+
 // follows tells whether a checkpoint is to replace the head: it has more blocks,
 // or as many and was signed later. A time that has not come yet is the least that
 // a checkpoint can say.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"filippo.io/torchwood"
 	"golang.org/x/mod/sumdb/tlog"
@@ -66,6 +67,7 @@ func (t *trust) retired() *Verifier {
 type position struct {
 	head  *Checkpoint // nil until a checkpoint is verified and indexed
 	trust *trust
+	since time.Time // when the head became it, or was stored by an earlier process
 }
 
 func (p *position) at() (c Checkpoint, ok bool) {

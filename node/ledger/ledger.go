@@ -236,7 +236,14 @@ func (l *Ledger) advance(ctx context.Context, tr torchwood.TileReader, c Checkpo
 
 // moveHead makes c the head; the caller holds mu.
 func (l *Ledger) moveHead(c Checkpoint, next *trust) {
-	l.position.Store(&position{head: &c, trust: next})
+	since := time.Now()
+	if l.now().head == nil {
+		// What is on the disk is as old as its file.
+		if info, err := os.Stat(filepath.Join(l.dir.path, checkpointFile)); err == nil {
+			since = info.ModTime()
+		}
+	}
+	l.position.Store(&position{head: &c, trust: next, since: since})
 	close(l.changed)
 	l.changed = make(chan struct{})
 }

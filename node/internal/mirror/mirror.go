@@ -44,6 +44,9 @@ type Config struct {
 	Log      *slog.Logger
 	// AccessLog, if there is one, has a line for each request.
 	AccessLog *slog.Logger
+	// Stale, if there is one, says why no tag is to be resolved now: the ledger may
+	// have moved it, or withdrawn what it leads to. It is nil on a good day.
+	Stale func() error
 	// OnMiss, if there is one, is asked before a miss is refused.
 	OnMiss OnMiss
 }
@@ -155,6 +158,11 @@ func (m *Mirror) resolve(ctx context.Context, req request) (v vouched, byTag boo
 	image, err := ledger.ParseImage(req.repository + ":" + req.reference)
 	if err != nil {
 		return vouched{}, true, &refusal{http.StatusBadRequest, "NAME_INVALID", err.Error()}
+	}
+	if m.Stale != nil {
+		if err := m.Stale(); err != nil {
+			return vouched{}, true, &staleError{err}
+		}
 	}
 	v, err = m.tag(ctx, image)
 	return v, true, err

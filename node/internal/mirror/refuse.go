@@ -47,6 +47,9 @@ func (m *Mirror) refuse(w http.ResponseWriter, r *http.Request, req request, err
 	return out.message
 }
 
+// staleError refuses a tag while the ledger is too old.
+type staleError struct{ error }
+
 // The causes of refusals, as the metric has them.
 const (
 	causeRequest     = "bad-request"
@@ -54,6 +57,7 @@ const (
 	causeRevoked     = "revoked"
 	causeUnavailable = "unavailable"
 	causeLater       = "later"
+	causeStale       = "stale"
 )
 
 func (m *Mirror) refusal(ctx context.Context, req request, err error) (*refusal, string) {
@@ -62,6 +66,9 @@ func (m *Mirror) refusal(ctx context.Context, req request, err error) (*refusal,
 	}
 	if withdrawn, ok := errors.AsType[*ledger.WithdrawnError](err); ok {
 		return &refusal{http.StatusForbidden, "DENIED", withdrawn.Error()}, causeRevoked
+	}
+	if stale, ok := errors.AsType[*staleError](err); ok {
+		return &refusal{http.StatusForbidden, "DENIED", stale.Error()}, causeStale
 	}
 	if later, ok := errors.AsType[*LaterError](err); ok {
 		return &refusal{http.StatusServiceUnavailable, "UNAVAILABLE", later.Error()}, causeLater
