@@ -23,6 +23,8 @@ type trust struct {
 	newest publicKey
 	// given are the keys that have handed the ledger over, trusted once or not.
 	given []string
+	// entries are the RotateKey entries in the tree.
+	entries []string
 	// rotations are the proofs of blocks in the tree, the oldest first.
 	rotations []Rotation
 	// handedOver are the blocks by which follow came from one newest key to the next.
@@ -120,6 +122,7 @@ func (l *Ledger) follow(ctx context.Context, tr torchwood.TileReader, c Checkpoi
 			next.handedOver = append(next.handedOver, b)
 		}
 		next.given = append(slices.Clip(next.given), b.Previous)
+		next.entries = append(slices.Clip(next.entries), string(b.data))
 	}
 	signed, err := VerifyCheckpoint(next.verifier(), c.Signed)
 	if err != nil {
@@ -273,6 +276,7 @@ func (l *Ledger) advanceAsBefore(ctx context.Context, c Checkpoint) error {
 	named := []string{was.newest.vkey}
 	for _, b := range blocks {
 		next.given = append(next.given, b.Previous)
+		next.entries = append(next.entries, string(b.data))
 		named = append(named, b.Key)
 	}
 	for _, vkey := range slices.Backward(named) {

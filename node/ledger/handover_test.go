@@ -127,6 +127,15 @@ func TestRetiredKeyNamesNobody(t *testing.T) {
 			}
 			mustNewestKey(t, f, r.newVkey)
 		}
+		evidence, err := f.Evidence()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range evidence {
+			if e.Kind == EvidenceRetiredKey && strings.Contains(e.Message, r.newVkey) {
+				t.Errorf("who pinned %s takes the publisher's own rotation for a thief's: %s", name, e.Message)
+			}
+		}
 		for _, rotation := range f.Rotations() {
 			if strings.Contains(rotation.Entry, stolenV) {
 				t.Errorf("who pinned %s hands the thief's rotation on", name)

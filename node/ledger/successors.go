@@ -214,7 +214,7 @@ func (f *Follower) byRetired(ctx context.Context, was *position, offer *offered,
 		return Checkpoint{}, f.refuse(e, fmt.Errorf("%w: %s, which has handed the ledger over: fetch it from another peer", ErrRetiredKey, c.signers[0]))
 	}
 	for _, r := range offer.told {
-		known := slices.ContainsFunc(was.trust.rotations, func(k Rotation) bool { return k.Entry == r.Entry })
+		known := slices.Contains(was.trust.entries, r.Entry)
 		if _, err := proveBlock(retired, []byte(r.Entry), []byte(r.Proof)); err == nil && !known {
 			e.Kind, e.Rotations = EvidenceRetiredKey, []Rotation{r}
 			return Checkpoint{}, f.refuse(e, fmt.Errorf("%w: it names the key %s as the next one, after it has handed the ledger over", ErrRetiredKey, successorOf(r)))

@@ -97,6 +97,11 @@ func (r *Rig) StartMirror(ctx context.Context, name string, args ...string) (*No
 	return n, n.AwaitReady(ctx)
 }
 
+// StartNode starts a node of somebody else, who trusts what the arguments say.
+func (r *Rig) StartNode(ctx context.Context, name string, args ...string) (*Node, error) {
+	return r.start(ctx, name, args...)
+}
+
 func (r *Rig) start(ctx context.Context, name string, args ...string) (*Node, error) {
 	n, err := newNode(r, name, args)
 	if err != nil {
