@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	appsv1 "k8s.io/api/apps/v1"
@@ -156,8 +157,8 @@ func desiredObjects() map[string]runtime.ApplyConfiguration {
 	}
 	unmanaged := node(v1alpha1.RoleMirror, "mirror")
 	unmanaged.Spec.Mirror = &v1alpha1.Mirror{Containerd: v1alpha1.ContainerdUnmanaged}
-	released := unmanaged.DeepCopy()
-	released.Finalizers = []string{containerdFinalizer}
+	deleted := fallback.DeepCopy()
+	deleted.DeletionTimestamp = &metav1.Time{Time: time.Unix(1, 0)}
 
 	return map[string]runtime.ApplyConfiguration{
 		"publisher":          statefulSet(publisher, in),
@@ -171,8 +172,9 @@ func desiredObjects() map[string]runtime.ApplyConfiguration {
 		"mirror":             daemonSet(mirror, in),
 		"mirror-fallback":    daemonSet(fallback, in),
 		"mirror-unmanaged":   daemonSet(unmanaged, in),
-		"mirror-released":    daemonSet(released, in),
-		"mirror-cleanup":     cleanupDaemonSet(fallback, in),
+		"mirror-cleanup":     cleanupDaemonSet(deleted, in, place{path: "/etc/rancher/certs.d"}),
+		"mirror-abandoned":   cleanupDaemonSet(mirror, in, place{path: "/etc/containerd/certs.d", nodes: []string{"a", "b"}, abandoned: true}),
+		"mirror-other-path":  cleanupDaemonSet(mirror, in, place{path: "/etc/old", nodes: []string{"a"}}),
 		"mirror-service":     service(mirror),
 		"frontend":           frontendDaemonSet(mirror, in),
 		"frontend-fallback":  frontendDaemonSet(fallback, in),

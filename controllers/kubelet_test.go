@@ -368,6 +368,7 @@ func (c *cluster) setDaemonSetStatus(t *testing.T, namespace, name string, desir
 			return err
 		}
 		set.Status.ObservedGeneration, set.Status.DesiredNumberScheduled, set.Status.NumberReady = set.Generation, desired, ready
+		set.Status.UpdatedNumberScheduled = desired
 		return c.Status().Update(t.Context(), set)
 	})
 }

@@ -134,10 +134,14 @@ func (n *Nodes) pods(ctx context.Context, node *v1alpha1.PyrsiaNode) ([]corev1.P
 func (n *Nodes) readyPods(ctx context.Context, node *v1alpha1.PyrsiaNode) ([]corev1.Pod, error) {
 	pods, err := n.pods(ctx, node)
 	return slices.DeleteFunc(pods, func(p corev1.Pod) bool {
-		return p.Status.PodIP == "" || p.DeletionTimestamp != nil || !slices.ContainsFunc(p.Status.Conditions, func(c corev1.PodCondition) bool {
-			return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
-		})
+		return p.Status.PodIP == "" || p.DeletionTimestamp != nil || !isReady(p)
 	}), err
+}
+
+func isReady(p corev1.Pod) bool {
+	return slices.ContainsFunc(p.Status.Conditions, func(c corev1.PodCondition) bool {
+		return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
+	})
 }
 
 // unusableError tells why a publisher cannot be asked.

@@ -8,6 +8,7 @@ import (
 	"path"
 	"slices"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/util/intstr"
@@ -44,6 +45,10 @@ type podInputs struct {
 	ledgerKey string // mirrors: the key to trust
 	bootstrap []string
 	outside   outside
+
+	// mirrors is the DaemonSet as it was read last; nil while the cluster has not
+	// seen the newest one. It is what a later step has from the workload.
+	mirrors *appsv1.DaemonSet
 }
 
 func labels(n *v1alpha1.PyrsiaNode, component string) map[string]string {

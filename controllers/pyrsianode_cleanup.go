@@ -2,12 +2,19 @@ package controllers
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"slices"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	appsac "k8s.io/client-go/applyconfigurations/apps/v1"
+	coreac "k8s.io/client-go/applyconfigurations/core/v1"
+	metaac "k8s.io/client-go/applyconfigurations/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
@@ -24,12 +31,14 @@ const (
 	cleanupLimit = 2 * time.Minute
 	podLimit     = 30 * time.Second
 	cleanupPoll  = 2 * time.Second
+	// refusedLimit is how long a policy or quota that refuses the clean-up may be
+	// mended: until then the condition says what to do, and then an event what is left.
+	refusedLimit = 10 * time.Minute
 )
 
 // hold adds the finalizer before anything is written to a Kubernetes node.
 func (r *PyrsiaNodeReconciler) hold(ctx context.Context, n *v1alpha1.PyrsiaNode) error {
-	if n.Spec.Role != v1alpha1.RoleMirror || mirrorSpec(n).Containerd == v1alpha1.ContainerdUnmanaged ||
-		controllerutil.ContainsFinalizer(n, containerdFinalizer) {
+	if !managesContainerd(n) || controllerutil.ContainsFinalizer(n, containerdFinalizer) {
 		return nil
 	}
 	before := n.DeepCopy()
@@ -48,48 +57,104 @@ func (r *PyrsiaNodeReconciler) cleanup(ctx context.Context, n *v1alpha1.PyrsiaNo
 	if err := r.applier.live.Get(ctx, client.ObjectKeyFromObject(n), n); err != nil || !controllerutil.ContainsFinalizer(n, containerdFinalizer) || n.DeletionTimestamp.IsZero() {
 		return 0, wrap(client.IgnoreNotFound(err), "reading the PyrsiaNode again")
 	}
+	before := n.DeepCopy()
+	done, err := r.restoreAll(ctx, n)
+	if err == nil && done {
+		return 0, r.release(ctx, n)
+	}
+	if !equality.Semantic.DeepEqual(before.Status, n.Status) {
+		conditions := slices.Clone(*n.Conditions()) // the answer to the patch overwrites n
+		if patchErr := r.Client.Status().Patch(ctx, n, client.MergeFrom(before)); patchErr != nil {
+			return 0, errors.Join(err, client.IgnoreNotFound(wrap(patchErr, "writing the status")))
+		}
+		r.status.tellAlarms(before, n, conditions)
+	}
+	return cleanupPoll, err
+}
+
+// restoreAll tells when all that the mirror has set up is put back, or nothing
+// more can be done for it.
+func (r *PyrsiaNodeReconciler) restoreAll(ctx context.Context, n *v1alpha1.PyrsiaNode) (done bool, err error) {
 	for _, name := range []string{n.Name, frontendName(n)} {
 		if err := deleteOwned(ctx, r.applier, n, new(appsv1.DaemonSet), "DaemonSet", name); err != nil {
-			return 0, err
+			return false, err
 		}
 	}
 	pods, err := r.Nodes.pods(ctx, n)
 	if err != nil {
-		return 0, err
+		return false, err
+	}
+	if len(n.Status.Containerd) > 0 { // and a pod that has come since
+		recordSetup(n, pods)
 	}
 	if slices.ContainsFunc(pods, func(p corev1.Pod) bool { return r.stillThere(n, p) }) {
-		return cleanupPoll, nil
+		return false, nil
 	}
-	live, err := r.applyDaemonSet(ctx, n, cleanupDaemonSet(n, podInputs{image: r.NodeImage}))
+	// Nothing recorded: by v0.1.0, or deleted before anything was.
+	at := place{path: mirrorSpec(n).ContainerdConfigPath}
+	if recorded := n.Status.Containerd; len(recorded) > 0 {
+		at = place{path: recorded[0].Path, nodes: recorded[0].Nodes[:min(len(recorded[0].Nodes), cleanupNodes)]}
+	}
+	return r.restoreAt(ctx, n, at)
+}
+
+// restoreAt brings the clean-up of one place further, and tells when it was the
+// last one.
+func (r *PyrsiaNodeReconciler) restoreAt(ctx context.Context, n *v1alpha1.PyrsiaNode, at place) (done bool, err error) {
+	live, err := r.applyDaemonSet(ctx, n, cleanupDaemonSet(n, podInputs{image: r.NodeImage}, at))
+	left := at.nodes
+	if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) { // nothing can be made there any more
+		r.tellLeft(n, "the namespace goes before the PyrsiaNode")
+		return true, nil
+	}
+	if message := cleanupRefused(n, err); message != "" {
+		if r.Now().Sub(n.DeletionTimestamp.Time) > refusedLimit {
+			r.tellLeft(n, "the clean-up was refused for "+refusedLimit.String())
+			return true, nil
+		}
+		raiseNotRestored(n, "CleanupRefused", fmt.Sprintf(
+			"%s; %s after the deletion the PyrsiaNode goes without", bounded(message, maxMessage*3/4), refusedLimit))
+		return false, nil
+	}
+	if err != nil || live == nil {
+		return false, err
+	}
+	since := live.CreationTimestamp.Time
+	if n.DeletionTimestamp.After(since) { // it was there before, for what had fallen out
+		since = n.DeletionTimestamp.Time
+	}
+	waiting := live.Status.NumberReady < live.Status.DesiredNumberScheduled
+	if len(at.nodes) > 0 {
+		left, err = r.notRestored(ctx, n, live, at)
+		if err != nil {
+			return false, err
+		}
+		waiting = len(left) > 0
+	}
 	switch {
-	case apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause): // nothing can be made there any more
-		r.status.recorder.Eventf(n, nil, corev1.EventTypeWarning, reasonNotRestored, "Delete", "%s", "the namespace goes before the PyrsiaNode: "+restoreByHand)
-	case err != nil:
-		return 0, err
-	case live == nil:
-		return cleanupPoll, nil
-	case live.Status.NumberReady >= live.Status.DesiredNumberScheduled:
-	case r.Now().Sub(live.CreationTimestamp.Time) < cleanupLimit:
-		return cleanupPoll, nil
-	default:
-		r.status.recorder.Eventf(n, nil, corev1.EventTypeWarning, reasonNotRestored, "Delete", "%d of %d Kubernetes nodes did not answer: %s",
-			live.Status.DesiredNumberScheduled-live.Status.NumberReady, live.Status.DesiredNumberScheduled, restoreByHand)
+	case waiting && r.Now().Sub(since) < cleanupLimit:
+		return false, nil
+	case waiting && len(at.nodes) > 0:
+		r.tellLeft(n, some(left)+" did not answer")
+	case waiting:
+		r.tellLeft(n, fmt.Sprintf("%d of %d Kubernetes nodes did not answer", live.Status.DesiredNumberScheduled-live.Status.NumberReady, live.Status.DesiredNumberScheduled))
 	}
 	if err := deleteOwned(ctx, r.applier, n, new(appsv1.DaemonSet), "DaemonSet", cleanupName(n)); err != nil {
-		return 0, err
+		return false, err
 	}
-	before := n.DeepCopy()
-	controllerutil.RemoveFinalizer(n, containerdFinalizer)
-	err = r.Client.Patch(ctx, n, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{}))
-	return 0, wrap(client.IgnoreNotFound(err), "removing the finalizer")
+	forget(n, at.path, at.nodes)
+	return len(n.Status.Containerd) == 0, nil
 }
 
 // reasonNotRestored is of the event that tells which Kubernetes nodes still
 // have the mirror's set-up.
-const (
-	reasonNotRestored = "ContainerdNotRestored"
-	restoreByHand     = "if one comes back, run 'pyrsia containerd uninstall' on it, or make a mirror there again and delete it"
-)
+const reasonNotRestored = v1alpha1.ConditionContainerdNotRestored
+
+// tellLeft tells what a PyrsiaNode that goes leaves behind, and how to mend it.
+func (r *PyrsiaNodeReconciler) tellLeft(n *v1alpha1.PyrsiaNode, why string) {
+	r.status.recorder.Eventf(n, nil, corev1.EventTypeWarning, reasonNotRestored, "Delete",
+		"%s: containerd there may still ask this mirror alone. On each of them run 'pyrsia containerd uninstall --all --owner %s', or make a PyrsiaNode of this name again and delete it", why, setupOwner(n))
+}
 
 // stillThere tells whether a pod of the mirror may still set containerd up: not
 // one that should have ended a while ago, for its machine is gone.
@@ -100,3 +165,63 @@ func (r *PyrsiaNodeReconciler) stillThere(n *v1alpha1.PyrsiaNode, p corev1.Pod) 
 	}
 	return r.Now().Sub(since) < podLimit
 }
+
+// annotationPath on a pod of the clean-up is the path that it restores.
+const annotationPath = "pyrsia.io/containerd-config-path"
+
+// cleanupDaemonSet gives Kubernetes nodes their containerd set-up back, and
+// removes the mirror's data unless a mirror goes on there. Its pods are ready
+// when that is done.
+func cleanupDaemonSet(n *v1alpha1.PyrsiaNode, in podInputs, at place) *appsac.DaemonSetApplyConfiguration {
+	spec := coreac.PodSpec().
+		WithAutomountServiceAccountToken(false).
+		WithEnableServiceLinks(false).
+		WithTerminationGracePeriodSeconds(1).
+		WithSecurityContext(coreac.PodSecurityContext().
+			WithSeccompProfile(coreac.SeccompProfile().WithType(corev1.SeccompProfileTypeRuntimeDefault))).
+		WithContainers(holdContainer(n, in))
+	withPlace(spec, n)
+	if len(at.nodes) > 0 {
+		onNodes(spec, n, at)
+	}
+	withContainerd(spec, n, in, at.path, uninstallArgs(n))
+	if at.abandoned || !n.DeletionTimestamp.IsZero() {
+		spec.WithVolumes(hostVolume("data", hostPath(n))).
+			WithInitContainers(initContainer(n, in, "remove-data", "DAC_OVERRIDE", "FOWNER").
+				WithArgs("remove-data", "/data").
+				WithVolumeMounts(coreac.VolumeMount().WithName("data").WithMountPath("/data")))
+	}
+	return appsac.DaemonSet(cleanupName(n), n.Namespace).
+		WithLabels(labels(n, "cleanup")).
+		WithOwnerReferences(ownerReference(n)).
+		WithSpec(appsac.DaemonSetSpec().
+			WithSelector(metaac.LabelSelector().WithMatchLabels(labels(n, "cleanup"))).
+			// A pod does its work once: none has to wait for another.
+			WithUpdateStrategy(appsac.DaemonSetUpdateStrategy().
+				WithRollingUpdate(appsac.RollingUpdateDaemonSet().WithMaxUnavailable(intstr.FromString("100%")))).
+			WithTemplate(coreac.PodTemplateSpec().WithLabels(labels(n, "cleanup")).
+				WithAnnotations(map[string]string{annotationPath: at.path}).WithSpec(spec)))
+}
+
+// onNodes places pods on certain Kubernetes nodes, whatever taints they have
+// got since, in place of where the spec would.
+func onNodes(spec *coreac.PodSpecApplyConfiguration, n *v1alpha1.PyrsiaNode, at place) {
+	affinity := coreac.Affinity()
+	required := coreac.NodeSelector()
+	for _, node := range at.nodes {
+		required.WithNodeSelectorTerms(coreac.NodeSelectorTerm().WithMatchFields(
+			coreac.NodeSelectorRequirement().WithKey("metadata.name").WithOperator(corev1.NodeSelectorOpIn).WithValues(node)))
+	}
+	affinity.WithNodeAffinity(coreac.NodeAffinity().WithRequiredDuringSchedulingIgnoredDuringExecution(required))
+	if at.abandoned {
+		// Where a mirror has come back meanwhile nothing is taken away, and none
+		// comes while that is done: the scheduler keeps the two apart either way.
+		affinity.WithPodAntiAffinity(coreac.PodAntiAffinity().WithRequiredDuringSchedulingIgnoredDuringExecution(
+			coreac.PodAffinityTerm().WithTopologyKey(corev1.LabelHostname).
+				WithLabelSelector(metaac.LabelSelector().WithMatchLabels(labels(n, component(n))))))
+	}
+	spec.NodeSelector, spec.Tolerations = nil, nil
+	spec.WithAffinity(affinity).WithTolerations(coreac.Toleration().WithOperator(corev1.TolerationOpExists))
+}
+
+func cleanupName(n *v1alpha1.PyrsiaNode) string { return n.Name + "-cleanup" }

@@ -3,14 +3,15 @@ package controllers
 import (
 	"fmt"
 	"slices"
+	"strings"
+	"time"
 
 	"github.com/distribution/reference"
 	corev1 "k8s.io/api/core/v1"
-	appsac "k8s.io/client-go/applyconfigurations/apps/v1"
 	coreac "k8s.io/client-go/applyconfigurations/core/v1"
-	metaac "k8s.io/client-go/applyconfigurations/meta/v1"
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
+	"github.com/pyrsia/pyrsia-operator/node/control"
 )
 
 // containerSetUp is the container that sets containerd up on a Kubernetes node.
@@ -19,50 +20,67 @@ const containerSetUp = "containerd"
 // manageContainerd sets containerd up on the Kubernetes node of a mirror's pod,
 // as soon as the mirror is ready, and not before: the mirror becomes a sidecar
 // (kubernetes.io/docs/concepts/workloads/pods/sidecar-containers), and what
-// comes after it waits until its startup probe succeeds. A mirror that managed
-// containerd before, and shall no more, takes that back before it starts.
+// comes after it waits until its startup probe succeeds. The pods only ever set
+// up: what is wanted no more is put back by pods of its own (restoreContainerd).
 func manageContainerd(spec *coreac.PodSpecApplyConfiguration, n *v1alpha1.PyrsiaNode, in podInputs, m v1alpha1.Mirror) {
-	switch {
-	case m.Containerd != v1alpha1.ContainerdUnmanaged:
-		mirror := spec.Containers[0]
-		mirror.WithRestartPolicy(corev1.ContainerRestartPolicyAlways).
-			WithStartupProbe(probe("/readyz").WithPeriodSeconds(1).WithFailureThreshold(startupFailures))
-		spec.WithInitContainers(&mirror)
-		spec.Containers = nil
-		spec.WithContainers(holdContainer(n, in))
-		withContainerd(spec, n, in, m, installArgs(m))
-	case slices.Contains(n.Finalizers, containerdFinalizer):
-		withContainerd(spec, n, in, m, uninstallArgs(m))
+	if m.Containerd == v1alpha1.ContainerdUnmanaged {
+		return
 	}
+	mirror := spec.Containers[0]
+	mirror.WithRestartPolicy(corev1.ContainerRestartPolicyAlways).
+		WithStartupProbe(probe("/readyz").WithPeriodSeconds(1).WithFailureThreshold(startupFailures))
+	spec.WithInitContainers(&mirror)
+	spec.Containers = nil
+	spec.WithContainers(holdContainer(n, in))
+	withContainerd(spec, n, in, m.ContainerdConfigPath, installArgs(n, m))
+	// In it is the secret by which the port proves that it is this mirror's.
+	spec.InitContainers[len(spec.InitContainers)-1].WithVolumeMounts(coreac.VolumeMount().WithName("data").WithMountPath("/data").WithReadOnly(true))
 }
 
 // startupFailures are the seconds after which a mirror that does not get ready
 // is started again.
 const startupFailures = 3600
 
-func installArgs(m v1alpha1.Mirror) []string {
+// portWait is how long the mirror's frontend, which starts at the same time, may
+// take to hold the port; then the container starts again.
+const portWait = 30 * time.Second
+
+func installArgs(n *v1alpha1.PyrsiaNode, m v1alpha1.Mirror) []string {
 	args := []string{
-		"containerd", "install", "--certs-d", "/certs.d", "--mode", string(m.Containerd),
-		"--mirror", fmt.Sprintf("http://127.0.0.1:%d", m.Port),
+		"containerd", "install", "--certs-d", "/certs.d", "--owner", setupOwner(n), "--mode", string(m.Containerd),
+		"--mirror", mirrorURL(m), "--port-secret", "/data/" + frontendDir + "/" + portSecretFile, "--wait", portWait.String(),
 	}
-	return append(args, registryArgs(m)...)
-}
-
-func uninstallArgs(m v1alpha1.Mirror) []string {
-	return append([]string{"containerd", "uninstall", "--certs-d", "/certs.d"}, registryArgs(m)...)
-}
-
-func registryArgs(m v1alpha1.Mirror) (args []string) {
 	for _, registry := range m.Registries {
 		args = append(args, "--registry", registry)
 	}
 	return args
 }
 
-func withContainerd(spec *coreac.PodSpecApplyConfiguration, n *v1alpha1.PyrsiaNode, in podInputs, m v1alpha1.Mirror, args []string) {
-	spec.WithVolumes(hostVolume("certs-d", m.ContainerdConfigPath)).
-		WithInitContainers(initContainer(n, in, containerSetUp).
+// portSecretFile is made by the frontend in the folder of the mirror's socket.
+const portSecretFile = "port.secret"
+
+// uninstallArgs take back all that this PyrsiaNode has set up in a certs.d, and
+// of what v0.1.0 wrote, which names no owner, that which names its port.
+func uninstallArgs(n *v1alpha1.PyrsiaNode) []string {
+	return []string{"containerd", "uninstall", "--certs-d", "/certs.d", "--owner", setupOwner(n), "--all", "--mirror", mirrorURL(mirrorSpec(n))}
+}
+
+// setupOwner is how a PyrsiaNode's set-up of containerd is told from that of
+// another one, also from one of the same name that was there before.
+func setupOwner(n *v1alpha1.PyrsiaNode) string {
+	return n.Namespace + "/" + n.Name + "/" + string(n.UID)
+}
+
+func mirrorURL(m v1alpha1.Mirror) string { return fmt.Sprintf("http://127.0.0.1:%d", m.Port) }
+
+func withContainerd(spec *coreac.PodSpecApplyConfiguration, n *v1alpha1.PyrsiaNode, in podInputs, configPath string, args []string) {
+	// CHOWN and FOWNER: a hosts.toml keeps its owner. DAC_READ_SEARCH: it may be
+	// for its owner alone, as the mirror's secret is.
+	spec.WithVolumes(hostVolume("certs-d", configPath)).
+		WithInitContainers(initContainer(n, in, containerSetUp, "CHOWN", "DAC_READ_SEARCH", "FOWNER").
 			WithArgs(args...).
+			// What it says when it fails is what the condition says.
+			WithTerminationMessagePolicy(corev1.TerminationMessageFallbackToLogsOnError).
 			WithVolumeMounts(coreac.VolumeMount().WithName("certs-d").WithMountPath("/certs.d")))
 }
 
@@ -87,29 +105,35 @@ func cutsItselfOff(n *v1alpha1.PyrsiaNode, in podInputs) (registry string) {
 	return ""
 }
 
-// cleanupDaemonSet gives each Kubernetes node its containerd set-up back, and
-// removes the mirror's data. Its pods are ready when that is done.
-func cleanupDaemonSet(n *v1alpha1.PyrsiaNode, in podInputs) *appsac.DaemonSetApplyConfiguration {
-	mirror := mirrorSpec(n)
-	spec := coreac.PodSpec().
-		WithAutomountServiceAccountToken(false).
-		WithEnableServiceLinks(false).
-		WithTerminationGracePeriodSeconds(1).
-		WithSecurityContext(coreac.PodSecurityContext().
-			WithSeccompProfile(coreac.SeccompProfile().WithType(corev1.SeccompProfileTypeRuntimeDefault))).
-		WithContainers(holdContainer(n, in))
-	withPlace(spec, n)
-	withContainerd(spec, n, in, mirror, uninstallArgs(mirror))
-	spec.WithVolumes(hostVolume("data", hostPath(n))).
-		WithInitContainers(initContainer(n, in, "remove-data", "DAC_OVERRIDE", "FOWNER").
-			WithArgs("remove-data", "/data").
-			WithVolumeMounts(coreac.VolumeMount().WithName("data").WithMountPath("/data")))
-	return appsac.DaemonSet(cleanupName(n), n.Namespace).
-		WithLabels(labels(n, "cleanup")).
-		WithOwnerReferences(ownerReference(n)).
-		WithSpec(appsac.DaemonSetSpec().
-			WithSelector(metaac.LabelSelector().WithMatchLabels(labels(n, "cleanup"))).
-			WithTemplate(coreac.PodTemplateSpec().WithLabels(labels(n, "cleanup")).WithSpec(spec)))
+// setUpRefusal tells why containerd cannot be set up on the first Kubernetes node
+// where that is refused: another mirror has a registry there, or another process
+// has the mirror's port.
+func setUpRefusal(pods []corev1.Pod) (reason, message string) {
+	count := 0
+	for _, p := range pods {
+		for _, s := range p.Status.InitContainerStatuses {
+			ended := s.State.Terminated
+			if ended == nil {
+				ended = s.LastTerminationState.Terminated // it waits to be started again, or has been
+			}
+			if s.Name != containerSetUp || ended == nil || refusals[ended.ExitCode] == "" {
+				continue
+			}
+			if count++; count == 1 {
+				reason = refusals[ended.ExitCode]
+				said := strings.TrimPrefix(strings.TrimSpace(ended.Message), "pyrsia: ")
+				message = fmt.Sprintf("containerd is not set up on the Kubernetes node %s: %s", p.Spec.NodeName, bounded(said, maxMessage/2))
+			}
+		}
+	}
+	if count > 1 {
+		message = fmt.Sprintf("on %d Kubernetes nodes; %s", count, message)
+	}
+	return reason, message
 }
 
-func cleanupName(n *v1alpha1.PyrsiaNode) string { return n.Name + "-cleanup" }
+// refusals are the reasons by the exit status of 'pyrsia containerd install'.
+var refusals = map[int32]string{
+	control.ExitRegistryTaken: "RegistryTaken",
+	control.ExitPortTaken:     "PortTaken",
+}

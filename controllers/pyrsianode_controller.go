@@ -72,7 +72,7 @@ func (r *PyrsiaNodeReconciler) Reconcile(ctx context.Context, req ctrl.Request) 
 	}
 	before := n.DeepCopy()
 	in := podInputs{image: r.NodeImage}
-	next, err := run(ctx, n, r.keys, r.network(&in), r.workload(&in), r.ledger(&in), r.awaitKeys, r.pace)
+	next, err := run(ctx, n, r.keys, r.network(&in), r.workload(&in), r.restoreContainerd(&in), r.ledger(&in), r.awaitKeys, r.pace)
 	return r.status.finish(ctx, before, n, next, err)
 }
 

@@ -60,7 +60,9 @@ func frontendDaemonSet(n *v1alpha1.PyrsiaNode, in podInputs) *appsac.DaemonSetAp
 			WithResources(little()).
 			WithVolumeMounts(sockets)).
 		WithContainers(coreac.Container().WithName("frontend").
-			WithImage(nodeImage(n, in)).
+			// The operator's own, whatever spec.image is: it must be able to prove to
+			// the operator's set-up of containerd whose port it holds.
+			WithImage(in.image).
 			WithImagePullPolicy(corev1.PullIfNotPresent).
 			WithArgs("frontend", "--listen", fmt.Sprintf("127.0.0.1:%d", mirror.Port), "--dir", "/sockets",
 				"--wait", wait.String(), "--drain", frontendDrain.String()).

@@ -32,7 +32,7 @@ func (r *PyrsiaNodeReconciler) workload(in *podInputs) step[*v1alpha1.PyrsiaNode
 			setFailed(n, v1alpha1.ConditionWorkloadReady, "ImageBehindMirror", message)
 			return 0, reconcile.TerminalError(fmt.Errorf("%s", message))
 		}
-		counts, err := r.applyWorkload(ctx, n, *in)
+		counts, err := r.applyWorkload(ctx, n, in)
 		if foreign, ok := errors.AsType[*foreignObjectError](err); ok {
 			setFailed(n, v1alpha1.ConditionWorkloadReady, "NameConflict", foreign.Error())
 			return time.Minute, nil
@@ -51,15 +51,18 @@ func (r *PyrsiaNodeReconciler) workload(in *podInputs) step[*v1alpha1.PyrsiaNode
 		if n.Status.Nodes = counts; counts != nil {
 			counts.Configured = configured(pods)
 		}
-		judgeWorkload(n, trouble(pods))
+		recordSetup(n, pods)
+		judgeWorkload(n, pods)
 		return 0, nil
 	}
 }
 
 // judgeWorkload sets WorkloadReady from the counts: Unknown until it was ready
-// once, False when it is no longer. trouble is what holds a pod up, if anything.
-func judgeWorkload(n *v1alpha1.PyrsiaNode, trouble string) {
+// once, False when it is no longer, or when containerd cannot be set up.
+func judgeWorkload(n *v1alpha1.PyrsiaNode, pods []corev1.Pod) {
 	const condition = v1alpha1.ConditionWorkloadReady
+	trouble := trouble(pods)
+	refused, message := setUpRefusal(pods)
 	counts := n.Status.Nodes
 	was := meta.FindStatusCondition(n.Status.Conditions, condition)
 	switch {
@@ -67,6 +70,8 @@ func judgeWorkload(n *v1alpha1.PyrsiaNode, trouble string) {
 		setWaiting(n, condition, "Rollout", "waiting for the pods to be started")
 	case counts.Ready >= counts.Desired && counts.Desired > 0:
 		setDone(n, condition, "PodsReady", fmt.Sprintf("%d of %d pods are ready", counts.Ready, counts.Desired))
+	case refused != "":
+		setFailed(n, condition, refused, message)
 	case counts.Desired == 0:
 		setFailed(n, condition, "NoKubernetesNode", "no Kubernetes node matches spec.nodeSelector and spec.tolerations")
 	case was == nil || was.Status == metav1.ConditionUnknown:
@@ -117,18 +122,19 @@ func trouble(pods []corev1.Pod) string {
 
 // applyWorkload returns nil counts while the cluster has not yet seen the
 // newest workload.
-func (r *PyrsiaNodeReconciler) applyWorkload(ctx context.Context, n *v1alpha1.PyrsiaNode, in podInputs) (*v1alpha1.NodeCounts, error) {
+func (r *PyrsiaNodeReconciler) applyWorkload(ctx context.Context, n *v1alpha1.PyrsiaNode, in *podInputs) (*v1alpha1.NodeCounts, error) {
 	if _, _, err := r.applyService(ctx, n, service(n)); err != nil {
 		return nil, err
 	}
 	if n.Spec.Role == v1alpha1.RolePublisher {
-		return r.applyStatefulSet(ctx, n, in)
+		return r.applyStatefulSet(ctx, n, *in)
 	}
-	mirrors, err := r.applyDaemonSet(ctx, n, daemonSet(n, in))
+	mirrors, err := r.applyDaemonSet(ctx, n, daemonSet(n, *in))
 	if err != nil {
 		return nil, err
 	}
-	frontends, err := r.applyDaemonSet(ctx, n, frontendDaemonSet(n, in))
+	in.mirrors = mirrors
+	frontends, err := r.applyDaemonSet(ctx, n, frontendDaemonSet(n, *in))
 	if err != nil || mirrors == nil || frontends == nil {
 		return nil, err
 	}

@@ -85,7 +85,11 @@ func CacheOptions() cache.Options {
 	pods := own
 	pods.Transform = func(obj any) (any, error) {
 		if pod, ok := obj.(*corev1.Pod); ok { // only its status and place are read
-			pod.ManagedFields, pod.Spec = nil, corev1.PodSpec{NodeName: pod.Spec.NodeName}
+			spec := corev1.PodSpec{NodeName: pod.Spec.NodeName}
+			if spec.NodeName == "" {
+				spec.Affinity = pod.Spec.Affinity // where a DaemonSet wants it
+			}
+			pod.ManagedFields, pod.Spec = nil, spec
 		}
 		return obj, nil
 	}

@@ -47,6 +47,11 @@ var NodeAlarms = []string{
 	ConditionLedgerForked, ConditionLedgerRolledBack, ConditionVerificationFailed, ConditionDiskFull, ConditionLedgerStale,
 }
 
+// ConditionContainerdNotRestored is an alarm that the operator raises itself:
+// some Kubernetes nodes still have a mirror's set-up of containerd that should
+// be put back, and it does not get there.
+const ConditionContainerdNotRestored = "ContainerdNotRestored"
+
 // NodeSteps are the conditions that make a PyrsiaNode Ready, in the order in
 // which they are reached.
 var NodeSteps = []string{ConditionKeysReady, ConditionNetworkReady, ConditionWorkloadReady, ConditionLedgerVerified}

@@ -302,6 +302,31 @@ type PyrsiaNodeStatus struct {
 	// nodes counts the pods of the node.
 	// +optional
 	Nodes *NodeCounts `json:"nodes,omitempty"`
+
+	// containerd is where a mirror has set containerd up. What falls out of the
+	// spec, because nodeSelector, a label or containerdConfigPath changed, or the
+	// PyrsiaNode goes, stays here until the user's own set-up is back.
+	// +kubebuilder:validation:MaxItems=16
+	// +listType=map
+	// +listMapKey=path
+	// +optional
+	Containerd []ContainerdSetup `json:"containerd,omitempty"`
+}
+
+// ContainerdSetup is where a mirror has set containerd up.
+type ContainerdSetup struct {
+	// path is containerd's registry configuration directory.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=1024
+	// +required
+	Path string `json:"path,omitempty"`
+
+	// nodes are the names of the Kubernetes nodes.
+	// +kubebuilder:validation:MaxItems=5000
+	// +kubebuilder:validation:items:MaxLength=253
+	// +listType=set
+	// +optional
+	Nodes []string `json:"nodes,omitempty"`
 }
 
 // LedgerStatus is a verified state of the ledger.

@@ -1,0 +1,420 @@
+package controllers
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	admissionv1 "k8s.io/api/admissionregistration/v1"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/tools/events"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
+	"github.com/pyrsia/pyrsia-operator/node/control"
+)
+
+const standardPath = "/etc/containerd/certs.d"
+
+// spread is a mirror with a pod on each of some Kubernetes nodes.
+func (c *cluster) spread(t *testing.T, nodes ...string) (mirror *v1alpha1.PyrsiaNode, pods map[string]*corev1.Pod) {
+	t.Helper()
+	ns := c.namespace(t)
+	publisher := publisherNode(ns, "http://127.0.0.1:1")
+	mirror = mirrorNode(ns)
+	c.create(t, publisher, mirror)
+	c.runPod(t, publisher, "")
+	c.awaitTemplate(t, mirror)
+	pods = map[string]*corev1.Pod{}
+	for _, node := range nodes {
+		pods[node] = c.placePod(t, mirror, node)
+	}
+	c.setWorkloadStatus(t, mirror, int32(len(nodes)), int32(len(nodes)))
+	c.awaitPlaces(t, mirror, standardPath, nodes...)
+	return mirror, pods
+}
+
+// placePod makes a pod of the mirror on a Kubernetes node.
+func (c *cluster) placePod(t *testing.T, mirror *v1alpha1.PyrsiaNode, node string) *corev1.Pod {
+	t.Helper()
+	pod := podOn(mirror, "mirror", node)
+	c.create(t, pod)
+	return pod
+}
+
+func podOn(mirror *v1alpha1.PyrsiaNode, component, node string) *corev1.Pod {
+	return &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: mirror.Namespace, GenerateName: mirror.Name + "-", Labels: labels(mirror, component)},
+		Spec:       corev1.PodSpec{NodeName: node, Containers: []corev1.Container{{Name: "hold", Image: "pyrsia"}}},
+	}
+}
+
+// awaitPlaces waits until the status says that one path is set up on these
+// Kubernetes nodes, and none other.
+func (c *cluster) awaitPlaces(t *testing.T, mirror *v1alpha1.PyrsiaNode, path string, nodes ...string) {
+	t.Helper()
+	var want []v1alpha1.ContainerdSetup
+	if len(nodes) > 0 {
+		want = []v1alpha1.ContainerdSetup{{Path: path, Nodes: nodes}}
+	}
+	eventually(t, func() error {
+		c.get(t, mirror)
+		if diff := cmp.Diff(want, mirror.Status.Containerd); diff != "" {
+			return fmt.Errorf("status.containerd (-want +got):\n%s%s", diff, conditionsText(mirror.Status.Conditions))
+		}
+		return nil
+	})
+}
+
+// awaitCleanup waits for the clean-up of a path, and says which Kubernetes nodes
+// it is for.
+func (c *cluster) awaitCleanup(t *testing.T, mirror *v1alpha1.PyrsiaNode, path string) (set *appsv1.DaemonSet, nodes []string) {
+	t.Helper()
+	set = &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: mirror.Namespace, Name: cleanupName(mirror)}}
+	eventually(t, func() error {
+		if err := c.Get(t.Context(), client.ObjectKeyFromObject(set), set); err != nil {
+			return err
+		}
+		if at := set.Spec.Template.Annotations[annotationPath]; at != path {
+			return fmt.Errorf("the clean-up is for %q, want %q", at, path)
+		}
+		return nil
+	})
+	if a := set.Spec.Template.Spec.Affinity; a != nil {
+		for _, term := range a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms {
+			nodes = append(nodes, term.MatchFields[0].Values...)
+		}
+	}
+	return set, nodes
+}
+
+// cleanedUp plays the pods of the clean-up on some Kubernetes nodes, which do
+// their work.
+func (c *cluster) cleanedUp(t *testing.T, mirror *v1alpha1.PyrsiaNode, set *appsv1.DaemonSet, nodes ...string) {
+	t.Helper()
+	for _, node := range nodes {
+		pod := podOn(mirror, "cleanup", node)
+		pod.Annotations = set.Spec.Template.Annotations
+		pod.OwnerReferences = []metav1.OwnerReference{*metav1.NewControllerRef(set, appsv1.SchemeGroupVersion.WithKind("DaemonSet"))}
+		c.create(t, pod)
+		pod.Status = corev1.PodStatus{Phase: corev1.PodRunning, Conditions: []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}}
+		if err := c.Status().Update(t.Context(), pod); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.setDaemonSetStatus(t, mirror.Namespace, set.Name, int32(len(nodes)), int32(len(nodes)))
+}
+
+func (c *cluster) awaitGone(t *testing.T, objs ...client.Object) {
+	t.Helper()
+	eventually(t, func() error {
+		for _, obj := range objs {
+			if err := c.Get(t.Context(), client.ObjectKeyFromObject(obj), obj); !apierrors.IsNotFound(err) {
+				return fmt.Errorf("%T %s is still there: %v", obj, obj.GetName(), err)
+			}
+		}
+		return nil
+	})
+}
+
+// A Kubernetes node that loses its mirror, because nodeSelector is narrowed or
+// its label goes, gets its own set-up back, and stays in the status until then.
+func TestNodeThatFallsOutIsPutBack(t *testing.T) {
+	t.Parallel()
+	c := testCluster(t)
+	mirror, pods := c.spread(t, "a", "b", "c")
+	cleanup := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: mirror.Namespace, Name: cleanupName(mirror)}}
+
+	// A pod that is replaced leaves its node for a moment: nothing is put back.
+	c.deletePod(pods["a"])
+	time.Sleep(time.Second)
+	if err := c.Get(t.Context(), client.ObjectKeyFromObject(cleanup), cleanup); !apierrors.IsNotFound(err) {
+		t.Fatalf("a node whose pod is replaced is cleaned up: %v", err)
+	}
+	c.placePod(t, mirror, "a")
+
+	c.deletePod(pods["c"])
+	c.setWorkloadStatus(t, mirror, 2, 2)
+	cleanup, nodes := c.awaitCleanup(t, mirror, standardPath)
+	if !slices.Equal(nodes, []string{"c"}) {
+		t.Fatalf("cleaned up are %v, want c", nodes)
+	}
+	spec := cleanup.Spec.Template.Spec
+	if a := spec.Affinity.PodAntiAffinity; a == nil || len(a.RequiredDuringSchedulingIgnoredDuringExecution) != 1 {
+		t.Error("the clean-up may run beside a mirror")
+	}
+	if args := strings.Join(spec.InitContainers[0].Args, " "); !strings.Contains(args, "--owner "+setupOwner(mirror)+" --all") {
+		t.Errorf("the clean-up runs %q", args)
+	}
+	c.awaitPlaces(t, mirror, standardPath, "a", "b", "c") // until it is done
+	c.cleanedUp(t, mirror, cleanup, "c")
+	c.awaitPlaces(t, mirror, standardPath, "a", "b")
+	c.awaitGone(t, cleanup)
+}
+
+// A node that has left the cluster is not waited for.
+func TestNodeThatHasLeftTheCluster(t *testing.T) {
+	t.Parallel()
+	c := testCluster(t)
+	mirror, pods := c.spread(t, "a", "b")
+	c.deletePod(pods["b"])
+	c.setWorkloadStatus(t, mirror, 1, 1)
+	cleanup, _ := c.awaitCleanup(t, mirror, standardPath)
+	c.setDaemonSetStatus(t, mirror.Namespace, cleanup.Name, 0, 0)
+	c.awaitPlaces(t, mirror, standardPath, "a")
+	c.awaitGone(t, cleanup)
+}
+
+// A path that changes is set up at the new place, and then put back at the old
+// one, while the mirror goes on with its data.
+func TestPathThatChangesIsPutBack(t *testing.T) {
+	t.Parallel()
+	c := testCluster(t)
+	mirror, _ := c.spread(t, "a", "b")
+	const other = "/etc/containerd/other.d"
+	c.change(t, mirror, func(s *v1alpha1.PyrsiaNodeSpec) { s.Mirror = &v1alpha1.Mirror{ContainerdConfigPath: other} })
+	eventually(t, func() error {
+		if template := c.awaitTemplate(t, mirror); !slices.ContainsFunc(template.Spec.Volumes, func(v corev1.Volume) bool { return v.HostPath != nil && v.HostPath.Path == other }) {
+			return fmt.Errorf("the workload has no volume %s", other)
+		}
+		return nil
+	})
+	c.setWorkloadStatus(t, mirror, 2, 2)
+	cleanup, nodes := c.awaitCleanup(t, mirror, standardPath)
+	if !slices.Equal(nodes, []string{"a", "b"}) || len(cleanup.Spec.Template.Spec.InitContainers) != 1 || cleanup.Spec.Template.Spec.Affinity.PodAntiAffinity != nil {
+		t.Errorf("cleaned up are %v by %+v, want a and b without the mirror's data", nodes, cleanup.Spec.Template.Spec)
+	}
+	c.cleanedUp(t, mirror, cleanup, nodes...)
+	c.awaitPlaces(t, mirror, other, "a", "b")
+	c.awaitGone(t, cleanup)
+}
+
+// A mirror that shall not manage containerd any more puts it back once, and its
+// pods have nothing to do with containerd from then on.
+func TestUnmanagedPutsBackOnce(t *testing.T) {
+	t.Parallel()
+	c := testCluster(t)
+	mirror, _ := c.spread(t, "a")
+	c.change(t, mirror, func(s *v1alpha1.PyrsiaNodeSpec) {
+		s.Mirror = &v1alpha1.Mirror{Containerd: v1alpha1.ContainerdUnmanaged}
+	})
+	eventually(t, func() error {
+		template := c.awaitTemplate(t, mirror)
+		if slices.ContainsFunc(template.Spec.InitContainers, func(c corev1.Container) bool { return c.Name == containerSetUp }) {
+			return fmt.Errorf("the pods still touch containerd")
+		}
+		return nil
+	})
+	c.setWorkloadStatus(t, mirror, 1, 1)
+	cleanup, nodes := c.awaitCleanup(t, mirror, standardPath)
+	c.cleanedUp(t, mirror, cleanup, nodes...)
+	c.awaitPlaces(t, mirror, "")
+	c.awaitGone(t, cleanup)
+	if slices.Contains(mirror.Finalizers, containerdFinalizer) {
+		t.Error("the finalizer stays, though nothing is to be put back")
+	}
+	if err := c.Delete(t.Context(), mirror); err != nil {
+		t.Fatal(err)
+	}
+	c.awaitGone(t, mirror)
+}
+
+// At its deletion a mirror puts back all that the status says, at every path,
+// and nothing else.
+func TestDeletionPutsBackWhatTheStatusSays(t *testing.T) {
+	t.Parallel()
+	c := testCluster(t)
+	mirror, pods := c.spread(t, "a", "b")
+	eventually(t, func() error { // as after a path that changed a moment ago
+		c.get(t, mirror)
+		mirror.Status.Containerd = append([]v1alpha1.ContainerdSetup{{Path: "/etc/old", Nodes: []string{"x"}}}, mirror.Status.Containerd...)
+		return c.Status().Update(t.Context(), mirror)
+	})
+	if err := c.Delete(t.Context(), mirror); err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range pods {
+		c.deletePod(p)
+	}
+	for _, want := range []v1alpha1.ContainerdSetup{{Path: "/etc/old", Nodes: []string{"x"}}, {Path: standardPath, Nodes: []string{"a", "b"}}} {
+		cleanup, nodes := c.awaitCleanup(t, mirror, want.Path)
+		if !slices.Equal(nodes, want.Nodes) || cleanup.Spec.Template.Spec.Affinity.PodAntiAffinity != nil {
+			t.Errorf("%s is cleaned up on %v, want %v", want.Path, nodes, want.Nodes)
+		}
+		c.cleanedUp(t, mirror, cleanup, nodes...)
+	}
+	c.awaitGone(t, mirror)
+}
+
+// A second mirror that is refused by a first one, or by who has its port, says
+// so in its condition, with the words of the container that was refused.
+func TestRefusedSetUpIsACondition(t *testing.T) {
+	t.Parallel()
+	c := testCluster(t)
+	mirror, pods := c.spread(t, "a", "b")
+	for code, reason := range map[int32]string{control.ExitRegistryTaken: "RegistryTaken", control.ExitPortTaken: "PortTaken"} {
+		ended := corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: code, Message: "pyrsia: said the container\n"}}
+		for _, p := range pods {
+			c.get(t, p)
+			p.Status = corev1.PodStatus{Phase: corev1.PodPending, InitContainerStatuses: []corev1.ContainerStatus{{
+				Name: containerSetUp, LastTerminationState: ended, State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff"}},
+			}}}
+			if err := c.Status().Update(t.Context(), p); err != nil {
+				t.Fatal(err)
+			}
+		}
+		c.setWorkloadStatus(t, mirror, 2, 0)
+		got := c.awaitCondition(t, mirror, v1alpha1.ConditionWorkloadReady, metav1.ConditionFalse, reason)
+		if !strings.HasPrefix(got.Message, "on 2 Kubernetes nodes; containerd is not set up on the Kubernetes node ") || !strings.HasSuffix(got.Message, ": said the container") {
+			t.Errorf("the message is %q", got.Message)
+		}
+		c.hasEvents(t, mirror.Namespace, reason)
+	}
+}
+
+// refuseHostPaths is a policy of a cluster's administrator.
+func (c *cluster) refuseHostPaths(t *testing.T, namespace string) {
+	t.Helper()
+	if err := admissionv1.AddToScheme(c.scheme); err != nil {
+		t.Fatal(err)
+	}
+	name := "no-host-paths-" + namespace
+	policy := &admissionv1.ValidatingAdmissionPolicy{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: admissionv1.ValidatingAdmissionPolicySpec{
+		FailurePolicy: new(admissionv1.Fail),
+		MatchConstraints: &admissionv1.MatchResources{
+			NamespaceSelector: &metav1.LabelSelector{MatchLabels: map[string]string{corev1.LabelMetadataName: namespace}},
+			ResourceRules: []admissionv1.NamedRuleWithOperations{{RuleWithOperations: admissionv1.RuleWithOperations{
+				Operations: []admissionv1.OperationType{admissionv1.Create},
+				Rule:       admissionv1.Rule{APIGroups: []string{"apps"}, APIVersions: []string{"v1"}, Resources: []string{"daemonsets"}},
+			}}},
+		},
+		Validations: []admissionv1.Validation{{Expression: "!object.spec.template.spec.volumes.exists(v, has(v.hostPath))", Message: "host paths are not allowed here"}},
+	}}
+	c.create(t, policy, &admissionv1.ValidatingAdmissionPolicyBinding{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: admissionv1.ValidatingAdmissionPolicyBindingSpec{
+		PolicyName: name, ValidationActions: []admissionv1.ValidationAction{admissionv1.Deny},
+	}})
+	t.Cleanup(func() {
+		for _, obj := range []client.Object{&admissionv1.ValidatingAdmissionPolicyBinding{}, policy} {
+			obj.SetName(name)
+			_ = c.Delete(t.Context(), obj)
+		}
+	})
+	eventually(t, func() error { // the API server compiles it in its own time
+		set := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "try"}, Spec: appsv1.DaemonSetSpec{
+			Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"a": "b"}},
+			Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"a": "b"}}, Spec: corev1.PodSpec{
+				Containers: []corev1.Container{{Name: "a", Image: "a"}},
+				Volumes:    []corev1.Volume{{Name: "v", VolumeSource: corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: "/x"}}}},
+			}},
+		}}
+		if err := c.Create(t.Context(), set, client.DryRunAll); err == nil {
+			return fmt.Errorf("the policy does not hold yet")
+		}
+		return nil
+	})
+}
+
+// A policy that refuses the clean-up is a condition that says what to do, and
+// after a while an event that says what is left: never an eternal finalizer.
+func TestCleanupThatIsRefusedHasABound(t *testing.T) {
+	t.Parallel()
+	c := testCluster(t)
+	mirror, pods := c.spread(t, "a", "b")
+	c.refuseHostPaths(t, mirror.Namespace)
+	c.deletePod(pods["b"])
+	c.setWorkloadStatus(t, mirror, 1, 1)
+	refused := func() {
+		t.Helper()
+		got := c.awaitCondition(t, mirror, v1alpha1.ConditionContainerdNotRestored, metav1.ConditionTrue, "CleanupRefused")
+		if !strings.Contains(got.Message, "host paths are not allowed here") {
+			t.Errorf("the message is %q", got.Message)
+		}
+	}
+	refused() // in its life, for the node that fell out
+	c.hasEvents(t, mirror.Namespace, v1alpha1.ConditionContainerdNotRestored)
+	c.deletePod(pods["a"])
+	if err := c.Delete(t.Context(), mirror); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, func() error {
+		c.get(t, mirror)
+		condition := meta.FindStatusCondition(mirror.Status.Conditions, v1alpha1.ConditionContainerdNotRestored)
+		if mirror.DeletionTimestamp.IsZero() || condition == nil || !strings.Contains(condition.Message, "the PyrsiaNode goes without") {
+			return fmt.Errorf("deleted at %v: %v", mirror.DeletionTimestamp, condition)
+		}
+		return nil
+	})
+	refused()
+
+	// The same operator, when the time is over.
+	told := events.NewFakeRecorder(10)
+	later := &PyrsiaNodeReconciler{
+		Client: c.WithWatch, Now: func() time.Time { return time.Now().Add(refusedLimit + time.Minute) },
+		applier: applier{client: c.WithWatch, live: c.WithWatch}, status: statusWriter{client: c.WithWatch, recorder: told},
+	}
+	later.Nodes = NewNodes(c.WithWatch, nil, later.Now)
+	if _, err := later.Reconcile(t.Context(), ctrl.Request{NamespacedName: client.ObjectKeyFromObject(mirror)}); err != nil {
+		t.Fatal(err)
+	}
+	c.awaitGone(t, mirror)
+	if said := <-told.Events; !strings.Contains(said, reasonNotRestored) || !strings.Contains(said, "pyrsia containerd uninstall --all --owner "+setupOwner(mirror)) {
+		t.Errorf("the event is %q", said)
+	}
+}
+
+// What has fallen out is certain only when no pod is on its way.
+func TestFallenOut(t *testing.T) {
+	managed, unmanaged := &v1alpha1.PyrsiaNode{}, &v1alpha1.PyrsiaNode{}
+	for _, n := range []*v1alpha1.PyrsiaNode{managed, unmanaged} {
+		n.Spec.Role = v1alpha1.RoleMirror
+		n.Status.Containerd = []v1alpha1.ContainerdSetup{{Path: standardPath, Nodes: []string{"a", "b"}}}
+	}
+	unmanaged.Spec.Mirror = &v1alpha1.Mirror{Containerd: v1alpha1.ContainerdUnmanaged}
+	on := func(nodes ...string) (pods []corev1.Pod) {
+		for _, node := range nodes {
+			pods = append(pods, corev1.Pod{Spec: corev1.PodSpec{NodeName: node}})
+		}
+		return pods
+	}
+	ending := on("b")
+	ending[0].DeletionTimestamp = new(metav1.Now())
+	waiting := []corev1.Pod{{Spec: corev1.PodSpec{Affinity: &corev1.Affinity{NodeAffinity: &corev1.NodeAffinity{
+		RequiredDuringSchedulingIgnoredDuringExecution: &corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{{
+			MatchFields: []corev1.NodeSelectorRequirement{{Key: metav1.ObjectNameField, Operator: corev1.NodeSelectorOpIn, Values: []string{"b"}}},
+		}}},
+	}}}}}
+	set := func(desired, updated, ready int32) appsv1.DaemonSetStatus {
+		return appsv1.DaemonSetStatus{DesiredNumberScheduled: desired, UpdatedNumberScheduled: updated, NumberReady: ready}
+	}
+	for name, c := range map[string]struct {
+		n    *v1alpha1.PyrsiaNode
+		pods []corev1.Pod
+		set  appsv1.DaemonSetStatus
+		want *place
+	}{
+		"all is well":                     {managed, on("a", "b"), set(2, 2, 2), nil},
+		"one has gone":                    {managed, on("a"), set(1, 1, 1), &place{standardPath, []string{"b"}, true}},
+		"all have gone":                   {managed, nil, set(0, 0, 0), &place{standardPath, []string{"a", "b"}, true}},
+		"one is replaced":                 {managed, on("a"), set(2, 1, 1), nil},
+		"one ends":                        {managed, append(on("a"), ending...), set(1, 1, 1), nil},
+		"one waits to be placed":          {managed, append(on("a"), waiting...), set(2, 2, 1), nil},
+		"nobody knows where one will be":  {managed, append(on("a"), on("")...), set(2, 2, 1), nil},
+		"unmanaged, being rolled out":     {unmanaged, on("a", "b"), set(2, 1, 2), nil},
+		"unmanaged, rolled out":           {unmanaged, on("a", "b"), set(2, 2, 2), &place{standardPath, []string{"a", "b"}, false}},
+		"unmanaged, an old pod ends":      {unmanaged, append(on("a", "b"), ending...), set(2, 2, 2), nil},
+		"unmanaged, one is not ready":     {unmanaged, on("a", "b"), set(2, 2, 1), nil},
+		"unmanaged, one has gone as well": {unmanaged, on("a"), set(1, 0, 1), &place{standardPath, []string{"b"}, true}},
+	} {
+		if diff := cmp.Diff(c.want, fallenOut(c.n, c.pods, c.set), cmp.AllowUnexported(place{})); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", name, diff)
+		}
+	}
+}
