@@ -49,6 +49,69 @@ func TestRevokedImagesAreRefused(t *testing.T) {
 	}
 }
 
+// One platform can be withdrawn alone: its manifest, its config and what no
+// other image has of its layers, at mirrors and for peers. A tag whose newest
+// block is withdrawn is not listed, and is not answered with an older one.
+func TestWithdrawnPlatform(t *testing.T) {
+	registry := dockerRegistry(t)
+	index, d := push(t, registry.Addr, "app:1", 1<<10)
+	publisher := newPublisher(t, registry.Addr)
+	publisher.publish(t, "app:1")
+	m := newMirror(t, publisher)
+	m.awaitBlocks(t, 1)
+	if _, err := m.pull(t.Context(), "app:1"); err != nil {
+		t.Fatal(err)
+	}
+	revoke := func(d digest.Digest) {
+		t.Helper()
+		resp, err := publisher.control.Revoke(t.Context(), control.RevokeRequest{Image: "app:1", Digest: d.String(), Block: -1, Reason: "built on a bad machine"})
+		if err != nil || len(resp.Tags)+len(resp.Indexes) != 1 {
+			t.Fatalf("withdrawn: %+v, %v", resp, err)
+		}
+		m.awaitBlocks(t, publisher.ledger.Size())
+	}
+	platforms := manifestsOf(t, index)
+	layers := layersOf(t, index) // two of each platform
+	revoke(platforms[0])
+	check := func(what, path string, status int) {
+		t.Helper()
+		resp, body := m.ask(t, "GET", "/v2/library/app/"+path)
+		if resp.StatusCode != status || status == http.StatusForbidden && !strings.Contains(string(body), "built on a bad machine") {
+			t.Errorf("%s: %s %.300s, want %d", what, resp.Status, body, status)
+		}
+	}
+	check("the index", "manifests/1", http.StatusOK)
+	check("the withdrawn platform", "manifests/"+platforms[0].String(), http.StatusForbidden)
+	check("its layer", "blobs/"+layers[0].String(), http.StatusForbidden)
+	check("the other platform", "manifests/"+platforms[1].String(), http.StatusOK)
+	check("its layer", "blobs/"+layers[2].String(), http.StatusOK)
+	for blob, want := range map[digest.Digest]int{d: 200, platforms[0]: 404, layers[0]: 404, platforms[1]: 200, layers[2]: 200} {
+		for _, n := range []*started{publisher, m} {
+			waitFor(t, func() error {
+				resp, err := http.Get("http://" + n.OpenAddr + "/blobs/sha256/" + blob.Encoded())
+				if err != nil {
+					return err
+				}
+				defer resp.Body.Close()
+				if resp.StatusCode != want {
+					return fmt.Errorf("peers get %s of %s, want %d", resp.Status, blob, want)
+				}
+				return nil
+			})
+		}
+	}
+	revoke(d)
+	for _, path := range []string{"manifests/1", "manifests/" + d.String(), "manifests/" + platforms[1].String(), "blobs/" + layers[2].String()} {
+		check("after the whole image", path, http.StatusForbidden)
+	}
+	if resp, body := m.ask(t, "GET", "/v2/library/app/tags/list"); !strings.Contains(string(body), `"tags":[]`) {
+		t.Errorf("tags: %s %s", resp.Status, body)
+	}
+	if resp, body := m.ask(t, "GET", "/v2/library/app/manifests/1?ns=registry-1.docker.io"); resp.StatusCode != http.StatusForbidden {
+		t.Errorf("by the registry's other name: %s %s", resp.Status, body)
+	}
+}
+
 // A pull goes on after its mirror's restart, although the client asks for no
 // manifest again and piece lists of other images are out of reach. Of what may
 // be in those it is not said that it is not on the ledger.
@@ -189,5 +252,20 @@ func TestMirrorSpeaksTheDistributionSpec(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// waitFor waits until check returns nil, at most ten seconds.
+func waitFor(t *testing.T, check func() error) {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		err := check()
+		if err == nil {
+			return
+		}
+		if time.Now().After(end) {
+			t.Error(err)
+			return
+		}
 	}
 }

@@ -48,6 +48,7 @@ type Node struct {
 	bandwidth *transfer.Limits
 	started   time.Time
 	healer    *mirror.Healer
+	withheld  *mirror.Withheld     // from peers
 	mirror    *mirror.Mirror       // mirrors
 	prefetch  *prefetch.Prefetcher // of mirrors with patterns
 	receipts  *receipts.Book       // of nodes that serve container clients
@@ -121,6 +122,7 @@ func (n *Node) open(ctx, run context.Context) (err error) {
 	}
 	// Peers may ask as soon as the host has started.
 	n.sharing = transfer.NewServer(n.store, n.fetcher, n.limits(), n.registry, n.log)
+	n.sharing.Withhold = n.withheld.Check
 	if err := n.host.Start(n.peerHandler()); err != nil {
 		return err
 	}
@@ -194,6 +196,7 @@ func (n *Node) openHost(ctx context.Context) (err error) {
 func (n *Node) openRole() (err error) {
 	n.fetcher = transfer.New(n.store, n.host, n.announceContent, n.limits(), n.registry, n.log)
 	n.closers = append(n.closers, func() error { n.fetcher.Close(); return nil })
+	n.withheld = mirror.NewWithheld(n.ledger, n.store, n.log)
 	if n.healer, err = mirror.NewHealer(n.ledger, n.fetcher); err != nil {
 		return err
 	}
@@ -227,6 +230,7 @@ func (n *Node) openRole() (err error) {
 func (n *Node) work(run context.Context) {
 	n.done.Go(func() { n.announceStore(run) })
 	n.done.Go(func() { n.heal(run) })
+	n.done.Go(func() { n.withheld.Run(run) })
 	n.done.Go(func() { n.store.Scrub(run, scrubRate, scrubRest) })
 	if n.prefetch != nil {
 		n.done.Go(func() { n.prefetch.Run(run) })

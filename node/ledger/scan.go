@@ -159,7 +159,7 @@ func (b *batch) other(data []byte, above int) error {
 	if e.Revocation != nil {
 		b.add(blockKey(e.Revocation.Block), above, first)
 	}
-	repository, d := e.withdraws()
+	repository, d := e.Withdraws()
 	for _, k := range []indexKey{withdrawalsKey(""), withdrawalsKey(repository), withdrawalsKey(repository + "@" + d.String())} {
 		b.add(k, above, first)
 	}

@@ -58,7 +58,7 @@ func (l *Ledger) Withdrawal(ctx context.Context, repository string, d digest.Dig
 func (l *Ledger) unlifted(ctx context.Context, repository string, d digest.Digest, kind func(*Entry) bool) (*Entry, error) {
 	lifted := int64(-1)
 	newest, err := l.first(ctx, withdrawalsKey(repository+"@"+d.String()), func(e *Entry) bool {
-		if r, of := e.withdraws(); r != repository || of != d {
+		if r, of := e.Withdraws(); r != repository || of != d {
 			return false // another key that begins alike
 		}
 		if e.Restoration != nil && e.Restoration.Block < e.Height {
@@ -197,6 +197,30 @@ func (l *Ledger) StandingTags(ctx context.Context, repository, after string, lim
 			if by == nil && len(out) < limit {
 				out = append(out, tag)
 			}
+		}
+	}
+	return out, nil
+}
+
+// WithdrawsAny tells whether anything on the ledger is, or was, withdrawn.
+func (l *Ledger) WithdrawsAny() (bool, error) { return l.has(withdrawalsKey("")) }
+
+// Withdrawals lists the blocks from a height on that withdraw something or
+// restore it, newest first.
+func (l *Ledger) Withdrawals(ctx context.Context, from int64) (out []*Entry, err error) {
+	for below := l.Size(); below > from; {
+		found, err := l.find(ctx, withdrawalsKey(""), below, namingPage, func(e *Entry) bool { _, d := e.Withdraws(); return d != "" })
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range found {
+			if e.Height >= from {
+				out = append(out, e)
+			}
+			below = e.Height
+		}
+		if len(found) < namingPage {
+			break
 		}
 	}
 	return out, nil

@@ -47,7 +47,7 @@ func (w *Writer) RevokeDigest(ctx context.Context, repository string, d digest.D
 // revokeBlocks withdraws by a block of version 1 each block that one of version
 // 2 withdraws and that has none yet. The caller holds withdrawing, or is alone.
 func (w *Writer) revokeBlocks(ctx context.Context, by *Entry, now time.Time) error {
-	repository, d := by.withdraws()
+	repository, d := by.Withdraws()
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(revokeAtOnce)
 	for e, err := range w.Naming(ctx, d) {
@@ -102,11 +102,14 @@ func (w *Writer) Revoke(ctx context.Context, height int64, reason string, now ti
 // version 0.1.0 in between, did not: a block of version 1 for each block whose
 // digest is withdrawn.
 func (w *Writer) completeWithdrawals(ctx context.Context, now time.Time) error {
-	found, err := w.find(ctx, withdrawalsKey(""), w.Size(), int(w.Size()), func(e *Entry) bool { return e.Withdrawal != nil })
+	found, err := w.Withdrawals(ctx, 0)
 	if err != nil {
 		return err
 	}
 	for _, e := range found {
+		if e.Withdrawal == nil {
+			continue
+		}
 		by, err := w.Withdrawal(ctx, e.Withdrawal.Repository, e.Withdrawal.Digest)
 		if err != nil {
 			return err

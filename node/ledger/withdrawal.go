@@ -98,9 +98,9 @@ func repositoryOf(image string) string { return image[:strings.LastIndexByte(ima
 // Repository is the canonical name of the artifact's repository.
 func (e *AddArtifact) Repository() string { return repositoryOf(e.Name()) }
 
-// withdraws is the digest of a repository that the block withdraws or restores,
+// Withdraws is the digest of a repository that the block withdraws or restores,
 // in the one block that it names or in all.
-func (e *Entry) withdraws() (repository string, d digest.Digest) {
+func (e *Entry) Withdraws() (repository string, d digest.Digest) {
 	switch {
 	case e.Revocation != nil:
 		return repositoryOf(canonicalName(e.Revocation.Artifact)), e.Revocation.Digest
@@ -131,7 +131,7 @@ type WithdrawnError struct {
 }
 
 func (e *WithdrawnError) Error() string {
-	repository, d := e.By.withdraws()
+	repository, d := e.By.Withdraws()
 	if r := e.By.Revocation; r != nil {
 		repository = r.Artifact
 	}

@@ -49,6 +49,9 @@ type Server struct {
 	grants  *grants
 	log     *slog.Logger
 	sent    prometheus.Counter // bytes
+	// Withhold, if there is one, is asked before a blob is served: what it
+	// refuses is not. It is set before the first request.
+	Withhold func(context.Context, digest.Digest) error
 }
 
 // NewServer makes a server and registers its metrics.
@@ -86,6 +89,9 @@ func (s *Server) blob(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		return
 	}
+	if s.withheld(w, r, d) {
+		return
+	}
 	wanted := wantedRange(r, d)
 	content, size, err := s.open(r.Context(), d, wanted)
 	if err != nil {
@@ -109,6 +115,18 @@ func (s *Server) blob(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Etag", etag(d))
 	http.ServeContent(out, r, "", time.Time{}, content)
 	s.sent.Add(float64(out.n))
+}
+
+// withheld refuses what is withheld, as what is not here: peers ask on.
+func (s *Server) withheld(w http.ResponseWriter, r *http.Request, d digest.Digest) bool {
+	if s.Withhold == nil {
+		return false
+	}
+	err := s.Withhold(r.Context(), d)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusNotFound)
+	}
+	return err != nil
 }
 
 // content is a file of which this node has verified what is asked for.
@@ -196,6 +214,9 @@ func (s *Server) offer(w http.ResponseWriter, r *http.Request) {
 	id, err := peer.Decode(r.RemoteAddr)
 	if err != nil {
 		http.Error(w, "pieces are offered over libp2p alone", http.StatusForbidden)
+		return
+	}
+	if s.withheld(w, r, d) {
 		return
 	}
 	s.fetcher.interested(d, id)
