@@ -153,7 +153,8 @@ func desiredObjects() map[string]runtime.ApplyConfiguration {
 	fallback.Spec.Mirror = &v1alpha1.Mirror{
 		Registries: []string{"docker.io", "docker.example:5000"}, Port: 5002,
 		Containerd: v1alpha1.ContainerdFallback, ContainerdConfigPath: "/etc/rancher/certs.d",
-		Prefetch: []string{"alpine:*", "bitnami/*:*"},
+		Prefetch:     []string{"alpine:*", "bitnami/*:*"},
+		MaxLedgerAge: &metav1.Duration{Duration: 90 * time.Minute},
 	}
 	unmanaged := node(v1alpha1.RoleMirror, "mirror")
 	unmanaged.Spec.Mirror = &v1alpha1.Mirror{Containerd: v1alpha1.ContainerdUnmanaged}

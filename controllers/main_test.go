@@ -258,7 +258,7 @@ func (o *operator) start(ctx context.Context, c *cluster, restConfig *rest.Confi
 	if err != nil {
 		return err
 	}
-	if err := Setup(ctx, mgr, Config{Keys: o.keys, NodeImage: "ghcr.io/pyrsia/pyrsia:test", KeysEvery: patience / 20, Metrics: o.metrics}); err != nil {
+	if err := Setup(ctx, mgr, Config{Keys: o.keys, NodeImage: "ghcr.io/pyrsia/pyrsia:test", KeysEvery: patience / 20, KeyOverlap: time.Nanosecond, Metrics: o.metrics}); err != nil {
 		return err
 	}
 	go func() { o.err = mgr.Start(ctx); close(o.ended) }()

@@ -3,6 +3,7 @@ package controllers
 import (
 	"fmt"
 	"slices"
+	"time"
 
 	"k8s.io/apimachinery/pkg/api/meta"
 
@@ -13,11 +14,35 @@ import (
 // advice says of each alarm what is wrong with a pod and what to do. The node's
 // own words are not repeated: they may be anything.
 var advice = map[string]string{
-	v1alpha1.ConditionLedgerForked:       "it keeps evidence that the publisher signed two ledgers that contradict each other: see 'pyrsia evidence' in the pod; do not trust this ledger before you know why",
-	v1alpha1.ConditionLedgerRolledBack:   "it keeps evidence that the publisher signed a smaller ledger than before: see 'pyrsia evidence' in the pod; restore the newest copy of the publisher's data, or set spec.publisher.restoreFrom",
+	v1alpha1.ConditionLedgerForked:       "it keeps evidence that the publisher signed two ledgers that contradict each other: see 'pyrsia evidence' in the pod; do not trust this ledger before you know why, and then set spec.acknowledgedAt",
+	v1alpha1.ConditionLedgerRolledBack:   "it keeps evidence that the publisher signed a smaller ledger than before: see 'pyrsia evidence' in the pod; restore the newest copy of the publisher's data, or set spec.publisher.restoreFrom; if its clock was wrong, put it right; then set spec.acknowledgedAt",
+	v1alpha1.ConditionLedgerKeyMisused:   "it keeps evidence that somebody else has a key of the ledger: a retired key signs on, or one key names two that follow it; see 'pyrsia evidence' in the pod; it follows the publisher alone, or neither of two until the publisher's is pinned; set spec.acknowledgedAt once you have looked",
+	v1alpha1.ConditionLedgerKeyChanged:   "the ledger was handed over to another key, which it follows, and which spec.publisher.keyGeneration of no publisher in this cluster has asked for: ask the publisher whether it is its own; then set spec.network.ledgerKey to it, or spec.acknowledgedAt",
 	v1alpha1.ConditionLedgerStale:        "the publisher has not signed the ledger for longer than it should: see whether it runs, and whether this pod reaches it or another mirror",
 	v1alpha1.ConditionDiskFull:           "the disk of its data has hardly any room left: give a publisher a larger volume; a mirror a smaller spec.cacheSize, or another spec.storage.hostPath",
 	v1alpha1.ConditionVerificationFailed: "content on its disk was not what its digest says, in the last hour; it was put aside and is fetched again: see whether the disk fails, and 'pyrsia fsck'",
+}
+
+// unacknowledged are the alarms that nobody has looked at yet: evidence that the
+// node saw after the PyrsiaNode's acknowledgedAt, and keys other than the expected.
+// Those that end by themselves cannot be acknowledged.
+func unacknowledged(n *v1alpha1.PyrsiaNode, alarms []control.Alarm, expected []string, now time.Time) (out []control.Alarm) {
+	var until time.Time
+	if at := n.Spec.AcknowledgedAt; at != nil {
+		until = at.Time
+		if until.After(now) {
+			until = now
+		}
+	}
+	for _, a := range alarms {
+		acknowledged := !a.Since.IsZero() && !a.Since.After(until)
+		asked := a.Kind == control.AlarmLedgerKeyChanged && len(a.Keys) > 0 &&
+			!slices.ContainsFunc(a.Keys, func(key string) bool { return !slices.Contains(expected, key) })
+		if !acknowledged && !asked {
+			out = append(out, a)
+		}
+	}
+	return out
 }
 
 // known are the conditions of the alarms that a node raises.

@@ -46,7 +46,9 @@ type PyrsiaNodeReconciler struct {
 	Keys      *Keyring
 	NodeImage string
 	KeysEvery time.Duration // how often Secrets are written that pods may lack
-	Now       func() time.Time
+	// KeyOverlap is for how long the old and the new signing key both sign.
+	KeyOverlap time.Duration
+	Now        func() time.Time
 
 	applier applier
 	status  statusWriter

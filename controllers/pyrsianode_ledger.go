@@ -38,7 +38,7 @@ type report struct {
 	message    string
 	alarms     []string // conditions
 	peers      int32
-	handedOver bool // it proves that another key follows on the pinned one
+	newest     string // the last key to which it proves that the ledger was handed over
 }
 
 // The reasons for which a pod's ledger is not verified.
@@ -75,6 +75,10 @@ func (r *PyrsiaNodeReconciler) ledger(in *podInputs) step[*v1alpha1.PyrsiaNode] 
 			return 0, err
 		}
 		record(n, reports)
+		recordRotation(n, r.Now())
+		if err := r.endRotation(ctx, n); err != nil {
+			return 0, err
+		}
 		recordAddresses(n, reports, in.outside)
 		recordPeers(n, reports)
 		setAlarms(n, reports)
@@ -94,7 +98,7 @@ func (r *PyrsiaNodeReconciler) ledger(in *podInputs) step[*v1alpha1.PyrsiaNode] 
 			}
 			return 0, nil
 		}
-		setDone(n, condition, "Verified", "The ledger carries the pinned key's signature and extends what was verified before")
+		setDone(n, condition, "Verified", "The ledger carries the pinned key's signature and extends what was verified before"+r.overlapping(n))
 		return 0, nil
 	}
 }
@@ -102,6 +106,10 @@ func (r *PyrsiaNodeReconciler) ledger(in *podInputs) step[*v1alpha1.PyrsiaNode] 
 // poll asks all pods, a bounded number at once.
 func (r *PyrsiaNodeReconciler) poll(ctx context.Context, n *v1alpha1.PyrsiaNode, pods []corev1.Pod, pinned string) ([]report, error) {
 	floor, err := verifiedBefore(n)
+	if err != nil {
+		return nil, err
+	}
+	expected, err := r.expectedKeys(ctx, n)
 	if err != nil {
 		return nil, err
 	}
@@ -126,6 +134,7 @@ func (r *PyrsiaNodeReconciler) poll(ctx context.Context, n *v1alpha1.PyrsiaNode,
 			if r.Nodes.answered(n, pod.Status.PodIP, patience, err == nil); err != nil {
 				return nil // the report says so; the cause may differ each time
 			}
+			status.Alarms = unacknowledged(n, status.Alarms, expected, r.Now())
 			reports[i] = judge(n.Spec.Role, pinned, floor, status)
 			reports[i].pod, reports[i].nodeIP = pod.Name, pod.Status.HostIP
 			return nil
@@ -172,10 +181,7 @@ func judge(role v1alpha1.Role, pinned string, floor *ledger.Checkpoint, status *
 	if !v.Trusts(out.key) {
 		out.key = strings.TrimSpace(pinned)
 	}
-	out.handedOver = slices.ContainsFunc(status.Ledger.Rotations, func(r control.Rotation) bool {
-		e, err := ledger.ParseRotation([]byte(r.Entry))
-		return err == nil && e.Key != strings.TrimSpace(pinned) && v.Trusts(e.Key)
-	})
+	out.newest = v.Newest()
 	out.peers = int32(min(max(status.Peers, 0), maxPeers))
 	out.alarms = known(status.Alarms)
 	if len(status.PeerID) <= maxPeerID && isBase58(status.PeerID) {
@@ -286,11 +292,11 @@ func record(n *v1alpha1.PyrsiaNode, reports []report) {
 	if n.Status.Ledger == nil {
 		n.Status.Ledger = &v1alpha1.LedgerStatus{Key: verified[0].key}
 	}
-	if _, next := keyGenerations(n); next != 0 && verified[0].handedOver && verified[0].reason == "" {
-		n.Status.KeyGeneration = next // the ledger itself says so: the key before has done its work
-	}
 	if len(verified) < len(reports) {
 		return // what all have is not known
+	}
+	if newest := verified[0].newest; !slices.ContainsFunc(verified, func(r report) bool { return r.newest != newest || r.checkpoint == nil }) {
+		n.Status.Ledger.NewestKey = newest
 	}
 	key := verified[0].key
 	handedOver := n.Status.Ledger.Key != key && !slices.ContainsFunc(verified, func(r report) bool { return r.key != key || r.checkpoint == nil })

@@ -28,6 +28,9 @@ func daemonSet(n *v1alpha1.PyrsiaNode, in podInputs) *appsac.DaemonSetApplyConfi
 		args = append(args, "--bootstrap", address)
 	}
 	args = append(args, "--cache-size", fmt.Sprint(cache.Value()))
+	if mirror.MaxLedgerAge != nil {
+		args = append(args, "--max-ledger-age", mirror.MaxLedgerAge.Duration.String(), "--refuse-stale-tags")
+	}
 	for _, pattern := range mirror.Prefetch {
 		args = append(args, "--prefetch", pattern)
 	}

@@ -1,6 +1,7 @@
 package controllers
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"time"
@@ -58,7 +59,7 @@ func (r *PyrsiaNodeReconciler) askPublisher(ctx context.Context, n *v1alpha1.Pyr
 		return nil
 	}
 	// Its name, not its identity: that goes with its disk.
-	in.ledgerKey, in.bootstrap = publisher.Status.Ledger.Key, []string{openURL(n.Namespace, name)}
+	in.ledgerKey, in.bootstrap = cmp.Or(publisher.Status.Ledger.NewestKey, publisher.Status.Ledger.Key), []string{openURL(n.Namespace, name)}
 	return nil
 }
 
@@ -82,7 +83,13 @@ func keepLedger(n *v1alpha1.PyrsiaNode, in *podInputs) error {
 		return nil
 	}
 	if has != "" && n.Spec.Network.PublisherRef != nil {
-		in.ledgerKey = has // until its own pods have followed a rotation
+		if has != in.ledgerKey && isTrue(n, v1alpha1.ConditionLedgerKeyMisused) {
+			// Its pods may have heard of two keys, and follow neither: the publisher
+			// itself says which is its own. What they verify next is verified anew.
+			n.Status.Ledger = &v1alpha1.LedgerStatus{Key: in.ledgerKey}
+		} else {
+			in.ledgerKey = has // until its own pods have followed a rotation
+		}
 	}
 	setDone(n, condition, "Known", "The ledger key and the first peers are known")
 	return nil

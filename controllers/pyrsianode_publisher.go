@@ -81,6 +81,14 @@ func mountSigningKey(spec *coreac.PodSpecApplyConfiguration, name, secret string
 // before it starts. It needs no privilege.
 func restoreLedger(spec *coreac.PodSpecApplyConfiguration, n *v1alpha1.PyrsiaNode, in podInputs) {
 	args := []string{"restore", "--data", "/data", "--signing-key", "/signing/" + signingKeyFile, "--best-effort"}
+	mounts := []*coreac.VolumeMountApplyConfiguration{
+		coreac.VolumeMount().WithName("data").WithMountPath("/data"),
+		coreac.VolumeMount().WithName("signing").WithMountPath("/signing").WithReadOnly(true),
+	}
+	if _, next := keyGenerations(n); next != 0 {
+		args = append(args, "--next-signing-key", "/next-signing/"+signingKeyFile)
+		mounts = append(mounts, coreac.VolumeMount().WithName("next-signing").WithMountPath("/next-signing").WithReadOnly(true))
+	}
 	from := n.Spec.Publisher.RestoreFrom
 	if from.MirrorRef != nil {
 		args = append(args, "--from", openURL(n.Namespace, from.MirrorRef.Name))
@@ -89,9 +97,7 @@ func restoreLedger(spec *coreac.PodSpecApplyConfiguration, n *v1alpha1.PyrsiaNod
 		args = append(args, "--from", url)
 	}
 	spec.WithInitContainers(initContainer(n, in, "restore").WithArgs(args...).WithSecurityContext(restricted()).
-		WithVolumeMounts(
-			coreac.VolumeMount().WithName("data").WithMountPath("/data"),
-			coreac.VolumeMount().WithName("signing").WithMountPath("/signing").WithReadOnly(true)))
+		WithVolumeMounts(mounts...))
 }
 
 func volumeSize(n *v1alpha1.PyrsiaNode) resource.Quantity {

@@ -45,6 +45,9 @@ type Config struct {
 	// KeysEvery is how often the Secrets of a PyrsiaNode are written again while
 	// its pods do not get ready or do not answer; 0 is a minute.
 	KeysEvery time.Duration
+	// KeyOverlap is for how long a publisher's old and new signing key both sign,
+	// at least; 0 is a day.
+	KeyOverlap time.Duration
 	// Metrics is where the status of the objects is shown.
 	Metrics prometheus.Registerer
 }
@@ -66,7 +69,7 @@ func Setup(ctx context.Context, mgr ctrl.Manager, config Config) error {
 	for _, r := range []interface{ SetupWithManager(ctrl.Manager) error }{
 		&PyrsiaNodeReconciler{
 			Client: mgr.GetClient(), Nodes: nodes, Keys: config.Keys, NodeImage: config.NodeImage,
-			KeysEvery: cmp.Or(config.KeysEvery, keysEvery), Now: time.Now,
+			KeysEvery: cmp.Or(config.KeysEvery, keysEvery), KeyOverlap: cmp.Or(config.KeyOverlap, keyOverlap), Now: time.Now,
 		},
 		sets,
 		&ArtifactReconciler{Client: mgr.GetClient(), Nodes: nodes, Pulls: pulls, Saw: sets.Saw, Now: time.Now},

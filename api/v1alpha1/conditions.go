@@ -33,6 +33,12 @@ const (
 	// ConditionLedgerRolledBack: the publisher has, or signed, a smaller ledger
 	// than before.
 	ConditionLedgerRolledBack = "LedgerRolledBack"
+	// ConditionLedgerKeyMisused: a key that has handed the ledger over signs on, or
+	// one key has handed it over to two: somebody else has it.
+	ConditionLedgerKeyMisused = "LedgerKeyMisused"
+	// ConditionLedgerKeyChanged: the ledger was handed over to a key that nobody
+	// has pinned, asked for or acknowledged.
+	ConditionLedgerKeyChanged = "LedgerKeyChanged"
 	// ConditionLedgerStale: the publisher has not signed the ledger for too long.
 	ConditionLedgerStale = "LedgerStale"
 	// ConditionDiskFull: a node's disk has hardly any room left.
@@ -44,7 +50,8 @@ const (
 
 // NodeAlarms are the conditions above, the gravest first.
 var NodeAlarms = []string{
-	ConditionLedgerForked, ConditionLedgerRolledBack, ConditionVerificationFailed, ConditionDiskFull, ConditionLedgerStale,
+	ConditionLedgerForked, ConditionLedgerRolledBack, ConditionLedgerKeyMisused, ConditionLedgerKeyChanged,
+	ConditionVerificationFailed, ConditionDiskFull, ConditionLedgerStale,
 }
 
 // ConditionContainerdNotRestored is an alarm that the operator raises itself:

@@ -14,11 +14,14 @@ type Publisher struct {
 	// keyGeneration counts the ledger's signing keys. Raise it by one to rotate
 	// the key: the operator makes the Secret of the next one, which has the
 	// generation in its name (NAME-signing-key-2, or the name in
-	// signingKeySecretRef and -2) unless you have made it, lets both keys sign
-	// until the ledger records that the second one follows, and then that one
-	// alone. Whoever trusts the key before follows by itself: mirrors, other
-	// clusters and kept proofs go on to verify. status.keyGeneration tells when it
-	// is done.
+	// signingKeySecretRef and -2) unless you have made it, lets both keys sign for
+	// a day from when the ledger records that the second one follows, and until all
+	// mirrors that the operator knows have seen it, and then that one alone.
+	// Mirrors of this cluster and of others follow by themselves; others raise
+	// LedgerKeyChanged until somebody acknowledges it. From then on the key before
+	// is worth nothing: who verifies proofs by a pinned key pins the new one, and
+	// fetches proofs again that were saved. status.keyGeneration tells when it is
+	// done.
 	// +kubebuilder:default=1
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=1000

@@ -85,6 +85,13 @@ type PyrsiaNodeSpec struct {
 	// +optional
 	Mirror *Mirror `json:"mirror,omitempty"`
 
+	// acknowledgedAt ends the alarms LedgerForked, LedgerRolledBack,
+	// LedgerKeyMisused and LedgerKeyChanged that the pods raise about what they saw
+	// until then: set it to the present time once you have looked at it. What they
+	// see later is an alarm again. A time that has not come yet counts as now.
+	// +optional
+	AcknowledgedAt *metav1.Time `json:"acknowledgedAt,omitempty"`
+
 	// pullHistory bounds the Artifacts that the operator makes of images which
 	// are pulled through the node and have none yet: a mirror, or a publisher
 	// whose onPull is Publish.
@@ -233,6 +240,18 @@ type Mirror struct {
 	// +optional
 	ContainerdConfigPath string `json:"containerdConfigPath,omitempty"`
 
+	// maxLedgerAge has the pods refuse to resolve tags when the publisher has not
+	// signed the ledger for longer than that: a tag may have moved since, or what
+	// it leads to have been withdrawn. What is pulled by digest is served. When it
+	// is unset, tags are resolved however old the ledger is, and LedgerStale is
+	// raised after an hour. A publisher signs every minute.
+	// +kubebuilder:validation:MaxLength=32
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:Format=duration
+	// +kubebuilder:validation:XValidation:rule="self >= duration('5m')",message="maxLedgerAge must be 5m or longer"
+	// +optional
+	MaxLedgerAge *metav1.Duration `json:"maxLedgerAge,omitempty"`
+
 	// prefetch are patterns of the images that every pod of the mirror fetches
 	// as soon as they are published, for its own platform, such as "alpine:*" or
 	// "bitnami/*:*"; * stands for any characters but '/'. The newest images come
@@ -255,7 +274,7 @@ type PyrsiaNodeStatus struct {
 
 	// conditions are the steps KeysReady, NetworkReady, WorkloadReady and
 	// LedgerVerified, and Ready, which sums them up.
-	// +kubebuilder:validation:MaxItems=16
+	// +kubebuilder:validation:MaxItems=32
 	// +listType=map
 	// +listMapKey=type
 	// +optional
@@ -270,6 +289,12 @@ type PyrsiaNodeStatus struct {
 	// it is behind spec.publisher.keyGeneration while the key is rotated.
 	// +optional
 	KeyGeneration int32 `json:"keyGeneration,omitempty"`
+
+	// keyRotation is the last rotation of a publisher's key that
+	// spec.publisher.keyGeneration has asked for. No alarm is raised about its key
+	// in this cluster.
+	// +optional
+	KeyRotation *KeyRotation `json:"keyRotation,omitempty"`
 
 	// peerID is the libp2p identity of a publisher.
 	// +kubebuilder:validation:MaxLength=128
@@ -329,6 +354,20 @@ type ContainerdSetup struct {
 	Nodes []string `json:"nodes,omitempty"`
 }
 
+// KeyRotation is a hand-over of the ledger to another key.
+type KeyRotation struct {
+	// key is the verifier key to which the ledger was handed over.
+	// +kubebuilder:validation:MaxLength=320
+	// +required
+	Key string `json:"key,omitempty"`
+
+	// recordedAt is when the operator saw it on the ledger. The key before signs
+	// beside the new one for a day from then on, and until all mirrors that the
+	// operator knows follow the new one.
+	// +required
+	RecordedAt metav1.Time `json:"recordedAt,omitzero"`
+}
+
 // LedgerStatus is a verified state of the ledger.
 type LedgerStatus struct {
 	// key is the ledger's verifier key (c2sp.org/signed-note). Once set it
@@ -336,6 +375,13 @@ type LedgerStatus struct {
 	// +kubebuilder:validation:MaxLength=320
 	// +optional
 	Key string `json:"key,omitempty"`
+
+	// newestKey is the key that readers should pin: the one to which the ledger was
+	// handed over last, as all ready pods have verified. It is another than key
+	// while both sign.
+	// +kubebuilder:validation:MaxLength=320
+	// +optional
+	NewestKey string `json:"newestKey,omitempty"`
 
 	// size is the number of blocks.
 	// +optional

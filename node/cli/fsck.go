@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/url"
 	"path/filepath"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -168,7 +169,7 @@ func (r *fsckResult) err(repair bool) error {
 }
 
 func restoreCommand() *cobra.Command {
-	var data, keyFile string
+	var data, keyFile, nextKeyFile string
 	var from []string
 	var bestEffort bool
 	cmd := &cobra.Command{
@@ -187,6 +188,11 @@ for, under the blocks that are there.`,
 				return fmt.Errorf("%w: give --data, --signing-key and --from", errUsage)
 			}
 			skey, err := durable.Read(keyFile)
+			if err == nil && nextKeyFile != "" {
+				var next []byte
+				next, err = durable.Read(nextKeyFile)
+				skey = slices.Concat(skey, []byte("\n"), next)
+			}
 			if err != nil {
 				return fmt.Errorf("reading the signing key: %w", err)
 			}
@@ -207,6 +213,7 @@ for, under the blocks that are there.`,
 	}
 	cmd.Flags().StringVar(&data, "data", "", "the publisher's data folder")
 	cmd.Flags().StringVar(&keyFile, "signing-key", "", "file with the publisher's signing key")
+	cmd.Flags().StringVar(&nextKeyFile, "next-signing-key", "", "file with the key to which the ledger is being handed over, if it is")
 	cmd.Flags().StringArrayVar(&from, "from", nil, "URL of the open port of a node that has a copy; may be repeated")
 	cmd.Flags().BoolVar(&bestEffort, "best-effort", false, "succeed if no copy is reached, where there is a ledger already")
 	return cmd

@@ -134,6 +134,9 @@ func (v *Verifier) successors(rotations []Rotation) (out []*Verifier) {
 	return out
 }
 
+// Newest is the verifier key that none follows.
+func (v *Verifier) Newest() string { return v.newest().vkey }
+
 // newest is the key that none follows.
 func (v *Verifier) newest() publicKey { return v.keys[len(v.keys)-1] }
 
