@@ -58,9 +58,10 @@ type ArtifactSpec struct {
 
 	// pinned has the image published although the registry's tag does not point to
 	// the digest, which must be one of the same repository. The block records the
-	// tag as the publisher's own word, and not as the registry's. An image that the
-	// ledger has is not recorded again: a pin does not move a tag back. Mirrors of
-	// v0.1.0 do not serve it.
+	// tag as the publisher's own word, and not as the registry's. It takes the right
+	// to "pin" artifacts. What the ledger has is not recorded again: a pin does not
+	// move a tag back; and an OfficialImageSet that holds the tag publishes the
+	// registry's digest again at its next pass. Mirrors of v0.1.0 do not serve it.
 	// +optional
 	Pinned bool `json:"pinned,omitempty"`
 
