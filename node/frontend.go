@@ -8,6 +8,8 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+
+	"github.com/pyrsia/pyrsia-operator/node/server"
 )
 
 // unixPrefix in Config.MirrorAddr is before the path of a Unix socket, where a
@@ -30,7 +32,7 @@ func (n *Node) serveFrontend(ctx context.Context, socket string) error {
 		return fmt.Errorf("listening for the frontend: %w", err)
 	}
 	l.SetUnlinkOnClose(false)
-	n.serveOn(l, socket, n.mirror)
+	n.serveOn(server.Limit(l, mirrorBounds, n.log), socket, n.mirror)
 	n.done.Go(func() {
 		select {
 		case <-ctx.Done():

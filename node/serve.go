@@ -10,13 +10,13 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/pyrsia/pyrsia-operator/node/control"
 	"github.com/pyrsia/pyrsia-operator/node/internal/portproof"
+	"github.com/pyrsia/pyrsia-operator/node/server"
 )
 
 // listen opens the node's ports.
@@ -33,7 +33,7 @@ func (n *Node) listen(ctx context.Context) error {
 	open.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok\n")) })
 	open.HandleFunc("GET /readyz", n.serveReady)
 	open.Handle("GET /metrics", promhttp.HandlerFor(n.registry, promhttp.HandlerOpts{}))
-	if err := n.serveAt(ctx, n.config.OpenAddr, open, nil); err != nil {
+	if err := n.serveAt(ctx, "open", n.config.OpenAddr, openBounds, server.Pace(open), nil); err != nil {
 		return err
 	}
 	if n.mirror != nil {
@@ -48,7 +48,7 @@ func (n *Node) listen(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return n.serveAt(ctx, n.config.ControlAddr, control.Handler(n), tlsConfig)
+	return n.serveAt(ctx, "control", n.config.ControlAddr, controlBounds, server.Pace(control.Handler(n)), tlsConfig)
 }
 
 func (n *Node) serveMirror(ctx context.Context) error {
@@ -69,7 +69,7 @@ func (n *Node) serveMirror(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return n.serveAt(ctx, n.config.MirrorAddr, handler, tlsConfig)
+	return n.serveAt(ctx, "mirror", n.config.MirrorAddr, mirrorBounds, handler, tlsConfig)
 }
 
 // provenMirror is the mirror with the proof that its port is this node's, which
@@ -93,7 +93,18 @@ func (n *Node) provenMirror() (http.Handler, error) {
 	}), nil
 }
 
-func (n *Node) serveAt(ctx context.Context, addr string, handler http.Handler, tlsConfig *tls.Config) error {
+// The bounds on the connections of the node's ports.
+var (
+	// Behind a NAT a whole cluster comes from one address, with up to eight
+	// connections of each node; one address must not get all.
+	openBounds = server.Bounds{Total: 2048, PerAddress: 512}
+	// Container clients are on this machine, and come from one address.
+	mirrorBounds = server.Bounds{Total: 4096}
+	// The operator is alone, and has a few.
+	controlBounds = server.Bounds{Total: 256, PerAddress: 32}
+)
+
+func (n *Node) serveAt(ctx context.Context, name, addr string, b server.Bounds, handler http.Handler, tlsConfig *tls.Config) error {
 	if addr == "" {
 		return nil
 	}
@@ -101,6 +112,12 @@ func (n *Node) serveAt(ctx context.Context, addr string, handler http.Handler, t
 	if err != nil {
 		return fmt.Errorf("listening: %w", err)
 	}
+	bounded := server.Limit(l, b, n.log)
+	n.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Name: "pyrsia_connections_refused_total", Help: "Connections that were refused because too many were open, by port.",
+		ConstLabels: prometheus.Labels{"port": name},
+	}, func() float64 { return float64(bounded.Refused()) }))
+	l = bounded
 	if tlsConfig != nil {
 		l = tls.NewListener(l, tlsConfig)
 	}
@@ -110,11 +127,8 @@ func (n *Node) serveAt(ctx context.Context, addr string, handler http.Handler, t
 
 // serveOn serves until shutdown.
 func (n *Node) serveOn(l net.Listener, addr string, handler http.Handler) {
-	s := &http.Server{
-		Addr: addr, Handler: handler, MaxHeaderBytes: 64 << 10,
-		ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
-		WriteTimeout: 2 * time.Minute, // what may take longer sets its own deadlines
-	}
+	s := server.New(handler)
+	s.Addr = addr
 	n.servers = append(n.servers, s)
 	n.done.Go(func() {
 		if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {

@@ -11,12 +11,12 @@ import (
 	"net/url"
 	"path"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 	"k8s.io/client-go/rest"
 
 	"github.com/pyrsia/pyrsia-operator/node/cli"
+	"github.com/pyrsia/pyrsia-operator/node/server"
 )
 
 // openPort is the node's port that is open to everyone.
@@ -95,13 +95,13 @@ func tunnel(ctx context.Context, config *rest.Config, namespace, pod string) (ad
 	if err != nil {
 		return "", nil, fmt.Errorf("opening a way to pod %s: %w", pod, err)
 	}
-	s := &http.Server{ReadHeaderTimeout: 10 * time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	s := server.New(server.Pace(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method != http.MethodGet || !strings.HasPrefix(r.URL.Path, secret+"/") {
 			http.NotFound(w, r)
 			return
 		}
 		proxy.ServeHTTP(w, r)
-	})}
+	})))
 	go func() { _ = s.Serve(l) }() // until it is closed
 	return "http://" + l.Addr().String() + secret, func() { _ = s.Close() }, nil
 }

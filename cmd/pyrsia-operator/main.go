@@ -15,7 +15,6 @@ import (
 	_ "k8s.io/client-go/plugin/pkg/client/auth/exec" // credentials of managed clusters, outside a pod
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/healthz"
 	"sigs.k8s.io/controller-runtime/pkg/log/zap"
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
 	"sigs.k8s.io/controller-runtime/pkg/metrics/server"
@@ -88,8 +87,8 @@ func run(ctx context.Context, c config) error {
 	mgr, err := ctrl.NewManager(restConfig, ctrl.Options{
 		Scheme:                        scheme,
 		Cache:                         controllers.CacheOptions(),
-		Metrics:                       server.Options{BindAddress: c.metricsAddr},
-		HealthProbeBindAddress:        c.healthAddr,
+		Metrics:                       server.Options{BindAddress: "0"}, // ports serves them
+		HealthProbeBindAddress:        "0",
 		LeaderElection:                c.leaderElect,
 		LeaderElectionID:              "pyrsia-operator",
 		LeaderElectionNamespace:       c.namespace,
@@ -101,9 +100,13 @@ func run(ctx context.Context, c config) error {
 	if err := controllers.Setup(ctx, mgr, controllers.Config{Keys: keys, NodeImage: c.nodeImage, Metrics: metrics.Registry}); err != nil {
 		return err
 	}
-	for _, add := range []func(string, healthz.Checker) error{mgr.AddHealthzCheck, mgr.AddReadyzCheck} {
-		if err := add("ping", healthz.Ping); err != nil {
-			return fmt.Errorf("adding the probes: %w", err)
+	served, err := ports(ctx, c)
+	if err != nil {
+		return err
+	}
+	for _, port := range served {
+		if err := mgr.Add(port); err != nil {
+			return fmt.Errorf("adding the ports: %w", err)
 		}
 	}
 	return mgr.Start(ctx)

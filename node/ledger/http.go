@@ -62,7 +62,7 @@ func (l *Ledger) Handler() http.Handler {
 	mux.HandleFunc("GET /api/v1/entries/{height}", l.serveEntries)
 	mux.HandleFunc("GET /api/v1/rotations", l.serveRotations)
 	mux.HandleFunc("GET /api/v1/evidence", l.serveEvidence)
-	return mux
+	return l.answers.bound(mux)
 }
 
 func (l *Ledger) serveCheckpoint(w http.ResponseWriter, _ *http.Request) {
@@ -245,8 +245,10 @@ func (l *Ledger) serveEntries(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Header().Set("Content-Encoding", "gzip")
-	zw := gzip.NewWriter(w)
-	_, _ = zw.Write(body) // the client is gone: nobody to tell
+	zw := compressors.Get().(*gzip.Writer)
+	defer compressors.Put(zw)
+	zw.Reset(w)
+	_, _ = zw.Write(body) // the answer is in memory: it takes all
 	_ = zw.Close()
 }
 

@@ -42,6 +42,7 @@ type Ledger struct {
 	index   *index // may be ahead of head: queries go below head's size
 	log     *slog.Logger
 
+	answers *answers
 	refused refusals
 	// before is the tree of a copy that another key of the same origin
 	// verified, or that is damaged now, until the pinned key's ledger is proven
@@ -68,7 +69,7 @@ func open(ctx context.Context, path, vkey string, heals bool, log *slog.Logger) 
 	if err := os.MkdirAll(path, 0o755); err != nil {
 		return nil, fmt.Errorf("opening the ledger: %w", err)
 	}
-	l := &Ledger{vkey: strings.TrimSpace(vkey), dir: dir{path}, heals: heals, log: log, changed: make(chan struct{})}
+	l := &Ledger{vkey: strings.TrimSpace(vkey), dir: dir{path}, heals: heals, log: log, answers: newAnswers(), changed: make(chan struct{})}
 	l.position.Store(&position{trust: &trust{newest: pinned}})
 	if l.lock, err = lockFile(filepath.Join(path, lockName)); err != nil {
 		return nil, err

@@ -21,6 +21,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/pyrsia/pyrsia-operator/node/internal/portproof"
 )
 
@@ -34,7 +36,10 @@ const (
 
 const (
 	// firstRequest is how long a connection may be silent at its beginning.
-	firstRequest = 2 * time.Minute
+	firstRequest = 30 * time.Second
+	// stall is how long a client may take nothing of what is sent to it. Later
+	// silence is bounded by the mirror, which closes its end.
+	stall = time.Minute
 	// poll is how often a mirror that is not there is looked for.
 	poll = 50 * time.Millisecond
 	// maxConns bounds the connections at once.
@@ -136,11 +141,26 @@ func (f *frontend) accept() error {
 	}
 }
 
+// boundStall has the kernel end a connection whose other side takes nothing
+// for so long (tcp(7), TCP_USER_TIMEOUT). A deadline of Go's would have to be
+// renewed between the parts of an answer, which splice(2) passes on unseen.
+func boundStall(conn *net.TCPConn, limit time.Duration) error {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var set error
+	err = raw.Control(func(fd uintptr) {
+		set = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(limit.Milliseconds()))
+	})
+	return errors.Join(err, set)
+}
+
 // serve passes one connection on. Nothing is dialled before the client says
 // something, so a connection that only probes the port costs the mirror nothing.
 func (f *frontend) serve(client *net.TCPConn) {
 	first := make([]byte, 16<<10)
-	if err := client.SetReadDeadline(time.Now().Add(firstRequest)); err != nil {
+	if err := errors.Join(client.SetReadDeadline(time.Now().Add(firstRequest)), boundStall(client, stall)); err != nil {
 		return
 	}
 	n, err := client.Read(first)

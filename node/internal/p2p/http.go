@@ -18,6 +18,8 @@ import (
 	"github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/libp2p/go-libp2p/p2p/net/gostream"
 	manet "github.com/multiformats/go-multiaddr/net"
+
+	"github.com/pyrsia/pyrsia-operator/node/server"
 )
 
 // streamBase is the base of URLs that go over a libp2p stream; the name means
@@ -40,8 +42,8 @@ func (h *Host) serve(handler http.Handler) error {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+helloPath, h.ServeHello)
 	mux.Handle("/", handler)
-	h.server = &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
-		BaseContext: func(net.Listener) context.Context { return h.run }}
+	h.server = server.New(server.Pace(mux)) // libp2p's resource manager bounds the streams
+	h.server.BaseContext = func(net.Listener) context.Context { return h.run }
 	h.done.Go(func() {
 		// A listener whose host was closed ends with the context's error.
 		if err := h.server.Serve(l); err != nil && !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, context.Canceled) {

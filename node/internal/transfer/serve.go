@@ -33,10 +33,6 @@ const (
 )
 
 const (
-	// sendRate is the least rate in bytes per second at which a peer must take
-	// what it asked for, and sendSlack what it gets beside that.
-	sendRate  = 64 << 10
-	sendSlack = 30 * time.Second
 	// offerWait is how long an offer waits until there is something to offer.
 	offerWait = 2 * time.Second
 )
@@ -66,7 +62,8 @@ func NewServer(s *store.Store, f *Fetcher, limits *Limits, reg prometheus.Regist
 	return server
 }
 
-// Register adds the server's paths:
+// Register adds the server's paths. How long a peer may take for each part of
+// an answer is bounded by the HTTP server (see server.Pace).
 //
 //	GET  /blobs/sha256/HEX   a blob, or a verified range of one that is on its way
 //	POST /pieces/sha256/HEX  of a set of pieces in the body, which one is on offer?
@@ -107,9 +104,6 @@ func (s *Server) blob(w http.ResponseWriter, r *http.Request) {
 		done := s.grants.send(d, int(start/pieces.Size))
 		defer func() { done(out.n >= min(pieces.Size, size-start)) }()
 	}
-	// A peer that takes nothing does not hold a connection for ever; where
-	// there is no deadline to set, the peer's idle time is bounded elsewhere.
-	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(sendSlack + time.Duration(size/sendRate)*time.Second))
 	w.Header().Set("Content-Type", "application/octet-stream")
 	w.Header().Set("Cache-Control", "public, max-age=31536000, immutable")
 	w.Header().Set("Etag", etag(d))

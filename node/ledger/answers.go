@@ -1,0 +1,115 @@
+package ledger
+
+import (
+	"bytes"
+	"compress/gzip"
+	"net"
+	"net/http"
+	"strconv"
+	"sync"
+)
+
+const (
+	// maxBuilding is how many answers are made at once.
+	maxBuilding = 16
+	// maxHeld bounds the bytes of all answers that clients are slow to take, and
+	// maxHeldBy those of one client. What is small costs less than a connection.
+	maxHeld   = 64 << 20
+	maxHeldBy = maxHeld / 4
+	smallBody = 4 << 10
+	// heldRetry is when a client that was refused may come back, in seconds.
+	heldRetry = 5
+)
+
+// answers bounds what its clients can make a ledger hold in memory: whoever
+// asks for much and reads nothing costs a share of a fixed sum. Others are told
+// to come back; a follower asks the next node.
+type answers struct {
+	building chan struct{}
+
+	mu   sync.Mutex // guards what follows
+	held int64
+	by   map[string]int64 // client -> bytes
+}
+
+func newAnswers() *answers {
+	return &answers{building: make(chan struct{}, maxBuilding), by: map[string]int64{}}
+}
+
+// bound has h make its answers in memory, and sends them when they are made:
+// how long a client takes is nothing that h waits for.
+func (a *answers) bound(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case a.building <- struct{}{}:
+		case <-r.Context().Done():
+			return
+		}
+		made := &answer{header: w.Header(), code: http.StatusOK}
+		func() {
+			defer func() { <-a.building }()
+			h.ServeHTTP(made, r)
+		}()
+		size := int64(made.body.Cap())
+		if size > smallBody {
+			client := clientOf(r)
+			if !a.take(client, size) {
+				clear(w.Header())
+				w.Header().Set("Retry-After", strconv.Itoa(heldRetry))
+				http.Error(w, "this node holds enough answers that clients are slow to take: ask again later, or another node", http.StatusServiceUnavailable)
+				return
+			}
+			defer a.give(client, size)
+		}
+		if made.body.Len() > 0 {
+			w.Header().Set("Content-Length", strconv.Itoa(made.body.Len()))
+		}
+		w.WriteHeader(made.code)
+		_, _ = w.Write(made.body.Bytes()) // the client is gone: nobody to tell
+	})
+}
+
+// answer is an http.ResponseWriter in memory.
+type answer struct {
+	header http.Header
+	code   int
+	body   bytes.Buffer
+}
+
+func (a *answer) Header() http.Header         { return a.header }
+func (a *answer) WriteHeader(code int)        { a.code = code }
+func (a *answer) Write(p []byte) (int, error) { return a.body.Write(p) }
+
+// clientOf is whose share an answer counts against: an address, or a peer's ID
+// over libp2p.
+func clientOf(r *http.Request) string {
+	if host, _, err := net.SplitHostPort(r.RemoteAddr); err == nil {
+		return host
+	}
+	return r.RemoteAddr
+}
+
+// take takes room for an answer, if there is enough. One that is larger than
+// all of a client's share goes alone.
+func (a *answers) take(client string, n int64) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.held > 0 && a.held+n > maxHeld || a.by[client] > 0 && a.by[client]+n > maxHeldBy {
+		return false
+	}
+	a.held += n
+	a.by[client] += n
+	return true
+}
+
+func (a *answers) give(client string, n int64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.held -= n
+	if a.by[client] -= n; a.by[client] == 0 {
+		delete(a.by, client)
+	}
+}
+
+// compressors are kept, for each takes a megabyte.
+var compressors = sync.Pool{New: func() any { return gzip.NewWriter(nil) }}

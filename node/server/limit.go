@@ -1,0 +1,126 @@
+package server
+
+import (
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+)
+
+// Bounds are on the connections of one port.
+type Bounds struct {
+	Total int
+	// PerAddress is for one IPv4 address, or one IPv6 network of 64 bits; 0 is
+	// no bound beside Total.
+	PerAddress int
+}
+
+// logInterval is how often it is said at most that connections are refused.
+const logInterval = time.Minute
+
+// Listener refuses the connections beyond its bounds: it closes them at once.
+type Listener struct {
+	net.Listener
+	bounds Bounds
+	log    *slog.Logger
+
+	mu      sync.Mutex // guards what follows
+	open    int
+	of      map[netip.Addr]int // open ones, by address
+	refused int64
+	logged  time.Time
+}
+
+// Limit bounds the connections of l.
+func Limit(l net.Listener, b Bounds, log *slog.Logger) *Listener {
+	return &Listener{Listener: l, bounds: b, log: log, of: map[netip.Addr]int{}}
+}
+
+// Accept implements net.Listener.
+func (l *Listener) Accept() (net.Conn, error) {
+	for {
+		c, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		from := addressOf(c)
+		if !l.admit(from) {
+			_ = c.Close() // it is refused
+			continue
+		}
+		release := sync.OnceFunc(func() { l.release(from) })
+		if tcp, ok := c.(*net.TCPConn); ok {
+			return &tcpConn{tcp, release}, nil
+		}
+		return &conn{c, release}, nil
+	}
+}
+
+// Refused is how many connections were refused.
+func (l *Listener) Refused() int64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.refused
+}
+
+func (l *Listener) admit(from netip.Addr) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.open < l.bounds.Total && (l.bounds.PerAddress == 0 || !from.IsValid() || l.of[from] < l.bounds.PerAddress) {
+		l.open++
+		l.of[from]++
+		return true
+	}
+	l.refused++
+	if time.Since(l.logged) > logInterval {
+		l.logged = time.Now()
+		l.log.Warn("connections are refused: too many are open", "port", l.Addr().String(),
+			"open", l.open, "at most", l.bounds.Total, "from", from.String(), "open from there", l.of[from], "at most from one address", l.bounds.PerAddress)
+	}
+	return false
+}
+
+func (l *Listener) release(from netip.Addr) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.open--
+	if l.of[from]--; l.of[from] == 0 {
+		delete(l.of, from)
+	}
+}
+
+// addressOf is who is counted; not valid if it is no IP address.
+func addressOf(c net.Conn) netip.Addr {
+	tcp, ok := c.RemoteAddr().(*net.TCPAddr)
+	if !ok {
+		return netip.Addr{}
+	}
+	a := tcp.AddrPort().Addr().Unmap().WithZone("")
+	if a.Is6() { // a host is given a whole network of these
+		network, _ := a.Prefix(64) // 64 bits are valid for IPv6
+		return network.Addr()
+	}
+	return a
+}
+
+// tcpConn is a *net.TCPConn for net/http too: it sends files by the kernel.
+type tcpConn struct {
+	*net.TCPConn
+	release func()
+}
+
+func (c *tcpConn) Close() error {
+	defer c.release()
+	return c.TCPConn.Close()
+}
+
+type conn struct {
+	net.Conn
+	release func()
+}
+
+func (c *conn) Close() error {
+	defer c.release()
+	return c.Conn.Close()
+}
