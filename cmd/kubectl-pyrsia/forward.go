@@ -77,11 +77,11 @@ func tunnel(ctx context.Context, config *rest.Config, namespace, pod string) (ad
 	if err != nil {
 		return "", nil, fmt.Errorf("connecting to the cluster: %w", err)
 	}
-	server, _, err := rest.DefaultServerUrlFor(config)
+	apiServer, _, err := rest.DefaultServerUrlFor(config)
 	if err != nil {
 		return "", nil, fmt.Errorf("connecting to the cluster: %w", err)
 	}
-	target := server.JoinPath("api/v1/namespaces", url.PathEscape(namespace), "pods", fmt.Sprintf("%s:%d", url.PathEscape(pod), openPort), "proxy")
+	target := apiServer.JoinPath("api/v1/namespaces", url.PathEscape(namespace), "pods", fmt.Sprintf("%s:%d", url.PathEscape(pod), openPort), "proxy")
 	secret := "/" + rand.Text()
 	proxy := &httputil.ReverseProxy{
 		Transport: transport,
