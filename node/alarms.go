@@ -78,7 +78,7 @@ func (n *Node) evidenceAlarms(evidence []ledger.Evidence) (out []control.Alarm) 
 			i, out = len(out), append(out, control.Alarm{Kind: kind, Message: e.Message})
 		}
 		out[i].Since = e.Time
-		if e.Key != "" {
+		if e.Kind == ledger.EvidenceNewKey {
 			out[i].Keys = append(out[i].Keys, e.Key)
 		}
 	}

@@ -67,7 +67,8 @@ type Evidence struct {
 	Verified string `json:"verified,omitempty"`
 	// Received is the checkpoint that was refused, or under which the data was.
 	Received string `json:"received,omitempty"`
-	// Key is the key to which the ledger was handed over.
+	// Key is the key that it is about: the one to which the ledger was handed over,
+	// or the retired one.
 	Key string `json:"key,omitempty"`
 	// Rotations are the hand-overs that it is about.
 	Rotations []Rotation `json:"rotations,omitempty"`
@@ -83,8 +84,8 @@ type Evidence struct {
 // peer's own doing is not.
 func (e *Evidence) identity() string {
 	switch e.Kind {
-	case EvidenceNewKey:
-		return e.Key
+	case EvidenceNewKey, EvidenceRetiredKey:
+		return e.Key // whoever has it can sign something else each minute: that is no news
 	case EvidenceBadSignature, EvidenceBadData:
 		return e.Peer + "\n" + e.Message + "\n" + e.Received
 	default:

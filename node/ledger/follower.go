@@ -129,7 +129,7 @@ func (f *Follower) refuseOffer(ctx context.Context, c Checkpoint, offer *offered
 			e.Rotations = both.rotations
 		}
 	case errors.Is(err, ErrRetiredKey):
-		e.Kind = EvidenceRetiredKey
+		e.Kind, e.Key = EvidenceRetiredKey, c.signers[0]
 	case errors.Is(err, errHandOver):
 		e.Kind = EvidenceBadSignature
 	}

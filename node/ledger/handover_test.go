@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -120,8 +121,13 @@ func TestRetiredKeyNamesNobody(t *testing.T) {
 		f := newFollower(t, pinned)
 		mustFollow(t, f, r.publisher)
 		mustNewestKey(t, f, r.newVkey)
-		for _, thief := range []*publisher{both, alone} {
-			mustRefuse(t, f, serve(t, thief.Ledger), EvidenceRetiredKey, r.publisher)
+		for i, thief := range []*publisher{both, alone} {
+			source := serve(t, thief.Ledger)
+			if i == 0 {
+				mustRefuse(t, f, source, EvidenceRetiredKey, r.publisher)
+			} else if grown, err := f.Sync(t.Context(), source); !errors.Is(err, ErrRetiredKey) || grown {
+				t.Errorf("the thief's key alone: %v, %v", grown, err) // which is no news
+			}
 			if _, err := f.Latest(t.Context(), image); !errors.Is(err, ErrNotFound) {
 				t.Errorf("who pinned %s has the thief's image: %v", name, err)
 			}
@@ -131,8 +137,12 @@ func TestRetiredKeyNamesNobody(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, e := range evidence {
-			if e.Kind == EvidenceRetiredKey && strings.Contains(e.Message, r.newVkey) {
+		misuses := slices.DeleteFunc(evidence, func(e Evidence) bool { return e.Kind != EvidenceRetiredKey })
+		if len(misuses) != 1 || misuses[0].Key != r.oldVkey {
+			t.Errorf("one key is misused, and there are %d pieces of evidence: %+v", len(misuses), misuses)
+		}
+		for _, e := range misuses {
+			if strings.Contains(e.Message, r.newVkey) {
 				t.Errorf("who pinned %s takes the publisher's own rotation for a thief's: %s", name, e.Message)
 			}
 		}

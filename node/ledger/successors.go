@@ -210,13 +210,13 @@ func (f *Follower) byRetired(ctx context.Context, was *position, offer *offered,
 		}
 	}
 	if err == nil {
-		e.Kind = EvidenceRetiredKey
+		e.Kind, e.Key = EvidenceRetiredKey, c.signers[0]
 		return Checkpoint{}, f.refuse(e, fmt.Errorf("%w: %s, which has handed the ledger over: fetch it from another peer", ErrRetiredKey, c.signers[0]))
 	}
 	for _, r := range offer.told {
 		known := slices.Contains(was.trust.entries, r.Entry)
-		if _, err := proveBlock(retired, []byte(r.Entry), []byte(r.Proof)); err == nil && !known {
-			e.Kind, e.Rotations = EvidenceRetiredKey, []Rotation{r}
+		if b, err := proveBlock(retired, []byte(r.Entry), []byte(r.Proof)); err == nil && !known {
+			e.Kind, e.Key, e.Rotations = EvidenceRetiredKey, b.Checkpoint.signers[0], []Rotation{r}
 			return Checkpoint{}, f.refuse(e, fmt.Errorf("%w: it names the key %s as the next one, after it has handed the ledger over", ErrRetiredKey, successorOf(r)))
 		}
 	}
