@@ -184,7 +184,10 @@ func ask(ctx context.Context, client *http.Client, mirror, port string, secret [
 		if errors.Is(err, unix.ECONNREFUSED) {
 			return "nothing listens there (does the mirror run?)"
 		}
-		return "what listens there does not answer: " + err.Error()
+		if inner, ok := errors.AsType[*url.Error](err); ok && !inner.Timeout() {
+			return "what listens there does not speak HTTP: " + inner.Err.Error()
+		}
+		return "what listens there does not answer within " + tryTime.String() // without the nonce: a condition repeats it
 	}
 	defer resp.Body.Close()
 	said, err := io.ReadAll(io.LimitReader(resp.Body, 1<<10))
