@@ -36,7 +36,8 @@ which status checks: it is for pods and crictl, and ctr wants --hosts-dir. What 
 Each file names its owner. What another owner has set up is not touched: a second
 node on this machine takes other registries and an --owner of its own. Who is
 refused waits: when the owner uninstalls, it hands over to the one that waits,
-if that one has tried again within a quarter of an hour.`,
+if that one has tried again within a quarter of an hour. (A PyrsiaNode's mirror
+hands over to those of its own namespace.)`,
 	}
 	f := cmd.PersistentFlags()
 	f.StringVar(&s.CertsD, "certs-d", "/etc/containerd/certs.d", "containerd's config_path")

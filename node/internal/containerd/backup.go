@@ -85,6 +85,10 @@ func (s Setup) end() error {
 		}
 		return err
 	}
+	// Crash between: an empty folder, which the next run removes.
+	if err := removeFile(s.lock()); err != nil {
+		return err
+	}
 	return removeEmpty(filepath.Join(s.CertsD, backupDir))
 }
 

@@ -52,8 +52,8 @@ func (s Setup) check() error {
 // the user had is kept for Uninstall. What the same owner had set up otherwise,
 // at another URL or for registries that are not listed any more, is changed or
 // restored: it tells which folders were. If another owner has one of the
-// registries, nothing is changed but for a claim to it, and the error is an
-// *OwnedError. To install again is safe, also after a crash at any moment.
+// registries, nothing is changed but for a claim to it within a team, and the
+// error is an *OwnedError. To install again is safe, also after a crash at any moment.
 func (s Setup) Install(mirror string, mode Mode) (restored []string, err error) {
 	if mode != Strict && mode != Fallback {
 		return nil, fmt.Errorf("mode %q: want %s or %s", mode, Strict, Fallback)
@@ -107,7 +107,7 @@ func (s Setup) refuse(wanted []folder, mirror string, mode Mode) error {
 		if owned == nil {
 			owned = &OwnedError{Registry: f.registry, File: s.hosts(f.name), Owner: h.owner, Mirror: h.mirror}
 		}
-		if err := s.putClaim(f.name, s.content(f, mirror, mode)); err != nil {
+		if err := s.putClaim(f.name, h.owner, s.content(f, mirror, mode)); err != nil {
 			return fmt.Errorf("waiting for %s: %w", f.registry, err)
 		}
 	}
@@ -167,7 +167,7 @@ func (s Setup) restoreOthers(wanted []folder, mirror string) (restored []string,
 // Uninstall restores what was there before Install, of these registries or, if
 // none is listed, of all that the owner has. A hosts.toml that another mirror
 // owns, or that somebody has written since, is left as it is; where another
-// mirror waits for the registry, it gets it instead. mirror is the URL of a
+// mirror of the same team waits for the registry, it gets it instead. mirror is the URL of a
 // mirror whose files may be without an owner, because v0.1.0 wrote them; if it
 // is empty, all such files are taken back.
 func (s Setup) Uninstall(mirror string) error {

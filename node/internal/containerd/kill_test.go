@@ -22,7 +22,7 @@ func TestMain(m *testing.M) {
 	})
 }
 
-var urls = map[string]string{"a/mirror/1": mirror, "b/mirror/2": "http://127.0.0.1:5002"}
+var urls = map[string]string{"images/a/1": mirror, "images/b/2": "http://127.0.0.1:5002"}
 
 // However far a run came, the user's set-up or the whole of ours is in place,
 // and the next Uninstall brings everything back.
@@ -48,7 +48,7 @@ func killAt(t *testing.T, what, had string, n int) (killed bool) {
 	t.Helper()
 	certsD := lay(t, before[had])
 	want := tree(t, filepath.Dir(certsD))
-	s := Setup{CertsD: certsD, Owner: "a/mirror/1", Registries: []string{"docker.io"}}
+	s := Setup{CertsD: certsD, Owner: "images/a/1", Registries: []string{"docker.io"}}
 	if what == "uninstall" {
 		install(t, s, mirror, Strict)
 	}
@@ -96,8 +96,8 @@ func handOverKilledAt(t *testing.T, what string, n int) (killed bool) {
 	t.Helper()
 	certsD := lay(t, before["own hosts.toml"])
 	want := tree(t, certsD)
-	a := Setup{CertsD: certsD, Owner: "a/mirror/1", Registries: []string{"docker.io"}}
-	b := Setup{CertsD: certsD, Owner: "b/mirror/2", Registries: []string{"docker.io"}}
+	a := Setup{CertsD: certsD, Owner: "images/a/1", Registries: []string{"docker.io"}}
+	b := Setup{CertsD: certsD, Owner: "images/b/2", Registries: []string{"docker.io"}}
 	install(t, a, urls[a.Owner], Strict)
 	if what == "claim" {
 		killed = killpoint.Try(t, n, "install", certsD, b.Owner)

@@ -31,7 +31,7 @@ func (e *OwnedError) Error() string {
 	if owner == "" {
 		owner = "an owner that is not recorded"
 	}
-	return fmt.Sprintf("pulls of %s on this machine go to the mirror of %s at %s already (%s), and nothing was changed: take %[1]s out of this mirror's registries, keep it off this machine, or remove the other mirror (which then hands over to this one)",
+	return fmt.Sprintf("pulls of %s on this machine go to the mirror of %s at %s already (%s), and nothing was changed: take %[1]s out of this mirror's registries, keep it off this machine, or remove the other mirror",
 		e.Registry, owner, e.Mirror, e.File)
 }
 
@@ -94,9 +94,9 @@ func checkOwner(owner string) error {
 }
 
 const (
-	// claimFile in a registry's backup is the hosts.toml of a mirror that waits
-	// for the registry: who has it hands over to that mirror when it goes, so
-	// that there is no moment at which pulls go around both.
+	// claimFile in a registry's backup is the hosts.toml of a mirror of the same
+	// team that waits for the registry: who has it hands over to that mirror when
+	// it goes, so that there is no moment at which pulls go around both.
 	claimFile = "claim.toml"
 	// claimAge is how long a claim counts: who waits renews it at each attempt,
 	// which are at most 5 minutes apart for a container that keeps failing.
@@ -116,12 +116,22 @@ func (s Setup) claimant(folder string) (content []byte, waits bool, err error) {
 	}
 	content, _, err = read(s.claim(folder))
 	h, ours := parse(content)
-	return content, err == nil && ours && h.owner != s.Owner, err
+	return content, err == nil && ours && h.owner != s.Owner && sameTeam(h.owner, s.Owner), err
 }
 
-// putClaim notes that s waits for a folder. Who waited first stays first.
-func (s Setup) putClaim(folder string, content []byte) error {
-	if _, waits, err := s.claimant(folder); err != nil || waits {
+// sameTeam tells whether one owner may hand over to another: within a namespace,
+// or on a machine without Kubernetes. What another team has waited for must not
+// be in its hands the moment that a mirror is replaced.
+func sameTeam(a, b string) bool {
+	teamA, _, ok1 := strings.Cut(a, "/")
+	teamB, _, ok2 := strings.Cut(b, "/")
+	return a != "" && b != "" && ok1 == ok2 && (!ok1 || teamA == teamB)
+}
+
+// putClaim notes that s waits for a folder that owner has. Who waited first
+// stays first.
+func (s Setup) putClaim(folder, owner string, content []byte) error {
+	if _, waits, err := s.claimant(folder); err != nil || waits || !sameTeam(s.Owner, owner) {
 		return err
 	}
 	if err := os.MkdirAll(s.backup(folder), 0o755); err != nil {

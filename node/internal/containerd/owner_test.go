@@ -75,9 +75,10 @@ func TestSecondMirrorIsRefusedAndHarmless(t *testing.T) {
 func TestHandOver(t *testing.T) {
 	root := lay(t, before["own hosts.toml"])
 	want := tree(t, root)
-	a, b := setup(root, "docker.io", "quay.io"), Setup{CertsD: root, Owner: "b/mirror/2", Registries: []string{"docker.io"}}
-	c := Setup{CertsD: root, Owner: "c/mirror/3", Registries: []string{"docker.io"}}
+	a, b := setup(root, "docker.io", "quay.io"), Setup{CertsD: root, Owner: "images/b/2", Registries: []string{"docker.io"}}
+	c := Setup{CertsD: root, Owner: "images/c/3", Registries: []string{"docker.io"}}
 	install(t, a, mirror, Strict)
+	claimed(t, Setup{CertsD: root, Owner: "mallory/mirror/9", Registries: []string{"docker.io"}}, "http://127.0.0.1:5009") // of another team
 	claimed(t, b, "http://127.0.0.1:5002")
 	claimed(t, c, "http://127.0.0.1:5003") // waits, but b was first
 	if err := a.Uninstall(mirror); err != nil {
@@ -119,7 +120,7 @@ func TestClaimsEnd(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			root := lay(t, before["nothing there"])
-			a, b := setup(root, "docker.io"), Setup{CertsD: root, Owner: "b/mirror/2", Registries: []string{"docker.io"}}
+			a, b := setup(root, "docker.io"), Setup{CertsD: root, Owner: "images/b/2", Registries: []string{"docker.io"}}
 			install(t, a, mirror, Strict)
 			claimed(t, b, "http://127.0.0.1:5002")
 			end(t, b)
@@ -210,6 +211,32 @@ func TestOwnersAreOneLine(t *testing.T) {
 		if _, err := s.Install(mirror, Strict); err == nil || s.Uninstall("") == nil {
 			t.Errorf("owner %q was accepted", owner)
 		}
+	}
+}
+
+// Another team's mirror that waits gets nothing by another one's clean-up.
+func TestNoHandOverToAnotherTeam(t *testing.T) {
+	for _, owner := range []string{"mallory/mirror/2", "images2/mirror/2", "local"} {
+		root := lay(t, before["own hosts.toml"])
+		want := tree(t, root)
+		a, b := setup(root, "docker.io"), Setup{CertsD: root, Owner: owner, Registries: []string{"docker.io"}}
+		install(t, a, mirror, Strict)
+		claimed(t, b, "http://127.0.0.1:5002")
+		if err := a.Uninstall(mirror); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want, tree(t, root)); diff != "" {
+			t.Errorf("%s has it (-user's +now):\n%s", owner, diff)
+		}
+	}
+}
+
+// Who may not write here cannot keep a mirror from being set up or restored.
+func TestLockIsForRootAlone(t *testing.T) {
+	s := setup(t.TempDir(), "docker.io")
+	install(t, s, mirror, Strict)
+	if info, err := os.Stat(s.lock()); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("the lock: %v, %v", info, err)
 	}
 }
 
