@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -143,10 +144,100 @@ func TestValuesAreChecked(t *testing.T) {
 	for _, bad := range []string{
 		"replicas=-1", "logLevel=loud", "metrics.serviceMonitor.interval=often", "networkPolicy.nodeNamespaces={Not_A_Name}",
 		"image.repo=example.com/other", "metrics.serviceMonitors.enabled=true",
+		"namespaces={Not_A_Name}", "hostPathRoots={/}", "hostPathRoots={var/lib}", "hostPathRoots=null", "hostPathRoots={/var/lib/../x}", "containerdConfigPaths={/etc/}",
 	} {
 		if _, err := render(t, "--set", bad); err == nil || !strings.Contains(err.Error(), strings.Split(strings.Split(bad, "=")[0], ".")[0]) {
 			t.Errorf("%s: %v", bad, err)
 		}
+	}
+}
+
+// With named namespaces the operator has no right in the cluster as a whole: it
+// has the same in each of them, and in its own namespace.
+func TestNamedNamespacesGetRoles(t *testing.T) {
+	plain, err := render(t)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := render(t, "--set", "namespaces={images,team-a,pyrsia-system}")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wide []any
+	for _, o := range objects(t, plain) {
+		if o.GetKind() == "ClusterRole" && o.GetName() == "pyrsia-operator" {
+			wide, _, _ = unstructured.NestedSlice(o.Object, "rules")
+		}
+	}
+	for _, rule := range wide { // which no Role gives
+		r := rule.(map[string]any)
+		r["resources"] = slices.DeleteFunc(r["resources"].([]any), func(name any) bool { return name == "namespaces" })
+	}
+	roles, bindings := map[string]bool{}, map[string]bool{}
+	for _, o := range objects(t, data) {
+		switch {
+		case o.GetKind() == "ClusterRoleBinding", o.GetKind() == "ClusterRole" && !aggregated(o):
+			t.Errorf("there is a %s %s", o.GetKind(), o.GetName())
+		case o.GetKind() == "Role" && o.GetName() == "pyrsia-operator-nodes":
+			roles[o.GetNamespace()] = true
+			rules, _, _ := unstructured.NestedSlice(o.Object, "rules")
+			if diff := cmp.Diff(wide, rules); diff != "" {
+				t.Errorf("rights in %s (-cluster +namespace):\n%s", o.GetNamespace(), diff)
+			}
+		case o.GetKind() == "RoleBinding" && o.GetName() == "pyrsia-operator-nodes":
+			bindings[o.GetNamespace()] = true
+		case o.GetKind() == "ConfigMap" && o.GetName() == "pyrsia-operator-rules":
+			if list, _, _ := unstructured.NestedString(o.Object, "data", "namespaces"); list != "images\nteam-a\npyrsia-system" {
+				t.Errorf("the policy allows %q", list)
+			}
+		case o.GetKind() == "Deployment":
+			if !strings.Contains(fmt.Sprint(o.Object["spec"]), "--namespaces=images,team-a,pyrsia-system") {
+				t.Error("the operator is not told its namespaces")
+			}
+		}
+	}
+	want := map[string]bool{"images": true, "team-a": true, "pyrsia-system": true}
+	if diff := cmp.Diff(want, roles) + cmp.Diff(want, bindings); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// aggregated tells whether a ClusterRole adds to one that every cluster has.
+func aggregated(o *unstructured.Unstructured) bool {
+	for label := range o.GetLabels() {
+		if strings.HasPrefix(label, "rbac.authorization.k8s.io/aggregate-to-") {
+			return true
+		}
+	}
+	return false
+}
+
+// No role for users reaches the status or the finalizers, which the operator
+// believes, or more than the kinds of this API.
+func TestRolesOfUsers(t *testing.T) {
+	data, err := render(t)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]string{}
+	for _, o := range objects(t, data) {
+		if o.GetKind() != "ClusterRole" || !aggregated(o) {
+			continue
+		}
+		rules, _, _ := unstructured.NestedSlice(o.Object, "rules")
+		for _, rule := range rules {
+			r := rule.(map[string]any)
+			got[o.GetName()] += fmt.Sprint(r["apiGroups"], r["resources"], r["verbs"])
+		}
+	}
+	want := map[string]string{
+		"pyrsia-view":  "[pyrsia.io] [artifacts officialimagesets pyrsianodes] [get list watch]",
+		"pyrsia-edit":  "[pyrsia.io] [artifacts officialimagesets] [create update patch delete deletecollection]",
+		"pyrsia-pin":   "[pyrsia.io] [artifacts] [pin]", // who may say spec.pinned
+		"pyrsia-admin": "[pyrsia.io] [pyrsianodes] [create update patch delete deletecollection]",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
 	}
 }
 

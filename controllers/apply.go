@@ -80,7 +80,11 @@ func (a applier) apply(ctx context.Context, live client.Object, desired runtime.
 	if live.GetUID() == "" {
 		// Crash after: the fields belong to the creation and not to an apply, so the
 		// object counts as outdated, and the next call goes on below.
-		return a.client.Create(ctx, object, client.FieldOwner(fieldOwner))
+		created := object.DeepCopy()
+		if err := a.client.Create(ctx, created, client.FieldOwner(fieldOwner)); err != nil {
+			return err
+		}
+		live = created
 	}
 	if err := a.takeFields(ctx, live); err != nil {
 		if apierrors.IsConflict(err) {

@@ -39,11 +39,11 @@ func TestNodesOutsideJoin(t *testing.T) {
 			outer := nextIP()
 			if kind == v1alpha1.ExposureLoadBalancer {
 				c.awaitCondition(t, publisher, v1alpha1.ConditionNetworkReady, metav1.ConditionUnknown, "AddressPending")
-				c.get(t, way)
-				way.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: outer}}
-				if err := c.Status().Update(t.Context(), way); err != nil {
-					t.Fatal(err)
-				}
+				eventually(t, func() error { // the operator may be writing
+					c.get(t, way)
+					way.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: outer}}
+					return c.Status().Update(t.Context(), way)
+				})
 			}
 			c.awaitCondition(t, publisher, v1alpha1.ConditionNetworkReady, metav1.ConditionTrue, "Exposed")
 			c.awaitArgument(t, publisher, "--announce")

@@ -66,6 +66,8 @@ func TestMain(m *testing.M) {
 		panic(err)
 	}
 	code := m.Run()
+	ruled.stop()
+	unruled.stop()
 	if theCluster != nil {
 		pattern := flag.Lookup("test.run").Value.String()
 		all := code == 0 && (pattern == "" || pattern == ".") && flag.Lookup("test.skip").Value.String() == ""
@@ -203,6 +205,7 @@ func (c *cluster) startOperator() error {
 // operatorOptions say how an operator differs from that of a cluster.
 type operatorOptions struct {
 	wrap      func(http.RoundTripper) http.RoundTripper // its way to the API server
+	hosts     HostRules                                 // those of the installation if there are none
 	namespace string                                    // the one that it looks at; all if empty
 	lease     string                                    // by which it is chosen; none if empty
 }
@@ -217,6 +220,9 @@ type operator struct {
 }
 
 func (c *cluster) runOperator(o operatorOptions) (*operator, error) {
+	if o.hosts.Namespace == "" {
+		o.hosts = DefaultHostRules("pyrsia-system")
+	}
 	restConfig := rest.CopyConfig(c.env.Config)
 	restConfig.QPS = -1
 	restConfig.Impersonate = rest.ImpersonationConfig{
@@ -226,7 +232,7 @@ func (c *cluster) runOperator(o operatorOptions) (*operator, error) {
 	restConfig.Wrap(asked.wrap)
 	restConfig.Wrap(o.wrap)
 	options := ctrl.Options{
-		Scheme: c.scheme, Cache: CacheOptions(), Metrics: server.Options{BindAddress: "0"},
+		Scheme: c.scheme, Cache: CacheOptions(o.hosts), Metrics: server.Options{BindAddress: "0"},
 		Controller: config.Controller{SkipNameValidation: new(true)},
 	}
 	if o.namespace != "" {
@@ -239,14 +245,14 @@ func (c *cluster) runOperator(o operatorOptions) (*operator, error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	out := &operator{metrics: prometheus.NewRegistry(), ended: make(chan struct{})}
 	out.stop = func() { cancel(); <-out.ended }
-	err := out.start(ctx, c, restConfig, options)
+	err := out.start(ctx, c, restConfig, options, o.hosts)
 	if err != nil {
 		cancel()
 	}
 	return out, err
 }
 
-func (o *operator) start(ctx context.Context, c *cluster, restConfig *rest.Config, options ctrl.Options) error {
+func (o *operator) start(ctx context.Context, c *cluster, restConfig *rest.Config, options ctrl.Options, hosts HostRules) error {
 	direct, err := client.New(restConfig, client.Options{Scheme: c.scheme})
 	if err != nil {
 		return err
@@ -258,7 +264,7 @@ func (o *operator) start(ctx context.Context, c *cluster, restConfig *rest.Confi
 	if err != nil {
 		return err
 	}
-	if err := Setup(ctx, mgr, Config{Keys: o.keys, NodeImage: "ghcr.io/pyrsia/pyrsia:test", KeysEvery: patience / 20, KeyOverlap: time.Nanosecond, Metrics: o.metrics}); err != nil {
+	if err := Setup(ctx, mgr, Config{Keys: o.keys, NodeImage: "ghcr.io/pyrsia/pyrsia:test", KeysEvery: patience / 20, KeyOverlap: time.Nanosecond, Hosts: hosts, Metrics: o.metrics}); err != nil {
 		return err
 	}
 	go func() { o.err = mgr.Start(ctx); close(o.ended) }()
@@ -274,10 +280,10 @@ func (c *cluster) restartOperator(t *testing.T) {
 	}
 }
 
-// namespace makes a namespace for one test.
+// namespace makes a namespace for one test, that may have mirrors.
 func (c *cluster) namespace(t *testing.T) string {
 	t.Helper()
-	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "test-"}}
+	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "test-", Labels: map[string]string{labelMirrors: mirrorsAllowed}}}
 	if err := c.Create(t.Context(), ns); err != nil {
 		t.Fatal(err)
 	}

@@ -41,7 +41,7 @@ const nodeUser = 65532
 // podInputs are the facts, other than the PyrsiaNode itself, that its pods
 // depend on.
 type podInputs struct {
-	image     string // the operator's default
+	image     string // the operator's own, of containers that run as root or reach the host, and of the others by default
 	ledgerKey string // mirrors: the key to trust
 	bootstrap []string
 	outside   outside
@@ -216,9 +216,14 @@ func bandwidthArgs(n *v1alpha1.PyrsiaNode) (args []string) {
 	return args
 }
 
+const (
+	defaultHostRoot   = "/var/lib/pyrsia"
+	defaultConfigPath = "/etc/containerd/certs.d"
+)
+
 // hostPath is where a mirror keeps its data on each Kubernetes node.
 func hostPath(n *v1alpha1.PyrsiaNode) string {
-	return cmp.Or(n.Spec.Storage.HostPath, path.Join("/var/lib/pyrsia", n.Namespace+"-"+n.Name))
+	return cmp.Or(n.Spec.Storage.HostPath, path.Join(defaultHostRoot, n.Namespace+"-"+n.Name))
 }
 
 // mirrorSpec fills in the defaults of a mirror that says nothing about itself;
@@ -230,7 +235,7 @@ func mirrorSpec(n *v1alpha1.PyrsiaNode) v1alpha1.Mirror {
 	}
 	m.Port = cmp.Or(m.Port, portMirror)
 	m.Containerd = cmp.Or(m.Containerd, v1alpha1.ContainerdStrict)
-	m.ContainerdConfigPath = cmp.Or(m.ContainerdConfigPath, "/etc/containerd/certs.d")
+	m.ContainerdConfigPath = cmp.Or(m.ContainerdConfigPath, defaultConfigPath)
 	if len(m.Registries) == 0 {
 		m.Registries = []string{"docker.io"}
 	}

@@ -75,6 +75,14 @@ func (r *PyrsiaNodeReconciler) cleanup(ctx context.Context, n *v1alpha1.PyrsiaNo
 // restoreAll tells when all that the mirror has set up is put back, or nothing
 // more can be done for it.
 func (r *PyrsiaNodeReconciler) restoreAll(ctx context.Context, n *v1alpha1.PyrsiaNode) (done bool, err error) {
+	may, err := r.judge(ctx, n) // the spec may have been changed since it was deleted
+	if err != nil {
+		return false, err
+	}
+	if !may.allowed() {
+		r.tellLeft(n, "what the spec says is not allowed, so nothing is done by it: "+may.refusals[0].why)
+		return true, nil
+	}
 	for _, name := range []string{n.Name, frontendName(n)} {
 		if err := deleteOwned(ctx, r.applier, n, new(appsv1.DaemonSet), "DaemonSet", name); err != nil {
 			return false, err

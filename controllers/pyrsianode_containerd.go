@@ -90,19 +90,21 @@ func holdContainer(n *v1alpha1.PyrsiaNode, in podInputs) *coreac.ContainerApplyC
 	return initContainer(n, in, "hold").WithArgs("pause").WithSecurityContext(restricted()).WithResources(little())
 }
 
-// cutsItselfOff tells the registry from which a mirror's own image comes, if a
+// cutsItselfOff tells an image of a mirror's own pods and its registry, if a
 // strict containerd could pull it through the mirror alone: once the mirror is
 // gone, it could never come back.
-func cutsItselfOff(n *v1alpha1.PyrsiaNode, in podInputs) (registry string) {
+func cutsItselfOff(n *v1alpha1.PyrsiaNode, in podInputs) (image, registry string) {
 	m := mirrorSpec(n)
-	image, err := reference.ParseNormalizedNamed(nodeImage(n, in))
-	if err != nil || n.Spec.Role != v1alpha1.RoleMirror || m.Containerd != v1alpha1.ContainerdStrict {
-		return ""
+	if n.Spec.Role != v1alpha1.RoleMirror || m.Containerd != v1alpha1.ContainerdStrict {
+		return "", ""
 	}
-	if registry = reference.Domain(image); slices.Contains(m.Registries, registry) {
-		return registry
+	for _, image := range []string{nodeImage(n, in), in.image} {
+		name, err := reference.ParseNormalizedNamed(image)
+		if err == nil && slices.Contains(m.Registries, reference.Domain(name)) {
+			return image, reference.Domain(name)
+		}
 	}
-	return ""
+	return "", ""
 }
 
 // setUpRefusal tells why containerd cannot be set up on the first Kubernetes node

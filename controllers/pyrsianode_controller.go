@@ -46,12 +46,14 @@ type PyrsiaNodeReconciler struct {
 	Keys      *Keyring
 	NodeImage string
 	KeysEvery time.Duration // how often Secrets are written that pods may lack
+	Hosts     HostRules
 	// KeyOverlap is for how long the old and the new signing key both sign.
 	KeyOverlap time.Duration
 	Now        func() time.Time
 
 	applier applier
 	status  statusWriter
+	record  *hostRecord
 
 	// keysApplied holds when the Secrets of a PyrsiaNode (by UID) were last
 	// written by this process.
@@ -69,10 +71,20 @@ func (r *PyrsiaNodeReconciler) Reconcile(ctx context.Context, req ctrl.Request) 
 		next, err := r.cleanup(ctx, n)
 		return ctrl.Result{RequeueAfter: next}, err
 	}
+	may, err := r.judge(ctx, n)
+	if err != nil {
+		return ctrl.Result{}, err
+	}
+	if !may.allowed() {
+		before := n.DeepCopy()
+		next, err := r.refuse(ctx, n, may)
+		return r.status.finish(ctx, before, n, next, err)
+	}
 	if err := r.hold(ctx, n); err != nil {
 		return ctrl.Result{}, err
 	}
 	before := n.DeepCopy()
+	setNotAllowed(n, may)
 	in := podInputs{image: r.NodeImage}
 	next, err := run(ctx, n, r.keys, r.network(&in), r.workload(&in), r.restoreContainerd(&in), r.ledger(&in), r.awaitKeys, r.pace)
 	return r.status.finish(ctx, before, n, next, err)
@@ -107,8 +119,9 @@ func (r *PyrsiaNodeReconciler) pace(ctx context.Context, n *v1alpha1.PyrsiaNode)
 // SetupWithManager registers the controller.
 func (r *PyrsiaNodeReconciler) SetupWithManager(mgr ctrl.Manager) error {
 	r.applier = applier{client: mgr.GetClient(), live: mgr.GetAPIReader()}
+	r.record = &hostRecord{client: mgr.GetClient(), live: mgr.GetAPIReader(), namespace: r.Hosts.Namespace, now: r.Now}
 	r.status = statusWriter{client: mgr.GetClient(), recorder: mgr.GetEventRecorder("pyrsianode-controller")}
-	return ctrl.NewControllerManagedBy(mgr).
+	build := ctrl.NewControllerManagedBy(mgr).
 		Named("pyrsianode").
 		For(&v1alpha1.PyrsiaNode{}, builder.WithPredicates(predicate.GenerationChangedPredicate{})).
 		Owns(&appsv1.StatefulSet{}).
@@ -119,8 +132,11 @@ func (r *PyrsiaNodeReconciler) SetupWithManager(mgr ctrl.Manager) error {
 		Watches(&v1alpha1.PyrsiaNode{}, handler.EnqueueRequestsFromMapFunc(r.mirrorsOf), builder.WithPredicates(usabilityChanged)).
 		// A new block wakes those that are to have it.
 		Watches(&v1alpha1.Artifact{}, handler.EnqueueRequestsFromMapFunc(r.networkOf), builder.WithPredicates(becameVerified)).
-		WithOptions(options(nodesAtOnce)).
-		Complete(r)
+		WithOptions(options(nodesAtOnce))
+	if len(r.Hosts.Namespaces) == 0 {
+		build.WatchesMetadata(&corev1.Namespace{}, handler.EnqueueRequestsFromMapFunc(r.nodesOfNamespace), builder.WithPredicates(mirrorsLabelChanged))
+	}
+	return build.Complete(r)
 }
 
 // nodeOfPod is the PyrsiaNode that a pod belongs to.

@@ -2,7 +2,6 @@ package controllers
 
 import (
 	"fmt"
-	"path"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -46,7 +45,9 @@ func frontendDaemonSet(n *v1alpha1.PyrsiaNode, in podInputs) *appsac.DaemonSetAp
 	if mirror.Containerd == v1alpha1.ContainerdFallback {
 		wait = waitFallback
 	}
-	sockets := coreac.VolumeMount().WithName("sockets").WithMountPath("/sockets")
+	// The mirror may put a link in place of the folder with its socket: the host
+	// would follow one in a volume's path, and does not in a subPath.
+	sockets := coreac.VolumeMount().WithName("sockets").WithMountPath("/sockets").WithSubPath(frontendDir)
 	spec := coreac.PodSpec().
 		WithAutomountServiceAccountToken(false).
 		WithEnableServiceLinks(false).
@@ -54,14 +55,15 @@ func frontendDaemonSet(n *v1alpha1.PyrsiaNode, in podInputs) *appsac.DaemonSetAp
 		WithTerminationGracePeriodSeconds(int64((frontendDrain + 20*time.Second).Seconds())).
 		WithSecurityContext(coreac.PodSecurityContext().
 			WithSeccompProfile(coreac.SeccompProfile().WithType(corev1.SeccompProfileTypeRuntimeDefault))).
-		WithVolumes(hostVolume("sockets", path.Join(hostPath(n), frontendDir))).
+		WithVolumes(hostVolume("sockets", hostPath(n))).
 		WithInitContainers(initContainer(n, in, "init-data", "CHOWN", "DAC_OVERRIDE", "FOWNER").
 			WithArgs("init-data", "--owner", fmt.Sprintf("%d:%d", nodeUser, nodeUser), "/sockets").
 			WithResources(little()).
 			WithVolumeMounts(sockets)).
 		WithContainers(coreac.Container().WithName("frontend").
 			// The operator's own, whatever spec.image is: it must be able to prove to
-			// the operator's set-up of containerd whose port it holds.
+			// the operator's set-up of containerd whose port it holds; and it is on the
+			// host's network.
 			WithImage(in.image).
 			WithImagePullPolicy(corev1.PullIfNotPresent).
 			WithArgs("frontend", "--listen", fmt.Sprintf("127.0.0.1:%d", mirror.Port), "--dir", "/sockets",

@@ -54,12 +54,13 @@ func daemonSet(n *v1alpha1.PyrsiaNode, in podInputs) *appsac.DaemonSetApplyConfi
 }
 
 // initContainer runs as root, as it touches directories of the host; it ends
-// before the node starts.
+// before the node starts. Its image is the operator's own: spec.image may be
+// that of anybody who may make PyrsiaNodes.
 func initContainer(n *v1alpha1.PyrsiaNode, in podInputs, name string, capabilities ...corev1.Capability) *coreac.ContainerApplyConfiguration {
 	security := restricted().WithRunAsNonRoot(false).WithRunAsUser(0).WithRunAsGroup(0)
 	security.Capabilities.WithAdd(capabilities...)
 	return coreac.Container().WithName(name).
-		WithImage(nodeImage(n, in)).
+		WithImage(in.image).
 		WithImagePullPolicy(corev1.PullIfNotPresent).
 		WithResources(resources(n)).
 		WithSecurityContext(security)

@@ -96,7 +96,7 @@ func restoreLedger(spec *coreac.PodSpecApplyConfiguration, n *v1alpha1.PyrsiaNod
 	for _, url := range from.URLs {
 		args = append(args, "--from", url)
 	}
-	spec.WithInitContainers(initContainer(n, in, "restore").WithArgs(args...).WithSecurityContext(restricted()).
+	spec.WithInitContainers(initContainer(n, in, "restore").WithImage(nodeImage(n, in)).WithArgs(args...).WithSecurityContext(restricted()).
 		WithVolumeMounts(mounts...))
 }
 

@@ -27,8 +27,8 @@ func (r *PyrsiaNodeReconciler) workload(in *podInputs) step[*v1alpha1.PyrsiaNode
 			n.Spec.Role == v1alpha1.RoleMirror && in.ledgerKey == "" {
 			return 0, nil
 		}
-		if registry := cutsItselfOff(n, *in); registry != "" {
-			message := fmt.Sprintf("the mirror's own image %s comes from %s, which containerd: Strict would let no Kubernetes node reach without it: take %[2]s out of spec.mirror.registries, set spec.image to one of another registry, or use containerd: Fallback", nodeImage(n, *in), registry)
+		if image, registry := cutsItselfOff(n, *in); registry != "" {
+			message := fmt.Sprintf("the mirror's own image %s comes from %s, which containerd: Strict would let no Kubernetes node reach without it: take %[2]s out of spec.mirror.registries, use containerd: Fallback, or an image of another registry (spec.image, and the operator's own by --node-image)", image, registry)
 			setFailed(n, v1alpha1.ConditionWorkloadReady, "ImageBehindMirror", message)
 			return 0, reconcile.TerminalError(fmt.Errorf("%s", message))
 		}

@@ -179,7 +179,7 @@ func TestPathThatChangesIsPutBack(t *testing.T) {
 	t.Parallel()
 	c := testCluster(t)
 	mirror, _ := c.spread(t, "a", "b")
-	const other = "/etc/containerd/other.d"
+	const other = "/etc/docker/certs.d"
 	c.change(t, mirror, func(s *v1alpha1.PyrsiaNodeSpec) { s.Mirror = &v1alpha1.Mirror{ContainerdConfigPath: other} })
 	eventually(t, func() error {
 		if template := c.awaitTemplate(t, mirror); !slices.ContainsFunc(template.Spec.Volumes, func(v corev1.Volume) bool { return v.HostPath != nil && v.HostPath.Path == other }) {
@@ -359,6 +359,8 @@ func TestCleanupThatIsRefusedHasABound(t *testing.T) {
 	later := &PyrsiaNodeReconciler{
 		Client: c.WithWatch, Now: func() time.Time { return time.Now().Add(refusedLimit + time.Minute) },
 		applier: applier{client: c.WithWatch, live: c.WithWatch}, status: statusWriter{client: c.WithWatch, recorder: told},
+		Hosts:  DefaultHostRules("pyrsia-system"),
+		record: &hostRecord{client: c.WithWatch, live: c.WithWatch, namespace: "pyrsia-system", now: time.Now},
 	}
 	later.Nodes = NewNodes(c.WithWatch, nil, later.Now)
 	if _, err := later.Reconcile(t.Context(), ctrl.Request{NamespacedName: client.ObjectKeyFromObject(mirror)}); err != nil {

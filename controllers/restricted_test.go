@@ -16,7 +16,7 @@ func TestRestrictedNamespaceAdmitsPublishers(t *testing.T) {
 	t.Parallel()
 	c := testCluster(t)
 	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "test-restricted-", Labels: map[string]string{
-		"pod-security.kubernetes.io/enforce": "restricted", "pod-security.kubernetes.io/enforce-version": "latest",
+		labelMirrors: mirrorsAllowed, "pod-security.kubernetes.io/enforce": "restricted", "pod-security.kubernetes.io/enforce-version": "latest",
 	}}}
 	c.create(t, ns)
 	plain, full, mirror := publisherNode(ns.Name, "http://127.0.0.1:1"), publisherNode(ns.Name, "http://127.0.0.1:1"), mirrorNode(ns.Name)

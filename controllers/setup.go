@@ -40,7 +40,8 @@ const (
 // Config is what the controllers need besides a manager.
 type Config struct {
 	Keys *Keyring
-	// NodeImage is the container image of PyrsiaNodes that name none.
+	// NodeImage is the container image of PyrsiaNodes that name none, and of the
+	// containers that run as root or on the host's network.
 	NodeImage string
 	// KeysEvery is how often the Secrets of a PyrsiaNode are written again while
 	// its pods do not get ready or do not answer; 0 is a minute.
@@ -48,6 +49,8 @@ type Config struct {
 	// KeyOverlap is for how long a publisher's old and new signing key both sign,
 	// at least; 0 is a day.
 	KeyOverlap time.Duration
+	// Hosts is what PyrsiaNodes may reach on Kubernetes nodes.
+	Hosts HostRules
 	// Metrics is where the status of the objects is shown.
 	Metrics prometheus.Registerer
 }
@@ -69,7 +72,7 @@ func Setup(ctx context.Context, mgr ctrl.Manager, config Config) error {
 	for _, r := range []interface{ SetupWithManager(ctrl.Manager) error }{
 		&PyrsiaNodeReconciler{
 			Client: mgr.GetClient(), Nodes: nodes, Keys: config.Keys, NodeImage: config.NodeImage,
-			KeysEvery: cmp.Or(config.KeysEvery, keysEvery), KeyOverlap: cmp.Or(config.KeyOverlap, keyOverlap), Now: time.Now,
+			KeysEvery: cmp.Or(config.KeysEvery, keysEvery), KeyOverlap: cmp.Or(config.KeyOverlap, keyOverlap), Hosts: config.Hosts, Now: time.Now,
 		},
 		sets,
 		&ArtifactReconciler{Client: mgr.GetClient(), Nodes: nodes, Pulls: pulls, Saw: sets.Saw, Now: time.Now},
@@ -82,8 +85,9 @@ func Setup(ctx context.Context, mgr ctrl.Manager, config Config) error {
 	return nil
 }
 
-// CacheOptions keep out of the cache what the operator has not made.
-func CacheOptions() cache.Options {
+// CacheOptions keep out of the cache what the operator has not made, and the
+// namespaces in which it does not work.
+func CacheOptions(hosts HostRules) cache.Options {
 	own := cache.ByObject{Label: apilabels.SelectorFromSet(apilabels.Set{labelManagedBy: fieldOwner})}
 	pods := own
 	pods.Transform = func(obj any) (any, error) {
@@ -96,7 +100,14 @@ func CacheOptions() cache.Options {
 		}
 		return obj, nil
 	}
-	return cache.Options{ByObject: map[client.Object]cache.ByObject{
+	var namespaces map[string]cache.Config // nil: all
+	for _, ns := range hosts.Namespaces {
+		if namespaces == nil {
+			namespaces = map[string]cache.Config{hosts.Namespace: {}}
+		}
+		namespaces[ns] = cache.Config{}
+	}
+	return cache.Options{DefaultNamespaces: namespaces, ByObject: map[client.Object]cache.ByObject{
 		&appsv1.StatefulSet{}: own,
 		&appsv1.DaemonSet{}:   own,
 		&corev1.Service{}:     own,

@@ -172,7 +172,7 @@ func (w statusWriter) tellAlarms(before, after object, conditions []metav1.Condi
 	if !ok1 || !ok2 {
 		return
 	}
-	for _, name := range append([]string{v1alpha1.ConditionContainerdNotRestored}, v1alpha1.NodeAlarms...) {
+	for _, name := range append([]string{v1alpha1.ConditionContainerdNotRestored, v1alpha1.ConditionNotAllowed}, v1alpha1.NodeAlarms...) {
 		raised := meta.FindStatusCondition(conditions, name)
 		switch {
 		case raised != nil && !isTrue(was, name):

@@ -59,6 +59,12 @@ var NodeAlarms = []string{
 // be put back, and it does not get there.
 const ConditionContainerdNotRestored = "ContainerdNotRestored"
 
+// ConditionNotAllowed is of a PyrsiaNode that breaks the administrator's rules for
+// Kubernetes nodes, and exists only while it is True: nothing is made for it, or
+// it goes on because it ran before the rules did not allow it. Its message has
+// the line that mends it.
+const ConditionNotAllowed = "NotAllowed"
+
 // NodeSteps are the conditions that make a PyrsiaNode Ready, in the order in
 // which they are reached.
 var NodeSteps = []string{ConditionKeysReady, ConditionNetworkReady, ConditionWorkloadReady, ConditionLedgerVerified}

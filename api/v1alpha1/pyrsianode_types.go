@@ -50,7 +50,8 @@ type PyrsiaNodeSpec struct {
 	Role Role `json:"role,omitempty"`
 
 	// image is the container image of the node. The operator's own default
-	// applies when it is empty.
+	// applies when it is empty. Containers that run as root or on the host's
+	// network have the operator's image, whatever this says.
 	// +kubebuilder:validation:MaxLength=512
 	// +optional
 	Image string `json:"image,omitempty"`
@@ -136,7 +137,7 @@ type PyrsiaNodeSpec struct {
 	ImagePullSecrets []LocalReference `json:"imagePullSecrets,omitempty"`
 
 	// podAnnotations are put on the pods, for service meshes, log collectors and
-	// the like.
+	// the like. Those that tell container runtimes what to do are refused.
 	// +kubebuilder:validation:MaxProperties=64
 	// +optional
 	PodAnnotations map[string]string `json:"podAnnotations,omitempty"`
@@ -162,7 +163,9 @@ type Storage struct {
 	Bucket *Bucket `json:"bucket,omitempty"`
 
 	// hostPath is the directory in which a mirror keeps its data, on each
-	// Kubernetes node. The default is /var/lib/pyrsia/NAMESPACE-NAME.
+	// Kubernetes node: one directly below those that the operator is told
+	// (/var/lib/pyrsia unless it is told others), which no mirror of another
+	// namespace has. The default is /var/lib/pyrsia/NAMESPACE-NAME.
 	// +kubebuilder:validation:MaxLength=1024
 	// +kubebuilder:validation:Pattern=`^/[A-Za-z0-9_./-]+$`
 	// +kubebuilder:validation:XValidation:rule="!self.split('/').exists(s, s == '..')",message="hostPath must not contain '..'"
@@ -232,7 +235,7 @@ type Mirror struct {
 	Containerd ContainerdMode `json:"containerd,omitempty"`
 
 	// containerdConfigPath is containerd's registry configuration directory
-	// (its config_path setting).
+	// (its config_path setting): one of those that the operator is told.
 	// +kubebuilder:default=/etc/containerd/certs.d
 	// +kubebuilder:validation:MaxLength=1024
 	// +kubebuilder:validation:Pattern=`^/[A-Za-z0-9_./-]+$`

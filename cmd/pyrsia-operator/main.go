@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"go.uber.org/zap/zapcore"
@@ -36,17 +37,24 @@ type config struct {
 	healthAddr  string
 	leaderElect bool
 	keyLifetime time.Duration
+	hosts       controllers.HostRules
 	log         zap.Options
 }
 
 func main() {
-	c := config{log: zap.Options{StacktraceLevel: zapcore.PanicLevel}}
-	flag.StringVar(&c.nodeImage, "node-image", "ghcr.io/pyrsia/pyrsia:v0.1.0", "container image of PyrsiaNodes that name none")
+	c := config{hosts: controllers.DefaultHostRules(""), log: zap.Options{StacktraceLevel: zapcore.PanicLevel}}
+	flag.StringVar(&c.nodeImage, "node-image", "ghcr.io/pyrsia/pyrsia:v0.1.0", "container image of PyrsiaNodes that name none, and of all containers that run as root or on the host's network")
 	flag.StringVar(&c.namespace, "namespace", os.Getenv("POD_NAMESPACE"), "the operator's own namespace, for its seed Secret and its Lease (default: $POD_NAMESPACE)")
 	flag.StringVar(&c.metricsAddr, "metrics-addr", ":8080", `where to serve Prometheus metrics; "0" for nowhere`)
 	flag.StringVar(&c.healthAddr, "health-addr", ":8081", "where to serve /healthz and /readyz")
 	flag.BoolVar(&c.leaderElect, "leader-elect", true, "let one of several replicas work, chosen by a Lease")
 	flag.DurationVar(&c.keyLifetime, "control-key-lifetime", 30*24*time.Hour, "after how long the keys of the nodes' control API are rotated, 1h or longer")
+	list := func(name string, to *[]string, usage string) {
+		flag.Func(name, usage, func(s string) error { *to = strings.FieldsFunc(s, func(c rune) bool { return c == ',' }); return nil })
+	}
+	list("namespaces", &c.hosts.Namespaces, "comma-separated namespaces in which alone the operator works, beside its own; mirrors are allowed in them (default: all, with mirrors in its own and those with the label pyrsia.io/mirrors=allowed)")
+	list("host-path-roots", &c.hosts.HostPathRoots, "comma-separated folders directly below which mirrors may keep data on Kubernetes nodes (default "+strings.Join(c.hosts.HostPathRoots, ",")+")")
+	list("containerd-config-paths", &c.hosts.ContainerdConfigPaths, "comma-separated folders in which mirrors may set containerd up (default "+strings.Join(c.hosts.ContainerdConfigPaths, ",")+")")
 	c.log.BindFlags(flag.CommandLine)
 	flag.Parse()
 	ctrl.SetLogger(zap.New(zap.UseFlagOptions(&c.log)))
@@ -64,6 +72,10 @@ func run(ctx context.Context, c config) error {
 	}
 	if c.keyLifetime < time.Hour {
 		return fmt.Errorf("--control-key-lifetime %s: 1h or longer, for the kubelets need minutes to bring new keys to the nodes", c.keyLifetime)
+	}
+	c.hosts.Namespace = c.namespace
+	if err := c.hosts.Check(); err != nil {
+		return err
 	}
 	scheme := runtime.NewScheme()
 	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, appsv1.AddToScheme, v1alpha1.AddToScheme} {
@@ -86,7 +98,7 @@ func run(ctx context.Context, c config) error {
 	}
 	mgr, err := ctrl.NewManager(restConfig, ctrl.Options{
 		Scheme:                        scheme,
-		Cache:                         controllers.CacheOptions(),
+		Cache:                         controllers.CacheOptions(c.hosts),
 		Metrics:                       server.Options{BindAddress: "0"}, // ports serves them
 		HealthProbeBindAddress:        "0",
 		LeaderElection:                c.leaderElect,
@@ -97,7 +109,7 @@ func run(ctx context.Context, c config) error {
 	if err != nil {
 		return fmt.Errorf("making the manager: %w", err)
 	}
-	if err := controllers.Setup(ctx, mgr, controllers.Config{Keys: keys, NodeImage: c.nodeImage, Metrics: metrics.Registry}); err != nil {
+	if err := controllers.Setup(ctx, mgr, controllers.Config{Keys: keys, NodeImage: c.nodeImage, Hosts: c.hosts, Metrics: metrics.Registry}); err != nil {
 		return err
 	}
 	served, err := ports(ctx, c)

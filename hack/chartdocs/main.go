@@ -22,7 +22,8 @@ Written by ` + "`make manifests`" + ` from the comments in [values.yaml](values.
 helm install pyrsia-operator charts/pyrsia-operator --namespace pyrsia-system --create-namespace
 ` + "```" + `
 
-The operator watches all namespaces. ` + "`helm uninstall`" + ` leaves the CRDs, and with them the custom resources, in place; delete those first,
+The operator watches all namespaces, unless the value ` + "`namespaces`" + ` names some. Mirrors need a namespace that an administrator allows:
+` + "`kubectl label namespace NAME pyrsia.io/mirrors=allowed`" + `. ` + "`helm uninstall`" + ` leaves the CRDs, and with them the custom resources, in place; delete those first,
 for only the operator gives containerd its own configuration back. If something else installs the CRDs, set ` + "`crds.enabled=false`" + `.
 
 The alerts are in [monitoring/alerts.yaml](monitoring/alerts.yaml), the dashboard in [monitoring/dashboard.json](monitoring/dashboard.json):

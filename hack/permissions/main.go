@@ -24,6 +24,7 @@ var reasons = map[string]string{
 	"cluster services":                               "Gives the nodes names in the cluster, and addresses outside of it where spec.network.exposure asks for one; deletes that Service when it does no more.",
 	"cluster daemonsets.apps":                        "Runs mirrors and their frontends on each Kubernetes node, and the clean-up of containerd's set-up; deletes them in that order.",
 	"cluster statefulsets.apps":                      "Runs publishers.",
+	"cluster namespaces":                             "Sees whether an administrator has labelled a namespace for mirrors.",
 	"cluster events.events.k8s.io":                   "Tells transitions to who watches an object.",
 	"cluster artifacts.pyrsia.io":                    "Makes an Artifact for each image and digest of a set, and deletes those over the history's limit.",
 	"cluster officialimagesets.pyrsia.io":            "Reads what is to be published; patches its own finalizer.",
@@ -36,18 +37,42 @@ var reasons = map[string]string{
 	"own namespace events":                           "Tells which replica leads.",
 	"own namespace secrets":                          "Makes the Secret of the control keys' seeds anew, should somebody have deleted it.",
 	"own namespace secrets pyrsia-operator-seed":     "Reads and rotates the seeds of the control keys: the only Secret that it can read.",
+	"own namespace configmaps":                       "Makes the record of mirrors anew, should somebody have deleted it.",
+	"own namespace configmaps pyrsia-operator-hosts": "Records which PyrsiaNodes have reached Kubernetes nodes, so that they go on when a rule or a label changes.",
 	"own namespace leases.coordination.k8s.io":       "Is chosen among its replicas, so that two never act together.",
 }
 
-const head = `# What the operator may do, and why
+const head = `# Who may do what, and why
+
+## What each role can reach
+
+| Role | Rights | What that reaches |
+|---|---|---|
+| ` + "`view`" + ` (by *pyrsia-view*) | read PyrsiaNodes, OfficialImageSets, Artifacts | Public content, and addresses. No Secret. |
+| ` + "`edit`" + ` (by *pyrsia-edit*) | also write OfficialImageSets and Artifacts | What the publishers of the namespace record on their ledgers, and so what every mirror serves that trusts them, in whatever cluster. Withdrawing images. |
+| ` + "`admin`" + ` (by *pyrsia-admin*) | also write PyrsiaNodes | A publisher is a pod without privileges that runs spec.image and mounts the Secrets that its spec names: as much as whoever may create pods in that namespace, and no more. **Where mirrors are allowed**, also what the machines run: a mirror answers for the registries in its spec on each Kubernetes node that it selects, whichever namespace a pod is in. |
+| ` + "`admin`" + ` (by *pyrsia-pin*) | pin Artifacts | Records a digest under a tag that its registry does not have there, as the publisher's own assertion. |
+| who may label namespaces, or set the chart's values | allow mirrors | Gives the admins of a namespace the line above. They are not root by it: containers with power have the operator's image. But whoever chooses the images of privileged pods is as good as root. Allow mirrors only where the cluster's own administrators are the admins. |
+| who may read Secrets in the operator's namespace | | The seeds of all control keys: all publishers and mirrors obey who has them. |
+| who may write ConfigMaps there, or the ValidatingAdmissionPolicy | | The rules of the API server; the operator's own are its flags. |
+| the operator | below | It makes pods with folders of the host: wherever it may create them, it is as good as root on the machines. |
+
+The three *pyrsia-* roles come with the installation, and add to the ones that every cluster has. None of them gives ` + "`status`" + ` or ` + "`finalizers`" + `, which the
+operator believes: give these to nobody. The rules for mirrors are in [SECURITY.md](../SECURITY.md).
+
+**Where the operator has its rights.** By default they hold in the whole cluster, because namespaces can be labelled at any time. With the chart's value
+` + "`namespaces`" + ` (the operator's flag ` + "`--namespaces`" + `) it works in these and its own alone: it has a Role in each, which grants what is marked *cluster* below, and
+no right in the cluster as a whole.
+
+## What the operator may do, and why
 
 Written by ` + "`make manifests`" + ` from the markers in the code, which become [config/rbac/role.yaml](../config/rbac/role.yaml), the chart's and
 config/default's roles. The tests run the operator with these rights alone; they fail where one is missing,
 and where none of their requests uses one.
 
 The nodes have no rights at all: no pod of a PyrsiaNode mounts a token of the API server. Only the containers *init-data* and *containerd*
-of a mirror's pods run as root, without privileges, before the others, and end: they give a folder of the host to the mirror's user, and
-write containerd's registry configuration.
+of a mirror's pods, and those that clean up after it, run as root, without privileges, before the others, and end: they give a folder of the host to the mirror's
+user, write containerd's registry configuration, and remove both. They have the operator's image, whatever spec.image says.
 
 | Where | Resource | Verbs | Why |
 |---|---|---|---|

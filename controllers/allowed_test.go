@@ -1,0 +1,468 @@
+package controllers
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"os/exec"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/yaml"
+
+	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
+)
+
+// sharedCluster is an API server of the tests that change the rules, which have
+// it one after the other, without an operator.
+type sharedCluster struct {
+	sync.Mutex
+	c *cluster
+}
+
+// One has the policy, the other one not: an API server that has lost the last
+// binding with a ConfigMap sees no change of ConfigMaps any more.
+var ruled, unruled sharedCluster
+
+func (s *sharedCluster) take(t *testing.T) *cluster {
+	t.Helper()
+	needCluster(t)
+	s.Lock()
+	t.Cleanup(s.Unlock)
+	if s.c == nil {
+		c, err := startCluster()
+		if err != nil {
+			t.Fatalf("starting the API server: %v", err)
+		}
+		s.c = c
+	}
+	left := new(v1alpha1.PyrsiaNodeList)
+	if err := s.c.List(t.Context(), left); err != nil {
+		t.Fatal(err)
+	}
+	for i := range left.Items {
+		n := &left.Items[i]
+		if err := client.IgnoreNotFound(s.c.Delete(t.Context(), n)); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.c.Patch(t.Context(), n, client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`))); client.IgnoreNotFound(err) != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := client.IgnoreNotFound(s.c.Delete(t.Context(), named("v1", "ConfigMap", hostRecordName))); err != nil {
+		t.Fatal(err)
+	}
+	return s.c
+}
+
+func (s *sharedCluster) stop() {
+	if s.c != nil {
+		_ = s.c.env.Stop() // its tests are over
+	}
+}
+
+// withPolicy is a cluster in which all is as it was installed.
+func withPolicy(t *testing.T) *cluster {
+	t.Helper()
+	c := ruled.take(t)
+	if err := client.IgnoreNotFound(c.Delete(t.Context(), named("v1", "ConfigMap", "pyrsia-operator-rules"))); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.install(); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func named(version, kind, name string) *unstructured.Unstructured {
+	o := new(unstructured.Unstructured)
+	o.SetAPIVersion(version)
+	o.SetKind(kind)
+	o.SetName(name)
+	if kind == "ConfigMap" {
+		o.SetNamespace("pyrsia-system")
+	}
+	return o
+}
+
+// withoutPolicy is a cluster in which somebody has removed the policy.
+func withoutPolicy(t *testing.T) *cluster {
+	t.Helper()
+	c := unruled.take(t)
+	binding := named("admissionregistration.k8s.io/v1", "ValidatingAdmissionPolicyBinding", "pyrsia-operator")
+	if err := client.IgnoreNotFound(c.Delete(t.Context(), binding)); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, func() error { return c.Create(t.Context(), withHostPath("default", "/etc"), client.DryRunAll) })
+	return c
+}
+
+// operate runs an operator with rules until the test ends, or stop is called.
+func (c *cluster) operate(t *testing.T, rules HostRules) (stop func()) {
+	t.Helper()
+	o, err := c.runOperator(operatorOptions{hosts: rules, wrap: func(next http.RoundTripper) http.RoundTripper { return next }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stopped := false
+	stop = func() {
+		if !stopped {
+			stopped = true
+			o.stop()
+		}
+	}
+	t.Cleanup(stop)
+	return stop
+}
+
+// lonely is a mirror that has all it needs to be started.
+func lonely(t *testing.T, ns, name string) *v1alpha1.PyrsiaNode {
+	t.Helper()
+	n := mirrorNode(ns)
+	n.Name = name
+	n.Spec.Network = &v1alpha1.Network{LedgerKey: newBook(t).key,
+		Bootstrap: []string{"/ip4/192.0.2.1/tcp/4001/p2p/12D3KooWD3eckifWpRn9wQpMG9R9hX3sD158z7EqHWmweQAJU5SA"}}
+	return n
+}
+
+// nothingOf tells what was made for a PyrsiaNode.
+func (c *cluster) nothingOf(t *testing.T, n *v1alpha1.PyrsiaNode) {
+	t.Helper()
+	for _, list := range []client.ObjectList{new(appsv1.DaemonSetList), new(appsv1.StatefulSetList), new(corev1.ServiceList), new(corev1.SecretList)} {
+		if err := c.List(t.Context(), list, client.InNamespace(n.Namespace), client.MatchingLabels{labelInstance: n.Name}); err != nil {
+			t.Fatal(err)
+		}
+		if meta.LenList(list) > 0 {
+			t.Errorf("%s: %T has %d items", n.Name, list, meta.LenList(list))
+		}
+	}
+}
+
+func (c *cluster) label(t *testing.T, ns, value string) {
+	t.Helper()
+	patch := fmt.Sprintf(`{"metadata":{"labels":{%q:%s}}}`, labelMirrors, value)
+	if err := c.Patch(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: ns}}, client.RawPatch(types.MergePatchType, []byte(patch))); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (c *cluster) daemonSet(t *testing.T, n *v1alpha1.PyrsiaNode) *appsv1.DaemonSet {
+	t.Helper()
+	set := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: n.Namespace, Name: n.Name}}
+	eventually(t, func() error { return c.Get(t.Context(), client.ObjectKeyFromObject(set), set) })
+	return set
+}
+
+// Where the policy is missing, the controller refuses the same: nothing is made
+// for such a PyrsiaNode, and what ran before goes on.
+func TestControllerRefusesWithoutPolicy(t *testing.T) {
+	t.Parallel()
+	c := withoutPolicy(t)
+	c.operate(t, DefaultHostRules("pyrsia-system"))
+	ns := c.namespace(t)
+
+	t.Run("each rule", func(t *testing.T) {
+		for name, tc := range ruleCases() {
+			if tc.broken == "" {
+				continue
+			}
+			t.Run(name, func(t *testing.T) {
+				n := lonely(t, ns, "bad")
+				tc.change(n)
+				c.create(t, n)
+				c.awaitCondition(t, n, v1alpha1.ConditionNotAllowed, metav1.ConditionTrue, "Refused")
+				c.awaitCondition(t, n, v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ConditionNotAllowed)
+				c.nothingOf(t, n)
+				if len(n.Finalizers) > 0 {
+					t.Errorf("it has the finalizers %v", n.Finalizers)
+				}
+				if err := c.Delete(t.Context(), n); err != nil {
+					t.Fatal(err)
+				}
+			})
+		}
+	})
+	t.Run("a change", func(t *testing.T) {
+		n := lonely(t, ns, "good")
+		c.create(t, n)
+		before := c.daemonSet(t, n)
+		c.change(t, n, func(s *v1alpha1.PyrsiaNodeSpec) { s.Storage.HostPath = "/" + "etc" })
+		got := c.awaitCondition(t, n, v1alpha1.ConditionNotAllowed, metav1.ConditionTrue, "Refused")
+		if !strings.Contains(got.Message, `kubectl -n `+ns+` patch pyrsianode good --type merge -p '{"spec":{"storage":{"hostPath":"/var/lib/pyrsia/`+ns+`-good"}}}'`) {
+			t.Errorf("no line mends it: %s", got.Message)
+		}
+		if c.get(t, before); before.Generation != c.daemonSet(t, n).Generation || !strings.Contains(fmt.Sprint(before.Spec.Template.Spec.Volumes), ns+"-good") {
+			t.Errorf("its pods were changed: %v", before.Spec.Template.Spec.Volumes)
+		}
+		c.change(t, n, func(s *v1alpha1.PyrsiaNodeSpec) { s.Storage.HostPath = "" })
+		c.awaitAllowed(t, n)
+	})
+	t.Run("a change of what is deleted", func(t *testing.T) { // the clean-up runs as root, by the spec
+		n := lonely(t, ns, "going")
+		n.Finalizers = []string{"example.com/keep"}
+		c.create(t, n)
+		c.daemonSet(t, n)
+		c.change(t, n, func(s *v1alpha1.PyrsiaNodeSpec) { s.Storage.HostPath = "/" + "etc" })
+		if err := c.Delete(t.Context(), n); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, func() error {
+			if c.get(t, n); len(n.Finalizers) > 1 {
+				return fmt.Errorf("its finalizers are %v", n.Finalizers)
+			}
+			return nil
+		})
+		cleanup := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: cleanupName(n)}}
+		if err := c.Get(t.Context(), client.ObjectKeyFromObject(cleanup), cleanup); !apierrors.IsNotFound(err) {
+			t.Errorf("the clean-up was started (%v)", err)
+		}
+		eventually(t, func() error {
+			c.get(t, n)
+			n.Finalizers = nil
+			return c.Update(t.Context(), n)
+		})
+	})
+	t.Run("another one's folder", func(t *testing.T) {
+		a := c.namespace(t)
+		ab := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: a + "-b", Labels: map[string]string{labelMirrors: mirrorsAllowed}}}
+		first, second := lonely(t, ab.Name, "c"), lonely(t, a, "b-c")
+		c.create(t, ab, first)
+		c.daemonSet(t, first)
+		time.Sleep(time.Until(first.CreationTimestamp.Add(1100 * time.Millisecond))) // they count seconds
+		c.create(t, second)
+		got := c.awaitCondition(t, second, v1alpha1.ConditionNotAllowed, metav1.ConditionTrue, "Refused")
+		if !strings.Contains(got.Message, "the folder /var/lib/pyrsia/"+a+"-b-c on the Kubernetes nodes is that of the PyrsiaNode "+a+"-b/c") {
+			t.Error(got.Message)
+		}
+		c.nothingOf(t, second)
+		c.change(t, second, func(s *v1alpha1.PyrsiaNodeSpec) { s.Storage.HostPath = "/var/lib/pyrsia/another" })
+		c.awaitAllowed(t, second)
+		c.awaitAllowed(t, first)
+	})
+}
+
+func (c *cluster) awaitAllowed(t *testing.T, n *v1alpha1.PyrsiaNode) {
+	t.Helper()
+	eventually(t, func() error {
+		if c.get(t, n); meta.FindStatusCondition(n.Status.Conditions, v1alpha1.ConditionNotAllowed) != nil || !isTrue(n, v1alpha1.ConditionKeysReady) {
+			return errors.New(conditionsText(n.Status.Conditions))
+		}
+		return nil
+	})
+}
+
+// A mirror starts as soon as its namespace is allowed, and goes on when it is no
+// more: with a condition, and the line that mends it.
+func TestNamespaceGetsAndLosesItsLabel(t *testing.T) {
+	t.Parallel()
+	c := withoutPolicy(t)
+	stop := c.operate(t, DefaultHostRules("pyrsia-system"))
+	space := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "test-"}}
+	c.create(t, space)
+	ns := space.Name
+	n := lonely(t, ns, "mirror")
+	c.create(t, n)
+	got := c.awaitCondition(t, n, v1alpha1.ConditionNotAllowed, metav1.ConditionTrue, "Refused")
+	if !strings.Contains(got.Message, "'kubectl label namespace "+ns+" pyrsia.io/mirrors=allowed'") {
+		t.Errorf("no line mends it: %s", got.Message)
+	}
+	c.awaitCondition(t, n, v1alpha1.ConditionStalled, metav1.ConditionTrue, v1alpha1.ConditionNotAllowed)
+	c.nothingOf(t, n)
+	c.label(t, ns, `"allowed"`)
+	c.daemonSet(t, n)
+	c.awaitAllowed(t, n)
+
+	c.label(t, ns, "null")
+	c.awaitCondition(t, n, v1alpha1.ConditionNotAllowed, metav1.ConditionTrue, "GoesOn")
+	stop()
+	c.operate(t, DefaultHostRules("pyrsia-system")) // which knows by the record alone
+	c.change(t, n, func(s *v1alpha1.PyrsiaNodeSpec) { s.PodAnnotations = map[string]string{"example.com/a": "b"} })
+	eventually(t, func() error { // it is taken care of as ever
+		if c.daemonSet(t, n).Spec.Template.Annotations["example.com/a"] != "b" {
+			return errors.New("its pods are not changed")
+		}
+		return nil
+	})
+	other := lonely(t, ns, "other") // nobody has allowed this one
+	c.create(t, other)
+	c.awaitCondition(t, other, v1alpha1.ConditionNotAllowed, metav1.ConditionTrue, "Refused")
+	c.nothingOf(t, other)
+
+	// It is another PyrsiaNode when it is made again.
+	if err := c.Delete(t.Context(), n); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, func() error { // the operator has a finalizer on it
+		if err := c.Get(t.Context(), client.ObjectKeyFromObject(n), n); err != nil {
+			return client.IgnoreNotFound(err)
+		}
+		n.Finalizers = nil
+		return client.IgnoreNotFound(c.Update(t.Context(), n))
+	})
+	again := lonely(t, ns, "mirror")
+	eventually(t, func() error { return c.Create(t.Context(), again) })
+	c.awaitCondition(t, again, v1alpha1.ConditionNotAllowed, metav1.ConditionTrue, "Refused")
+}
+
+// Mirrors that ran before there were rules go on, whatever they break; they
+// cannot go further, and no new one comes.
+func TestMirrorsFromBeforeTheRulesGoOn(t *testing.T) {
+	t.Parallel()
+	c := withoutPolicy(t)
+	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "test-"}}
+	c.create(t, ns)
+	old, never := lonely(t, ns.Name, "old"), lonely(t, ns.Name, "never")
+	old.Spec.Storage.HostPath, old.Spec.Mirror = "/mnt/pyrsia", &v1alpha1.Mirror{ContainerdConfigPath: "/etc/rancher/certs.d"}
+	never.Spec.Storage.HostPath = "/mnt/pyrsia"
+	never.Annotations = map[string]string{"pyrsia.io/allowed": "true"} // what a tenant may try
+	c.create(t, old, never)
+	// As the operator of v0.1.0 has left it.
+	a := applier{client: c.WithWatch, live: c.WithWatch}
+	if err := a.apply(t.Context(), new(appsv1.DaemonSet), daemonSet(old, podInputs{image: "ghcr.io/pyrsia/pyrsia:v0.1.0", ledgerKey: old.Spec.Network.LedgerKey})); err != nil {
+		t.Fatal(err)
+	}
+
+	stop := c.operate(t, DefaultHostRules("pyrsia-system"))
+	got := c.awaitCondition(t, old, v1alpha1.ConditionNotAllowed, metav1.ConditionTrue, "GoesOn")
+	for _, part := range []string{"kubectl label namespace", "/mnt/pyrsia is not a folder", "/etc/rancher/certs.d is none of"} {
+		if !strings.Contains(got.Message, part) {
+			t.Errorf("the condition does not say %q: %s", part, got.Message)
+		}
+	}
+	c.awaitCondition(t, never, v1alpha1.ConditionNotAllowed, metav1.ConditionTrue, "Refused")
+	c.nothingOf(t, never)
+	eventually(t, func() error { // it is upgraded as ever
+		if image := c.daemonSet(t, old).Spec.Template.Spec.InitContainers[0].Image; image != "ghcr.io/pyrsia/pyrsia:test" {
+			return errors.New(image)
+		}
+		return nil
+	})
+	stop()
+	c.operate(t, DefaultHostRules("pyrsia-system"))
+	c.change(t, old, func(s *v1alpha1.PyrsiaNodeSpec) { s.Storage.HostPath = "/" + "etc" })
+	c.awaitCondition(t, old, v1alpha1.ConditionNotAllowed, metav1.ConditionTrue, "Refused")
+	// What was mended once is not kept any more.
+	c.change(t, old, func(s *v1alpha1.PyrsiaNodeSpec) { s.Storage.HostPath = "" })
+	c.awaitCondition(t, old, v1alpha1.ConditionNotAllowed, metav1.ConditionTrue, "GoesOn")
+	c.change(t, old, func(s *v1alpha1.PyrsiaNodeSpec) { s.Storage.HostPath = "/mnt/pyrsia" })
+	c.awaitCondition(t, old, v1alpha1.ConditionNotAllowed, metav1.ConditionTrue, "Refused")
+}
+
+// The record comes back when somebody deletes it, and keeps no PyrsiaNode for ever.
+func TestRecordOfMirrors(t *testing.T) {
+	t.Parallel()
+	c := withoutPolicy(t)
+	c.operate(t, DefaultHostRules("pyrsia-system"))
+	ns := c.namespace(t)
+	record := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "pyrsia-system", Name: hostRecordName}}
+	has := func(uid types.UID) bool {
+		if err := c.Get(t.Context(), client.ObjectKeyFromObject(record), record); err != nil {
+			return false
+		}
+		return record.Data[string(uid)] != ""
+	}
+	wait := func(uid types.UID, want bool) {
+		t.Helper()
+		eventually(t, func() error {
+			if has(uid) != want {
+				return fmt.Errorf("%s is recorded: %v", uid, !want)
+			}
+			return nil
+		})
+	}
+	first, second := lonely(t, ns, "first"), lonely(t, ns, "second")
+	first.Spec.Mirror = &v1alpha1.Mirror{Containerd: v1alpha1.ContainerdUnmanaged}
+	c.create(t, first)
+	wait(first.UID, true)
+	c.get(t, record)
+	if err := c.Delete(t.Context(), record); err != nil {
+		t.Fatal(err)
+	}
+	c.create(t, second)
+	wait(second.UID, true)
+	wait(first.UID, true)
+	if err := c.Delete(t.Context(), first); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, func() error {
+		if err := c.Get(t.Context(), client.ObjectKeyFromObject(first), first); !apierrors.IsNotFound(err) {
+			return errors.New("it is still there")
+		}
+		return nil
+	})
+	time.Sleep(500 * time.Millisecond) // the operator's cache
+	third := lonely(t, ns, "third")
+	c.create(t, third)
+	wait(third.UID, true)
+	wait(first.UID, false)
+}
+
+// An operator that is told its namespaces needs no right in the cluster as a
+// whole: it works in them with the Roles of the chart, and nowhere else.
+func TestNamedNamespaces(t *testing.T) {
+	t.Parallel()
+	c := withPolicy(t)
+	rules, images, other := DefaultHostRules("pyrsia-system"), c.namespace(t), c.namespace(t)
+	rules.Namespaces = []string{images}
+	c.useRoles(t, rules.Namespaces...)
+	inside, publisher, outside := lonely(t, images, "mirror"), publisherNode(images, "http://127.0.0.1:1"), publisherNode(other, "http://127.0.0.1:1")
+	eventually(t, func() error { return client.IgnoreAlreadyExists(c.Create(t.Context(), inside)) })
+	c.create(t, publisher, outside)
+	c.policySays(t, lonely(t, other, "mirror"), "adding it to the value namespaces")
+	c.operate(t, rules)
+	c.daemonSet(t, inside)
+	c.awaitCondition(t, publisher, v1alpha1.ConditionKeysReady, metav1.ConditionTrue, "")
+	if err := c.Delete(t.Context(), inside); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, func() error { // it may clean up as well
+		cleanup := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: images, Name: cleanupName(inside)}}
+		return c.Get(t.Context(), client.ObjectKeyFromObject(cleanup), cleanup)
+	})
+	c.get(t, outside)
+	if c.nothingOf(t, outside); len(outside.Status.Conditions) > 0 {
+		t.Errorf("it works in another namespace: %s", conditionsText(outside.Status.Conditions))
+	}
+}
+
+// useRoles gives the operator what the chart gives it with named namespaces, and
+// takes its other rights away.
+func (c *cluster) useRoles(t *testing.T, namespaces ...string) {
+	t.Helper()
+	cmd := exec.Command("go", "tool", "-modfile=hack/tools.mod", "helm", "template", "pyrsia-operator", "charts/pyrsia-operator",
+		"--namespace", "pyrsia-system", "--set", "namespaces={"+strings.Join(namespaces, ",")+"}")
+	cmd.Dir = ".."
+	data, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("rendering the chart: %v", err)
+	}
+	for doc := range strings.SplitSeq(string(data), "\n---\n") {
+		obj := new(unstructured.Unstructured)
+		if err := yaml.Unmarshal([]byte(doc), obj); err != nil {
+			t.Fatal(err)
+		}
+		switch {
+		case obj.GetName() == "pyrsia-operator-nodes":
+			if err := c.Create(t.Context(), obj); client.IgnoreAlreadyExists(err) != nil {
+				t.Fatal(err)
+			}
+		case obj.GetName() == "pyrsia-operator-rules":
+			if err := c.Apply(t.Context(), client.ApplyConfigurationFromUnstructured(obj), client.FieldOwner("helm"), client.ForceOwnership); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := c.Delete(t.Context(), named("rbac.authorization.k8s.io/v1", "ClusterRoleBinding", "pyrsia-operator")); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,166 @@
+package controllers
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"maps"
+	"path"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
+)
+
+// An administrator puts this label on a namespace to let PyrsiaNodes in it reach
+// the Kubernetes nodes. Who has rights inside a namespace cannot set its labels.
+const (
+	labelMirrors   = "pyrsia.io/mirrors"
+	mirrorsAllowed = "allowed"
+)
+
+// HostRules are what PyrsiaNodes may reach on the Kubernetes nodes. They are the
+// administrator's: without them, who may create a PyrsiaNode would be root on
+// every machine. The ValidatingAdmissionPolicy of the installation refuses what
+// breaks them; the controller looks again before it applies anything.
+type HostRules struct {
+	// Namespace is the operator's own, which may always have mirrors.
+	Namespace string
+	// Namespaces are the only ones in which the operator works, and all of them
+	// may have mirrors. If there are none, it works in every namespace, and
+	// mirrors need the label on theirs.
+	Namespaces []string
+	// HostPathRoots are the folders directly below which mirrors may keep data. A
+	// mirror owns its folder, and could put a link there in place of a deeper one.
+	HostPathRoots []string
+	// ContainerdConfigPaths are where mirrors may set containerd up.
+	ContainerdConfigPaths []string
+}
+
+// DefaultHostRules are those of an operator that is told nothing else.
+func DefaultHostRules(namespace string) HostRules {
+	return HostRules{
+		Namespace:     namespace,
+		HostPathRoots: []string{defaultHostRoot},
+		ContainerdConfigPaths: []string{
+			defaultConfigPath,
+			"/etc/docker/certs.d", // containerd 2 looks there too
+			"/var/lib/rancher/k3s/agent/etc/containerd/certs.d",
+			"/var/lib/rancher/rke2/agent/etc/containerd/certs.d",
+			"/var/snap/microk8s/current/args/certs.d",
+		},
+	}
+}
+
+// Check refuses rules that would allow everything, or nothing.
+func (r HostRules) Check() error {
+	if len(r.HostPathRoots) == 0 || len(r.ContainerdConfigPaths) == 0 {
+		return errors.New("no mirror could run: give --host-path-roots and --containerd-config-paths, or leave them out")
+	}
+	for _, p := range slices.Concat(r.HostPathRoots, r.ContainerdConfigPaths) {
+		if !path.IsAbs(p) || path.Clean(p) != p || p == "/" {
+			return fmt.Errorf("%q is no folder below '/': give absolute paths without '..' and without a '/' at the end", p)
+		}
+	}
+	return nil
+}
+
+// refusal is a rule that a PyrsiaNode breaks.
+type refusal struct {
+	rule string // the rule and what breaks it, as it is recorded of those that may go on
+	why  string // for people, with the line that mends it
+}
+
+const refusedNamespace = "namespace"
+
+// hostFacts are what the rules depend on besides the PyrsiaNode.
+type hostFacts struct {
+	namespaceAllowed bool
+	sharedWith       string // the older PyrsiaNode of another namespace that has the same folder
+}
+
+// reachesHosts tells whether the PyrsiaNode's pods reach the Kubernetes nodes
+// themselves: mirrors by their folder, the host's network and containerd's
+// set-up, others by a port of the host.
+func reachesHosts(n *v1alpha1.PyrsiaNode) bool {
+	e := exposure(n)
+	return n.Spec.Role == v1alpha1.RoleMirror || e != nil && e.Type == v1alpha1.ExposureHostPort
+}
+
+// refusals are the rules that a PyrsiaNode breaks.
+func (r HostRules) refusals(n *v1alpha1.PyrsiaNode, facts hostFacts) (out []refusal) {
+	refuse := func(rule, why string, args ...any) {
+		out = append(out, refusal{rule, fmt.Sprintf(why, args...)})
+	}
+	if reachesHosts(n) && !facts.namespaceAllowed {
+		mend := fmt.Sprintf("'kubectl label namespace %s %s=%s'", n.Namespace, labelMirrors, mirrorsAllowed)
+		if len(r.Namespaces) > 0 {
+			mend = "adding it to the chart's value namespaces, which is the operator's flag --namespaces"
+		}
+		refuse(refusedNamespace, "mirrors, and nodes that are exposed by HostPort, reach the Kubernetes nodes themselves, which namespace %s is not allowed: an administrator allows it by %s", n.Namespace, mend)
+	}
+	for _, key := range slices.Sorted(maps.Keys(n.Spec.PodAnnotations)) {
+		if runtimeAnnotation.MatchString(key) {
+			refuse("podAnnotations "+key, "spec.podAnnotations must not tell the container runtime what to do, as %s does: take it out", key)
+		}
+	}
+	if n.Spec.Role != v1alpha1.RoleMirror {
+		return out
+	}
+	if at := hostPath(n); !r.allowsPath(at) {
+		refuse("hostPath "+at, "spec.storage.hostPath %s is not a folder directly below %s: choose one by "+
+			`kubectl -n %s patch pyrsianode %s --type merge -p '{"spec":{"storage":{"hostPath":"%s"}}}'`+
+			", or have an administrator add its parent to the chart's value hostPathRoots",
+			at, strings.Join(r.HostPathRoots, " or "), n.Namespace, n.Name, path.Join(r.HostPathRoots[0], n.Namespace+"-"+n.Name))
+	}
+	if facts.sharedWith != "" {
+		refuse("hostPath of "+facts.sharedWith, "the folder %s on the Kubernetes nodes is that of the PyrsiaNode %s: give this one another spec.storage.hostPath", hostPath(n), facts.sharedWith)
+	}
+	if at := mirrorSpec(n).ContainerdConfigPath; !slices.Contains(r.ContainerdConfigPaths, at) {
+		refuse("containerdConfigPath "+at, "spec.mirror.containerdConfigPath %s is none of %s: choose one of these, or have an administrator add it to the chart's value containerdConfigPaths",
+			at, strings.Join(r.ContainerdConfigPaths, ", "))
+	}
+	return out
+}
+
+var folderName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]*$`)
+
+func (r HostRules) allowsPath(p string) bool {
+	return slices.ContainsFunc(r.HostPathRoots, func(root string) bool {
+		name, ok := strings.CutPrefix(p, root+"/")
+		return ok && folderName.MatchString(name)
+	})
+}
+
+// runtimeAnnotation are the annotations by which the kubelet and container
+// runtimes give a pod other confinement, devices or mounts.
+var runtimeAnnotation = regexp.MustCompile(runtimeAnnotations)
+
+const runtimeAnnotations = `^(container\.(apparmor|seccomp)\.security\.(alpha|beta)\.kubernetes\.io/|seccomp\.security\.alpha\.kubernetes\.io/|cdi\.k8s\.io/|io\.kubernetes\.cri-o\.|io\.katacontainers\.|io\.containerd\.|run\.oci\.|([a-z0-9-]+\.)*(crio\.io|nri\.io|nri\.containerd\.io|noderesource\.dev)/)`
+
+// overlap tells whether one of two folders is the other one, or in it.
+func overlap(a, b string) bool {
+	a, b = path.Clean(a)+"/", path.Clean(b)+"/"
+	return strings.HasPrefix(a, b) || strings.HasPrefix(b, a)
+}
+
+// older tells whether a was made before b; of two of the same second, either.
+func older(a, b *v1alpha1.PyrsiaNode) bool {
+	return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), cmp.Compare(a.UID, b.UID)) < 0
+}
+
+// sharedWith is an older mirror of another namespace whose folder is that of a
+// mirror, or overlaps with it; NAMESPACE-NAME may be the same of two.
+func sharedWith(n *v1alpha1.PyrsiaNode, all []v1alpha1.PyrsiaNode) string {
+	if n.Spec.Role != v1alpha1.RoleMirror {
+		return ""
+	}
+	for i := range all {
+		other := &all[i]
+		if other.Namespace != n.Namespace && other.Spec.Role == v1alpha1.RoleMirror && older(other, n) && overlap(hostPath(other), hostPath(n)) {
+			return other.Namespace + "/" + other.Name
+		}
+	}
+	return ""
+}

@@ -1,0 +1,291 @@
+package controllers
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	coreac "k8s.io/client-go/applyconfigurations/core/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/yaml"
+
+	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
+)
+
+// ruleCase is a PyrsiaNode that breaks a rule, or none. The policy that the
+// installation brings and the controller must say the same.
+type ruleCase struct {
+	change func(*v1alpha1.PyrsiaNode)
+	broken string // the rule, as it is recorded; "" if none is
+	want   string // a part of the policy's answer
+}
+
+func ruleCases() map[string]ruleCase {
+	at := func(p string) func(*v1alpha1.PyrsiaNode) {
+		return func(n *v1alpha1.PyrsiaNode) { n.Spec.Storage.HostPath = p }
+	}
+	setUpAt := func(p string) func(*v1alpha1.PyrsiaNode) {
+		return func(n *v1alpha1.PyrsiaNode) { n.Spec.Mirror = &v1alpha1.Mirror{ContainerdConfigPath: p} }
+	}
+	annotated := func(key string) func(*v1alpha1.PyrsiaNode) {
+		return func(n *v1alpha1.PyrsiaNode) { n.Spec.PodAnnotations = map[string]string{key: "x"} }
+	}
+	cases := map[string]ruleCase{
+		"a mirror":                {func(*v1alpha1.PyrsiaNode) {}, "", ""},
+		"a mirror with its image": {func(n *v1alpha1.PyrsiaNode) { n.Spec.Image = "example.com/own" }, "", ""},
+		"an unmanaged one": {func(n *v1alpha1.PyrsiaNode) {
+			n.Spec.Mirror = &v1alpha1.Mirror{Containerd: v1alpha1.ContainerdUnmanaged}
+		}, "", ""},
+		"a folder below the root":    {at("/var/lib/pyrsia/x"), "", ""},
+		"a folder with dots":         {at("/var/lib/pyrsia/a..b"), "", ""},
+		"annotations for others":     {annotated("example.com/logs"), "", ""},
+		"annotations of the cluster": {annotated("cluster-autoscaler.kubernetes.io/safe-to-evict"), "", ""},
+	}
+	for _, p := range []string{"/.", "/etc", "/mnt/x", "/var/lib/pyrsia", "/var/lib/pyrsia/", "/var/lib/pyrsia/.", "/var/lib/pyrsia/.x", "/var/lib/pyrsia//x",
+		"/var/lib/pyrsia/x/", "/var/lib/pyrsia/x/link", "/var/lib/pyrsiax", "/var/lib/./pyrsia/x", "/x/var/lib/pyrsia/y"} {
+		cases["the folder "+p] = ruleCase{at(p), "hostPath " + p, "spec.storage.hostPath " + p + " must be a folder directly below /var/lib/pyrsia"}
+	}
+	for _, p := range DefaultHostRules("").ContainerdConfigPaths {
+		cases["set-up at "+p] = ruleCase{setUpAt(p), "", ""}
+	}
+	for _, p := range []string{"/etc", "/etc/containerd", "/etc/containerd/certs.d/", "/etc/containerd/certs.d/x", "/etc/containerd/./certs.d", "/root"} {
+		cases["set-up at "+p] = ruleCase{setUpAt(p), "containerdConfigPath " + p, "spec.mirror.containerdConfigPath " + p + " must be one of /etc/containerd/certs.d, "}
+	}
+	for _, key := range []string{"container.apparmor.security.beta.kubernetes.io/init-data", "container.seccomp.security.alpha.kubernetes.io/node",
+		"seccomp.security.alpha.kubernetes.io/pod", "cdi.k8s.io/gpu", "io.kubernetes.cri-o.Devices", "io.katacontainers.config.hypervisor.path",
+		"run.oci.handler", "devices.nri.io/pod", "mounts.nri.containerd.io/pod", "devices.noderesource.dev/pod", "cpu-load-balancing.crio.io/pod"} {
+		cases["the annotation "+key] = ruleCase{annotated(key), "podAnnotations " + key, "spec.podAnnotations must not tell the container runtime"}
+	}
+	return cases
+}
+
+// Each rule is kept by the API server, and again by the controller.
+func TestHostRules(t *testing.T) {
+	t.Parallel()
+	c := testCluster(t)
+	ns := c.namespace(t)
+	for name, tc := range ruleCases() {
+		t.Run(name, func(t *testing.T) {
+			n := mirrorNode(ns)
+			tc.change(n)
+			c.policySays(t, n, tc.want)
+			broken := DefaultHostRules("pyrsia-system").refusals(n, hostFacts{namespaceAllowed: true})
+			if tc.broken == "" && len(broken) > 0 || tc.broken != "" && (len(broken) != 1 || broken[0].rule != tc.broken) {
+				t.Errorf("the controller says %+v, want %q", broken, tc.broken)
+			}
+		})
+	}
+}
+
+// policySays creates an object, dry: "" is acceptance, else a part of the refusal.
+func (c *cluster) policySays(t *testing.T, n *v1alpha1.PyrsiaNode, want string) {
+	t.Helper()
+	eventually(t, func() error { // a new policy, and a label, take a moment
+		return says(c.Create(t.Context(), n.DeepCopy(), client.DryRunAll), want)
+	})
+}
+
+func says(err error, want string) error {
+	if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+		return fmt.Errorf("the API server says %v, want %q", err, want)
+	}
+	return nil
+}
+
+// Mirrors, and nodes with a port of the host, need a namespace that an
+// administrator has allowed; publishers need none.
+func TestNamespacesOfMirrors(t *testing.T) {
+	t.Parallel()
+	c := testCluster(t)
+	const refused = "is not allowed: an administrator allows it by 'kubectl label namespace "
+	exposed := func(ns string, kind v1alpha1.ExposureType) *v1alpha1.PyrsiaNode {
+		n := publisherNode(ns, "http://127.0.0.1:1")
+		n.Spec.Network = &v1alpha1.Network{Exposure: &v1alpha1.Exposure{Type: kind}}
+		return n
+	}
+	for label, allowed := range map[string]bool{"": false, "yes": false, "allowed": true, "pyrsia-system": true} {
+		t.Run("label "+label, func(t *testing.T) {
+			ns := "pyrsia-system" // the operator's own, which has no label
+			if label != ns {
+				made := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "test-", Labels: map[string]string{labelMirrors: label}}}
+				if label == "" {
+					made.Labels = nil
+				}
+				c.create(t, made)
+				ns = made.Name
+			}
+			want := ""
+			if !allowed {
+				want = refused + ns + " pyrsia.io/mirrors=allowed'"
+			}
+			c.policySays(t, mirrorNode(ns), want)
+			c.policySays(t, exposed(ns, v1alpha1.ExposureHostPort), want)
+			c.policySays(t, exposed(ns, v1alpha1.ExposureNodePort), "")
+			c.policySays(t, publisherNode(ns, "http://127.0.0.1:1"), "")
+		})
+	}
+}
+
+// The policy looks at what is new: not at status, at labels, or at what is going.
+func TestPolicyLooksAtNewSpecs(t *testing.T) {
+	t.Parallel()
+	c := testCluster(t)
+	ns := c.namespace(t)
+	n := mirrorNode(ns)
+	n.Finalizers = []string{"example.com/keep"}
+	c.create(t, n)
+	space := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: ns}}
+	c.get(t, space)
+	delete(space.Labels, labelMirrors)
+	if err := c.Update(t.Context(), space); err != nil {
+		t.Fatal(err)
+	}
+	c.policySays(t, mirrorNode(ns), "is not allowed") // it knows by now
+	change := func(what string, do func(*v1alpha1.PyrsiaNode), write func(client.Object, client.Patch) error, want string) {
+		t.Helper()
+		c.get(t, n)
+		before := n.DeepCopy()
+		do(n)
+		if err := says(write(n, client.MergeFrom(before)), want); err != nil {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	update := func(n client.Object, p client.Patch) error { return c.Patch(t.Context(), n, p) }
+	change("a label", func(n *v1alpha1.PyrsiaNode) { n.Labels = map[string]string{"a": "b"} }, update, "")
+	change("the status", func(n *v1alpha1.PyrsiaNode) { n.Status.PeerID = "x" }, func(n client.Object, p client.Patch) error { return c.Status().Patch(t.Context(), n, p) }, "")
+	change("the spec", func(n *v1alpha1.PyrsiaNode) { n.Spec.Image = "example.com/other" }, update, "is not allowed")
+	if err := c.Delete(t.Context(), n); err != nil {
+		t.Fatal(err)
+	}
+	change("the spec of one that is going", func(n *v1alpha1.PyrsiaNode) { n.Spec.Image = "example.com/other" }, update, "")
+	change("a finalizer", func(n *v1alpha1.PyrsiaNode) { n.Finalizers = nil }, update, "")
+}
+
+// Without its lists the policy refuses everything, and empty lists allow nothing.
+func TestPolicyNeedsItsLists(t *testing.T) {
+	t.Parallel()
+	c := withPolicy(t)
+	ns := c.namespace(t)
+	c.policySays(t, mirrorNode(ns), "")
+	c.policySays(t, withHostPath(ns, "/etc"), "must be a folder directly below")
+	lists := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "pyrsia-system", Name: "pyrsia-operator-rules"}}
+	set := func(key, value string) {
+		t.Helper()
+		c.get(t, lists)
+		lists.Data[key] = value
+		if err := c.Update(t.Context(), lists); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Run("no root", func(t *testing.T) {
+		set("hostPathRoots", "")
+		c.policySays(t, mirrorNode(ns), "must be a folder directly below")
+		c.policySays(t, withHostPath(ns, "/etc"), "must be a folder directly below")
+		set("hostPathRoots", "/var/lib/pyrsia\n/mnt/fast")
+		c.policySays(t, withHostPath(ns, "/mnt/fast/x"), "")
+	})
+	t.Run("named namespaces", func(t *testing.T) { // the label counts no more
+		set("namespaces", "images\nothers")
+		c.policySays(t, mirrorNode(ns), "adding it to the value namespaces of the operator's chart")
+		set("namespaces", "images\n"+ns)
+		c.policySays(t, mirrorNode(ns), "")
+	})
+	t.Run("no lists", func(t *testing.T) {
+		if err := c.Delete(t.Context(), lists); err != nil {
+			t.Fatal(err)
+		}
+		c.policySays(t, publisherNode(ns, "http://127.0.0.1:1"), "no params found")
+	})
+}
+
+func withHostPath(ns, p string) *v1alpha1.PyrsiaNode {
+	n := mirrorNode(ns)
+	n.Spec.Storage.HostPath = p
+	return n
+}
+
+// The chart's defaults are the operator's, and the policy knows the same
+// annotations.
+func TestChartHasTheSameRules(t *testing.T) {
+	data, err := os.ReadFile("../charts/pyrsia-operator/values.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var values struct {
+		HostPathRoots         []string `json:"hostPathRoots"`
+		ContainerdConfigPaths []string `json:"containerdConfigPaths"`
+	}
+	if err := yaml.Unmarshal(data, &values); err != nil {
+		t.Fatal(err)
+	}
+	rules := DefaultHostRules("")
+	if fmt.Sprint(values.HostPathRoots, values.ContainerdConfigPaths) != fmt.Sprint(rules.HostPathRoots, rules.ContainerdConfigPaths) {
+		t.Errorf("the chart has %+v, the operator %+v", values, rules)
+	}
+	policy, err := os.ReadFile("../charts/pyrsia-operator/templates/policy.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(policy), "r'"+runtimeAnnotations+"'") {
+		t.Error("the policy knows other annotations of runtimes than the controller")
+	}
+}
+
+// Rules that would allow everything, or nothing, are refused at the start.
+func TestHostRulesAreChecked(t *testing.T) {
+	for name, change := range map[string]func(*HostRules){
+		"the root":     func(r *HostRules) { r.HostPathRoots = []string{"/"} },
+		"no root":      func(r *HostRules) { r.HostPathRoots = nil },
+		"an empty one": func(r *HostRules) { r.HostPathRoots = []string{""} },
+		"a relative":   func(r *HostRules) { r.HostPathRoots = []string{"var"} },
+		"that climbs":  func(r *HostRules) { r.ContainerdConfigPaths = []string{"/etc/../x"} },
+		"a slash":      func(r *HostRules) { r.HostPathRoots = []string{"/var/lib/pyrsia/"} },
+		"no path":      func(r *HostRules) { r.ContainerdConfigPaths = nil },
+	} {
+		rules := DefaultHostRules("x")
+		if change(&rules); rules.Check() == nil {
+			t.Errorf("%s: %+v is accepted", name, rules)
+		}
+	}
+	if err := DefaultHostRules("x").Check(); err != nil {
+		t.Error(err)
+	}
+}
+
+// Whoever may make PyrsiaNodes chooses spec.image: no container that runs as
+// root, or on the host's network, has that image.
+func TestOwnImagesHaveNoPower(t *testing.T) {
+	mirror, exposed := node(v1alpha1.RoleMirror, "mirror"), node(v1alpha1.RolePublisher, "publisher")
+	mirror.Spec.Image, exposed.Spec.Image = "example.com/own", "example.com/own"
+	exposed.Spec.Publisher = &v1alpha1.Publisher{RestoreFrom: &v1alpha1.RestoreFrom{URLs: []string{"http://192.0.2.7:8080"}}}
+	released := mirror.DeepCopy()
+	released.Finalizers, released.Spec.Mirror = []string{containerdFinalizer}, &v1alpha1.Mirror{Containerd: v1alpha1.ContainerdUnmanaged}
+	in := podInputs{image: "ghcr.io/pyrsia/pyrsia:v0.1.0", ledgerKey: "key"}
+	privileged, own := 0, 0
+	for name, template := range map[string]*coreac.PodTemplateSpecApplyConfiguration{
+		"mirror": daemonSet(mirror, in).Spec.Template, "released": daemonSet(released, in).Spec.Template,
+		"frontend": frontendDaemonSet(mirror, in).Spec.Template, "cleanup": cleanupDaemonSet(mirror, in, place{path: defaultConfigPath}).Spec.Template,
+		"publisher": statefulSet(exposed, in).Spec.Template,
+	} {
+		onHost := template.Spec.HostNetwork != nil && *template.Spec.HostNetwork
+		for _, container := range slices.Concat(template.Spec.InitContainers, template.Spec.Containers) {
+			switch root := *container.SecurityContext.RunAsUser == 0 || !*container.SecurityContext.RunAsNonRoot; {
+			case *container.Image == "example.com/own":
+				if own++; root || onHost {
+					t.Errorf("the container %s of %s has the user's image", *container.Name, name)
+				}
+			case *container.Image != in.image:
+				t.Errorf("the container %s of %s has the image %s", *container.Name, name, *container.Image)
+			case root || onHost:
+				privileged++
+			}
+		}
+	}
+	if privileged < 6 || own < 3 {
+		t.Errorf("only %d containers with power and %d with the user's image were looked at", privileged, own)
+	}
+}
