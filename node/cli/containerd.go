@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/pyrsia/pyrsia-operator/node/internal/containerd"
 	"github.com/pyrsia/pyrsia-operator/node/internal/portproof"
@@ -201,10 +202,7 @@ func initDataCommand() *cobra.Command {
 				return fmt.Errorf("%w: --owner UID:GID", errUsage)
 			}
 			for _, dir := range args {
-				if err := os.MkdirAll(dir, 0o755); err != nil {
-					return fmt.Errorf("preparing the data folder: %w", err)
-				}
-				if err := os.Chown(dir, uid, gid); err != nil {
+				if err := giveFolder(dir, uid, gid); err != nil {
 					return fmt.Errorf("preparing the data folder: %w", err)
 				}
 			}
@@ -213,6 +211,19 @@ func initDataCommand() *cobra.Command {
 	}
 	cmd.Flags().StringVar(&owner, "owner", "65532:65532", "UID:GID")
 	return cmd
+}
+
+// giveFolder makes a folder its user's, and no other one: the user may have put a
+// link in its place, which root must not follow.
+func giveFolder(dir string, uid, gid int) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(dir, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return fmt.Errorf("%w: is it a link? Remove it", err)
+	}
+	return errors.Join(f.Chown(uid, gid), f.Close())
 }
 
 // nodeData is all that a node, or the frontend before it, makes in its data folder.

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -135,5 +136,29 @@ func TestWaitForTheSecret(t *testing.T) {
 	}
 	if waited := time.Since(start); waited < 300*time.Millisecond {
 		t.Errorf("did not wait for the secret: %v", waited)
+	}
+}
+
+// A node that owns its data folder may put a link in place of what root is to
+// give to it: root does not follow it.
+func TestInitDataFollowsNoLink(t *testing.T) {
+	data, host := t.TempDir(), t.TempDir()
+	owner := fmt.Sprintf("%d:%d", os.Getuid(), os.Getgid())
+	if err := os.Symlink(host, filepath.Join(data, "frontend")); err != nil {
+		t.Fatal(err)
+	}
+	cmd := initDataCommand()
+	cmd.SetArgs([]string{"--owner", owner, data, filepath.Join(data, "frontend")})
+	cmd.SilenceErrors, cmd.SilenceUsage = true, true
+	if err := cmd.Execute(); err == nil || !strings.Contains(err.Error(), "is it a link") {
+		t.Errorf("a link was followed: %v", err)
+	}
+	if err := os.Remove(filepath.Join(data, "frontend")); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // a folder is made, and given again
+		if err := cmd.Execute(); err != nil {
+			t.Error(err)
+		}
 	}
 }
