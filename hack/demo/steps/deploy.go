@@ -29,6 +29,10 @@ func deployOperator(ctx context.Context, w *World) error {
 // applySamples declares a publisher, mirrors and images. Unless they come from
 // Docker Hub, the publisher's upstream is on this machine.
 func applySamples(ctx context.Context, w *World) error {
+	// Mirrors reach the machines: an administrator says in which namespaces.
+	if err := w.Show(ctx, "kubectl", "label", "--overwrite", "namespace", namespace, "pyrsia.io/mirrors=allowed"); err != nil {
+		return err
+	}
 	if w.Upstream == DockerHub {
 		return w.Show(ctx, "kubectl", "apply", "-k", "config/samples")
 	}
