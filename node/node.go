@@ -62,6 +62,9 @@ type Node struct {
 	announcer   atomic.Pointer[string] // the peer that gossiped one last
 	missing     chan digest.Digest     // corrupt blobs to fetch again
 	servers     []*http.Server
+	rounds      *rounds       // mirrors
+	joining     time.Duration // owned by rounds: how long it waited last for a first checkpoint
+	complaint   complaint
 	failed      chan error // a server that ended by itself
 	stop        context.CancelFunc
 	done        sync.WaitGroup
@@ -139,6 +142,8 @@ func (n *Node) openLedger(ctx context.Context) error {
 			return err
 		}
 		n.follower, n.ledger = f, f.Ledger
+		n.rounds = n.newRounds()
+		n.rounds = n.newRounds()
 		f.Others = n.witnesses
 		n.closers = append(n.closers, f.Close)
 		return nil

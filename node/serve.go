@@ -148,7 +148,7 @@ func (n *Node) peerHandler() http.Handler {
 
 func (n *Node) serveReady(w http.ResponseWriter, _ *http.Request) {
 	if !n.ready.Load() {
-		http.Error(w, "no verified ledger yet: no node of the network was reached", http.StatusServiceUnavailable)
+		http.Error(w, n.noLedger(), http.StatusServiceUnavailable)
 		return
 	}
 	if err := n.store.Usable(); err != nil {

@@ -85,6 +85,18 @@ type StatusJSON struct {
 	// Downloads are blobs on their way, and Queued their pieces to come.
 	Downloads int `json:"downloads"`
 	Queued    int `json:"queued"`
+	// Problems are places from which the ledger does not come.
+	Problems []ProblemJSON `json:"problems,omitempty"`
+}
+
+// ProblemJSON is a place from which the ledger does not come: a bootstrap
+// address, a ledger URL or a peer's ID.
+type ProblemJSON struct {
+	Source string `json:"source"`
+	Error  string `json:"error"`
+	// Since is when it began: RFC 3339.
+	Since time.Time `json:"since"`
+	Tries int       `json:"tries"`
 }
 
 // PeerJSON is one peer in the answer of GET /api/v1/peers at the open port.
@@ -118,6 +130,7 @@ func (n *Node) serveStatus(w http.ResponseWriter, _ *http.Request) {
 	s.Blobs, s.Bytes = n.store.Usage()
 	s.Artifacts, s.Announced = n.host.Announced()
 	s.Downloads, s.Queued = n.fetcher.Queue()
+	s.Problems = n.problems()
 	writeJSON(w, s)
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
-	"slices"
 	"strings"
 	"time"
 
@@ -17,13 +16,12 @@ import (
 const (
 	// pollInterval is how often a mirror asks a peer although nobody gossips.
 	pollInterval = 10 * time.Second
-	// joinInterval is how often it asks until it has a first checkpoint.
-	joinInterval = 250 * time.Millisecond
+	// joinInterval is when it asks again that has no checkpoint yet. Each time it
+	// waits twice as long, up to maxJoinInterval; a peer that is connected wakes it.
+	joinInterval    = 250 * time.Millisecond
+	maxJoinInterval = 5 * time.Second
 	// syncTimeout bounds one sync; what it has fetched by then is kept.
-	syncTimeout = 2 * time.Minute
-	// syncPatience is after how long the next source is asked too.
-	syncPatience = time.Second
-	maxSyncs     = 8                // at once
+	syncTimeout  = 2 * time.Minute
 	maxWitnesses = 16               // that are asked about a new key
 	slowFor      = 10 * time.Minute // how long a slow source is asked after the others
 )
@@ -46,26 +44,6 @@ func (n *Node) reachable() (out []source) {
 	for _, url := range n.config.LedgerURLs {
 		out = append(out, source{url, ledger.NewSource(strings.TrimSuffix(url, "/"), n.plain)})
 	}
-	return out
-}
-
-// sources are all that can be asked now, in random order: those first that
-// have just announced something, those last that were slow.
-func (n *Node) sources(slow map[string]time.Time) []source {
-	out := n.reachable()
-	rand.Shuffle(len(out), func(i, j int) { out[i], out[j] = out[j], out[i] })
-	first := n.announcer.Swap(nil)
-	rank := func(s source) int {
-		switch {
-		case time.Since(slow[s.name]) < slowFor:
-			return 2
-		case first == nil || s.name != *first:
-			return 1
-		default:
-			return 0
-		}
-	}
-	slices.SortStableFunc(out, func(a, b source) int { return rank(a) - rank(b) })
 	return out
 }
 
@@ -95,65 +73,40 @@ func (n *Node) wakeUp() {
 	}
 }
 
-// follow keeps the mirror's copy of the ledger up to date. One source after
-// the other is asked; the next one already when one takes its time.
+// follow keeps the mirror's copy of the ledger up to date.
 func (n *Node) follow(ctx context.Context) {
-	ended := make(chan source)
-	busy := map[string]time.Time{} // since when a source is being asked
-	slow := map[string]time.Time{} // when it was that a source had no time left
-	end := func(s source) {
-		if time.Since(busy[s.name]) >= syncTimeout {
-			slow[s.name] = time.Now()
-		}
-		delete(busy, s.name)
-	}
-	for ctx.Err() == nil {
-		for _, s := range n.sources(slow) {
-			if _, asked := busy[s.name]; asked || len(busy) == maxSyncs {
-				continue
+	n.rounds.run(ctx)
+}
+
+// newRounds are the mirror's questions for the ledger.
+func (n *Node) newRounds() *rounds {
+	return &rounds{ask: n.syncFrom, list: n.reachable, wake: n.wake, rest: n.rest,
+		first: func() string {
+			if name := n.announcer.Swap(nil); name != nil {
+				return *name
 			}
-			busy[s.name] = time.Now()
-			go func() { n.syncFrom(ctx, s); ended <- s }()
-			for impatient, waiting := time.After(syncPatience), true; waiting; {
-				select {
-				case done := <-ended:
-					end(done)
-					waiting = done.name != s.name
-				case <-impatient:
-					waiting = false
-				}
-			}
-		}
-		interval := pollInterval
-		if _, ok := n.ledger.Head(); ok {
-			n.setReady()
-			n.warnStale()
-		} else {
-			interval = joinInterval
-		}
-		for next, waiting := time.After(interval), true; waiting; {
-			select {
-			case <-ctx.Done():
-				waiting = false
-			case <-n.wake:
-				waiting = false
-			case <-next:
-				waiting = false
-			case done := <-ended:
-				end(done)
-			}
-		}
-	}
-	for len(busy) > 0 { // bounded: their context has ended
-		end(<-ended)
+			return ""
+		},
 	}
 }
 
-func (n *Node) syncFrom(ctx context.Context, s source) {
+// rest is called when all sources were asked, and tells when to ask again.
+func (n *Node) rest() time.Duration {
+	if _, ok := n.ledger.Head(); ok {
+		n.setReady()
+		n.warnStale()
+		return pollInterval
+	}
+	n.complain(time.Now())
+	n.joining = min(max(2*n.joining, joinInterval), maxJoinInterval)
+	return n.joining
+}
+
+func (n *Node) syncFrom(ctx context.Context, s source) (grown bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, syncTimeout)
 	defer cancel()
 	before := n.ledger.Size()
-	grown, err := n.follower.Sync(ctx, s)
+	grown, err = n.follower.Sync(ctx, s)
 	switch {
 	case errors.Is(err, ledger.ErrForked), errors.Is(err, ledger.ErrRolledBack):
 		n.log.Error("ALARM: the publisher has signed what contradicts the verified ledger: see 'pyrsia evidence'", "peer", s.name, "error", err)
@@ -163,7 +116,9 @@ func (n *Node) syncFrom(ctx context.Context, s source) {
 		n.log.Debug("asking a peer for the ledger", "peer", s.name, "error", err)
 	case grown:
 		n.log.Info("ledger verified", "blocks", n.ledger.Size(), "new", n.ledger.Size()-before, "peer", s.name)
+		n.setReady()
 	}
+	return grown, err
 }
 
 // spread gossips each new checkpoint of the publisher.

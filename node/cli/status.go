@@ -55,6 +55,9 @@ func statusTable(w io.Writer, s node.StatusJSON) error {
 	fmt.Fprintf(tw, "Content:\t%d blobs, %s, of %d artifacts\n", s.Blobs, bytesText(s.Bytes), s.Artifacts)
 	fmt.Fprintf(tw, "Announced:\t%d keys\n", s.Announced)
 	fmt.Fprintf(tw, "On the way:\t%d blobs, %d pieces to come\n", s.Downloads, s.Queued)
+	for _, p := range s.Problems {
+		fmt.Fprintf(tw, "Problem:\t%s (%d times since %s): %s\n", p.Source, p.Tries, p.Since.Format(time.RFC3339), p.Error)
+	}
 	return tw.Flush()
 }
 

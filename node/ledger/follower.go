@@ -24,12 +24,17 @@ var (
 	ErrRolledBack = errors.New("the publisher signed a smaller ledger than before")
 )
 
+// maxCopying bounds from how many sources tiles are copied at once.
+const maxCopying = 8
+
 // Follower keeps a verified copy of somebody else's ledger.
 type Follower struct {
 	*Ledger
 	// Others, if there are any, are asked what they know of a new key before it is
 	// followed. It is set before the first Sync.
 	Others func() []torchwood.TileReader
+
+	copying chan struct{} // held by whoever copies tiles: up to 16 MiB are on their way to each of eight at once
 
 	heard successors
 }
@@ -40,7 +45,7 @@ func OpenFollower(ctx context.Context, path, vkey string, log *slog.Logger) (*Fo
 	if err != nil {
 		return nil, err
 	}
-	f := &Follower{Ledger: l}
+	f := &Follower{Ledger: l, copying: make(chan struct{}, maxCopying)}
 	if err := f.heard.load(l); err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
@@ -97,13 +102,14 @@ func (f *Follower) adoptNext(ctx context.Context, was *position, c Checkpoint, o
 	}
 	if r, can := offer.source.(entryReader); can && ok && head.Tree.N > 0 && c.Tree.N > head.Tree.N && c.Tree.N-head.Tree.N <= maxGrowth {
 		err := f.grow(ctx, r, head, c, offer)
-		if err == nil || errors.Is(err, errHandOver) {
+		// Who does not answer about its entries is not asked for its tiles.
+		if err == nil || errors.Is(err, errHandOver) || errors.Is(err, errSilent) {
 			return err == nil, f.refuseOffer(ctx, c, offer, err)
 		}
 		// Whatever the reason, the tiles tell: a fork, or a source without entries.
 	}
 	err = f.adopt(ctx, head, c, offer, true)
-	if err != nil && !errors.Is(err, ErrForked) && !errors.Is(err, errHandOver) && ctx.Err() == nil {
+	if err != nil && !errors.Is(err, ErrForked) && !errors.Is(err, errHandOver) && !errors.Is(err, errSilent) && ctx.Err() == nil {
 		// A tile on this disk may be bad: once more, all from the source.
 		err = f.adopt(ctx, head, c, offer, false)
 	}
@@ -201,6 +207,12 @@ func (f *Follower) store(c Checkpoint) error {
 
 // adopt makes c the head after verifying all that is new under it.
 func (f *Follower) adopt(ctx context.Context, head, c Checkpoint, offer *offered, useLocal bool) error {
+	select {
+	case f.copying <- struct{}{}:
+		defer func() { <-f.copying }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 	tr := &copier{dir: f.dir, source: offer.source, useLocal: useLocal}
 	if err := f.checkGrowth(ctx, tr, head, c); err != nil {
 		return err

@@ -25,6 +25,8 @@ const (
 var (
 	// errSource is in the errors of a source that does not answer.
 	errSource = errors.New("no answer")
+	// errSilent is in the errors of one that does not even refuse.
+	errSilent = fmt.Errorf("%w in time", errSource)
 	// errStorage is in the errors of this node's own disk.
 	errStorage = errors.New("storing the ledger")
 )
@@ -129,7 +131,7 @@ func (s *Source) get(ctx context.Context, path string, limit int64, buf []byte) 
 	}
 	resp, err := s.client.Do(req)
 	if err != nil {
-		return nil, fmt.Errorf("fetching %s: %w: %w", path, errSource, err)
+		return nil, fmt.Errorf("fetching %s: %w: %w", path, errSilent, err)
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
@@ -147,7 +149,7 @@ func (s *Source) get(ctx context.Context, path string, limit int64, buf []byte) 
 			return data, nil
 		}
 		if err != nil {
-			return nil, fmt.Errorf("fetching %s: %w: %w", path, errSource, err)
+			return nil, fmt.Errorf("fetching %s: %w: %w", path, errSilent, err)
 		}
 		if len(data) == cap(data) {
 			data = slices.Grow(data, len(data))

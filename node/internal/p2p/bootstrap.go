@@ -7,11 +7,14 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/multiformats/go-multiaddr"
@@ -29,13 +32,59 @@ type bootstrap interface {
 // maxResolved bounds the nodes that one name leads to.
 const maxResolved = 64
 
-func parseBootstrap(addrs []string) (out []bootstrap, err error) {
+// place is a bootstrap address as it was given. keepPeers owns it.
+type place struct {
+	bootstrap
+	addr  string
+	fails int       // in a row
+	next  time.Time // not tried before
+}
+
+// Unreached is a bootstrap address at which no node was reached the last time.
+type Unreached struct {
+	Addr  string
+	Err   error
+	Since time.Time
+	Tries int
+}
+
+// maxPlaceWait bounds how long a bootstrap address that fails is left alone.
+const maxPlaceWait = 5 * time.Second
+
+// tried notes how it went at a place, which is left alone for twice as long
+// each time it fails.
+func (h *Host) tried(p *place, err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if err == nil {
+		p.fails, p.next = 0, time.Time{}
+		delete(h.unreached, p.addr)
+		return
+	}
+	p.fails++
+	p.next = time.Now().Add(min(fastInterval<<min(p.fails-1, 8), maxPlaceWait))
+	u, ok := h.unreached[p.addr]
+	if !ok {
+		u.Addr, u.Since = p.addr, time.Now()
+	}
+	u.Err, u.Tries = err, p.fails
+	h.unreached[p.addr] = u
+}
+
+// Unreached are the bootstrap addresses at which no node is reached.
+func (h *Host) Unreached() []Unreached {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.SortedFunc(maps.Values(h.unreached), func(a, b Unreached) int { return strings.Compare(a.Addr, b.Addr) })
+}
+
+func parseBootstrap(addrs []string) (out []*place, err error) {
 	for _, s := range addrs {
 		b, err := parseOne(s)
 		if err != nil {
 			return nil, fmt.Errorf("bootstrap address %q: %w; want /dns4/HOST/tcp/4001/p2p/ID, /ip4/ADDRESS/tcp/4001/p2p/ID, /dnsaddr/DOMAIN, or http://HOST:PORT of open ports", s, err)
 		}
-		out = append(out, b)
+		out = append(out, &place{bootstrap: b, addr: s})
 	}
 	return out, nil
 }

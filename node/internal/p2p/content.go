@@ -73,7 +73,7 @@ func (h *Host) Find(ctx context.Context, d digest.Digest, found func(*Peer)) err
 		slots <- struct{}{}
 		dials.Go(func() {
 			defer func() { <-slots }()
-			h.connect(ctx, info, findDial)
+			_ = h.connect(ctx, info, findDial) // await tells
 			if p, ok := h.await(ctx, info.ID); ok {
 				found(p)
 			}

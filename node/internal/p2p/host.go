@@ -102,6 +102,8 @@ type Host struct {
 	known map[peer.ID]peer.AddrInfo // that were connected once
 	heard map[peer.ID]peer.AddrInfo // that a peer has named, to be dialled
 
+	unreached map[string]Unreached // by bootstrap address
+
 	run  context.Context // of everything the host does by itself
 	stop context.CancelFunc
 	done sync.WaitGroup
@@ -130,7 +132,7 @@ func newHost(ctx context.Context, c Config) *Host {
 	network := sha256.Sum256([]byte(c.Network))
 	h := &Host{
 		config: c, announcer: newAnnouncer(), senders: newSenders(), banned: banned, wake: make(chan struct{}, 1),
-		peers: map[peer.ID]*Peer{}, known: map[peer.ID]peer.AddrInfo{}, heard: map[peer.ID]peer.AddrInfo{},
+		peers: map[peer.ID]*Peer{}, known: map[peer.ID]peer.AddrInfo{}, heard: map[peer.ID]peer.AddrInfo{}, unreached: map[string]Unreached{},
 		prefix: protocol.ID("/pyrsia/" + hex.EncodeToString(network[:8])),
 		client: newPlainClient(),
 	}
@@ -226,8 +228,8 @@ func (h *Host) Start(handler http.Handler) error {
 	if err != nil {
 		return err
 	}
-	if err := h.host.Network().Listen(listen...); err != nil {
-		return fmt.Errorf("listening for peers: %w", err)
+	if err := h.listen(listen); err != nil {
+		return err
 	}
 	h.done.Go(func() { h.keepPeers(ctx, places) })
 	h.done.Go(func() { h.announceAll(ctx) })

@@ -136,7 +136,7 @@ func (h *Host) ask(ctx context.Context, p *Peer) {
 // keepPeers connects to the bootstrap nodes, and through them to the others,
 // for as long as the node lives. In a network of up to enoughPeers everyone
 // knows everyone, and nothing needs a lookup.
-func (h *Host) keepPeers(ctx context.Context, places []bootstrap) {
+func (h *Host) keepPeers(ctx context.Context, places []*place) {
 	started, next := time.Now(), time.Now()
 	saved := time.Now()
 	for {
@@ -169,22 +169,33 @@ func (h *Host) keepPeers(ctx context.Context, places []bootstrap) {
 }
 
 // joinAt dials the bootstrap nodes.
-func (h *Host) joinAt(ctx context.Context, places []bootstrap) {
+func (h *Host) joinAt(ctx context.Context, places []*place) {
 	if len(h.Peers()) >= enoughPeers {
 		return
 	}
 	var group errgroup.Group
 	group.SetLimit(dials)
-	for _, b := range places {
+	for _, p := range places {
+		if time.Now().Before(p.next) {
+			continue
+		}
 		group.Go(func() error {
 			ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 			defer cancel()
-			infos, err := b.peers(ctx)
+			infos, err := p.peers(ctx)
 			if err != nil {
 				h.config.Log.Debug("finding first peers", "error", err)
 			}
+			reached := false
 			for _, info := range infos {
-				h.connect(ctx, info, dialTimeout)
+				cerr := h.connect(ctx, info, dialTimeout)
+				reached, err = reached || cerr == nil, errors.Join(err, cerr)
+			}
+			if reached {
+				err = nil
+			}
+			if !errors.Is(ctx.Err(), context.Canceled) { // else the node ends
+				h.tried(p, err)
 			}
 			return nil
 		})
@@ -215,20 +226,22 @@ func (h *Host) dialHeard(ctx context.Context, again bool) {
 	var group errgroup.Group
 	group.SetLimit(dials)
 	for _, info := range infos[:max(0, min(len(infos), room))] {
-		group.Go(func() error { h.connect(ctx, info, dialTimeout); return nil })
+		group.Go(func() error { _ = h.connect(ctx, info, dialTimeout); return nil }) // it has said so
 	}
 	_ = group.Wait() // none returns an error
 }
 
-func (h *Host) connect(ctx context.Context, info peer.AddrInfo, timeout time.Duration) {
+func (h *Host) connect(ctx context.Context, info peer.AddrInfo, timeout time.Duration) error {
 	if info.ID == h.ID() || h.host.Network().Connectedness(info.ID) == network.Connected {
-		return
+		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	if err := h.host.Connect(ctx, info); err != nil {
+	err := h.host.Connect(ctx, info)
+	if err != nil {
 		h.config.Log.Debug("dialling a peer", "peer", info.ID, "error", err)
 	}
+	return err
 }
 
 // await finds a peer whose connection is new: that it belongs to this network

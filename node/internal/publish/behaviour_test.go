@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -333,6 +334,45 @@ func TestPullPublishesOnceHoweverManyAsk(t *testing.T) {
 	}
 	if err := w.Pull(t.Context(), parseImage(t, "app:missing")); err == nil {
 		t.Error("an image that does not exist was published")
+	}
+}
+
+// Who asks for what is not there, or cannot be published, uses up nobody's
+// budget, and does not have the upstream asked again and again.
+func TestPullsThatPublishNothingDoNotCount(t *testing.T) {
+	w := newWorld(t, OnPull{Allow: []string{"app:*", "broken:*"}, PerHour: 2})
+	w.push("app", "1", "layer")
+	w.push("broken", "1", "lost layer")
+	var asked, lost atomic.Int64
+	w.registry.Fault = func(rw http.ResponseWriter, r *http.Request) bool {
+		if strings.Contains(r.URL.Path, "/manifests/missing") {
+			asked.Add(1)
+		}
+		if strings.Contains(r.URL.Path, "/broken/blobs/") {
+			lost.Add(1)
+			http.Error(rw, "{}", http.StatusNotFound)
+			return true
+		}
+		return false
+	}
+	for i := range 20 {
+		if err := w.Pull(within(t, time.Minute), parseImage(t, fmt.Sprint("app:missing", i%4))); err == nil {
+			t.Fatal("an image that does not exist was published")
+		}
+	}
+	if n := asked.Load(); n > 8 {
+		t.Errorf("the upstream was asked %d times for 4 images that it does not have", n)
+	}
+	for range 3 {
+		if err := w.Pull(within(t, time.Minute), parseImage(t, "broken:1")); err == nil {
+			t.Fatal("an image without its layers was published")
+		}
+	}
+	if lost.Load() == 0 {
+		t.Fatal("the broken image was not tried")
+	}
+	if err := w.Pull(within(t, time.Minute), parseImage(t, "app:1")); err != nil || w.Writer.Size() != 1 {
+		t.Errorf("an honest pull after that: %v, %d blocks", err, w.Writer.Size())
 	}
 }
 

@@ -8,9 +8,11 @@ import (
 	"sync"
 	"time"
 
+	lru "github.com/hashicorp/golang-lru/v2"
 	"golang.org/x/sync/singleflight"
 
 	"github.com/pyrsia/pyrsia-operator/node/control"
+	"github.com/pyrsia/pyrsia-operator/node/internal/upstream"
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
 )
 
@@ -20,34 +22,85 @@ type OnPull struct {
 	// Allow are patterns of the images that are published then (see
 	// ledger.Image.Matches).
 	Allow []string
-	// PerHour bounds how many images are begun in an hour; 0 is no bound.
+	// PerHour bounds how many images are published in an hour; 0 is no bound.
+	// What is only asked for, and is not there or cannot be published, does not
+	// count.
 	PerHour int
 }
 
 // Allows tells whether an image is published when it is pulled.
 func (o OnPull) Allows(i ledger.Image) bool { return i.Matches(o.Allow) }
 
+const (
+	// maxLooks is how many images on demand are asked of the upstreams at once.
+	maxLooks = 8
+	// absentFor is for how long an image that its upstream did not have is not
+	// asked for again, and maxAbsent how many of them are remembered.
+	absentFor = 10 * time.Second
+	maxAbsent = 1024
+)
+
 // pulls is the state of publications on demand.
 type pulls struct {
 	asking singleflight.Group
+	looks  chan struct{}
+	absent *lru.Cache[string, absence]
 
-	mu     sync.Mutex // guards begun
-	begun  []time.Time
+	mu     sync.Mutex // guards counts
+	counts []*claim   // the oldest first
 	config OnPull
 }
 
-func newPulls(c OnPull) pulls { return pulls{config: c} }
+// absence is why an image was not there, and when.
+type absence struct {
+	err error
+	at  time.Time
+}
 
-// take counts a publication, unless there were enough in the last hour.
-func (p *pulls) take(now time.Time) (wait time.Duration, ok bool) {
+// claim is one publication that counts, unless it fails.
+type claim struct{ begun time.Time }
+
+func newPulls(c OnPull) pulls {
+	absent, err := lru.New[string, absence](maxAbsent)
+	if err != nil {
+		panic(err) // only for a size that is not positive
+	}
+	return pulls{config: c, looks: make(chan struct{}, maxLooks), absent: absent}
+}
+
+// full is how long it takes until another publication is allowed; 0 if it is now.
+func (p *pulls) full(now time.Time) time.Duration {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.begun = slices.DeleteFunc(p.begun, func(t time.Time) bool { return now.Sub(t) >= time.Hour })
-	if p.config.PerHour > 0 && len(p.begun) >= p.config.PerHour {
-		return time.Hour - now.Sub(p.begun[0]), false
+	return p.wait(now)
+}
+
+// take counts a publication, unless there were enough in the last hour.
+func (p *pulls) take(now time.Time) (c *claim, wait time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if wait := p.wait(now); wait > 0 {
+		return nil, wait
 	}
-	p.begun = append(p.begun, now)
-	return 0, true
+	c = &claim{now}
+	p.counts = append(p.counts, c)
+	return c, 0
+}
+
+// wait is full; the caller holds mu.
+func (p *pulls) wait(now time.Time) time.Duration {
+	p.counts = slices.DeleteFunc(p.counts, func(c *claim) bool { return now.Sub(c.begun) >= time.Hour })
+	if p.config.PerHour > 0 && len(p.counts) >= p.config.PerHour {
+		return time.Hour - now.Sub(p.counts[0].begun)
+	}
+	return 0
+}
+
+// drop has a publication that came to nothing count no more.
+func (p *pulls) drop(c *claim) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.counts = slices.DeleteFunc(p.counts, func(o *claim) bool { return o == c })
 }
 
 // Pull publishes an image because a client asked for it, and returns when it
@@ -96,19 +149,66 @@ func (p *Publisher) begin(image ledger.Image) (*job, error) {
 	if err != nil {
 		return nil, err
 	}
-	if wait, ok := p.pulls.take(time.Now()); !ok {
-		return nil, &control.Error{Reason: control.ReasonBusy, RetryAfterSeconds: int(wait.Seconds()) + 1,
-			Message: fmt.Sprintf("%s is not on the ledger, and %d images were published on demand in the last hour: that is all that spec.publisher.onPull allows", image, p.OnPull.PerHour)}
+	if absent, ok := p.pulls.absent.Get(image.String()); ok && time.Since(absent.at) < absentFor {
+		return nil, absent.err
 	}
-	seen, err := p.look(ctx, image, registry)
+	if wait := p.pulls.full(time.Now()); wait > 0 {
+		return nil, p.enough(image, wait)
+	}
+	seen, err := p.lookOnDemand(ctx, image, registry)
 	if err != nil {
-		return nil, p.refusal(err, image, registry)
+		return nil, err
 	}
 	if _, err := p.latest(ctx, image, seen.digest); err != nil {
 		return nil, err
 	}
 	p.sightings.note(image, seen)
-	return p.start(&job{key: key{image.String(), seen.digest}, image: image, registry: registry})
+	claim, wait := p.pulls.take(time.Now())
+	if claim == nil {
+		return nil, p.enough(image, wait)
+	}
+	own := &job{key: key{image.String(), seen.digest}, image: image, registry: registry}
+	j, err := p.start(own)
+	if err != nil || j != own { // another one counts, or somebody who is not bounded began it
+		p.pulls.drop(claim)
+		return j, err
+	}
+	p.done.Go(func() {
+		select {
+		case <-j.ended:
+			if j.err != nil {
+				p.pulls.drop(claim)
+			}
+		case <-p.ctx.Done():
+		}
+	})
+	return j, nil
+}
+
+func (p *Publisher) enough(image ledger.Image, wait time.Duration) error {
+	return &control.Error{Reason: control.ReasonBusy, RetryAfterSeconds: int(wait.Seconds()) + 1,
+		Message: fmt.Sprintf("%s is not on the ledger, and %d images were published on demand in the last hour: that is all that spec.publisher.onPull allows", image, p.OnPull.PerHour)}
+}
+
+// lookOnDemand asks the upstream what a tag is. Clients may ask for any number
+// of names: a few are looked for at once, and one that is not there not again
+// for a while.
+func (p *Publisher) lookOnDemand(ctx context.Context, image ledger.Image, registry *upstream.Registry) (sighting, error) {
+	select {
+	case p.pulls.looks <- struct{}{}:
+		defer func() { <-p.pulls.looks }()
+	case <-ctx.Done():
+		return sighting{}, later(image)
+	}
+	seen, err := p.look(ctx, image, registry)
+	if err == nil {
+		return seen, nil
+	}
+	err = p.refusal(err, image, registry)
+	if refusal, ok := errors.AsType[*control.Error](err); ok && refusal.Reason == control.ReasonImageNotFound {
+		p.pulls.absent.Add(image.String(), absence{err, time.Now()})
+	}
+	return sighting{}, err
 }
 
 // underWay finds the job of an image, whatever its digest.

@@ -1,0 +1,79 @@
+package node
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+const (
+	// complaintInterval is how often it is logged that nothing has changed.
+	complaintInterval = time.Minute
+	maxProblems       = 16  // that are told
+	maxProblemText    = 300 // bytes of one error
+)
+
+// complaint is what was last said in the log about a node without a ledger.
+type complaint struct {
+	mu     sync.Mutex // guards what follows
+	said   string
+	logged time.Time
+}
+
+// problems are the places from which the ledger does not come, and why: the
+// bootstrap addresses, and the sources that were asked.
+func (n *Node) problems() (out []ProblemJSON) {
+	for _, u := range n.host.Unreached() {
+		out = append(out, problem(u.Addr, u.Err, u.Since, u.Tries))
+	}
+	if n.rounds != nil {
+		for name, s := range n.rounds.failing() {
+			out = append(out, problem(name, s.err, s.since, s.fails))
+		}
+	}
+	slices.SortStableFunc(out, func(a, b ProblemJSON) int { return strings.Compare(a.Source, b.Source) })
+	return out[:min(len(out), maxProblems)]
+}
+
+func problem(source string, err error, since time.Time, tries int) ProblemJSON {
+	text := strings.ToValidUTF8(strings.ReplaceAll(err.Error(), "\n", "; "), "?")
+	return ProblemJSON{Source: source, Error: text[:min(len(text), maxProblemText)], Since: since.UTC().Truncate(time.Second), Tries: tries}
+}
+
+// noLedger says why the node has no ledger yet.
+func (n *Node) noLedger() string {
+	problems := n.problems()
+	if len(problems) == 0 {
+		return fmt.Sprintf("no verified ledger yet: %d nodes of the network are connected, and none has sent it", len(n.host.Peers()))
+	}
+	var out strings.Builder
+	out.WriteString("no verified ledger yet")
+	for _, p := range problems {
+		fmt.Fprintf(&out, "; %s (tried %d times): %s", p.Source, p.Tries, p.Error)
+	}
+	return out.String()
+}
+
+// complain logs that there is no ledger yet: when it first is so, when the
+// reason is another one, and once a minute.
+func (n *Node) complain(now time.Time) {
+	var what []string
+	problems := n.problems()
+	for _, p := range problems {
+		what = append(what, p.Source+": "+p.Error)
+	}
+	said := strings.Join(what, "\n")
+	c := &n.complaint
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch age := now.Sub(n.started); {
+	case len(problems) == 0 && age < complaintInterval:
+		return // it is just starting
+	case said == c.said && now.Sub(c.logged) < complaintInterval:
+		return
+	}
+	c.said, c.logged = said, now
+	n.log.Warn("no ledger yet", "peers", len(n.host.Peers()), "reason", n.noLedger())
+}
