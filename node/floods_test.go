@@ -1,0 +1,119 @@
+package node
+
+import (
+	"encoding/json"
+	"io"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/opencontainers/go-digest"
+
+	"github.com/pyrsia/pyrsia-operator/node/control"
+	"github.com/pyrsia/pyrsia-operator/node/internal/p2p"
+	"github.com/pyrsia/pyrsia-operator/node/ledger"
+)
+
+// A mirror that reaches nobody asks less and less often, and says where it
+// asked and why there is no ledger.
+func TestMirrorWithoutASourceSaysWhy(t *testing.T) {
+	_, vkey, err := ledger.GenerateKey("ledger.example/lonely")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var asked atomic.Int64
+	addr := freeAddr(t)
+	teapot := &http.Server{Addr: addr, Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		asked.Add(1)
+		http.Error(w, "no ledger here", http.StatusTeapot)
+	})}
+	go func() { _ = teapot.ListenAndServe() }() // until it is closed
+	t.Cleanup(func() { _ = teapot.Close() })
+	closed := "http://" + freeAddr(t)
+	m := start(t, Config{Role: control.Mirror, LedgerKey: vkey, LedgerURLs: []string{"http://" + addr}, Bootstrap: []string{closed}})
+	time.Sleep(4 * time.Second)
+	if n := asked.Load(); n < 2 || n > 6 {
+		t.Errorf("the ledger URL was asked %d times in 4 s", n)
+	}
+	for _, path := range []string{"/readyz", "/api/v1/status"} {
+		resp, err := http.Get("http://" + m.OpenAddr + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, _ := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		for _, want := range []string{"http://" + addr, "418", closed, "connection refused"} {
+			if !strings.Contains(string(body), want) {
+				t.Errorf("%s does not say %q: %s", path, want, body)
+			}
+		}
+		var s StatusJSON
+		if path != "/readyz" && (json.Unmarshal(body, &s) != nil || len(s.Problems) != 2) {
+			t.Errorf("%s: %s", path, body)
+		}
+	}
+}
+
+// 48 peers that hang, at once or after they have shown the newest checkpoint,
+// delay a block by at most 5 s.
+func TestBlocksArriveAmongHangingPeers(t *testing.T) {
+	registry := dockerRegistry(t)
+	push(t, registry.Addr, "app:1", 1<<10)
+	push(t, registry.Addr, "app:2", 1<<10)
+	publisher := newPublisher(t, registry.Addr)
+	publisher.publish(t, "app:1")
+	m := newMirror(t, publisher)
+	m.awaitBlocks(t, 1)
+	var hanging atomic.Int64
+	var group sync.WaitGroup
+	for i := range 48 {
+		group.Go(func() { startHanging(t, m, publisher, i%2 == 0, &hanging) })
+	}
+	group.Wait()
+	for deadline := time.Now().Add(20 * time.Second); len(m.host.Peers()) < 49; time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d peers are connected", len(m.host.Peers()))
+		}
+	}
+	time.Sleep(2 * time.Second) // they are being asked
+	began := time.Now()
+	publisher.publish(t, "app:2")
+	m.awaitBlocks(t, 2)
+	if took := time.Since(began); took > 5*time.Second {
+		t.Errorf("a block took %s", took)
+	} else {
+		t.Logf("a block took %s, %d questions hang", took, hanging.Load())
+	}
+}
+
+// startHanging joins a peer that takes questions for the ledger and does not
+// answer them: any, or those for more than the checkpoint.
+func startHanging(t *testing.T, m, publisher *started, any bool, hanging *atomic.Int64) {
+	t.Helper()
+	h, err := p2p.New(t.Context(), p2p.Config{
+		KeyFile: filepath.Join(t.TempDir(), "key"), Listen: []string{"/ip4/127.0.0.1/tcp/0"}, Bootstrap: []string{m.address()},
+		Network: m.ledger.Origin(), Essence: func(b []byte) ([]byte, error) { return b, nil }, Check: func([]byte) error { return nil },
+		Joined: func() {}, Holds: func(digest.Digest) bool { return true }, Announced: func(peer.ID) {}, Log: testLogger(t),
+	})
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	t.Cleanup(func() { _ = h.Close() })
+	err = h.Start(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if head, ok := publisher.ledger.Head(); ok && !any && r.URL.Path == "/checkpoint" {
+			_, _ = w.Write(head.Signed)
+			return
+		}
+		hanging.Add(1)
+		<-r.Context().Done()
+	}))
+	if err != nil {
+		t.Error(err)
+	}
+}
