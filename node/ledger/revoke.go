@@ -16,7 +16,7 @@ const (
 	maxReason          = 1024 // bytes
 )
 
-// RevokeArtifact, version 1, is the entry that withdraws an earlier block's
+// RevokeArtifact is the entry, of version 1, that withdraws an earlier block's
 // artifact, and no other block: from then on mirrors refuse it. The block itself
 // stays. It is encoded like AddArtifact. Version 2 is RevokeDigest.
 type RevokeArtifact struct {
