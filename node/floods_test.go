@@ -1,21 +1,22 @@
 package node
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"io"
 	"net/http"
-	"path/filepath"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/libp2p/go-libp2p"
 	"github.com/libp2p/go-libp2p/core/peer"
-	"github.com/opencontainers/go-digest"
+	"github.com/libp2p/go-libp2p/core/protocol"
+	"github.com/libp2p/go-libp2p/p2p/net/gostream"
 
 	"github.com/pyrsia/pyrsia-operator/node/control"
-	"github.com/pyrsia/pyrsia-operator/node/internal/p2p"
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
 )
 
@@ -70,12 +71,10 @@ func TestBlocksArriveAmongHangingPeers(t *testing.T) {
 	m := newMirror(t, publisher)
 	m.awaitBlocks(t, 1)
 	var hanging atomic.Int64
-	var group sync.WaitGroup
 	for i := range 48 {
-		group.Go(func() { startHanging(t, m, publisher, i%2 == 0, &hanging) })
+		startHanging(t, m, publisher, i%2 == 0, &hanging)
 	}
-	group.Wait()
-	for deadline := time.Now().Add(20 * time.Second); len(m.host.Peers()) < 49; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(30 * time.Second); len(m.host.Peers()) < 49; time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("%d peers are connected", len(m.host.Peers()))
 		}
@@ -95,25 +94,35 @@ func TestBlocksArriveAmongHangingPeers(t *testing.T) {
 // answer them: any, or those for more than the checkpoint.
 func startHanging(t *testing.T, m, publisher *started, any bool, hanging *atomic.Int64) {
 	t.Helper()
-	h, err := p2p.New(t.Context(), p2p.Config{
-		KeyFile: filepath.Join(t.TempDir(), "key"), Listen: []string{"/ip4/127.0.0.1/tcp/0"}, Bootstrap: []string{m.address()},
-		Network: m.ledger.Origin(), Essence: func(b []byte) ([]byte, error) { return b, nil }, Check: func([]byte) error { return nil },
-		Joined: func() {}, Holds: func(digest.Digest) bool { return true }, Announced: func(peer.ID) {}, Log: testLogger(t),
-	})
+	sum := sha256.Sum256([]byte(m.ledger.Origin()))
+	h, err := libp2p.New(libp2p.NoListenAddrs)
 	if err != nil {
-		t.Error(err)
-		return
+		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = h.Close() })
-	err = h.Start(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if head, ok := publisher.ledger.Head(); ok && !any && r.URL.Path == "/checkpoint" {
-			_, _ = w.Write(head.Signed)
-			return
-		}
-		hanging.Add(1)
-		<-r.Context().Done()
-	}))
+	l, err := gostream.Listen(h, protocol.ID("/pyrsia/"+hex.EncodeToString(sum[:8])+"/http/1"))
 	if err != nil {
-		t.Error(err)
+		t.Fatal(err)
+	}
+	go func() {
+		_ = http.Serve(l, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { // until its host is closed
+			head, ok := publisher.ledger.Head()
+			switch {
+			case r.URL.Path == "/peer":
+				http.NotFound(w, r)
+			case ok && !any && r.URL.Path == "/checkpoint":
+				_, _ = w.Write(head.Signed)
+			default:
+				hanging.Add(1)
+				<-r.Context().Done()
+			}
+		}))
+	}()
+	info, err := peer.AddrInfoFromString(m.address())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Connect(t.Context(), *info); err != nil {
+		t.Fatal(err)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -43,14 +44,19 @@ const (
 // voucher finds the block that vouches for content, and the chain of digests
 // from the block to it: entry -> piece list -> blob.
 type voucher struct {
-	ledger  *ledger.Ledger
-	fetcher *transfer.Fetcher
-	lists   *lists
+	ledger   *ledger.Ledger
+	fetcher  *transfer.Fetcher
+	lists    *lists
+	searches searches
 }
 
 func newVoucher(l *ledger.Ledger, f *transfer.Fetcher) (*voucher, error) {
 	known, err := newLists()
-	return &voucher{ledger: l, fetcher: f, lists: known}, err
+	if err != nil {
+		return nil, err
+	}
+	searches, err := newSearches()
+	return &voucher{ledger: l, fetcher: f, lists: known, searches: searches}, err
 }
 
 // vouched is a blob that a block vouches for.
@@ -77,6 +83,10 @@ func (v *voucher) digest(ctx context.Context, repository string, d digest.Digest
 	if err := ledger.CheckDigest(d); err != nil {
 		return vouched{}, fmt.Errorf("%w: %w", errNotVouched, err)
 	}
+	head, _ := v.ledger.Head() // what is searched is this tree or a later one
+	if err := v.searches.refusal(wanted{repository, d}, head.Tree, time.Now()); err != nil {
+		return vouched{}, err
+	}
 	// Manifests and configs are in the index of the ledger ...
 	found, err := v.byDigest(ctx, repository, d, d)
 	if !errors.Is(err, errNotVouched) {
@@ -91,7 +101,11 @@ func (v *voucher) digest(ctx context.Context, repository string, d digest.Digest
 	}
 	// ... and the others are looked for. A layer that a withdrawn image has may
 	// be of another one that stands.
-	return v.search(ctx, repository, d)
+	found, err = v.search(ctx, repository, d)
+	if ctx.Err() == nil {
+		v.searches.add(wanted{repository, d}, head.Tree, err, time.Now())
+	}
+	return found, err
 }
 
 // byDigest looks for d in the blocks that name a digest. One that is withdrawn
