@@ -131,8 +131,22 @@ func (s *secondMirror) begin() {
 		s.Fatal(err)
 	}
 	s.apply("", s.network("platform", s.w.RegistryAddr(), "mirror", 5001)+"\n---\n"+artifactOf("platform", digest.Digest.String()))
-	s.kubectl("-n", "platform", "wait", "--for=condition=Ready", "pyrsianode", "--all", "--timeout=180s")
-	s.kubectl("-n", "platform", "wait", "--for=condition=Ready", "artifact", "--all", "--timeout=120s")
+	s.ready("pyrsianodes")
+	s.ready("artifacts")
+}
+
+// ready waits until all of team platform's objects of a kind are.
+func (s *secondMirror) ready(kind string) {
+	s.Helper()
+	eventually(s.T, 3*time.Minute, func() error {
+		out := s.kubectl("-n", "platform", "get", kind, "-o", `jsonpath={range .items[*]}{.metadata.name}: {range .status.conditions[*]}{.type}={.status} {.message}; {end}{"\n"}{end}`)
+		for line := range strings.Lines(out) {
+			if !strings.Contains(line, "; Ready=True") && !strings.Contains(line, ": Ready=True") {
+				return fmt.Errorf("%s", line)
+			}
+		}
+		return nil
+	})
 }
 
 func (s *secondMirror) image(registry, repository string) name.Reference {
@@ -262,7 +276,7 @@ func (s *secondMirror) narrow() {
 		}
 		return nil
 	})
-	s.kubectl("-n", "platform", "wait", "--for=condition=Ready", "pyrsianode/mirror", "--timeout=120s")
+	s.ready("pyrsianodes")
 }
 
 // replace has one mirror take another's place, while w1 is watched for a moment
