@@ -12,6 +12,7 @@ import (
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
 	"github.com/pyrsia/pyrsia-operator/node/control"
+	"github.com/pyrsia/pyrsia-operator/node/ledger"
 )
 
 // containerSetUp is the container that sets containerd up on a Kubernetes node.
@@ -33,7 +34,9 @@ func manageContainerd(spec *coreac.PodSpecApplyConfiguration, n *v1alpha1.Pyrsia
 	spec.Containers = nil
 	spec.WithContainers(holdContainer(n, in))
 	withContainerd(spec, n, in, m.ContainerdConfigPath, installArgs(n, m))
-	// In it is the secret by which the port proves that it is this mirror's.
+	// In it are the secret by which the port proves that it is this mirror's, and
+	// the frontend's socket by which it is asked: the machine's loopback address is
+	// out of a pod's reach.
 	spec.InitContainers[len(spec.InitContainers)-1].WithVolumeMounts(coreac.VolumeMount().WithName("data").WithMountPath("/data").WithReadOnly(true))
 }
 
@@ -48,16 +51,13 @@ const portWait = 30 * time.Second
 func installArgs(n *v1alpha1.PyrsiaNode, m v1alpha1.Mirror) []string {
 	args := []string{
 		"containerd", "install", "--certs-d", "/certs.d", "--owner", setupOwner(n), "--mode", string(m.Containerd),
-		"--mirror", mirrorURL(m), "--port-secret", "/data/" + frontendDir + "/" + portSecretFile, "--wait", portWait.String(),
+		"--mirror", mirrorURL(m), "--port-secret", "/data/" + frontendDir + "/port.secret", "--port-socket", "/data/" + frontendDir + "/port.sock", "--wait", portWait.String(),
 	}
 	for _, registry := range m.Registries {
 		args = append(args, "--registry", registry)
 	}
 	return args
 }
-
-// portSecretFile is made by the frontend in the folder of the mirror's socket.
-const portSecretFile = "port.secret"
 
 // uninstallArgs take back all that this PyrsiaNode has set up in a certs.d, and
 // of what v0.1.0 wrote, which names no owner, that which names its port.
@@ -100,11 +100,18 @@ func cutsItselfOff(n *v1alpha1.PyrsiaNode, in podInputs) (image, registry string
 	}
 	for _, image := range []string{nodeImage(n, in), in.image} {
 		name, err := reference.ParseNormalizedNamed(image)
-		if err == nil && slices.Contains(m.Registries, reference.Domain(name)) {
+		if err == nil && slices.ContainsFunc(m.Registries, func(r string) bool { return sameRegistry(r, reference.Domain(name)) }) {
 			return image, reference.Domain(name)
 		}
 	}
 	return "", ""
+}
+
+// sameRegistry compares registries by the names under which they are known.
+func sameRegistry(a, b string) bool {
+	canonicalA, err1 := ledger.CanonicalRegistry(a)
+	canonicalB, err2 := ledger.CanonicalRegistry(b)
+	return err1 == nil && err2 == nil && canonicalA == canonicalB
 }
 
 // setUpRefusal tells why containerd cannot be set up on the first Kubernetes node

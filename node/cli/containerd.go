@@ -50,7 +50,7 @@ hands over to those of its own namespace.)`,
 }
 
 func containerdInstall(s *containerd.Setup, config *string) *cobra.Command {
-	var mirror, mode, secretFile string
+	var mirror, mode, secretFile, socket string
 	var wait time.Duration
 	var unchecked bool
 	cmd := &cobra.Command{
@@ -68,7 +68,7 @@ the mirror's; then nothing was changed.`,
 				return err
 			}
 			if !unchecked {
-				if err := checkPort(cmd.Context(), mirror, secretFile, wait); err != nil {
+				if err := checkPort(cmd.Context(), mirror, secretFile, socket, wait); err != nil {
 					return err
 				}
 			}
@@ -92,13 +92,14 @@ the mirror's; then nothing was changed.`,
 	f.StringVar(&mirror, "mirror", "http://127.0.0.1:5001", "URL of the node's mirror port")
 	f.StringVar(&mode, "mode", string(containerd.Strict), "Strict (what the node refuses is not pulled) or Fallback (goes on to the registry)")
 	f.StringVar(&secretFile, "port-secret", "", "file by which the port proves that it is this node's: frontend/port.secret in its data folder, or port.secret in the --dir of its frontend")
+	f.StringVar(&socket, "port-socket", "", "port.sock in the --dir of the node's frontend, which then asks the port: for where it is out of reach, as in a pod")
 	f.DurationVar(&wait, "wait", 5*time.Second, "how long to wait for the node's port to answer")
 	f.BoolVar(&unchecked, "no-port-check", false, "set up although the node does not run yet: whoever has the port is asked from then on")
 	return cmd
 }
 
 // checkPort waits until the port is the mirror's.
-func checkPort(ctx context.Context, mirror, secretFile string, wait time.Duration) (err error) {
+func checkPort(ctx context.Context, mirror, secretFile, socket string, wait time.Duration) (err error) {
 	var secret []byte
 	for end := time.Now().Add(wait); secretFile != ""; time.Sleep(100 * time.Millisecond) {
 		// A frontend that comes up at this moment is about to make it.
@@ -109,7 +110,7 @@ func checkPort(ctx context.Context, mirror, secretFile string, wait time.Duratio
 			return &portproof.Error{URL: mirror, Found: "its mirror has left no secret yet: " + err.Error()}
 		}
 	}
-	return portproof.Check(ctx, mirror, secret, wait)
+	return portproof.Check(ctx, mirror, secret, socket, wait)
 }
 
 func containerdUninstall(s *containerd.Setup) *cobra.Command {

@@ -289,7 +289,7 @@ func (s Setup) content(f folder, mirror string, mode Mode) []byte {
 	server := mirror
 	if mode == Fallback {
 		server = "https://" + f.registry
-		if slices.Contains(dockerHub, f.registry) {
+		if isDockerHub(f.registry) {
 			server = "https://registry-1.docker.io"
 		}
 	}

@@ -5,7 +5,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
-	"slices"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -26,12 +26,28 @@ func install(t *testing.T, s Setup, mirror string, mode Mode) {
 	}
 }
 
-// hub is the state of all folders of Docker Hub.
-func hub(mode Mode, mirror, owner string) (out []State) {
-	for _, name := range dockerHub {
-		out = append(out, State{name, mode, mirror, owner})
+// hub is the state of all folders of Docker Hub, and of further registries.
+func hub(mode Mode, mirror, owner string, registries ...string) (out []State) {
+	for _, f := range folders(append(registries, "docker.io")) {
+		out = append(out, State{f.name, mode, mirror, owner})
 	}
 	return out
+}
+
+func TestFoldersOfDockerHub(t *testing.T) {
+	var want []string
+	for _, name := range []string{"docker.io", "index.docker.io", "registry-1.docker.io"} {
+		want = append(want, name, name+":443", name+"_443_")
+	}
+	for _, registry := range []string{"docker.io", "index.docker.io", "registry-1.docker.io", "registry-1.docker.io:443"} {
+		var got []string
+		for _, f := range folders([]string{registry}) {
+			got = append(got, f.name)
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", registry, diff)
+		}
+	}
 }
 
 // tree describes all files and folders below one: content, mode, and the
@@ -105,7 +121,7 @@ func TestUninstallRestoresExactly(t *testing.T) {
 			for _, mode := range []Mode{Strict, Strict, Fallback} {
 				install(t, s, mirror, mode)
 			}
-			want := slices.Insert(hub(Fallback, mirror, s.Owner), 2, State{"reg.test:5000", Fallback, mirror, s.Owner}, State{"reg.test_5000_", Fallback, mirror, s.Owner})
+			want := hub(Fallback, mirror, s.Owner, "reg.test:5000")
 			if got, err := s.Status(); err != nil || !cmp.Equal(got, want) {
 				t.Errorf("status: %v, %v", got, err)
 			}
@@ -142,15 +158,22 @@ func TestRegistriesThatAreNotListedAnyMoreAreRestored(t *testing.T) {
 	install(t, other, "http://127.0.0.1:5002", Strict)
 	install(t, setup(root, "docker.io", "quay.io"), mirror, Strict)
 	restored, err := setup(root, "docker.io").Install("http://127.0.0.1:5003", Strict) // another port at the same time
-	if err != nil || !cmp.Equal(restored, []string{"quay.io"}) {
+	if err != nil || !cmp.Equal(restored, []string{"quay.io", "quay.io:443", "quay.io_443_"}) {
 		t.Errorf("restored %v: %v", restored, err)
 	}
 	got, err := setup(root, "docker.io", "ghcr.io", "quay.io").Status()
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := slices.Insert(hub(Strict, "http://127.0.0.1:5003", "images/mirror/1"), 1, State{"ghcr.io", Strict, "http://127.0.0.1:5002", "b/mirror/2"})
-	want = slices.Insert(want, 3, State{Registry: "quay.io"})
+	want := hub(Strict, "http://127.0.0.1:5003", "images/mirror/1", "ghcr.io", "quay.io")
+	for i := range want {
+		if strings.HasPrefix(want[i].Registry, "ghcr.io") {
+			want[i].Mirror, want[i].Owner = "http://127.0.0.1:5002", "b/mirror/2"
+		}
+		if strings.HasPrefix(want[i].Registry, "quay.io") {
+			want[i] = State{Registry: want[i].Registry}
+		}
+	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}

@@ -78,9 +78,9 @@ func TestNoFileIsRefused(t *testing.T) {
 func TestRenamesAreSynced(t *testing.T) {
 	killpoint.Need(t)
 	for _, had := range []string{"no certs.d", "own hosts.toml"} {
-		certsD := lay(t, before[had])
+		certsD := lay(t, quay(before[had]))
 		for _, what := range []string{"install", "uninstall"} {
-			if left := killpoint.Unsynced(t, what, certsD, "a/mirror/1"); len(left) > 0 {
+			if left := killpoint.Unsynced(t, what, certsD, "images/a/1"); len(left) > 0 {
 				t.Errorf("%s, %s: not synced: %v", had, what, left)
 			}
 		}

@@ -3,13 +3,9 @@ package containerd
 import (
 	"slices"
 	"strings"
-)
 
-// dockerHub are the names of one registry. containerd looks each of them up in
-// a folder of its own (of index.docker.io it makes docker.io first, other
-// readers of certs.d do not): strictness under one name alone would be no
-// strictness.
-var dockerHub = []string{"docker.io", "index.docker.io", "registry-1.docker.io"}
+	"github.com/pyrsia/pyrsia-operator/node/ledger"
+)
 
 // folder is one of the folders in certs.d that a registry needs.
 type folder struct {
@@ -17,17 +13,16 @@ type folder struct {
 	registry string // as pulls name it
 }
 
-// folders are those of some registries, each once. containerd reads HOST_PORT_
-// and, only where there is none, HOST:PORT; Docker reads the latter. So both
-// are written: neither a folder that is there already nor one that comes later
-// leads past ours.
+// folders are those of some registries, each once: containerd looks each name of
+// a registry up in a folder of its own, and strictness under one name alone
+// would be no strictness. (Of index.docker.io it makes docker.io first; other
+// readers of certs.d do not.) A registry without a port is the same as one with
+// :443. With a port containerd reads HOST_PORT_ and, only where there is none,
+// HOST:PORT; Docker reads the latter. So both are written: neither a folder that
+// is there already nor one that comes later leads past ours.
 func folders(registries []string) (out []folder) {
 	for _, r := range registries {
-		names := []string{r}
-		if slices.Contains(dockerHub, r) {
-			names = dockerHub
-		}
-		for _, name := range names {
+		for _, name := range namesOf(r) {
 			if i := strings.LastIndexByte(name, ':'); i > 0 {
 				out = append(out, folder{name[:i] + "_" + name[i+1:] + "_", name})
 			}
@@ -36,4 +31,25 @@ func folders(registries []string) (out []folder) {
 	}
 	slices.SortFunc(out, func(a, b folder) int { return strings.Compare(a.name, b.name) })
 	return slices.Compact(out)
+}
+
+// namesOf are all names of a registry, with the port that stands for none.
+func namesOf(registry string) (out []string) {
+	canonical, err := ledger.CanonicalRegistry(registry)
+	if err != nil {
+		return []string{registry}
+	}
+	for _, name := range append(ledger.RegistryNames(canonical), registry) {
+		out = append(out, name)
+		if !strings.Contains(name, ":") {
+			out = append(out, name+":443")
+		}
+	}
+	return out
+}
+
+// isDockerHub tells whether a name is one of Docker Hub's.
+func isDockerHub(registry string) bool {
+	canonical, err := ledger.CanonicalRegistry(registry)
+	return err == nil && canonical == "docker.io"
 }

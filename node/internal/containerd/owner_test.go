@@ -111,8 +111,8 @@ func TestClaimsEnd(t *testing.T) {
 		},
 		"old": func(t *testing.T, b Setup) {
 			long := time.Now().Add(-claimAge - time.Minute)
-			for _, f := range dockerHub {
-				if err := os.Chtimes(b.claim(f), long, long); err != nil {
+			for _, f := range folders(b.Registries) {
+				if err := os.Chtimes(b.claim(f.name), long, long); err != nil {
 					t.Fatal(err)
 				}
 			}

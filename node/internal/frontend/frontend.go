@@ -91,6 +91,11 @@ func Run(ctx context.Context, c Config) error {
 		return errors.Join(err, listener.Close())
 	}
 	defer heirs.close()
+	relay, err := serveProof(c)
+	if err != nil {
+		return errors.Join(err, listener.Close())
+	}
+	defer relay.Close()
 	end, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	f := &frontend{Config: c, secret: secret, listener: listener, slots: make(chan struct{}, maxConns), end: end}
@@ -199,6 +204,21 @@ func (f *frontend) prove(client net.Conn, first []byte) {
 	body := portproof.Answer(f.secret, f.Addr, req.URL.Query())
 	_ = client.SetWriteDeadline(time.Now().Add(handoverTimeout))
 	_, _ = fmt.Fprintf(client, "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
+}
+
+// serveProof passes questions whose port this is on from a socket to the port
+// itself, for who sets containerd up in a pod: there the machine's loopback
+// address is out of reach.
+func serveProof(c Config) (io.Closer, error) {
+	// Root without further rights may connect too; the folder is for the mirror's
+	// user alone.
+	l, err := listenAs(filepath.Join(c.Dir, portproof.SocketFile), 0o666)
+	if err != nil {
+		return nil, fmt.Errorf("listening for questions whose port it is: %w", err)
+	}
+	s := &http.Server{Handler: portproof.Relay(c.Addr), ReadHeaderTimeout: handoverTimeout, WriteTimeout: handoverTimeout, IdleTimeout: handoverTimeout}
+	go func() { _ = s.Serve(l) }() // until it is closed
+	return s, nil
 }
 
 // dial waits for the mirror.

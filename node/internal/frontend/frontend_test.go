@@ -320,7 +320,10 @@ func TestThePortProvesWhoseItIs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	check := func(c Config) error { return portproof.Check(t.Context(), "http://"+c.Addr, secret, 0) }
+	check := func(c Config) error {
+		socket := filepath.Join(c.Dir, portproof.SocketFile)
+		return errors.Join(portproof.Check(t.Context(), "http://"+c.Addr, secret, "", 0), portproof.Check(t.Context(), "http://"+c.Addr, secret, socket, 0))
+	}
 	if err := check(c); err != nil {
 		t.Error(err)
 	}

@@ -113,19 +113,31 @@ type heirs struct {
 	conns map[net.Conn]struct{} // owned by mu
 }
 
-// offer takes the place of the frontend before in dir.
-func offer(dir string, listener *net.TCPListener, log *slog.Logger) (*heirs, error) {
-	socket := filepath.Join(dir, handoverSocket)
+// listenAs listens at a socket's name in place of whoever had it before.
+func listenAs(socket string, mode os.FileMode) (*net.UnixListener, error) {
 	mine := fmt.Sprintf("%s.%d.%d", socket, os.Getpid(), time.Now().UnixNano())
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: mine})
 	if err != nil {
-		return nil, fmt.Errorf("offering the listening socket: %w", err)
+		return nil, err
 	}
 	// The name belongs to whoever renamed last. Crash before: a socket of no
 	// use, which nobody looks at. Not synced: after a power cut none leads anywhere.
 	l.SetUnlinkOnClose(false)
-	if err := os.Rename(mine, socket); err != nil {
-		return nil, errors.Join(fmt.Errorf("offering the listening socket: %w", err), l.Close())
+	err = os.Chmod(mine, mode)
+	if err == nil {
+		err = os.Rename(mine, socket)
+	}
+	if err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	return l, nil
+}
+
+// offer takes the place of the frontend before in dir.
+func offer(dir string, listener *net.TCPListener, log *slog.Logger) (*heirs, error) {
+	l, err := listenAs(filepath.Join(dir, handoverSocket), 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("offering the listening socket: %w", err)
 	}
 	h := &heirs{offer: l, alive: make(chan struct{}), conns: map[net.Conn]struct{}{}}
 	go func() {

@@ -36,10 +36,13 @@ const Path = "/.well-known/pyrsia-mirror"
 const (
 	// SecretFile is the secret's name in the folder of the mirror's sockets.
 	SecretFile = "port.secret"
+	// SocketFile is where a frontend serves Relay in that folder.
+	SocketFile = "port.sock"
 	secretSize = 32
 	// greeting begins each answer.
-	greeting = "pyrsia-mirror v1 "
-	maxNonce = 128
+	greeting  = "pyrsia-mirror v1 "
+	maxNonce  = 128
+	maxAnswer = 1 << 10
 	// tryTime bounds each question, and tryEvery is how often it is put.
 	tryTime  = 2 * time.Second
 	tryEvery = 250 * time.Millisecond
@@ -134,9 +137,11 @@ func (e *Error) Error() string {
 }
 
 // Check asks the port of a mirror's URL, for at most the given time, until it is
-// held by the mirror with this secret, or by any mirror if there is none. The
-// error is an *Error if it is not.
-func Check(ctx context.Context, mirror string, secret []byte, wait time.Duration) error {
+// held by the mirror with this secret, or by any mirror if there is none. From a
+// pod the port, on the machine's loopback address, cannot be reached: socket is
+// that of Relay then, else empty. The error is an *Error if the port is not the
+// mirror's.
+func Check(ctx context.Context, mirror string, secret []byte, socket string, wait time.Duration) error {
 	u, err := url.Parse(mirror)
 	if err != nil {
 		return err
@@ -147,13 +152,13 @@ func Check(ctx context.Context, mirror string, secret []byte, wait time.Duration
 	}
 	// No proxy: the port is on this machine. And no authority has to vouch for a
 	// certificate, for the code under the secret says more.
-	client := &http.Client{
-		Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}},
-		Timeout:   tryTime,
-		CheckRedirect: func(*http.Request, []*http.Request) error {
-			return http.ErrUseLastResponse
-		},
+	transport := &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
+	if socket != "" {
+		transport.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", socket)
+		}
 	}
+	client := newClient(transport)
 	for end := time.Now().Add(wait); ; {
 		found := ask(ctx, client, mirror, port, secret)
 		if found == "" {
@@ -172,6 +177,35 @@ func Check(ctx context.Context, mirror string, secret []byte, wait time.Duration
 	}
 }
 
+func newClient(t *http.Transport) *http.Client {
+	return &http.Client{Transport: t, Timeout: tryTime, CheckRedirect: func(*http.Request, []*http.Request) error {
+		return http.ErrUseLastResponse
+	}}
+}
+
+// Relay puts the questions that it gets to the port at addr, and passes the
+// answers on: it is for who cannot reach the port. It vouches for nothing, for
+// only who has the secret can answer.
+func Relay(addr string) http.Handler {
+	client := newClient(&http.Transport{DisableKeepAlives: true})
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		question := "http://" + addr + Path + "?nonce=" + url.QueryEscape(r.URL.Query().Get("nonce"))
+		req, err := http.NewRequestWithContext(r.Context(), http.MethodGet, question, nil)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		resp, err := client.Do(req)
+		if err != nil {
+			http.Error(w, "the port does not answer", http.StatusBadGateway)
+			return
+		}
+		defer resp.Body.Close()
+		w.WriteHeader(resp.StatusCode)
+		_, _ = io.Copy(w, io.LimitReader(resp.Body, maxAnswer))
+	})
+}
+
 // ask puts one question, and tells what is wrong with the answer.
 func ask(ctx context.Context, client *http.Client, mirror, port string, secret []byte) (found string) {
 	nonce := rand.Text()
@@ -181,7 +215,7 @@ func ask(ctx context.Context, client *http.Client, mirror, port string, secret [
 	}
 	resp, err := client.Do(req)
 	if err != nil {
-		if errors.Is(err, unix.ECONNREFUSED) {
+		if errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, unix.ENOENT) {
 			return "nothing listens there (does the mirror run?)"
 		}
 		if inner, ok := errors.AsType[*url.Error](err); ok && !inner.Timeout() {
@@ -190,7 +224,7 @@ func ask(ctx context.Context, client *http.Client, mirror, port string, secret [
 		return "what listens there does not answer within " + tryTime.String() // without the nonce: a condition repeats it
 	}
 	defer resp.Body.Close()
-	said, err := io.ReadAll(io.LimitReader(resp.Body, 1<<10))
+	said, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
 	switch {
 	case err != nil:
 		return "what listens there does not answer: " + err.Error()

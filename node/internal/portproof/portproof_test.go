@@ -45,10 +45,10 @@ func secretIn(t *testing.T) []byte {
 func TestThePortOfThisMirror(t *testing.T) {
 	secret, other := secretIn(t), secretIn(t)
 	mine := mirrorAt(t, secret)
-	if err := Check(t.Context(), mine.URL, secret, 0); err != nil {
+	if err := Check(t.Context(), mine.URL, secret, "", 0); err != nil {
 		t.Error(err)
 	}
-	if err := Check(t.Context(), mine.URL, nil, 0); err != nil {
+	if err := Check(t.Context(), mine.URL, nil, "", 0); err != nil {
 		t.Errorf("any mirror will do: %v", err)
 	}
 	silent, err := net.Listen("tcp", "127.0.0.1:0")
@@ -66,6 +66,25 @@ func TestThePortOfThisMirror(t *testing.T) {
 		defer resp.Body.Close()
 		_, _ = io.Copy(w, resp.Body)
 	}))
+	// From a pod it is asked by the frontend's socket: no other process gets by so.
+	bySocket := func(at string) error {
+		socket := filepath.Join(t.TempDir(), "s")
+		l, err := net.Listen("unix", socket)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		go func() { _ = http.Serve(l, Relay(strings.TrimPrefix(at, "http://"))) }()
+		return Check(t.Context(), at, secret, socket, 0)
+	}
+	if err := bySocket(mine.URL); err != nil {
+		t.Errorf("by a socket: %v", err)
+	}
+	for name, url := range map[string]string{"another mirror": mirrorAt(t, other).URL, "one that passes on": relay.URL, "nothing": "http://127.0.0.1:1"} {
+		if err := bySocket(url); err == nil {
+			t.Errorf("by a socket, %s passed", name)
+		}
+	}
 	for name, c := range map[string]struct{ url, want string }{
 		"nothing":              {"http://127.0.0.1:1", "nothing listens"},
 		"one that is silent":   {"http://" + silent.Addr().String(), "does not answer"},
@@ -75,7 +94,7 @@ func TestThePortOfThisMirror(t *testing.T) {
 		"one that passes on":   {relay.URL, "another mirror"},
 		"one that leads there": {serve(t, http.RedirectHandler(mine.URL+Path, http.StatusFound)).URL, "another program"},
 	} {
-		err := Check(t.Context(), c.url, secret, 0)
+		err := Check(t.Context(), c.url, secret, "", 0)
 		if wrong, ok := errors.AsType[*Error](err); !ok || !strings.Contains(wrong.Found, c.want) {
 			t.Errorf("%s: %v, want %q", name, err, c.want)
 		}
@@ -92,7 +111,7 @@ func TestCheckWaitsForTheMirror(t *testing.T) {
 	s := &http.Server{Addr: addr, Handler: Handler(secret, addr)}
 	time.AfterFunc(300*time.Millisecond, func() { _ = s.ListenAndServe() })
 	defer s.Close()
-	if err := Check(t.Context(), "http://"+addr, secret, 20*time.Second); err != nil {
+	if err := Check(t.Context(), "http://"+addr, secret, "", 20*time.Second); err != nil {
 		t.Error(err)
 	}
 }
