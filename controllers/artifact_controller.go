@@ -51,10 +51,12 @@ func (r *ArtifactReconciler) Reconcile(ctx context.Context, req ctrl.Request) (c
 		return ctrl.Result{}, nil
 	}
 	before := art.DeepCopy()
-	steps := []step[*v1alpha1.Artifact]{r.publish, r.verify, r.mirror}
+	steps := []step[*v1alpha1.Artifact]{r.elsewhere, r.publish, r.verify, r.mirror}
 	switch {
 	case art.Spec.State == v1alpha1.StateRevoked:
 		steps = []step[*v1alpha1.Artifact]{r.revoke}
+	case art.Spec.State == v1alpha1.StateRestored:
+		steps = []step[*v1alpha1.Artifact]{r.restore, r.elsewhere, r.publish, r.verify, r.mirror}
 	case art.Spec.NodeRef.Name != "":
 		steps = []step[*v1alpha1.Artifact]{r.find, r.verify, r.withdrawn}
 	}
@@ -96,6 +98,7 @@ func (r *ArtifactReconciler) SetupWithManager(mgr ctrl.Manager) error {
 		For(&v1alpha1.Artifact{}, builder.WithPredicates(predicate.GenerationChangedPredicate{})).
 		Watches(&v1alpha1.PyrsiaNode{}, handler.EnqueueRequestsFromMapFunc(r.waitingForPublisher), builder.WithPredicates(usabilityChanged)).
 		Watches(&v1alpha1.PyrsiaNode{}, handler.EnqueueRequestsFromMapFunc(r.waitingForMirror), builder.WithPredicates(mirrorGrew)).
+		Watches(&v1alpha1.Artifact{}, handler.EnqueueRequestsFromMapFunc(r.sharing), builder.WithPredicates(withdrawalChanged)).
 		WatchesRawSource(source.Channel(r.Pulls.wake, &handler.EnqueueRequestForObject{})).
 		WithOptions(options(publishAtOnce)).
 		Complete(r)
@@ -151,7 +154,7 @@ func stripArtifact(obj any) (any, error) {
 		return obj, nil
 	}
 	art.ManagedFields = nil
-	for _, b := range []*v1alpha1.Block{art.Status.Block, art.Status.Revocation} {
+	for _, b := range []*v1alpha1.Block{art.Status.Block, art.Status.Revocation, art.Status.Restoration} {
 		if b != nil && isTrue(art, v1alpha1.ConditionReady) {
 			b.Entry, b.Proof, b.Checkpoint = "", "", ""
 		}

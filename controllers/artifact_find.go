@@ -24,7 +24,7 @@ func (r *ArtifactReconciler) find(ctx context.Context, art *v1alpha1.Artifact) (
 	if art.Status.Block != nil {
 		return 0, nil
 	}
-	if err := checkName(art); err != nil {
+	if err := checkName(art, condition); err != nil {
 		return 0, err
 	}
 	node, pods, err := r.Nodes.usable(ctx, art.Namespace, art.Spec.NodeRef.Name, "node")
@@ -61,12 +61,12 @@ func (r *ArtifactReconciler) find(ctx context.Context, art *v1alpha1.Artifact) (
 }
 
 // checkName refuses an image's name that the ledger would write differently.
-func checkName(art *v1alpha1.Artifact) error {
+func checkName(art *v1alpha1.Artifact, condition string) error {
 	if image, err := ledger.ParseImage(art.Spec.Image); err == nil && image.String() == art.Spec.Image {
 		return nil
 	}
-	const message = "spec.image must be a full name with a tag, such as docker.io/library/alpine:3.20"
-	setFailed(art, v1alpha1.ConditionPublished, "InvalidImage", message)
+	const message = "spec.image must be a full name with a tag and the registry's usual name, such as docker.io/library/alpine:3.20"
+	setFailed(art, condition, "InvalidImage", message)
 	return reconcile.TerminalError(errors.New(message))
 }
 

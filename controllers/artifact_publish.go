@@ -32,7 +32,7 @@ func (r *ArtifactReconciler) publish(ctx context.Context, art *v1alpha1.Artifact
 	if art.Status.Block != nil {
 		return 0, nil
 	}
-	if err := checkName(art); err != nil {
+	if err := checkName(art, condition); err != nil {
 		return 0, err
 	}
 	publisher, node, err := r.Nodes.publisher(ctx, art.Namespace, art.Spec.PublisherRef.Name)

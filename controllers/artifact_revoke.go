@@ -5,25 +5,26 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	"k8s.io/apimachinery/pkg/api/meta"
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
 	"github.com/pyrsia/pyrsia-operator/node/control"
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
 )
 
-// revoke has the publisher withdraw the image by a block of its own, and
-// checks that block's proof.
+// revoke has the publisher withdraw the digest in the image's repository, whether
+// or not it was published, and checks the proof of the block that does so.
 func (r *ArtifactReconciler) revoke(ctx context.Context, art *v1alpha1.Artifact) (time.Duration, error) {
 	const condition = v1alpha1.ConditionRevoked
 	if isTrue(art, condition) {
 		return 0, nil
 	}
-	if art.Status.Block == nil {
-		setDone(art, condition, "NeverPublished", "The image was revoked before it was published: it is not on the ledger")
-		return 0, nil
+	if err := checkName(art, condition); err != nil {
+		return 0, err
 	}
 	publisher, node, err := r.Nodes.publisher(ctx, art.Namespace, art.Spec.PublisherRef.Name)
 	if unusable, ok := errors.AsType[*unusableError](err); ok {
@@ -34,13 +35,16 @@ func (r *ArtifactReconciler) revoke(ctx context.Context, art *v1alpha1.Artifact)
 		return 0, err
 	}
 	resp, err := node.Revoke(ctx, control.RevokeRequest{
-		Image: art.Spec.Image, Digest: art.Spec.Digest, Block: art.Status.Block.Height,
+		Image: art.Spec.Image, Digest: art.Spec.Digest, Block: knownBlock(art),
 		Reason: art.Spec.Reason, Floor: publisher.Status.Ledger.Checkpoint,
 	})
 	if err != nil {
 		return r.refused(art, condition, err)
 	}
 	b := resp.Block
+	if resp.Withdrawal != nil { // a publisher of v0.1.0 withdraws one block alone
+		b = *resp.Withdrawal
+	}
 	if tooLarge(b) {
 		setFailed(art, condition, "InvalidBlock", "the publisher answered with an impossible block")
 		return 0, fmt.Errorf("the publisher %s answered with an impossible block", publisher.Name)
@@ -51,8 +55,23 @@ func (r *ArtifactReconciler) revoke(ctx context.Context, art *v1alpha1.Artifact)
 		return 0, fmt.Errorf("verifying the revocation of %s: %w", art.Spec.Image, err)
 	}
 	art.Status.Revocation = revocationBlock(b, verified)
-	setDone(art, condition, "Revoked", fmt.Sprintf("Block %d of the ledger withdraws the image, its proof was checked: mirrors refuse it", b.Height))
+	art.Status.Restoration = nil
+	meta.RemoveStatusCondition(&art.Status.Conditions, v1alpha1.ConditionRestored)
+	setDone(art, condition, "Revoked", revokedMessage(b.Height, resp))
 	return 0, nil
+}
+
+// revokedMessage says what is withdrawn: the digest may have more tags than the
+// Artifact's, and be a platform of others.
+func revokedMessage(height int64, resp *control.RevokeResponse) string {
+	message := fmt.Sprintf("Block %d of the ledger withdraws the image, its proof was checked: mirrors refuse it", height)
+	if len(resp.Tags) > 0 {
+		message += "; its tags: " + strings.Join(resp.Tags, ", ")
+	}
+	if len(resp.Indexes) > 0 {
+		message += "; it is a platform, which is refused, of: " + strings.Join(resp.Indexes, ", ")
+	}
+	return message
 }
 
 func revocationBlock(b control.Block, verified *ledger.VerifiedBlock) *v1alpha1.Block {

@@ -43,10 +43,14 @@ func (r *ArtifactReconciler) withdrawn(ctx context.Context, art *v1alpha1.Artifa
 			return askWithdrawn, nil
 		}
 	}
-	message := fmt.Sprintf("Block %d of the ledger withdraws the image, its proof was checked: mirrors refuse it", art.Status.Revocation.Height)
+	return 0, setWithdrawn(art, fmt.Sprintf("Block %d of the ledger withdraws the image, its proof was checked: mirrors refuse it", art.Status.Revocation.Height))
+}
+
+// setWithdrawn says that an Artifact's image is withdrawn, but not by it.
+func setWithdrawn(art *v1alpha1.Artifact, message string) error {
 	setDone(art, v1alpha1.ConditionRevoked, "Revoked", message)
 	setFailed(art, v1alpha1.ConditionVerified, "Revoked", message)
-	return 0, reconcile.TerminalError(fmt.Errorf("%s is revoked", art.Spec.Image))
+	return reconcile.TerminalError(fmt.Errorf("%s is revoked", art.Spec.Image))
 }
 
 // revocation is the proven block that withdraws an Artifact's block, if the node
@@ -59,6 +63,9 @@ func revocation(ctx context.Context, c *control.Client, key string, art *v1alpha
 		return nil
 	}
 	b := found.Revocation
+	if found.Withdrawal != nil {
+		b = found.Withdrawal
+	}
 	verified, err := verifyRevocation(key, art, *b)
 	if err != nil {
 		return nil // nobody can withdraw an image but who signs the ledger

@@ -33,6 +33,8 @@ const (
 	indexPublisher = "publisher"
 	// indexStage finds the Artifacts of a publisher that wait for something.
 	indexStage = "stage"
+	// indexDigest finds the Artifacts of a digest.
+	indexDigest = "digest"
 	// indexOwner finds the Artifacts that an OfficialImageSet holds, by its UID.
 	indexOwner = "owner"
 )
@@ -142,6 +144,7 @@ func setupIndexes(ctx context.Context, indexer client.FieldIndexer) error {
 		{&v1alpha1.PyrsiaNode{}, indexPublisher, publisherOf},
 		{&v1alpha1.OfficialImageSet{}, indexPublisher, publisherOf},
 		{&v1alpha1.Artifact{}, indexStage, stageOf},
+		{&v1alpha1.Artifact{}, indexDigest, digestOf},
 		{&v1alpha1.Artifact{}, indexOwner, owners},
 	} {
 		if err := indexer.IndexField(ctx, index.obj, index.field, index.value); err != nil {

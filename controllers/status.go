@@ -152,7 +152,7 @@ func (w statusWriter) tell(before, after object, conditions []metav1.Condition) 
 		if is == nil || is.Status == metav1.ConditionUnknown || was != nil && was.Status == is.Status && was.Reason == is.Reason {
 			continue
 		}
-		if _, ok := after.(*v1alpha1.Artifact); ok && is.Status == metav1.ConditionTrue && is.Reason != "Revoked" &&
+		if _, ok := after.(*v1alpha1.Artifact); ok && is.Status == metav1.ConditionTrue && is.Reason != "Revoked" && is.Reason != "Restored" &&
 			(was == nil || was.Status != metav1.ConditionFalse) {
 			continue // thousands of Artifacts succeed: failures and recoveries are told
 		}

@@ -3,13 +3,14 @@ package v1alpha1
 import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 // ArtifactState is what an Artifact should be.
-// +kubebuilder:validation:Enum=Published;Revoked
+// +kubebuilder:validation:Enum=Published;Revoked;Restored
 type ArtifactState string
 
 // The states of an Artifact.
 const (
 	StatePublished ArtifactState = "Published"
 	StateRevoked   ArtifactState = "Revoked"
+	StateRestored  ArtifactState = "Restored"
 )
 
 // ArtifactSpec is the wanted state of an Artifact.
@@ -18,9 +19,9 @@ const (
 // +kubebuilder:validation:XValidation:rule="!has(self.nodeRef) || !has(self.platforms)",message="platforms is for images that are published: a block that is there has those that it has",fieldPath=".platforms"
 // +kubebuilder:validation:XValidation:rule="!has(self.nodeRef) || !has(self.pinned)",message="pinned is for images that are published: a block that is there says what it says",fieldPath=".pinned"
 // +kubebuilder:validation:XValidation:rule="!has(self.nodeRef) || self.state == 'Published'",message="only the Artifact that published an image can revoke it",fieldPath=".state"
-// +kubebuilder:validation:XValidation:rule="self.state == oldSelf.state || oldSelf.state == 'Published'",message="a revocation is on the ledger for good: publish another digest",fieldPath=".state"
-// +kubebuilder:validation:XValidation:rule="oldSelf.state != 'Revoked' || !has(oldSelf.reason) || (has(self.reason) && self.reason == oldSelf.reason)",message="the reason is on the ledger for good",fieldPath=".reason"
-// +kubebuilder:validation:XValidation:rule="(self.state == 'Revoked') == has(self.reason)",message="give a reason if, and only if, the state is Revoked",fieldPath=".reason"
+// +kubebuilder:validation:XValidation:rule="self.state == oldSelf.state || self.state != 'Published'",message="what is revoked stays so until it is Restored, which takes the right to restore: publish another digest",fieldPath=".state"
+// +kubebuilder:validation:XValidation:rule="self.state != oldSelf.state || !has(oldSelf.reason) || (has(self.reason) && self.reason == oldSelf.reason)",message="the reason is on the ledger for good",fieldPath=".reason"
+// +kubebuilder:validation:XValidation:rule="(self.state != 'Published') == has(self.reason)",message="give a reason if, and only if, the state is Revoked or Restored",fieldPath=".reason"
 type ArtifactSpec struct {
 	// image is the full name of the image: "docker.io/library/alpine:3.20".
 	// +kubebuilder:validation:MinLength=1
@@ -65,14 +66,17 @@ type ArtifactSpec struct {
 	// +optional
 	Pinned bool `json:"pinned,omitempty"`
 
-	// state is Published, or Revoked to withdraw the image: a block of its own
-	// records that for good, and from then on mirrors refuse the image.
+	// state is Published, or Revoked to withdraw the digest: the ledger records
+	// that, and from then on mirrors refuse it, under every tag of the repository.
+	// The digest may also be that of one platform's manifest, to withdraw it
+	// alone. Restored lifts that, whoever did it, and publishes the image again; to
+	// set it takes the verb restore on artifacts.
 	// +kubebuilder:default=Published
 	// +optional
 	State ArtifactState `json:"state,omitempty"`
 
-	// reason tells people why the image is revoked: one line, which becomes part
-	// of the ledger.
+	// reason tells people why the image is revoked or restored: one line, which
+	// becomes part of the ledger.
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=1024
 	// +kubebuilder:validation:XValidation:rule="self.size() <= 512 && self.matches('^[^\\x00-\\x1f\\x7f]+$')",message="reason must be one line of at most 512 characters"
@@ -87,9 +91,10 @@ type ArtifactStatus struct {
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
 
 	// conditions are the steps Published, Verified and Mirrored (with nodeRef
-	// not Mirrored; after a revocation the step Revoked alone), and Ready, which
-	// sums them up. With nodeRef, an image that the ledger withdraws is Revoked,
-	// and not Verified any more.
+	// not Mirrored; after a revocation the step Revoked alone; where the state is
+	// Restored, that step before them), and Ready, which sums them up. An image
+	// that another Artifact or, with nodeRef, the ledger withdraws is Revoked, and
+	// not Verified any more.
 	// +kubebuilder:validation:MaxItems=16
 	// +listType=map
 	// +listMapKey=type
@@ -101,9 +106,14 @@ type ArtifactStatus struct {
 	// +optional
 	Block *Block `json:"block,omitempty"`
 
-	// revocation is the ledger's entry that withdraws the image.
+	// revocation is the ledger's entry that withdraws the image. Where another
+	// Artifact withdrew it, that one has the proof.
 	// +optional
 	Revocation *Block `json:"revocation,omitempty"`
+
+	// restoration is the ledger's entry that lifts the withdrawal of the image.
+	// +optional
+	Restoration *Block `json:"restoration,omitempty"`
 
 	// bytes is the size of the image with all its platforms.
 	// +optional

@@ -86,6 +86,9 @@ const (
 	// ConditionRevoked: the ledger holds a block that withdraws the image, whose
 	// inclusion proof the operator has checked.
 	ConditionRevoked = "Revoked"
+	// ConditionRestored: the ledger holds a block that lifts the withdrawal of the
+	// image, whose inclusion proof the operator has checked.
+	ConditionRestored = "Restored"
 )
 
 // OfficialImageSetSteps are the conditions that make an OfficialImageSet Ready.
@@ -101,6 +104,10 @@ var LookupSteps = []string{ConditionPublished, ConditionVerified}
 // RevokedSteps are the conditions that make an Artifact Ready whose spec.state
 // is Revoked.
 var RevokedSteps = []string{ConditionRevoked}
+
+// RestoredSteps are the conditions that make an Artifact Ready whose spec.state
+// is Restored.
+var RestoredSteps = []string{ConditionRestored, ConditionPublished, ConditionVerified, ConditionMirrored}
 
 // PlanSteps are the conditions that make an OfficialImageSet Ready whose
 // spec.mode is Plan.
@@ -143,6 +150,8 @@ func (a *Artifact) Steps() []string {
 	switch {
 	case a.Spec.State == StateRevoked:
 		return RevokedSteps
+	case a.Spec.State == StateRestored:
+		return RestoredSteps
 	case a.Spec.NodeRef.Name != "":
 		return LookupSteps
 	}

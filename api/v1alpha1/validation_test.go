@@ -412,7 +412,19 @@ func TestUpdatesAreValidated(t *testing.T) {
 		"a revocation taken back": {func() (client.Object, func()) {
 			a := revoked("it has a backdoor")
 			return a, func() { a.Spec.State, a.Spec.Reason = StatePublished, "" }
-		}, "a revocation is on the ledger for good"},
+		}, "stays so until it is Restored"},
+		"a restoration": {func() (client.Object, func()) {
+			a := revoked("it has a backdoor")
+			return a, func() { a.Spec.State, a.Spec.Reason = StateRestored, "a false alarm" }
+		}, ""},
+		"a restoration without a reason": {func() (client.Object, func()) {
+			a := revoked("it has a backdoor")
+			return a, func() { a.Spec.State, a.Spec.Reason = StateRestored, "" }
+		}, "give a reason if, and only if"},
+		"a restoration of what another one revoked": {func() (client.Object, func()) {
+			a := published("")
+			return a, func() { a.Spec.State, a.Spec.Reason = StateRestored, "a false alarm" }
+		}, ""},
 		"a revocation's reason": {func() (client.Object, func()) {
 			a := revoked("it has a backdoor")
 			return a, func() { a.Spec.Reason = "it has none" }

@@ -111,6 +111,11 @@ func (in *ArtifactStatus) DeepCopyInto(out *ArtifactStatus) {
 		*out = new(Block)
 		**out = **in
 	}
+	if in.Restoration != nil {
+		in, out := &in.Restoration, &out.Restoration
+		*out = new(Block)
+		**out = **in
+	}
 	if in.PublishedAt != nil {
 		in, out := &in.PublishedAt, &out.PublishedAt
 		*out = (*in).DeepCopy()

@@ -76,8 +76,11 @@ func exception(a *ledger.AddArtifact) string {
 }
 
 func withdrawn(a *v1alpha1.Artifact) string {
-	if a.Spec.State == v1alpha1.StateRevoked {
+	switch {
+	case a.Spec.State == v1alpha1.StateRevoked:
 		return "; since withdrawn: " + a.Spec.Reason
+	case a.Status.Revocation != nil:
+		return fmt.Sprintf("; since withdrawn by block %d", a.Status.Revocation.Height)
 	}
 	return ""
 }

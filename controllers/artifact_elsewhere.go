@@ -1,0 +1,118 @@
+package controllers
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
+	"github.com/pyrsia/pyrsia-operator/node/ledger"
+)
+
+// elsewhere looks whether another Artifact has withdrawn the digest of this one
+// in the same repository, or restored it since: a withdrawal concerns all tags.
+func (r *ArtifactReconciler) elsewhere(ctx context.Context, art *v1alpha1.Artifact) (time.Duration, error) {
+	others, err := r.sameDigest(ctx, art)
+	if err != nil {
+		return 0, err
+	}
+	var newest *v1alpha1.Block
+	var by string
+	withdrawn := false
+	for i := range others {
+		b, revoked := withdrawalOf(&others[i])
+		if b != nil && (newest == nil || b.Height > newest.Height) {
+			newest, by, withdrawn = b, others[i].Name, revoked
+		}
+	}
+	switch {
+	case newest == nil, withdrawn && (art.Status.Block == nil || art.Status.Block.Height > newest.Height):
+		return 0, nil // the publisher refuses what is withdrawn
+	case withdrawn:
+		art.Status.Revocation = &v1alpha1.Block{Height: newest.Height, Hash: newest.Hash}
+		return 0, setWithdrawn(art, fmt.Sprintf("Block %d of the ledger withdraws the image, as the Artifact %s wants: mirrors refuse it", newest.Height, by))
+	case art.Status.Revocation != nil && art.Status.Revocation.Height < newest.Height:
+		forgetBlock(art)
+	}
+	return 0, nil
+}
+
+// withdrawalOf is the block by which an Artifact has withdrawn its digest, or
+// restored it; nil if it has done neither.
+func withdrawalOf(art *v1alpha1.Artifact) (b *v1alpha1.Block, revoked bool) {
+	switch {
+	case art.Spec.State == v1alpha1.StateRevoked && isTrue(art, v1alpha1.ConditionRevoked):
+		return art.Status.Revocation, true
+	case art.Spec.State == v1alpha1.StateRestored && isTrue(art, v1alpha1.ConditionRestored):
+		return art.Status.Restoration, false
+	}
+	return nil, false
+}
+
+// sameDigest are the other Artifacts of a digest in a repository of a publisher.
+func (r *ArtifactReconciler) sameDigest(ctx context.Context, art *v1alpha1.Artifact) (others []v1alpha1.Artifact, err error) {
+	list := new(v1alpha1.ArtifactList)
+	err = r.Client.List(ctx, list, client.InNamespace(art.Namespace), client.MatchingFields{indexDigest: art.Spec.Digest}, client.UnsafeDisableDeepCopy)
+	if err != nil {
+		return nil, fmt.Errorf("listing the Artifacts of %s: %w", art.Spec.Digest, err)
+	}
+	for _, o := range list.Items {
+		if o.Name != art.Name && o.Spec.PublisherRef == art.Spec.PublisherRef && repository(&o) == repository(art) {
+			others = append(others, o)
+		}
+	}
+	return others, nil
+}
+
+func repository(art *v1alpha1.Artifact) string {
+	image, err := ledger.ParseImage(art.Spec.Image)
+	if err != nil {
+		return art.Spec.Image
+	}
+	return image.Name()
+}
+
+// digestOf is an Artifact's value in indexDigest.
+func digestOf(obj client.Object) []string {
+	art, ok := obj.(*v1alpha1.Artifact)
+	if !ok || art.Spec.PublisherRef.Name == "" {
+		return nil
+	}
+	return []string{art.Spec.Digest}
+}
+
+// sharing are the Artifacts that a withdrawal or a restoration concerns.
+func (r *ArtifactReconciler) sharing(ctx context.Context, obj client.Object) []reconcile.Request {
+	art, ok := obj.(*v1alpha1.Artifact)
+	if !ok {
+		return nil
+	}
+	others, err := r.sameDigest(ctx, art)
+	if err != nil {
+		ctrl.LoggerFrom(ctx).Error(err, "waking those that a withdrawal concerns")
+		return nil
+	}
+	return requests(others)
+}
+
+// withdrawalChanged passes Artifacts that have withdrawn or restored their digest.
+var withdrawalChanged = predicate.Funcs{
+	CreateFunc: func(event.CreateEvent) bool { return false }, // all are looked at then
+	DeleteFunc: func(event.DeleteEvent) bool { return false },
+	UpdateFunc: func(e event.UpdateEvent) bool {
+		was, ok1 := e.ObjectOld.(*v1alpha1.Artifact)
+		is, ok2 := e.ObjectNew.(*v1alpha1.Artifact)
+		if !ok1 || !ok2 {
+			return false
+		}
+		before, _ := withdrawalOf(was)
+		after, _ := withdrawalOf(is)
+		return after != nil && (before == nil || before.Height != after.Height)
+	},
+}

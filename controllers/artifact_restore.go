@@ -1,0 +1,81 @@
+package controllers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+
+	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
+	"github.com/pyrsia/pyrsia-operator/node/control"
+	"github.com/pyrsia/pyrsia-operator/node/ledger"
+)
+
+// restore has the publisher lift what withdraws the image's digest, by a block
+// whose proof is checked. The steps after it publish the image again: the block
+// that it had stays withdrawn. Who may ask for it, the API server has decided.
+func (r *ArtifactReconciler) restore(ctx context.Context, art *v1alpha1.Artifact) (time.Duration, error) {
+	const condition = v1alpha1.ConditionRestored
+	if isTrue(art, condition) {
+		return 0, nil
+	}
+	if err := checkName(art, condition); err != nil {
+		return 0, err
+	}
+	publisher, node, err := r.Nodes.publisher(ctx, art.Namespace, art.Spec.PublisherRef.Name)
+	if unusable, ok := errors.AsType[*unusableError](err); ok {
+		setWaiting(art, condition, unusable.reason, unusable.message)
+		return waitForPublisher, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	resp, err := node.Restore(ctx, control.RestoreRequest{
+		Image: art.Spec.Image, Digest: art.Spec.Digest, Reason: art.Spec.Reason, Floor: publisher.Status.Ledger.Checkpoint,
+	})
+	if err != nil {
+		return r.refused(art, condition, err)
+	}
+	if tooLarge(resp.Block) {
+		setFailed(art, condition, "InvalidBlock", "the publisher answered with an impossible block")
+		return 0, fmt.Errorf("the publisher %s answered with an impossible block", publisher.Name)
+	}
+	verified, lifted, err := verifyRestoration(publisher.Status.Ledger.Key, art, resp.Block)
+	if err != nil {
+		setRefused(art, condition, "ProofInvalid", "the block that restores the image does not verify: "+err.Error())
+		return 0, fmt.Errorf("verifying the restoration of %s: %w", art.Spec.Image, err)
+	}
+	forgetBlock(art)
+	art.Status.Restoration = revocationBlock(resp.Block, verified)
+	setDone(art, condition, "Restored", fmt.Sprintf("Block %d of the ledger lifts the withdrawal by block %d, its proof was checked: the image is published again", resp.Block.Height, lifted))
+	return 0, nil
+}
+
+// forgetBlock has an Artifact published anew.
+func forgetBlock(art *v1alpha1.Artifact) {
+	art.Status.Block, art.Status.Revocation = nil, nil
+	for _, name := range append([]string{v1alpha1.ConditionRevoked}, v1alpha1.ArtifactSteps...) {
+		meta.RemoveStatusCondition(&art.Status.Conditions, name)
+	}
+}
+
+func verifyRestoration(key string, art *v1alpha1.Artifact, b control.Block) (verified *ledger.VerifiedBlock, lifted int64, err error) {
+	v, err := ledger.NewVerifier(key)
+	if err != nil {
+		return nil, 0, err
+	}
+	verified, r, err := ledger.VerifyRestoration(v, []byte(b.Entry), []byte(b.Proof))
+	if err != nil {
+		return nil, 0, err
+	}
+	image, err := ledger.ParseImage(art.Spec.Image)
+	if err != nil {
+		return nil, 0, err
+	}
+	if verified.Height != b.Height || r.Block >= verified.Height || r.Repository != image.Name() || string(r.Digest) != art.Spec.Digest {
+		return nil, 0, errors.New("it is about another repository, digest or height")
+	}
+	return verified, r.Block, nil
+}

@@ -1,0 +1,133 @@
+package controllers
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
+)
+
+// A digest is withdrawn under all its tags: each Artifact of it says so, and a
+// new one is refused and says why. Restored brings all of them back.
+func TestWithdrawnDigests(t *testing.T) {
+	t.Parallel()
+	c := testCluster(t)
+	ns := c.namespace(t)
+	up := newUpstream(t)
+	d := up.push(t, "library/app:1")
+	up.retag(t, "library/app:1", "library/app:2")
+	up.retag(t, "library/app:1", "library/app:3")
+	other := up.push(t, "library/other:1")
+	c.aPublisher(t, ns, up.URL)
+	const app = "docker.io/library/app:"
+	one, two := byHand(ns, "one", app+"1", d), byHand(ns, "two", app+"2", d)
+	unrelated := byHand(ns, "unrelated", "docker.io/library/other:1", other)
+	c.create(t, one, two, unrelated)
+	for _, art := range []*v1alpha1.Artifact{one, two, unrelated} {
+		c.awaitCurrent(t, art)
+	}
+	first := two.Status.Block.Height
+
+	change(t, c, one, func(a *v1alpha1.Artifact) { a.Spec.State, a.Spec.Reason = v1alpha1.StateRevoked, "it has a backdoor" })
+	revoked := c.awaitCondition(t, one, v1alpha1.ConditionRevoked, metav1.ConditionTrue, "Revoked")
+	c.awaitCurrent(t, one)
+	if !strings.Contains(revoked.Message, app+"2") {
+		t.Errorf("what else has the digest is not said: %s", revoked.Message)
+	}
+	c.awaitCondition(t, two, v1alpha1.ConditionReady, metav1.ConditionFalse, "Revoked")
+	three := byHand(ns, "three", app+"3", d)
+	c.create(t, three)
+	refused := c.awaitCondition(t, three, v1alpha1.ConditionPublished, metav1.ConditionFalse, "Revoked")
+	if !strings.Contains(refused.Message, "it has a backdoor") {
+		t.Errorf("why is not said: %s", refused.Message)
+	}
+
+	change(t, c, one, func(a *v1alpha1.Artifact) { a.Spec.State, a.Spec.Reason = v1alpha1.StateRestored, "a false alarm" })
+	c.awaitCondition(t, one, v1alpha1.ConditionRestored, metav1.ConditionTrue, "Restored")
+	for _, art := range []*v1alpha1.Artifact{one, two, three} {
+		c.awaitCurrent(t, art)
+		if art.Status.Block == nil || art.Status.Block.Height <= one.Status.Restoration.Height || art.Status.Revocation != nil {
+			t.Errorf("%s is block %+v, withdrawn by %+v", art.Name, art.Status.Block, art.Status.Revocation)
+		}
+	}
+	if two.Status.Block.Height == first {
+		t.Error("the withdrawn block is shown as the restored one's")
+	}
+
+	change(t, c, two, func(a *v1alpha1.Artifact) {
+		a.Spec.State, a.Spec.Reason = v1alpha1.StateRevoked, "it has one after all"
+	})
+	for _, art := range []*v1alpha1.Artifact{one, three} {
+		c.awaitCondition(t, art, v1alpha1.ConditionReady, metav1.ConditionFalse, "Revoked")
+	}
+	c.awaitCurrent(t, unrelated)
+}
+
+// A digest that nobody has published is withdrawn in advance, and so is one
+// platform of an image.
+func TestWithdrawnBeforeItIsPublished(t *testing.T) {
+	t.Parallel()
+	c := testCluster(t)
+	ns := c.namespace(t)
+	up := newUpstream(t)
+	d := up.push(t, "library/app:1")
+	c.aPublisher(t, ns, up.URL)
+	ban := byHand(ns, "ban", "docker.io/library/app:any", d)
+	ban.Spec.State, ban.Spec.Reason = v1alpha1.StateRevoked, "it has a backdoor"
+	c.create(t, ban)
+	c.awaitCurrent(t, ban)
+	if ban.Status.Revocation == nil || ban.Status.Block != nil {
+		t.Errorf("withdrawn by %+v, published as %+v", ban.Status.Revocation, ban.Status.Block)
+	}
+	art := byHand(ns, "app", "docker.io/library/app:1", d)
+	c.create(t, art)
+	c.awaitCondition(t, art, v1alpha1.ConditionPublished, metav1.ConditionFalse, "Revoked")
+}
+
+// To restore an image takes the right to do so, and not only to change Artifacts.
+func TestRestoringNeedsARightOfItsOwn(t *testing.T) {
+	t.Parallel()
+	c := testCluster(t)
+	ns := c.namespace(t)
+	for user, verbs := range map[string][]any{"editor": {"create", "update", "get"}, "restorer": {"create", "update", "get", "restore"}} {
+		rule := map[string]any{"apiGroups": []any{"pyrsia.io"}, "resources": []any{"artifacts"}, "verbs": verbs}
+		c.createRaw(t, ns, "Role", user, map[string]any{"rules": []any{rule}})
+		c.createRaw(t, ns, "RoleBinding", user, map[string]any{
+			"roleRef":  map[string]any{"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": user},
+			"subjects": []any{map[string]any{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": user}},
+		})
+	}
+	art := byHand(ns, "app", "docker.io/library/app:1", "sha256:"+strings.Repeat("0", 64))
+	c.create(t, art)
+	as := func(user string) client.Client {
+		config := rest.CopyConfig(c.env.Config)
+		config.Impersonate = rest.ImpersonationConfig{UserName: user}
+		as, err := client.New(config, client.Options{Scheme: c.scheme})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return as
+	}
+	try := func(user string, state v1alpha1.ArtifactState) error {
+		changed := art.DeepCopy()
+		if err := as(user).Get(t.Context(), client.ObjectKeyFromObject(art), changed); err != nil {
+			return err
+		}
+		changed.Spec.State, changed.Spec.Reason = state, "because"
+		made := byHand(ns, "made-by-"+user, changed.Spec.Image, changed.Spec.Digest)
+		made.Spec.State, made.Spec.Reason = state, "because"
+		return errors.Join(as(user).Update(t.Context(), changed, client.DryRunAll), as(user).Create(t.Context(), made, client.DryRunAll))
+	}
+	eventually(t, func() error {
+		return errors.Join(try("editor", v1alpha1.StateRevoked), try("restorer", v1alpha1.StateRevoked), try("restorer", v1alpha1.StateRestored))
+	})
+	err := try("editor", v1alpha1.StateRestored)
+	if err == nil || strings.Count(err.Error(), `needs the verb "restore"`) != 2 {
+		t.Errorf("without the right: %v", err)
+	}
+}
