@@ -369,6 +369,7 @@ func (c *campaign) audit(rounds int) {
 			t.Errorf("block %d was revoked by block %d, and is not: %v, %v", height, by, revocation, err)
 		}
 	}
+	c.checkWithdrawals(w)
 	// The mirror's copy is a part of the same ledger, and goes on.
 	f, err := ledger.OpenFollower(ctx, filepath.Join(c.dir, "mirror"), c.vkey, quiet)
 	if err != nil {
@@ -409,4 +410,29 @@ func (c *campaign) vkeyOf(name string) string {
 		c.t.Fatal(err)
 	}
 	return vkey
+}
+
+// checkWithdrawals checks that each block of a withdrawn digest has a revocation
+// of its own, also where the publisher was killed in between.
+func (c *campaign) checkWithdrawals(w *ledger.Writer) {
+	all, err := w.Withdrawals(c.t.Context(), 0)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	digests := 0
+	for _, by := range all {
+		if by.Withdrawal == nil {
+			continue
+		}
+		digests++
+		for e, err := range w.Naming(c.t.Context(), by.Withdrawal.Digest) {
+			if err != nil {
+				c.t.Fatal(err)
+			}
+			if revoked, err := w.RevokedBy(c.t.Context(), e); err != nil || revoked == nil || revoked.Revocation == nil {
+				c.t.Errorf("block %d of the withdrawn digest %s is revoked by %+v, %v", e.Height, by.Withdrawal.Digest, revoked, err)
+			}
+		}
+	}
+	c.t.Logf("%d digests were withdrawn", digests)
 }

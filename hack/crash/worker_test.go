@@ -25,7 +25,7 @@ const workerEnv = "PYRSIA_CRASH_WORKER"
 
 const (
 	clients     = 12 // that append at once
-	revokeEvery = 3  // blocks of a client
+	revokeEvery = 3  // blocks of a client; every other one by its digest
 )
 
 var quiet = slog.New(slog.DiscardHandler)
@@ -111,7 +111,7 @@ func publisher(args []string) error {
 				if n%revokeEvery != 0 {
 					continue
 				}
-				by, err := w.Revoke(ctx, height, "the campaign", time.Now())
+				by, err := revoke(ctx, w, height, n/revokeEvery%2 == 1)
 				if err != nil {
 					failed <- err
 					return
@@ -121,6 +121,27 @@ func publisher(args []string) error {
 		})
 	}
 	return <-failed
+}
+
+// revoke withdraws a block, or all of its digest, and returns the block that
+// names it.
+func revoke(ctx context.Context, w *ledger.Writer, height int64, all bool) (int64, error) {
+	const reason = "the campaign"
+	if !all {
+		return w.Revoke(ctx, height, reason, time.Now())
+	}
+	e, err := w.Entry(ctx, height)
+	if err != nil {
+		return 0, err
+	}
+	if _, err := w.RevokeDigest(ctx, e.Artifact.Repository(), e.Artifact.Digest, reason, time.Now()); err != nil {
+		return 0, err
+	}
+	by, err := w.RevokedBy(ctx, e)
+	if err != nil {
+		return 0, err
+	}
+	return by.Height, nil
 }
 
 // mirror DIR KEY SOURCE ADDR: follows a ledger without a pause.

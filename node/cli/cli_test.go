@@ -96,9 +96,27 @@ func TestFromAKeyToAVerifiedProof(t *testing.T) {
 	if status != 0 || !strings.Contains(stdout, `"block":0`) {
 		t.Errorf("verify -o json: %d %s%s", status, stdout, stderr)
 	}
+	if status, stdout, stderr := pyrsia(t, "log", "--node", node.URL, "registry-1.docker.io/library/alpine:3.20"); status != 0 || !strings.Contains(stdout, image.String()) {
+		t.Errorf("log by the registry's other name: %d %s%s", status, stdout, stderr)
+	}
+	if status, stderr := verify(vkey, "index.docker.io/library/alpine:3.20@"+image.String()); status != 0 {
+		t.Errorf("verify by the registry's other name: %d %s", status, stderr)
+	}
 	verifyByPlugin(t, node.URL, vkey, otherKey, image)
 	if status, stderr := verify(otherKey, "alpine:3.20@"+image.String()); status != 1 {
 		t.Errorf("verify with another key: status %d: %s", status, stderr)
+	}
+	if _, err := w.RevokeDigest(t.Context(), "docker.io/library/alpine", image, "it has a backdoor", time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	if status, stdout, stderr := pyrsia(t, "log", "--node", node.URL, image.String()); status != 0 || !strings.Contains(stdout, "withdrawn by block") || !strings.Contains(stdout, "it has a backdoor") {
+		t.Errorf("log of what is withdrawn: %d %s%s", status, stdout, stderr)
+	}
+	if status, _, stderr := pyrsia(t, "proof", "--node", node.URL, "alpine:3.20", "--out", proofFile); status != 0 || !strings.Contains(stderr, "it has a backdoor") {
+		t.Errorf("proof of what is withdrawn: %d %s", status, stderr)
+	}
+	if status, stderr := verify(vkey, "alpine:3.20@"+image.String()); status != 1 || !strings.Contains(stderr, "it has a backdoor") {
+		t.Errorf("verify what is withdrawn: %d %s", status, stderr)
 	}
 }
 

@@ -155,18 +155,36 @@ func table(w io.Writer, blocks []ledger.BlockJSON) error {
 			continue
 		}
 		fmt.Fprintf(tw, "%d\t%s\t%s\t%s\t%d", b.Height, a.Time.Format(time.RFC3339), a.Artifact, a.Digest, len(a.Platforms))
+		notes := withdrawals(b, a)
 		if why := a.Exception(); why != "" {
-			fmt.Fprintf(tw, "\t%s", why)
+			notes = append(notes, why)
+		}
+		if len(notes) > 0 {
+			fmt.Fprintf(tw, "\t%s", strings.Join(notes, "; "))
 		}
 		fmt.Fprintln(tw)
 	}
 	return tw.Flush()
 }
 
-// bundle is what 'pyrsia proof' writes: an entry and its tlog-proof.
+// withdrawals say which digests of a block are withdrawn, and why.
+func withdrawals(b ledger.BlockJSON, a *ledger.AddArtifact) (notes []string) {
+	for _, w := range b.Withdrawn {
+		what := ""
+		if w.Digest != a.Digest {
+			what = "platform " + w.Digest.String() + " "
+		}
+		notes = append(notes, fmt.Sprintf("%swithdrawn by block %d: %s", what, w.By, w.Reason))
+	}
+	return notes
+}
+
+// bundle is what 'pyrsia proof' writes: an entry and its tlog-proof, and those
+// of each block that withdraws something of it.
 type bundle struct {
-	Entry string `json:"entry"`
-	Proof string `json:"proof"`
+	Entry     string   `json:"entry"`
+	Proof     string   `json:"proof"`
+	Withdrawn []bundle `json:"withdrawn,omitempty"`
 }
 
 func proofCommand() *cobra.Command {
@@ -189,7 +207,16 @@ func proofCommand() *cobra.Command {
 			if err := get(cmd.Context(), nodeURL, "/api/v1/blocks/"+strconv.FormatInt(blocks[0].Height, 10), &b); err != nil {
 				return err
 			}
-			data, err := json.MarshalIndent(bundle{Entry: b.Entry, Proof: b.Proof}, "", "  ")
+			proof := bundle{Entry: b.Entry, Proof: b.Proof}
+			for _, w := range b.Withdrawn {
+				var by ledger.BlockJSON
+				if err := get(cmd.Context(), nodeURL, "/api/v1/blocks/"+strconv.FormatInt(w.By, 10), &by); err != nil {
+					return err
+				}
+				proof.Withdrawn = append(proof.Withdrawn, bundle{Entry: by.Entry, Proof: by.Proof})
+				fmt.Fprintf(cmd.ErrOrStderr(), "Warning: %s is withdrawn by block %d: %s\n", w.Digest, w.By, w.Reason)
+			}
+			data, err := json.MarshalIndent(proof, "", "  ")
 			if err != nil {
 				return fmt.Errorf("writing the proof: %w", err)
 			}
@@ -209,7 +236,7 @@ func verifyCommand() *cobra.Command {
 	var vkey, file, output string
 	cmd := &cobra.Command{
 		Use:   "verify --key VKEY --proof FILE IMAGE@DIGEST",
-		Short: "Check a proof offline: exit status 0 means that the publisher recorded this image",
+		Short: "Check a proof offline: exit status 0 means that the publisher recorded this image, and had not withdrawn it",
 		Long: `Needs nothing but the ledger's verifier key and the file that 'pyrsia proof' wrote.
 The key is the newest one that you have seen: whoever holds an earlier one, which
 was rotated since, proves nothing by it. DIGEST is that of the image's index, of a
@@ -223,15 +250,15 @@ platform's manifest, or the image ID.`,
 			if err := checkOutput(output); err != nil {
 				return err
 			}
-			b, err := verifyBundle(vkey, file)
-			if err != nil {
-				return err
-			}
 			image, err := ledger.ParseImage(name)
 			if err != nil {
 				return err
 			}
-			if b.Artifact.Artifact != image.String() || !b.Artifact.Names(digest.Digest(d)) {
+			b, err := verifyBundle(vkey, file, digest.Digest(d))
+			if err != nil {
+				return err
+			}
+			if b.Artifact.Name() != image.String() || !b.Artifact.Names(digest.Digest(d)) {
 				return fmt.Errorf("the proof is good, but for %s@%s", b.Artifact.Artifact, b.Artifact.Digest)
 			}
 			if output == outputJSON {
@@ -271,7 +298,10 @@ type verifiedJSON struct {
 	Pinned bool      `json:"pinned,omitempty"`
 }
 
-func verifyBundle(vkey, file string) (*ledger.VerifiedBlock, error) {
+// verifyBundle checks a proof of the image with a digest, which must not say
+// that the digest is withdrawn. What was withdrawn after the proof was made, it
+// cannot say.
+func verifyBundle(vkey, file string, d digest.Digest) (*ledger.VerifiedBlock, error) {
 	key, err := ledger.NewVerifier(vkey)
 	if err != nil {
 		return nil, err
@@ -284,5 +314,21 @@ func verifyBundle(vkey, file string) (*ledger.VerifiedBlock, error) {
 	if err := json.Unmarshal(data, &in); err != nil {
 		return nil, fmt.Errorf("reading the proof: %w", err)
 	}
-	return ledger.VerifyBlock(key, []byte(in.Entry), []byte(in.Proof))
+	b, err := ledger.VerifyBlock(key, []byte(in.Entry), []byte(in.Proof))
+	if err != nil {
+		return nil, err
+	}
+	image, err := ledger.ParseImage(b.Artifact.Artifact)
+	if err != nil {
+		return nil, err
+	}
+	for _, w := range in.Withdrawn {
+		for _, target := range []digest.Digest{b.Artifact.Digest, d} {
+			by, reason, err := ledger.VerifyWithdrawal(key, []byte(w.Entry), []byte(w.Proof), ledger.Target{Image: image, Digest: target, Block: b.Height})
+			if err == nil {
+				return nil, fmt.Errorf("%s is block %d, and was withdrawn by the publisher in block %d: %s", b.Artifact.Artifact, b.Height, by.Height, reason)
+			}
+		}
+	}
+	return b, nil
 }
