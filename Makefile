@@ -50,7 +50,7 @@ clean: ## Remove what was built
 
 .PHONY: test
 test: ## Run the unit tests and those against a real API server (RUN=REGEXP)
-	@$(REAL_PARTS); go test -run '$(RUN)' ./...
+	@$(REAL_PARTS); go test -timeout 20m -run '$(RUN)' ./...
 
 .PHONY: test-network
 test-network: build ## Run the tests of nodes as processes in network namespaces (root; RUN=REGEXP)

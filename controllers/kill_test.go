@@ -126,7 +126,7 @@ func TestPublisherIsKilledWhileASetIsPublished(t *testing.T) {
 		c.awaitOpen(t, pod, node)
 		// At any moment of its work, or of its start, from the first image on until
 		// half of them are published.
-		eventuallyWithin(t, time.Minute, func() error {
+		eventually(t, func() error {
 			c.get(t, set)
 			if least := killed * images / (2 * kills); int(set.Status.Published) < least {
 				return fmt.Errorf("%d of the first %d images are published\nthe node's log:\n%s", set.Status.Published, least, node.log.String())
@@ -140,7 +140,7 @@ func TestPublisherIsKilledWhileASetIsPublished(t *testing.T) {
 		t.Logf("killed %d times: %d of %d published", killed+1, set.Status.Published, images)
 	}
 	c.awaitOpen(t, pod, node)
-	eventuallyWithin(t, time.Minute+time.Duration(images)*time.Second, func() error {
+	eventuallyWithin(t, patience+time.Duration(images)*time.Second, func() error {
 		c.get(t, set)
 		if !isTrue(set, v1alpha1.ConditionReady) || int(set.Status.Published) != images {
 			return fmt.Errorf("%d of %d published:\n%s\nthe node's log:\n%s", set.Status.Published, images, conditionsText(set.Status.Conditions), node.log.String())

@@ -36,8 +36,10 @@ import (
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
 )
 
-// patience is how long a test waits for what should come soon.
-const patience = 60 * time.Second
+// patience is how long a test waits for what should come soon: longer than what
+// the operator and its libraries may wait before they try again, which is up to
+// a minute. The operator under test writes Secrets again much sooner.
+const patience = 2 * time.Minute
 
 // cluster is a real API server with the operator's controllers.
 type cluster struct {

@@ -53,7 +53,7 @@ func TestMirrorOverPlainHTTPRaisesAlarms(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer n.Close()
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(testTimeout)
 	for n.ledger.Size() < 2 {
 		if time.Now().After(deadline) {
 			t.Fatalf("%d blocks of 2", n.ledger.Size())
@@ -148,7 +148,7 @@ func TestNewKeyIsAnAlarm(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _ = n.Close() })
-		for deadline := time.Now().Add(20 * time.Second); n.ledger.Size() < 1; <-time.After(10 * time.Millisecond) {
+		for deadline := time.Now().Add(testTimeout); n.ledger.Size() < 1; <-time.After(10 * time.Millisecond) {
 			if time.Now().After(deadline) {
 				t.Fatal("the ledger was not followed")
 			}

@@ -40,7 +40,7 @@ func TestAttachmentsReachAMirror(t *testing.T) {
 	expect(t, subject, "application/vnd.example.signature")
 
 	signature := attach(t, addr, index, "application/vnd.example.signature")
-	for end := time.Now().Add(time.Minute); publisher.ledger.Size() < 2; time.Sleep(100 * time.Millisecond) {
+	for end := time.Now().Add(testTimeout); publisher.ledger.Size() < 2; time.Sleep(100 * time.Millisecond) {
 		if _, err := publisher.control.Resolve(t.Context(), control.ResolveRequest{Image: "docker.io/library/signed:1"}); err != nil {
 			t.Fatal(err)
 		}

@@ -65,7 +65,7 @@ func TestPublisherIsKilledBetweenTheBucketAndTheLedger(t *testing.T) {
 			if resp != nil {
 				block = resp.Block
 			}
-		case <-time.After(time.Minute):
+		case <-time.After(testTimeout):
 			t.Fatal("nothing is uploaded, and nothing is published")
 		}
 	}

@@ -102,7 +102,7 @@ func (p *process) start(t *testing.T) {
 // await waits until the node answers.
 func (p *process) await(t *testing.T) *control.Status {
 	t.Helper()
-	for end := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(testTimeout); ; time.Sleep(20 * time.Millisecond) {
 		s, err := p.client.Status(t.Context(), 0)
 		if err == nil {
 			return s

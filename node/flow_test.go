@@ -204,9 +204,13 @@ func (s *started) publish(t *testing.T, image string) *control.Block {
 	return nil
 }
 
+// testTimeout is how long a test waits for what should come soon: longer than any
+// pause after which a node tries again, which is a minute at most.
+const testTimeout = 2 * time.Minute
+
 func (s *started) awaitBlocks(t *testing.T, n int64) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
 	defer cancel()
 	for {
 		changed := s.ledger.Changed()

@@ -192,7 +192,7 @@ func TestMirrorsNeverContactAnUpstream(t *testing.T) {
 	})
 	p.netns = n.name
 	p.start(t)
-	for end := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+	for end := time.Now().Add(testTimeout); ; time.Sleep(50 * time.Millisecond) {
 		if s := p.await(t); s.Ledger.Checkpoint != "" {
 			break
 		}

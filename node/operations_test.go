@@ -77,7 +77,7 @@ func TestCorruptBlobsAreHealedFromPeers(t *testing.T) {
 		if _, err := n.store.Open(t.Context(), layer); err == nil {
 			t.Fatal("a corrupt blob was opened")
 		}
-		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
 		for !n.store.Has(layer) && ctx.Err() == nil {
 			time.Sleep(10 * time.Millisecond)
 		}
@@ -112,7 +112,7 @@ func TestReadyMeansUsable(t *testing.T) {
 		if code == http.StatusOK {
 			break
 		}
-		if time.Since(start) > 20*time.Second {
+		if time.Since(start) > testTimeout {
 			t.Fatalf("not ready: %s", body)
 		}
 	}
@@ -171,7 +171,7 @@ func TestShutdownLetsPullsEnd(t *testing.T) {
 			break // no new clients
 		}
 		conn.Close()
-		if time.Since(start) > 10*time.Second {
+		if time.Since(start) > testTimeout {
 			t.Fatal("the node still takes new clients")
 		}
 	}

@@ -77,7 +77,7 @@ func (s *started) reach(t *testing.T, metric string, least float64) {
 
 func (s *started) awaitMetric(t *testing.T, metric string, good func(float64) bool) {
 	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !good(s.metric(t, metric)); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(testTimeout); !good(s.metric(t, metric)); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("%s stays at %v", metric, s.metric(t, metric))
 		}
@@ -177,7 +177,7 @@ func TestPrefetchLeavesRoomForWhatIsUsed(t *testing.T) {
 	// A tag that moves wants no room beside its old image.
 	own, _ := pushFor(t, registry.Addr, "app:6", size)
 	publisher.publish(t, "app:6")
-	for deadline := time.Now().Add(20 * time.Second); !mirror.store.Has(own); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(testTimeout); !mirror.store.Has(own); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("the tag that moved was not prefetched again")
 		}

@@ -27,9 +27,9 @@ import (
 )
 
 const (
-	defaultRounds = 12 // in `make test`; `make test-crash` does 300
-	rotateEvery   = 8  // rounds
-	startTimeout  = 30 * time.Second
+	defaultRounds = 12          // in `make test`; `make test-crash` does 300
+	rotateEvery   = 8           // rounds
+	startTimeout  = time.Minute // the ledger itself gives up after half of it, and says why
 	origin        = "ledger.example/crash"
 )
 

@@ -111,7 +111,7 @@ func await(t *testing.T, within time.Duration, otherwise string, is func() bool)
 
 func awaitPeers(t *testing.T, n *testnet.Node, want int) {
 	t.Helper()
-	await(t, 15*time.Second, fmt.Sprintf("%s does not have %d peers", n.Name, want), func() bool { return len(peersOf(t, n)) >= want })
+	await(t, time.Minute, fmt.Sprintf("%s does not have %d peers", n.Name, want), func() bool { return len(peersOf(t, n)) >= want })
 }
 
 func peersOf(t *testing.T, n *testnet.Node) (peers []node.PeerJSON) {

@@ -101,7 +101,7 @@ func talker(t *testing.T, to *Host) (host.Host, *pubsub.Topic, *pubsub.Subscript
 
 func eventually(t *testing.T, otherwise string, is func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !is(); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); !is(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal(otherwise)
 		}

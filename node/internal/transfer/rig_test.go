@@ -111,7 +111,7 @@ func newPeer(t testing.TB, c setUp) *testPeer {
 // have told where their plain HTTP is.
 func (p *testPeer) awaitPeersOf(t testing.TB, others []*testPeer) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(5 * time.Millisecond) {
 		there := 0
 		for _, o := range others {
 			if _, ok := p.host.Peer(o.host.ID()); ok {
@@ -130,7 +130,7 @@ func (p *testPeer) awaitPeersOf(t testing.TB, others []*testPeer) {
 // awaitPlain waits until a peer has said where its plain HTTP is.
 func (p *testPeer) awaitPlain(t testing.TB, other *testPeer) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(5 * time.Millisecond) {
 		if q, ok := p.host.Peer(other.host.ID()); ok && q.Info().Via == "http" {
 			return
 		}

@@ -121,7 +121,7 @@ func TestLiarsAreBanned(t *testing.T) {
 			liar := newPeer(t, setUp{libp2p: wrongBytes})
 			liar.put(t, blob, data)
 			p := newPeer(t, setUp{join: []*testPeer{liar}})
-			if err := p.Bring(bounded(t, 20*time.Second), blob, key); !errors.Is(err, ErrUnavailable) {
+			if err := p.Bring(bounded(t, time.Minute), blob, key); !errors.Is(err, ErrUnavailable) {
 				t.Errorf("from a liar alone: %v", err)
 			}
 			if q, _ := p.host.Peer(liar.host.ID()); q == nil || !q.Banned() {
@@ -284,7 +284,7 @@ func TestDiskWithoutRoom(t *testing.T) {
 			if p.store.Has(blob.Digest) {
 				t.Error("there was room")
 			}
-			if err := p.Bring(bounded(t, 20*time.Second), blob, key); !errors.Is(err, store.ErrFull) {
+			if err := p.Bring(bounded(t, time.Minute), blob, key); !errors.Is(err, store.ErrFull) {
 				t.Errorf("bringing it into the store: %v", err)
 			}
 		})
