@@ -11,6 +11,8 @@ PLATFORMS ?= linux/amd64,linux/arm64
 DIST ?= dist
 # Which tests to run, as for `go test -run`.
 RUN ?= .
+# Which packages test-race tests. CI tests the node's, for whose sake the detector is there.
+RACE ?= ./...
 # Which rows to measure, as a regular expression.
 BENCH ?= .
 # A checkout of docker-library/official-images, for whole-list and the rows publish-* of bench.
@@ -51,6 +53,10 @@ clean: ## Remove what was built
 .PHONY: test
 test: ## Run the unit tests and those against a real API server (RUN=REGEXP)
 	@$(REAL_PARTS); go test -timeout 20m -run '$(RUN)' ./...
+
+.PHONY: test-race
+test-race: ## Run the tests with the race detector (RACE=PACKAGES, or all; RUN=REGEXP)
+	@$(REAL_PARTS); go test -race -timeout 30m -run '$(RUN)' $(RACE)
 
 .PHONY: test-network
 test-network: build ## Run the tests of nodes as processes in network namespaces (root; RUN=REGEXP)
@@ -110,6 +116,12 @@ lint: ## Check format and code: gofmt, go vet, staticcheck, shellcheck
 	go vet ./...
 	$(TOOL) staticcheck ./...
 	@$(SHELLCHECK)
+
+.PHONY: vulncheck
+vulncheck: ## Check the code and what it depends on for known vulnerabilities, if their database can be reached
+	@db=$${GOVULNDB:-https://vuln.go.dev}; \
+	if curl -sf --max-time 20 -o /dev/null $$db/index/db.json; then $(TOOL) govulncheck -db $$db ./...; \
+	else echo "vulnerabilities were not checked: $$db cannot be reached"; fi
 
 .PHONY: fmt
 fmt: ## Format the code

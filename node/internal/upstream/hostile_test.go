@@ -146,6 +146,7 @@ func TestHostileUpstreams(t *testing.T) {
 			w := newWorld(t)
 			var sent atomic.Int64
 			tc.make(w, &sent)
+			over := w.untilOver()
 			_, err := w.copy(t, "bad:1")
 			if kindOf(err) != tc.kind || !strings.Contains(fmt.Sprint(err), tc.says) {
 				t.Errorf("refused with %v\nwant kind %d, %q", err, tc.kind, tc.says)
@@ -158,13 +159,23 @@ func TestHostileUpstreams(t *testing.T) {
 				t.Errorf("left in the store: %v", left)
 			}
 			// The rest of the registry's images do not suffer.
-			w.Fault = nil
+			over.Store(true)
 			w.pushIndex("good", "1", []byte("good"))
 			if _, err := w.copy(t, "good:1"); err != nil {
 				t.Errorf("a good image after it: %v", err)
 			}
 		})
 	}
+}
+
+// untilOver has the fault end when it is told to. The registry's field may not
+// be changed while requests that were given up are still being answered.
+func (w *world) untilOver() *atomic.Bool {
+	over, fault := new(atomic.Bool), w.Fault
+	if fault != nil {
+		w.Fault = func(rw http.ResponseWriter, r *http.Request) bool { return !over.Load() && fault(rw, r) }
+	}
+	return over
 }
 
 // only answers the requests whose path holds a part.
