@@ -46,6 +46,9 @@ type row struct {
 // that nothing depends on how fast the machine is. PYRSIA_SCALE names the
 // directory of the report: with it the network grows to 1,000 nodes.
 func TestScale(t *testing.T) {
+	if raceDetector {
+		t.Skip("the race detector cannot follow so many goroutines, and ends")
+	}
 	sizes, dir := []int{10, 50}, os.Getenv("PYRSIA_SCALE")
 	if dir != "" {
 		sizes = []int{10, 30, 100, 300, 1000}

@@ -49,9 +49,18 @@ func TestPiecesComeFromSeveralPeers(t *testing.T) {
 	}
 }
 
+// needsTime skips a test whose claim is one of time.
+func needsTime(t *testing.T) {
+	t.Helper()
+	if raceDetector {
+		t.Skip("the race detector slows down what this test measures")
+	}
+}
+
 // Nodes that start together have the only holder send little more than one
 // copy, also of what is one piece.
 func TestNodesThatStartTogetherTrade(t *testing.T) {
+	needsTime(t)
 	for name, size := range map[string]int64{"one piece": 3 << 20, "pieces": 5 * pieces.Size} {
 		t.Run(name, func(t *testing.T) {
 			blob, data := newBlob(t, size)
@@ -164,6 +173,7 @@ func TestSlowPeersAreGoneAround(t *testing.T) {
 // A holder keeps back what it has just sent to another, who is to pass it on;
 // but not when that one has gone, or offers nothing.
 func TestTheOnlyHolderLeftDelivers(t *testing.T) {
+	needsTime(t)
 	blob, data := newBlob(t, 12*pieces.Size)
 	holder := newPeer(t, setUp{})
 	holder.put(t, blob, data)
