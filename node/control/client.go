@@ -10,11 +10,17 @@ import (
 	"net/http"
 	"strconv"
 	"time"
+
+	"github.com/pyrsia/pyrsia-operator/node/internal/bounded"
 )
 
 // maxBody bounds what either side reads of the other: a list of MaxImages
 // names is the largest message.
 const maxBody = 16 << 20
+
+// maxValues bounds the values in what either side reads of the other: whoever
+// took a node over must not take the operator's memory.
+const maxValues = 4 * MaxImages
 
 // Client calls the control API of one node. It is safe for concurrent use.
 type Client struct {
@@ -102,13 +108,13 @@ func call[T any](ctx context.Context, c *Client, method, path string, body any) 
 	}
 	if resp.StatusCode != http.StatusOK {
 		refusal := new(Error)
-		if err := json.Unmarshal(data, refusal); err != nil || refusal.Reason == "" {
+		if err := bounded.Unmarshal(data, maxValues, refusal); err != nil || refusal.Reason == "" {
 			return nil, fmt.Errorf("the node answered %s with %s and no reason", path, resp.Status)
 		}
 		return nil, refusal
 	}
 	out := new(T)
-	if err := json.Unmarshal(data, out); err != nil {
+	if err := bounded.Unmarshal(data, maxValues, out); err != nil {
 		return nil, fmt.Errorf("the node's answer to %s: %w", path, err)
 	}
 	return out, nil

@@ -17,8 +17,12 @@ const (
 	// TypeRotateKey hands the ledger over to another key.
 	TypeRotateKey = "RotateKey"
 	// rotationsFile holds the proofs that the ledger was handed over.
-	rotationsFile    = "rotations.json"
-	maxRotationsJSON = maxRotations * (MaxEntrySize + maxProof)
+	rotationsFile = "rotations.json"
+	// maxRotationsJSON bounds what a peer tells. With the longest origin, 63 hashes
+	// and the signatures of two keys, a rotation has 8 kB.
+	maxRotationsJSON = maxRotations * (16 << 10)
+	// rotationValues are the values in a rotation's JSON: itself and two strings.
+	rotationValues = 3
 )
 
 // RotateKey is the entry that names a key to which the ledger is handed over.
@@ -81,7 +85,7 @@ func (d dir) readRotations() (rotations []Rotation, err error) {
 		return nil, nil
 	}
 	if err == nil {
-		err = json.Unmarshal(data, &rotations)
+		rotations, err = decodeRotations(data)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("reading %s: %w", rotationsFile, err)

@@ -2,7 +2,6 @@ package mirror
 
 import (
 	"context"
-	"encoding/json"
 	"maps"
 	"net/http"
 	"slices"
@@ -10,10 +9,16 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/pyrsia/pyrsia-operator/node/internal/bounded"
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
 )
 
-const maxReferring = 512 // blocks that name one subject
+const (
+	maxReferring = 512 // blocks that name one subject
+	// maxManifestValues bounds the values of a manifest that may refer to another:
+	// its annotations stay in memory.
+	maxManifestValues = 1 << 16
+)
 
 // descriptor is a descriptor of the OCI image-spec, as far as the referrers
 // API fills it in.
@@ -112,7 +117,7 @@ func (m *Mirror) subjectsOf(ctx context.Context, v vouched) ([]referrer, error) 
 			Subject     *struct{ Digest digest.Digest } `json:"subject"`
 			Annotations map[string]string               `json:"annotations"`
 		}
-		if json.Unmarshal(data, &manifest) != nil || manifest.Subject == nil {
+		if bounded.Unmarshal(data, maxManifestValues, &manifest) != nil || manifest.Subject == nil {
 			continue
 		}
 		d := descriptor{MediaType: b.MediaType, Digest: b.Digest, Size: b.Size, ArtifactType: manifest.ArtifactType, Annotations: manifest.Annotations}

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"maps"
 	"net"
@@ -184,7 +183,7 @@ func readPeers(file string) (out []peer.AddrInfo, err error) {
 		return nil, fmt.Errorf("peers of the last run: %w", err)
 	}
 	defer f.Close()
-	if err := json.NewDecoder(io.LimitReader(f, maxPeersJSON)).Decode(&out); err != nil {
+	if err := decodePeers(f, &out); err != nil {
 		return nil, fmt.Errorf("peers of the last run, %s: %w", file, err)
 	}
 	return out, nil

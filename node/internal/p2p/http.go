@@ -60,6 +60,7 @@ func newPlainClient() *http.Client {
 			ResponseHeaderTimeout: 10 * time.Second,
 			IdleConnTimeout:       time.Minute,
 			MaxIdleConnsPerHost:   8,
+			DisableCompression:    true, // a kilobyte that is compressed can be a megabyte
 		},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
@@ -90,6 +91,7 @@ func newPeer(h *Host, id peer.ID) *Peer {
 			IdleConnTimeout:       time.Minute,
 			MaxConnsPerHost:       64,
 			MaxIdleConnsPerHost:   16,
+			DisableCompression:    true,
 		},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}

@@ -16,6 +16,8 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/p2p/host/eventbus"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/pyrsia/pyrsia-operator/node/internal/bounded"
 )
 
 const (
@@ -28,6 +30,9 @@ const (
 	maxPeersJSON = 128 << 10
 	maxExchanged = 64 // peers in one answer
 	maxAddrs     = 8  // of one peer
+	// maxPeersValues bounds the values in one answer: what is exchanged, and the
+	// node's own addresses.
+	maxPeersValues = 2 * maxExchanged * (4 + maxAddrs)
 
 	identifyPatience = 200 * time.Millisecond // of await
 	punchPatience    = 3 * time.Second        // for a hole punched, of await
@@ -128,6 +133,7 @@ func (h *Host) ask(ctx context.Context, p *Peer) {
 	defer h.mu.Unlock()
 	for _, info := range said.Peers[:min(len(said.Peers), maxExchanged)] {
 		if len(h.heard) < maxKnown {
+			info.Addrs = slices.Clone(info.Addrs[:min(len(info.Addrs), maxAddrs)])
 			h.heard[info.ID] = info
 		}
 	}
@@ -301,7 +307,19 @@ func readHello(resp *http.Response) (*hello, error) {
 	if resp.StatusCode != http.StatusOK {
 		return said, errors.New(resp.Status)
 	}
-	return said, json.NewDecoder(io.LimitReader(resp.Body, maxPeersJSON)).Decode(said)
+	return said, decodePeers(resp.Body, said)
+}
+
+// decodePeers decodes what is said about peers.
+func decodePeers(r io.Reader, out any) error {
+	data, err := io.ReadAll(io.LimitReader(r, maxPeersJSON+1))
+	if err != nil {
+		return err
+	}
+	if len(data) > maxPeersJSON {
+		return fmt.Errorf("more than %d bytes about peers", maxPeersJSON)
+	}
+	return bounded.Unmarshal(data, maxPeersValues, out)
 }
 
 // ServeHello answers GET /peer.

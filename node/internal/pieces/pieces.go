@@ -13,6 +13,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/pyrsia/pyrsia-operator/node/internal/bounded"
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
 )
 
@@ -29,6 +30,10 @@ const (
 	Prefix = `{"version":1,"pieceSize":4194304,"blobs":[`
 
 	maxBlobSize = 1 << 40
+
+	// minValue is less than the bytes of a value in a list, on average: most are
+	// digests.
+	minValue = 16
 )
 
 // List is the piece list of one artifact. Its encoding is JSON with exactly
@@ -104,7 +109,7 @@ func Parse(data []byte) (*List, error) {
 		return nil, fmt.Errorf("piece list of %d bytes: at most %d", len(data), MaxList)
 	}
 	l := new(List)
-	if err := json.Unmarshal(data, l); err != nil {
+	if err := bounded.Unmarshal(data, len(data)/minValue, l); err != nil {
 		return nil, fmt.Errorf("piece list: %w", err)
 	}
 	if err := l.validate(); err != nil {

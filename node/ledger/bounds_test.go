@@ -1,0 +1,141 @@
+package ledger
+
+import (
+	"bytes"
+	"compress/gzip"
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"runtime"
+	"strings"
+	"testing"
+)
+
+// answering is a source that answers everything alike.
+func answering(t *testing.T, encoding string, body []byte) *Source {
+	t.Helper()
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if encoding != "" {
+			w.Header().Set("Content-Encoding", encoding)
+		}
+		_, _ = w.Write(body) // what is refused is not read to its end
+	}))
+	t.Cleanup(s.Close)
+	return NewSource(s.URL, http.DefaultClient)
+}
+
+func gzipped(t *testing.T, data []byte) []byte {
+	t.Helper()
+	var out bytes.Buffer
+	zw := gzip.NewWriter(&out)
+	if _, err := zw.Write(data); err != nil {
+		t.Fatal(err)
+	}
+	if err := zw.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return out.Bytes()
+}
+
+// allocated is how many bytes do takes, given back since or not.
+func allocated(do func()) uint64 {
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	do()
+	runtime.ReadMemStats(&after)
+	return after.TotalAlloc - before.TotalAlloc
+}
+
+// Any peer can send what is small on its way and large in memory.
+func TestHostileAnswersTakeLittleMemory(t *testing.T) {
+	rotations := func(s *Source) error {
+		_, err := s.ReadRotations(t.Context())
+		return err
+	}
+	entries := func(s *Source) error {
+		_, err := s.ReadEntries(t.Context(), 0, 256)
+		return err
+	}
+	checkpoint := func(s *Source) error {
+		_, err := s.ReadEndpoint(t.Context(), checkpointFile)
+		return err
+	}
+	many := []byte("[" + strings.Repeat("1,", 5<<20) + "1]")
+	for _, c := range []struct {
+		name, encoding string
+		body           []byte
+		ask            func(*Source) error
+		most           uint64
+	}{
+		{"rotations that are numbers", "", many[:1<<20], rotations, 4 << 20},
+		{"rotations that are empty", "", []byte("[" + strings.Repeat("{},", 300_000) + "{}]"), rotations, 4 << 20},
+		{"more rotations than a ledger may have", "", []byte("[" + strings.Repeat("{},", maxRotations) + "{}]"), rotations, 1 << 20},
+		{"rotations, compressed", "gzip", gzipped(t, many), rotations, 1 << 20},
+		{"a checkpoint, compressed", "gzip", gzipped(t, make([]byte, 16<<20)), checkpoint, 1 << 20},
+		{"empty entries, compressed", "gzip", gzipped(t, make([]byte, 15<<20)), entries, 1 << 20},
+		{"entries as large as they may be, compressed", "gzip", gzipped(t, bytes.Repeat([]byte{255}, 15<<20)), entries, 8 << 20},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := answering(t, c.encoding, c.body)
+			var err error
+			took := allocated(func() { err = c.ask(s) })
+			if err == nil {
+				t.Error("it was taken")
+			}
+			if took > c.most {
+				t.Errorf("%d kB for it, at most %d kB: %v", took>>10, c.most>>10, err)
+			}
+		})
+	}
+}
+
+// A source that promises much takes no memory before it keeps the promise.
+func TestPromisesTakeNoMemory(t *testing.T) {
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Length", "16000000")
+	}))
+	t.Cleanup(s.Close)
+	source := NewSource(s.URL, http.DefaultClient)
+	took := allocated(func() {
+		if _, err := source.get(t.Context(), "tile/entries/000", compressed, maxBundle, nil); err == nil {
+			t.Error("it was taken")
+		}
+	})
+	if took > 1<<20 {
+		t.Errorf("%d kB", took>>10)
+	}
+}
+
+// The longest chain of hand-overs that a ledger may have is within the bounds.
+func TestAllRotationsOfALedgerAreTaken(t *testing.T) {
+	one := Rotation{Entry: strings.Repeat(`{"`, 1000), Proof: strings.Repeat("8 kB\n", 1500)}
+	all := make([]Rotation, maxRotations)
+	for i := range all {
+		all[i] = one
+	}
+	body, err := json.Marshal(all)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := answering(t, "", body).ReadRotations(t.Context())
+	if err != nil || len(got) != maxRotations || got[maxRotations-1] != one {
+		t.Errorf("%d rotations, %v", len(got), err)
+	}
+}
+
+// Entries that are larger than most come in bundles.
+func TestLargeEntriesAreFollowed(t *testing.T) {
+	p := newPublisher(t)
+	p.mustAppend(t, alpine, "first")
+	f := newFollower(t, p.vkey)
+	mustFollow(t, f, p)
+	for range 3 {
+		large := []byte(`{"type":"LargeThing","version":1,"text":"` + strings.Repeat("x", MaxEntrySize-100) + `"}`)
+		if _, err := p.add(t.Context(), large); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if grown, err := f.Sync(t.Context(), serve(t, p.Ledger)); err != nil || !grown || f.Size() != p.Size() {
+		t.Fatalf("grown %v to %d of %d blocks, %v", grown, f.Size(), p.Size(), err)
+	}
+}
