@@ -26,7 +26,11 @@ func Restore(ctx context.Context, path, signingKey string, sources []torchwood.T
 	if err != nil {
 		return 0, err
 	}
-	f, err := OpenFollower(ctx, path, keys[0].vkey, log)
+	pinned, err := restoredKey(ctx, path, keys, sources, log)
+	if err != nil {
+		return 0, err
+	}
+	f, err := OpenFollower(ctx, path, pinned, log)
 	if err != nil {
 		return 0, err
 	}
@@ -41,6 +45,35 @@ func Restore(ctx context.Context, path, signingKey string, sources []torchwood.T
 		return 0, err
 	}
 	return max(blocks, w.Size()), w.Close()
+}
+
+// restoredKey is the key by which copies are judged: the last one. The key before
+// it may be in the wrong hands, for which it is rotated. That one counts only where
+// the new one cannot have signed yet: no copy has its signature, and the ledger on
+// this disk, which the publisher itself has written, says what it is to extend.
+func restoredKey(ctx context.Context, path string, keys []signingKey, sources []torchwood.TileReader, log *slog.Logger) (string, error) {
+	last := keys[len(keys)-1].vkey
+	if len(keys) == 1 {
+		return last, nil
+	}
+	v, err := NewVerifier(last)
+	if err != nil {
+		return "", err
+	}
+	for _, s := range sources {
+		signed, err := s.ReadEndpoint(ctx, checkpointFile)
+		if err == nil {
+			_, err = VerifyCheckpoint(v, signed)
+		}
+		if err == nil {
+			return last, nil
+		}
+	}
+	if !Exists(path) {
+		return "", fmt.Errorf("%w that the key %s has signed: give more sources; if that key has never signed, restore with the key before alone (without --next-signing-key; with the operator, set spec.publisher.keyGeneration back), and rotate it then", ErrNoCopy, last)
+	}
+	log.Warn("no copy of the ledger is signed by the new key: they are judged by the key before, and must extend what is on this disk", "new", last, "before", keys[0].vkey)
+	return keys[0].vkey, nil
 }
 
 func (f *Follower) syncLargest(ctx context.Context, sources []torchwood.TileReader) error {
