@@ -98,7 +98,11 @@ func (r *PyrsiaNodeReconciler) ledger(in *podInputs) step[*v1alpha1.PyrsiaNode] 
 			}
 			return 0, nil
 		}
-		setDone(n, condition, "Verified", "The ledger carries the pinned key's signature and extends what was verified before"+r.overlapping(n))
+		overlap, err := r.overlapping(ctx, n)
+		if err != nil {
+			return 0, err
+		}
+		setDone(n, condition, "Verified", "The ledger carries the pinned key's signature and extends what was verified before"+overlap)
 		return 0, nil
 	}
 }
@@ -173,7 +177,8 @@ func judge(role v1alpha1.Role, pinned string, floor *ledger.Checkpoint, status *
 	}
 	// The ledger may have been handed over since the key was pinned; or the pod
 	// was started with the key before, and its checkpoint tells.
-	if !v.Trusts(out.key) && !said.Trusts(pinned) {
+	waits := role == v1alpha1.RoleMirror && status.Ledger.Checkpoint == "" && said.Origin() == v.Origin()
+	if !v.Trusts(out.key) && !said.Trusts(pinned) && !waits { // a mirror's pod has no proof of a rotation before its first checkpoint
 		out.reason = reasonKeyChanged
 		out.message = "its ledger has another key than the one pinned in status.ledger.key, and no rotation leads to it: put the signing key back and restart the pod; to rotate it give both keys first; for a new ledger make a new PyrsiaNode"
 		return out

@@ -65,7 +65,10 @@ func (r *PyrsiaNodeReconciler) askPublisher(ctx context.Context, n *v1alpha1.Pyr
 
 // keepLedger lets a mirror have the ledger whose key is in the inputs, unless it
 // has verified another one: pods with that on their disks would not start. Keys
-// of one ledger have the same origin.
+// of one ledger have the same origin. Of those, pods are started with the newest
+// that the publisher or they themselves have verified, although the key before still
+// signs: a pod on a new Kubernetes node remembers no hand-over, and would believe
+// whoever else has the key before.
 func keepLedger(n *v1alpha1.PyrsiaNode, in *podInputs) error {
 	const condition = v1alpha1.ConditionNetworkReady
 	wanted, err := ledger.NewVerifier(in.ledgerKey)
@@ -82,14 +85,13 @@ func keepLedger(n *v1alpha1.PyrsiaNode, in *podInputs) error {
 		setFailed(n, condition, "LedgerReplaced", fmt.Sprintf("the mirror goes on with the ledger %s, which it has verified, but is to follow another one now, %s: if a publisher has lost its signing key, put it back; for another ledger make another PyrsiaNode", v.Origin(), wanted.Origin()))
 		return nil
 	}
-	if has != "" && n.Spec.Network.PublisherRef != nil {
-		if has != in.ledgerKey && isTrue(n, v1alpha1.ConditionLedgerKeyMisused) {
-			// Its pods may have heard of two keys, and follow neither: the publisher
-			// itself says which is its own. What they verify next is verified anew.
-			n.Status.Ledger = &v1alpha1.LedgerStatus{Key: in.ledgerKey}
-		} else {
-			in.ledgerKey = has // until its own pods have followed a rotation
-		}
+	if has != "" && has != in.ledgerKey && n.Spec.Network.PublisherRef != nil && isTrue(n, v1alpha1.ConditionLedgerKeyMisused) {
+		// Its pods may have heard of two keys, and follow neither: the publisher
+		// itself says which is its own. What they verify next is verified anew.
+		n.Status.Ledger = &v1alpha1.LedgerStatus{Key: in.ledgerKey}
+	}
+	if l := n.Status.Ledger; has == in.ledgerKey && n.Spec.Network.PublisherRef != nil {
+		in.ledgerKey = cmp.Or(l.NewestKey, has) // which all pods have verified
 	}
 	setDone(n, condition, "Known", "The ledger key and the first peers are known")
 	return nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -16,6 +17,11 @@ import (
 // keyOverlap is for how long the old and the new signing key both sign, unless
 // Config.KeyOverlap says otherwise: whoever looks once a day sees both.
 const keyOverlap = 24 * time.Hour
+
+// maxOverlaps is after how many times that long the old key ends although a mirror
+// does not follow: it is retired because somebody else may have it, who could
+// otherwise keep it for ever by holding back one mirror.
+const maxOverlaps = 7
 
 // recordRotation keeps when the ledger recorded the key that keyGeneration asks
 // for, which is that of the publisher's pods.
@@ -30,41 +36,88 @@ func recordRotation(n *v1alpha1.PyrsiaNode, now time.Time) {
 	}
 }
 
-// endRotation lets the new key sign alone, once both have for long enough, and all
-// mirrors that the operator knows follow it.
+// endRotation lets the new key sign alone, once both have for long enough, and the
+// mirrors of its namespace follow it.
 func (r *PyrsiaNodeReconciler) endRotation(ctx context.Context, n *v1alpha1.PyrsiaNode) error {
 	_, next := keyGenerations(n)
 	if next == 0 || n.Status.KeyRotation == nil {
 		return nil
 	}
-	nodes := new(v1alpha1.PyrsiaNodeList)
-	if err := r.Client.List(ctx, nodes, client.UnsafeDisableDeepCopy); err != nil {
-		return fmt.Errorf("listing the mirrors that are to follow a key: %w", err)
+	left, err := r.notFollowing(ctx, n)
+	if err != nil {
+		return err
 	}
-	if rotated(n, nodes.Items, r.Now(), r.KeyOverlap) {
+	if rotated(n, left, r.Now(), r.KeyOverlap) {
 		n.Status.KeyGeneration = next
 	}
 	return nil // else it is asked again at the next poll
 }
 
-// rotated tells whether the key before has done its work.
-func rotated(n *v1alpha1.PyrsiaNode, nodes []v1alpha1.PyrsiaNode, now time.Time, overlap time.Duration) bool {
+// rotated tells whether the key before has done its work. left are mirrors that do
+// not follow the new one yet.
+func rotated(n *v1alpha1.PyrsiaNode, left []string, now time.Time, overlap time.Duration) bool {
 	rotation, l := n.Status.KeyRotation, n.Status.Ledger
-	if l == nil || l.NewestKey != rotation.Key || l.Key == rotation.Key || now.Sub(rotation.RecordedAt.Time) < overlap {
+	if l == nil || l.NewestKey != rotation.Key || l.Key == rotation.Key {
 		return false
 	}
-	return !slices.ContainsFunc(nodes, func(m v1alpha1.PyrsiaNode) bool {
-		return isMirrorOf(&m, n) && m.Status.Ledger.NewestKey != rotation.Key
-	})
+	both := now.Sub(rotation.RecordedAt.Time)
+	return both >= overlap && len(left) == 0 || both >= maxOverlaps*overlap
 }
 
-// overlapping says until when both keys sign.
-func (r *PyrsiaNodeReconciler) overlapping(n *v1alpha1.PyrsiaNode) string {
+// overlapping says until when both keys sign, and which mirrors do not follow the
+// new one.
+func (r *PyrsiaNodeReconciler) overlapping(ctx context.Context, n *v1alpha1.PyrsiaNode) (string, error) {
 	rotation, l := n.Status.KeyRotation, n.Status.Ledger
-	if rotation == nil || l.NewestKey != rotation.Key || l.Key == rotation.Key {
-		return ""
+	if rotation == nil || l.NewestKey != rotation.Key {
+		return "", nil
 	}
-	return fmt.Sprintf("; the key before signs beside the new one until %s, and until all mirrors of this cluster follow", rotation.RecordedAt.Add(r.KeyOverlap).UTC().Format(time.RFC3339))
+	left, err := r.notFollowing(ctx, n)
+	if err != nil {
+		return "", err
+	}
+	return tellOverlap(rotation, l.Key != rotation.Key, left, r.KeyOverlap), nil
+}
+
+func tellOverlap(rotation *v1alpha1.KeyRotation, both bool, left []string, overlap time.Duration) (out string) {
+	at := func(d time.Duration) string { return rotation.RecordedAt.Add(d).UTC().Format(time.RFC3339) }
+	if both {
+		out = fmt.Sprintf("; the key before signs beside the new one until %s, and until the mirrors of this namespace follow, but not after %s", at(overlap), at(maxOverlaps*overlap))
+	}
+	if len(left) > 0 {
+		out += fmt.Sprintf("; these mirrors do not follow the new key: %s", strings.Join(left[:min(len(left), maxNamed)], ", "))
+	}
+	if more := len(left) - maxNamed; more > 0 {
+		out += fmt.Sprintf(" and %d more", more)
+	}
+	return out
+}
+
+// maxNamed bounds the mirrors that a message names.
+const maxNamed = 5
+
+// notFollowing are the mirrors of a publisher that have not followed it to its new
+// key.
+func (r *PyrsiaNodeReconciler) notFollowing(ctx context.Context, n *v1alpha1.PyrsiaNode) ([]string, error) {
+	nodes := new(v1alpha1.PyrsiaNodeList)
+	if err := r.Client.List(ctx, nodes, client.InNamespace(n.Namespace), client.UnsafeDisableDeepCopy); err != nil {
+		return nil, fmt.Errorf("listing the mirrors that are to follow a key: %w", err)
+	}
+	return left(n, nodes.Items), nil
+}
+
+// left names those of a publisher's mirrors that keep the key before. One in
+// another namespace does not, for whoever may make a mirror there could keep it for
+// ever; nor does one of which it is known that somebody else has its old key: it
+// cannot follow.
+func left(publisher *v1alpha1.PyrsiaNode, nodes []v1alpha1.PyrsiaNode) (names []string) {
+	for _, m := range nodes {
+		misled := isTrue(&m, v1alpha1.ConditionLedgerForked) || isTrue(&m, v1alpha1.ConditionLedgerKeyMisused)
+		if m.Namespace == publisher.Namespace && isMirrorOf(&m, publisher) && m.Status.Ledger.NewestKey != publisher.Status.KeyRotation.Key && !misled {
+			names = append(names, m.Name)
+		}
+	}
+	slices.Sort(names)
+	return names
 }
 
 // isMirrorOf tells whether a mirror has verified the ledger of a publisher. One

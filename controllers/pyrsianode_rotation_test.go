@@ -1,6 +1,7 @@
 package controllers
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -28,28 +29,43 @@ func TestKeysOverlap(t *testing.T) {
 	if r := publisher.Status.KeyRotation; r == nil || r.Key != second || !r.RecordedAt.Time.Equal(now) {
 		t.Fatalf("the rotation is recorded as %+v", r)
 	}
-	mirror := func(newest string) v1alpha1.PyrsiaNode {
+	mirror := func(newest string, conditions ...string) v1alpha1.PyrsiaNode {
 		m := node(v1alpha1.RoleMirror, "mirror")
 		m.Status.Ledger = &v1alpha1.LedgerStatus{Key: first, NewestKey: newest, Checkpoint: "x"}
+		for _, c := range conditions {
+			setDone(m, c, c, "x")
+		}
 		return *m
 	}
 	young := node(v1alpha1.RoleMirror, "young")
+	foreign := mirror(first)
+	foreign.Namespace = "foreign"
 	for name, tc := range map[string]struct {
 		after   time.Duration
 		mirrors []v1alpha1.PyrsiaNode
 		want    bool
 	}{
-		"too early":                        {keyOverlap - time.Second, []v1alpha1.PyrsiaNode{mirror(second)}, false},
-		"in time":                          {keyOverlap, []v1alpha1.PyrsiaNode{mirror(second)}, true},
-		"a mirror that does not follow":    {30 * keyOverlap, []v1alpha1.PyrsiaNode{mirror(second), mirror(first)}, false},
-		"a mirror of an earlier operator":  {30 * keyOverlap, []v1alpha1.PyrsiaNode{mirror("")}, false},
-		"a mirror that has no ledger":      {keyOverlap, []v1alpha1.PyrsiaNode{*young}, true},
-		"no mirror":                        {keyOverlap, nil, true},
-		"a mirror that follows the thief":  {keyOverlap, []v1alpha1.PyrsiaNode{mirror(other)}, false},
-		"another publisher, and no mirror": {keyOverlap, []v1alpha1.PyrsiaNode{*publisher}, true},
+		"too early":                         {keyOverlap - time.Second, []v1alpha1.PyrsiaNode{mirror(second)}, false},
+		"in time":                           {keyOverlap, []v1alpha1.PyrsiaNode{mirror(second)}, true},
+		"a mirror that does not follow":     {maxOverlaps*keyOverlap - time.Second, []v1alpha1.PyrsiaNode{mirror(second), mirror(first)}, false},
+		"one that does not follow for long": {maxOverlaps * keyOverlap, []v1alpha1.PyrsiaNode{mirror(second), mirror(first)}, true},
+		"a mirror of an earlier operator":   {2 * keyOverlap, []v1alpha1.PyrsiaNode{mirror("")}, false},
+		"a mirror that has no ledger":       {keyOverlap, []v1alpha1.PyrsiaNode{*young}, true},
+		"no mirror":                         {keyOverlap, nil, true},
+		"a mirror that follows the thief":   {keyOverlap, []v1alpha1.PyrsiaNode{mirror(other)}, false},
+		"a mirror of another namespace":     {keyOverlap, []v1alpha1.PyrsiaNode{foreign}, true},
+		"a mirror with a forked ledger":     {keyOverlap, []v1alpha1.PyrsiaNode{mirror(first, v1alpha1.ConditionLedgerForked)}, true},
+		"a mirror that a thief talks to":    {keyOverlap, []v1alpha1.PyrsiaNode{mirror(first, v1alpha1.ConditionLedgerKeyMisused)}, true},
+		"another publisher, and no mirror":  {keyOverlap, []v1alpha1.PyrsiaNode{*publisher}, true},
 	} {
-		if got := rotated(publisher, tc.mirrors, now.Add(tc.after), keyOverlap); got != tc.want {
+		if got := rotated(publisher, left(publisher, tc.mirrors), now.Add(tc.after), keyOverlap); got != tc.want {
 			t.Errorf("%s: the old key is done: %v, want %v", name, got, tc.want)
+		}
+	}
+	names := left(publisher, []v1alpha1.PyrsiaNode{mirror(first), mirror(second)})
+	for _, both := range []bool{true, false} {
+		if got := tellOverlap(publisher.Status.KeyRotation, both, names, keyOverlap); !strings.Contains(got, "do not follow the new key: mirror") {
+			t.Errorf("it is not said which mirror does not follow: %s", got)
 		}
 	}
 	publisher.Status.Ledger.Key = second // it signs alone
@@ -87,19 +103,42 @@ func TestAlarmsAreAcknowledged(t *testing.T) {
 	}
 }
 
-// A mirror whose pods have heard of two keys is handed the publisher's.
-func TestDisputedMirrorIsHandedTheNewestKey(t *testing.T) {
+// Pods are started with the newest key, be it that the publisher or that they
+// themselves have verified it, and also while the key before signs. What was verified
+// is kept, unless the pods have heard of two keys.
+func TestPodsAreHandedTheNewestKey(t *testing.T) {
 	first, second := newBook(t).key, newBook(t).key
-	for disputed, want := range map[bool]string{false: first, true: second} {
+	for name, tc := range map[string]struct {
+		published, verified string // newest keys: of the publisher, and of the mirror
+		disputed            bool
+		want, status        string
+	}{
+		"before a rotation":               {first, first, false, first, first},
+		"the publisher has handed over":   {second, first, false, second, first},
+		"so have the pods seen":           {second, second, false, second, first},
+		"the publisher is behind":         {first, second, false, second, first},
+		"of an earlier operator":          {first, "", false, first, first},
+		"the pods have heard of two keys": {second, first, true, second, second},
+	} {
 		n := node(v1alpha1.RoleMirror, "mirror")
 		n.Spec.Network = &v1alpha1.Network{PublisherRef: &v1alpha1.LocalReference{Name: "publisher"}}
-		n.Status.Ledger = &v1alpha1.LedgerStatus{Key: first, Checkpoint: "x"}
-		if disputed {
+		n.Status.Ledger = &v1alpha1.LedgerStatus{Key: first, NewestKey: tc.verified, Checkpoint: "x"}
+		if tc.disputed {
 			setDone(n, v1alpha1.ConditionLedgerKeyMisused, "LedgerKeyMisused", "x")
 		}
-		in := podInputs{ledgerKey: second}
-		if err := keepLedger(n, &in); err != nil || in.ledgerKey != want || n.Status.Ledger.Key != want {
-			t.Errorf("disputed %v: the pods get %s, and %s is in the status, %v; want %s", disputed, in.ledgerKey, n.Status.Ledger.Key, err, want)
+		in := podInputs{ledgerKey: tc.published}
+		if err := keepLedger(n, &in); err != nil || in.ledgerKey != tc.want || n.Status.Ledger.Key != tc.status {
+			t.Errorf("%s: the pods get %s, and %s is in the status, %v; want %s and %s", name, in.ledgerKey, n.Status.Ledger.Key, err, tc.want, tc.status)
 		}
+	}
+}
+
+// A pod that was started with the newest key, and has no ledger yet, waits: its key
+// is not one that nobody has handed the ledger over to.
+func TestNewPodWithTheNewestKeyWaits(t *testing.T) {
+	b, next := newBook(t).add(t, "a"), newBook(t)
+	got := judge(v1alpha1.RoleMirror, b.key, b.checkpoint(t), &control.Status{PeerID: "12D3KooW", Ledger: control.LedgerStatus{Key: next.key}})
+	if got.reason != reasonNoCheckpoint {
+		t.Errorf("a new pod is %q: %s", got.reason, got.message)
 	}
 }

@@ -15,8 +15,9 @@ type Publisher struct {
 	// the key: the operator makes the Secret of the next one, which has the
 	// generation in its name (NAME-signing-key-2, or the name in
 	// signingKeySecretRef and -2) unless you have made it, lets both keys sign for
-	// a day from when the ledger records that the second one follows, and until all
-	// mirrors that the operator knows have seen it, and then that one alone.
+	// a day from when the ledger records that the second one follows, and until the
+	// mirrors of this namespace have seen it, but for at most seven days, and then
+	// that one alone.
 	// Mirrors of this cluster and of others follow by themselves; others raise
 	// LedgerKeyChanged until somebody acknowledges it. From then on the key before
 	// is worth nothing: who verifies proofs by a pinned key pins the new one, and

@@ -365,8 +365,8 @@ type KeyRotation struct {
 	Key string `json:"key,omitempty"`
 
 	// recordedAt is when the operator saw it on the ledger. The key before signs
-	// beside the new one for a day from then on, and until all mirrors that the
-	// operator knows follow the new one.
+	// beside the new one for a day from then on, and until the mirrors of
+	// its namespace follow the new one, but for at most seven days.
 	// +required
 	RecordedAt metav1.Time `json:"recordedAt,omitzero"`
 }
