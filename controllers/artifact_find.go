@@ -35,7 +35,7 @@ func (r *ArtifactReconciler) find(ctx context.Context, art *v1alpha1.Artifact) (
 	if err != nil {
 		return 0, err
 	}
-	key, absent := node.Status.Ledger.Key, 0
+	key, absent := newestKey(node.Status.Ledger), 0
 	for _, pod := range pods[:min(len(pods), podsToAsk)] {
 		c, err := r.Nodes.client(node, pod.Status.PodIP)
 		if err != nil {

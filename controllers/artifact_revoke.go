@@ -49,7 +49,7 @@ func (r *ArtifactReconciler) revoke(ctx context.Context, art *v1alpha1.Artifact)
 		setFailed(art, condition, "InvalidBlock", "the publisher answered with an impossible block")
 		return 0, fmt.Errorf("the publisher %s answered with an impossible block", publisher.Name)
 	}
-	verified, err := verifyRevocation(publisher.Status.Ledger.Key, art, b)
+	verified, err := verifyRevocation(newestKey(publisher.Status.Ledger), art, b)
 	if err != nil {
 		setRefused(art, condition, "ProofInvalid", "the block that revokes the image does not verify: "+err.Error())
 		return 0, fmt.Errorf("verifying the revocation of %s: %w", art.Spec.Image, err)

@@ -31,7 +31,7 @@ func (r *ArtifactReconciler) verify(ctx context.Context, art *v1alpha1.Artifact)
 		return 0, err
 	}
 	got := art.Status.Block
-	block, err := verifyBlock(node.Status.Ledger.Key, control.Block{Height: got.Height, Entry: got.Entry, Proof: got.Proof}, art.Spec.Image, art.Spec.Digest)
+	block, err := verifyBlock(newestKey(node.Status.Ledger), control.Block{Height: got.Height, Entry: got.Entry, Proof: got.Proof}, art.Spec.Image, art.Spec.Digest)
 	if err != nil {
 		art.Status.Block = nil // ask for it again
 		setRefused(art, condition, "ProofInvalid", "the block does not verify: "+err.Error())

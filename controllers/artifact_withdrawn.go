@@ -35,7 +35,7 @@ func (r *ArtifactReconciler) withdrawn(ctx context.Context, art *v1alpha1.Artifa
 			if err != nil {
 				return 0, err
 			}
-			if art.Status.Revocation = revocation(ctx, c, node.Status.Ledger.Key, art); art.Status.Revocation != nil {
+			if art.Status.Revocation = revocation(ctx, c, newestKey(node.Status.Ledger), art); art.Status.Revocation != nil {
 				break
 			}
 		}

@@ -59,7 +59,7 @@ func (r *PyrsiaNodeReconciler) askPublisher(ctx context.Context, n *v1alpha1.Pyr
 		return nil
 	}
 	// Its name, not its identity: that goes with its disk.
-	in.ledgerKey, in.bootstrap = cmp.Or(publisher.Status.Ledger.NewestKey, publisher.Status.Ledger.Key), []string{openURL(n.Namespace, name)}
+	in.ledgerKey, in.bootstrap = newestKey(publisher.Status.Ledger), []string{openURL(n.Namespace, name)}
 	return nil
 }
 
@@ -96,6 +96,10 @@ func keepLedger(n *v1alpha1.PyrsiaNode, in *podInputs) error {
 	setDone(n, condition, "Known", "The ledger key and the first peers are known")
 	return nil
 }
+
+// newestKey is the key by which what a node proves is checked: while two keys sign,
+// the one that will sign alone.
+func newestKey(l *v1alpha1.LedgerStatus) string { return cmp.Or(l.NewestKey, l.Key) }
 
 // verifiedKey is the key of the ledger that a mirror's pods have on their disks;
 // empty if they have none yet.

@@ -173,7 +173,7 @@ func (r *ReceiptReconciler) make(ctx context.Context, n *v1alpha1.PyrsiaNode, b 
 	if err != nil {
 		return false, err
 	}
-	_, err = proven(ctx, c, n.Status.Ledger.Key, p.key.image, p.key.digest)
+	_, err = proven(ctx, c, newestKey(n.Status.Ledger), p.key.image, p.key.digest)
 	_, lies := errors.AsType[*unprovenError](err)
 	if refusal, ok := errors.AsType[*control.Error](err); ok && refusal.Reason == control.ReasonNotOnLedger {
 		lies = true

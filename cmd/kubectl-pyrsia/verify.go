@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -95,7 +96,7 @@ func (c *cluster) check(ctx context.Context, a *v1alpha1.Artifact, key string) (
 		if publisher.Status.Ledger == nil {
 			return nil, fmt.Errorf("its publisher %s has no verified ledger yet; give --key", publisher.Name)
 		}
-		key = publisher.Status.Ledger.Key
+		key = cmp.Or(publisher.Status.Ledger.NewestKey, publisher.Status.Ledger.Key)
 	}
 	verifier, err := ledger.NewVerifier(key)
 	if err != nil {
