@@ -187,6 +187,7 @@ func (m *mortal) end() {
 
 var (
 	ledgerKeys = regexp.MustCompile(`[A-Za-z0-9./_-]+\+[0-9a-f]{8}\+[A-Za-z0-9+/=]{44}`)
+	uids       = regexp.MustCompile(`[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}`)
 	addresses  = regexp.MustCompile(`\b(10|127)(\.[0-9]{1,3}){3}\b`)
 )
 
@@ -200,6 +201,7 @@ func (c *cluster) state(t *testing.T, ns string) map[string]string {
 			t.Fatal(err)
 		}
 		text := ledgerKeys.ReplaceAllString(strings.ReplaceAll(string(data), ns, "NS"), "KEY")
+		text = uids.ReplaceAllString(text, "UID") // of a mirror, in its set-up's arguments
 		out[kind+" "+name] = addresses.ReplaceAllString(text, "IP")
 	}
 	list := func(l client.ObjectList) {
