@@ -1,6 +1,10 @@
 package ledger
 
-import "time"
+import (
+	"errors"
+	"fmt"
+	"time"
+)
 
 // clockSlack is by how much the publisher's clock may be off: set back before
 // that is taken for a ledger that was rolled back, or ahead of this node's before
@@ -17,11 +21,11 @@ func (c Checkpoint) Said(now time.Time) time.Time {
 	return c.Time
 }
 
-// Age is how long ago the publisher signed the head, by its clock; or since when it
-// is the head, if that clock is ahead. It is 0 if the publisher does not say.
+// Age is how long ago the publisher signed the head, by its clock; or since when this
+// node has it, over restarts, if that clock is ahead, or the publisher does not say.
 func (l *Ledger) Age(now time.Time) time.Duration {
 	at := l.now()
-	if at.head == nil || at.head.Time.IsZero() {
+	if at.head == nil {
 		return 0
 	}
 	signed := at.head.Said(now)
@@ -29,6 +33,20 @@ func (l *Ledger) Age(now time.Time) time.Duration {
 		signed = at.since
 	}
 	return max(0, now.Sub(signed))
+}
+
+// errNoTime is returned for a checkpoint without its time, of a ledger that says it.
+var errNoTime = errors.New("the checkpoint does not say when it was signed")
+
+// mustSayWhen refuses what does not say when it was signed, although the head does.
+// Nobody needs a key to take the publisher's cosignature off, and a mirror that is
+// kept from its publisher would not grow stale. Ledgers of which no checkpoint ever
+// had a time are followed: they are as old as this node has had them.
+func (c Checkpoint) mustSayWhen(head Checkpoint) error {
+	if head.Time.IsZero() || !c.Time.IsZero() {
+		return nil
+	}
+	return fmt.Errorf("%w: the one of %d blocks does, so somebody has taken the time off this one of %d: fetch it from another peer", errNoTime, head.Tree.N, c.Tree.N)
 }
 
 // follows tells whether a checkpoint is to replace the head: it has more blocks,

@@ -100,6 +100,9 @@ func (f *Follower) adoptNext(ctx context.Context, was *position, c Checkpoint, o
 	if ok && c.Tree == head.Tree {
 		return false, f.refresh(ctx, head, c)
 	}
+	if err := c.mustSayWhen(head); err != nil {
+		return false, f.refuseOffer(ctx, c, offer, err)
+	}
 	if r, can := offer.source.(entryReader); can && ok && head.Tree.N > 0 && c.Tree.N > head.Tree.N && c.Tree.N-head.Tree.N <= maxGrowth {
 		err := f.grow(ctx, r, head, c, offer)
 		// Who does not answer about its entries is not asked for its tiles.
@@ -136,7 +139,7 @@ func (f *Follower) refuseOffer(ctx context.Context, c Checkpoint, offer *offered
 		}
 	case errors.Is(err, ErrRetiredKey):
 		e.Kind, e.Key = EvidenceRetiredKey, c.signers[0]
-	case errors.Is(err, errHandOver):
+	case errors.Is(err, errHandOver), errors.Is(err, errNoTime):
 		e.Kind = EvidenceBadSignature
 	}
 	return f.refuse(e, err)

@@ -228,11 +228,25 @@ func (l *Ledger) advance(ctx context.Context, tr torchwood.TileReader, c Checkpo
 	if err != nil {
 		return err
 	}
+	if head := l.mustContain(); head != nil {
+		if err := c.mustSayWhen(*head); err != nil { // by the key that counts now
+			return err
+		}
+	}
 	if err := commit(next); err != nil {
 		return err
 	}
 	l.moveHead(c, next)
 	return nil
+}
+
+// mustContain is the newest checkpoint that was verified on this disk, now or before
+// it was damaged; nil if there is none.
+func (l *Ledger) mustContain() *Checkpoint {
+	if head := l.now().head; head != nil {
+		return head
+	}
+	return l.before.Load()
 }
 
 // moveHead makes c the head; the caller holds mu.
