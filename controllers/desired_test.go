@@ -65,7 +65,7 @@ func TestDesiredObjectsSettle(t *testing.T) {
 		}
 		for _, f := range live.GetManagedFields() {
 			if f.Operation == metav1.ManagedFieldsOperationUpdate {
-				t.Errorf("%s: fields of the creation would stay when they are wanted no more: %s", name, f.FieldsV1.Raw)
+				t.Errorf("%s: fields of the creation would stay when they are wanted no more: %s", name, f.FieldsV1.GetRawString())
 			}
 		}
 		if same, err := equalJSON(owned, want[name]); err != nil || !same {

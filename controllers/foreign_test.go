@@ -124,11 +124,6 @@ func TestForeignObjectsThatComeMeanwhile(t *testing.T) {
 	}
 }
 
-func theSeeds(t *testing.T) *seeds {
-	t.Helper()
-	return &seeds{current: new(Seed)}
-}
-
 func isForeign(err error) bool {
 	_, ok := errors.AsType[*foreignObjectError](err)
 	return ok
