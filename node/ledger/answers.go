@@ -11,10 +11,10 @@ import (
 
 const (
 	// maxBuilding is how many answers are made at once.
-	maxBuilding = 16
+	maxBuilding = 8
 	// maxHeld bounds the bytes of all answers that clients are slow to take, and
 	// maxHeldBy those of one client. What is small costs less than a connection.
-	maxHeld   = 64 << 20
+	maxHeld   = 32 << 20
 	maxHeldBy = maxHeld / 4
 	smallBody = 4 << 10
 	// heldRetry is when a client that was refused may come back, in seconds.

@@ -62,7 +62,7 @@ func TestIdlePostsEnd(t *testing.T) {
 	} {
 		_, addr := serve(t, h, Bounds{Total: 100})
 		for _, header := range []string{"Content-Length: 9", "Transfer-Encoding: chunked"} {
-			c := dial(t, addr, "POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"+header+"\r\n\r\n")
+			c := dial(t, addr, "POST / HTTP/1.1\r\nHost: x\r\n"+header+"\r\n\r\n")
 			if stillOpen(c, 10*brief) {
 				t.Errorf("%s, %s: the connection stays open", name, header)
 			}
