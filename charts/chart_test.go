@@ -231,10 +231,11 @@ func TestRolesOfUsers(t *testing.T) {
 		}
 	}
 	want := map[string]string{
-		"pyrsia-view":  "[pyrsia.io] [artifacts officialimagesets pyrsianodes] [get list watch]",
-		"pyrsia-edit":  "[pyrsia.io] [artifacts officialimagesets] [create update patch delete deletecollection]",
-		"pyrsia-pin":   "[pyrsia.io] [artifacts] [pin]", // who may say spec.pinned
-		"pyrsia-admin": "[pyrsia.io] [pyrsianodes] [create update patch delete deletecollection]",
+		"pyrsia-view":    "[pyrsia.io] [artifacts officialimagesets pyrsianodes] [get list watch]",
+		"pyrsia-edit":    "[pyrsia.io] [artifacts officialimagesets] [create update patch delete deletecollection]",
+		"pyrsia-pin":     "[pyrsia.io] [artifacts] [pin]",     // who may say spec.pinned
+		"pyrsia-restore": "[pyrsia.io] [artifacts] [restore]", // who may lift a withdrawal
+		"pyrsia-admin":   "[pyrsia.io] [pyrsianodes] [create update patch delete deletecollection]",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)

@@ -52,12 +52,13 @@ const head = `# Who may do what, and why
 | ` + "`edit`" + ` (by *pyrsia-edit*) | also write OfficialImageSets and Artifacts | What the publishers of the namespace record on their ledgers, and so what every mirror serves that trusts them, in whatever cluster. Withdrawing images. |
 | ` + "`admin`" + ` (by *pyrsia-admin*) | also write PyrsiaNodes | A publisher is a pod without privileges that runs spec.image and mounts the Secrets that its spec names: as much as whoever may create pods in that namespace, and no more. **Where mirrors are allowed**, also what the machines run: a mirror answers for the registries in its spec on each Kubernetes node that it selects, whichever namespace a pod is in. |
 | ` + "`admin`" + ` (by *pyrsia-pin*) | pin Artifacts | Records a digest under a tag that its registry does not have there, as the publisher's own assertion. |
+| ` + "`admin`" + ` (by *pyrsia-restore*) | restore withdrawn Artifacts | Lifts a withdrawal: every mirror that trusts the publisher serves the image again. |
 | who may label namespaces, or set the chart's values | allow mirrors | Gives the admins of a namespace the line above. They are not root by it: containers with power have the operator's image. But whoever chooses the images of privileged pods is as good as root. Allow mirrors only where the cluster's own administrators are the admins. |
 | who may read Secrets in the operator's namespace | | The seeds of all control keys: all publishers and mirrors obey who has them. |
 | who may write ConfigMaps there, or the ValidatingAdmissionPolicy | | The rules of the API server; the operator's own are its flags. |
 | the operator | below | It makes pods with folders of the host: wherever it may create them, it is as good as root on the machines. |
 
-The three *pyrsia-* roles come with the installation, and add to the ones that every cluster has. None of them gives ` + "`status`" + ` or ` + "`finalizers`" + `, which the
+The *pyrsia-* roles come with the installation, and add to the ones that every cluster has. None of them gives ` + "`status`" + ` or ` + "`finalizers`" + `, which the
 operator believes: give these to nobody. The rules for mirrors are in [SECURITY.md](../SECURITY.md).
 
 **Where the operator has its rights.** By default they hold in the whole cluster, because namespaces can be labelled at any time. With the chart's value
