@@ -132,7 +132,8 @@ func needCluster(t *testing.T) {
 func startCluster() (*cluster, error) {
 	ctrl.SetLogger(zap.New(zap.UseDevMode(true), zap.WriteTo(logFile())))
 	c := &cluster{
-		env:    &envtest.Environment{CRDDirectoryPaths: []string{"../config/crd"}, ErrorIfCRDPathMissing: true},
+		env: &envtest.Environment{CRDDirectoryPaths: []string{"../config/crd"}, ErrorIfCRDPathMissing: true,
+			ControlPlaneStartTimeout: patience}, // several start at once, on a machine that may be busy
 		scheme: runtime.NewScheme(),
 	}
 	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, appsv1.AddToScheme, eventsv1.AddToScheme, v1alpha1.AddToScheme} {
