@@ -9,6 +9,11 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"time"
+
+	"filippo.io/torchwood"
+	"golang.org/x/mod/sumdb/note"
+	"golang.org/x/mod/sumdb/tlog"
 )
 
 // answering is a source that answers everything alike.
@@ -106,20 +111,63 @@ func TestPromisesTakeNoMemory(t *testing.T) {
 	}
 }
 
-// The longest chain of hand-overs that a ledger may have is within the bounds.
+// handedOver is a rotation by a key of the longest origin, in a ledger of one block.
+func handedOver(t *testing.T) Rotation {
+	t.Helper()
+	origin := strings.Repeat("o", 255)
+	skey, previous, err := GenerateKey(origin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, next, err := GenerateKey(origin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	entry, err := (&RotateKey{Type: TypeRotateKey, Version: 1, Previous: previous, Key: next, Time: time.Now().UTC().Truncate(time.Second)}).Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	k, err := readSigningKey(skey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := torchwood.Checkpoint{Origin: origin, Tree: tlog.Tree{N: 1, Hash: tlog.RecordHash(entry)}}.String()
+	signed, err := note.Sign(&note.Note{Text: text}, k.signer, k.clock)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return Rotation{Entry: string(entry), Proof: string(torchwood.FormatProof(0, nil, signed))}
+}
+
+// The longest chain of hand-overs that a ledger may have is within the bounds, and
+// of a proof that others have padded the proof is left.
 func TestAllRotationsOfALedgerAreTaken(t *testing.T) {
-	one := Rotation{Entry: strings.Repeat(`{"`, 1000), Proof: strings.Repeat("8 kB\n", 1500)}
+	one := handedOver(t)
+	padded := one
+	padded.Proof = strings.Replace(padded.Proof, "index 0\n", "extra "+strings.Repeat("AAAA", 500)+"\nindex 0\n", 1)
+	padded.Proof += padding(1 << 10)
+	forged := one
+	forged.Entry = handedOver(t).Entry
 	all := make([]Rotation, maxRotations)
 	for i := range all {
-		all[i] = one
+		all[i] = padded
 	}
+	all[0], all[1] = one, forged
 	body, err := json.Marshal(all)
 	if err != nil {
 		t.Fatal(err)
 	}
 	got, err := answering(t, "", body).ReadRotations(t.Context())
-	if err != nil || len(got) != maxRotations || got[maxRotations-1] != one {
-		t.Errorf("%d rotations, %v", len(got), err)
+	if err != nil || len(got) != maxRotations-1 {
+		t.Fatalf("%d rotations, %v, want all but the forged one", len(got), err)
+	}
+	for i, r := range got {
+		if r != one {
+			t.Fatalf("rotation %d is not as it was made:\n%s", i, r.Proof)
+		}
+	}
+	if n := maxRotations * (len(one.Entry) + len(one.Proof) + 63*45); n > maxRotationsJSON {
+		t.Errorf("%d bytes are more than the %d that are read", n, maxRotationsJSON)
 	}
 }
 

@@ -1,8 +1,6 @@
 package ledger
 
 import (
-	"crypto/sha256"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -39,14 +37,21 @@ var EvidenceKinds = []EvidenceKind{
 	EvidenceFork, EvidenceRetiredKey, EvidenceTwoSuccessors, EvidenceRollback, EvidenceNewKey, EvidenceBadSignature, EvidenceBadData,
 }
 
-// maxEvidence bounds the pieces of each kind that are kept, the oldest ones:
-// one fork is proof enough, and no peer can push it out. Those that somebody has
-// acknowledged make room.
-const maxEvidence = 64
-
-// maxReceived bounds what is kept of a checkpoint that no trusted key signed:
-// it proves nothing, and any peer can send as many as it likes.
-const maxReceived = 16 << 10
+const (
+	// maxEvidence bounds the pieces of each kind that are kept, the oldest ones:
+	// one fork is proof enough, and no peer can push it out. Those that somebody has
+	// acknowledged make room.
+	maxEvidence = 64
+	// maxKindBytes bounds the pieces of each kind together, and maxPiece each one:
+	// with all kinds, less than a megabyte. What proves something fits.
+	maxKindBytes = 128 << 10
+	maxPiece     = 24 << 10
+	// maxReceived bounds what is kept of one checkpoint, of which none that proves
+	// something has more. One that no trusted key signed proves nothing, and any
+	// peer can send as many as it likes.
+	maxReceived = 8 << 10
+	maxMessage  = 1 << 10
+)
 
 const (
 	evidenceFolder = "evidence"
@@ -76,7 +81,9 @@ type Evidence struct {
 	// It is not in the file.
 	Acknowledged bool `json:"acknowledged,omitempty"`
 
-	file string // its name
+	file string   // its name
+	size int      // in bytes
+	by   []string // keys that signed what was received
 }
 
 // identity is what makes two pieces of evidence the same. What the ledger's keys
@@ -101,92 +108,6 @@ func (r *refusals) of(k EvidenceKind) *atomic.Int64 { return &r[slices.Index(Evi
 
 // Refused is how often something was refused since the start, by kind.
 func (l *Ledger) Refused(k EvidenceKind) int64 { return l.refused.of(k).Load() }
-
-// keepEvidence counts a refusal and keeps what proves it.
-func (l *Ledger) keepEvidence(e Evidence) error {
-	l.refused.of(e.Kind).Add(1)
-	e.Time = time.Now().UTC()
-	if e.Kind == EvidenceBadSignature {
-		e.Received = e.Received[:min(len(e.Received), maxReceived)]
-	}
-	if head, ok := l.Head(); ok {
-		e.Verified = string(head.Signed)
-	}
-	folder := filepath.Join(l.dir.path, evidenceFolder)
-	if err := os.MkdirAll(folder, 0o755); err != nil {
-		return fmt.Errorf("keeping the evidence: %w", err)
-	}
-	// The same thing again is the same file.
-	sum := sha256.Sum256([]byte(e.identity()))
-	name := filepath.Join(folder, fmt.Sprintf("%s-%x.json", e.Kind, sum[:8]))
-	if _, err := os.Stat(name); err == nil {
-		return nil
-	}
-	if full, err := l.makeRoom(e.Kind); err != nil || full {
-		return err
-	}
-	data, err := json.MarshalIndent(e, "", "  ")
-	if err != nil {
-		return fmt.Errorf("keeping the evidence: %w", err)
-	}
-	// Crash before: the evidence is absent; a peer that goes on makes it again.
-	return durable.WriteFile(name, data)
-}
-
-// makeRoom removes the oldest acknowledged piece of a kind when there are as many
-// as are kept; full tells that none is acknowledged.
-func (l *Ledger) makeRoom(kind EvidenceKind) (full bool, err error) {
-	all, err := l.Evidence()
-	if err != nil {
-		return false, err
-	}
-	of := slices.DeleteFunc(all, func(e Evidence) bool { return e.Kind != kind })
-	if len(of) < maxEvidence {
-		return false, nil
-	}
-	i := slices.IndexFunc(of, func(e Evidence) bool { return e.Acknowledged })
-	if i < 0 {
-		return true, nil
-	}
-	return false, os.Remove(filepath.Join(l.dir.path, evidenceFolder, of[i].file))
-}
-
-// Evidence reads what is kept, the oldest first.
-func (l *Ledger) Evidence() ([]Evidence, error) { return ReadEvidence(l.dir.path) }
-
-// ReadEvidence reads what the ledger at path keeps, the oldest first.
-func ReadEvidence(path string) ([]Evidence, error) {
-	folder := filepath.Join(path, evidenceFolder)
-	files, err := os.ReadDir(folder)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("reading the evidence: %w", err)
-	}
-	until, err := acknowledgedUntil(folder)
-	if err != nil {
-		return nil, err
-	}
-	var out []Evidence
-	for _, f := range files {
-		if !strings.HasSuffix(f.Name(), ".json") {
-			continue
-		}
-		data, err := os.ReadFile(filepath.Join(folder, f.Name()))
-		if err != nil {
-			return nil, fmt.Errorf("reading the evidence: %w", err)
-		}
-		var e Evidence
-		if err := json.Unmarshal(data, &e); err != nil {
-			return nil, fmt.Errorf("reading the evidence %s: %w", f.Name(), err)
-		}
-		e.Acknowledged, e.file = !e.Time.After(until), f.Name()
-		out = append(out, e)
-	}
-	slices.SortStableFunc(out, func(a, b Evidence) int { return a.Time.Compare(b.Time) })
-	return out, nil
-}
 
 // Acknowledge has all evidence that the ledger at path has kept until a moment be
 // no alarm any more. It stays, and what comes later is an alarm again. The node

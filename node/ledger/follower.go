@@ -125,7 +125,7 @@ func (f *Follower) adoptNext(ctx context.Context, was *position, c Checkpoint, o
 // refuseOffer keeps the evidence of a checkpoint that was not adopted, if there
 // is an error that says why.
 func (f *Follower) refuseOffer(ctx context.Context, c Checkpoint, offer *offered, err error) error {
-	e := Evidence{Kind: EvidenceBadData, Peer: offer.who, Received: string(c.Signed)}
+	e := Evidence{Kind: EvidenceBadData, Peer: offer.who, Received: string(c.Signed), by: c.signers}
 	_, unasked := errors.AsType[*unaskedError](err)
 	switch {
 	case err == nil || ctx.Err() != nil || unasked || errors.Is(err, errSource) || errors.Is(err, errStorage):
@@ -165,11 +165,11 @@ func (f *Follower) checkOlder(ctx context.Context, head, c Checkpoint, who strin
 	switch {
 	case root != c.Tree.Hash:
 		err := fmt.Errorf("%w: at %d blocks, root %s was verified and the checkpoint has root %s", ErrForked, c.Tree.N, root, c.Tree.Hash)
-		return f.refuse(Evidence{Kind: EvidenceFork, Peer: who, Received: string(c.Signed)}, err)
+		return f.refuse(Evidence{Kind: EvidenceFork, Peer: who, Received: string(c.Signed), by: c.signers}, err)
 	case c.rolledBack(head, time.Now()):
 		err := fmt.Errorf("%w: %d blocks at %s, and %d blocks at %s", ErrRolledBack,
 			head.Tree.N, head.Time.Format(time.RFC3339), c.Tree.N, c.Time.Format(time.RFC3339))
-		return f.refuse(Evidence{Kind: EvidenceRollback, Peer: who, Received: string(c.Signed)}, err)
+		return f.refuse(Evidence{Kind: EvidenceRollback, Peer: who, Received: string(c.Signed), by: c.signers}, err)
 	default:
 		return nil
 	}
@@ -195,7 +195,7 @@ func (f *Follower) refresh(ctx context.Context, head, c Checkpoint) error {
 	if !c.follows(head, time.Now()) {
 		return nil
 	}
-	return f.advance(ctx, f.dir, c, nil, func(*trust) error { return f.store(c) })
+	return f.advance(ctx, f.dir, c, nil, func(next *trust) error { return f.store(next.own(c)) })
 }
 
 // store makes c the stored checkpoint.
@@ -239,7 +239,7 @@ func (f *Follower) commit(ctx context.Context, tr *copier, c Checkpoint, offer *
 		if err := f.tellNewKeys(next, c, offer.who); err != nil {
 			return err
 		}
-		return f.store(c)
+		return f.store(next.own(c))
 	})
 	if err != nil {
 		return errors.Join(err, f.forget(ctx))

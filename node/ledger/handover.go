@@ -211,7 +211,7 @@ func handOverProof(p proven, c Checkpoint, b handOver, told []Rotation) (Rotatio
 	if err != nil {
 		return Rotation{}, fmt.Errorf("proving block %d: %w", b.height, err)
 	}
-	return Rotation{Entry: string(b.data), Proof: string(torchwood.FormatProof(b.height, proof, c.Signed))}, nil
+	return Rotation{Entry: string(b.data), Proof: string(torchwood.FormatProof(b.height, proof, v.only(c.Signed)))}, nil
 }
 
 // beginsWith checks that the proof of a hand-over is of its block, and that the

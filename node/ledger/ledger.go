@@ -44,6 +44,8 @@ type Ledger struct {
 
 	answers *answers
 	refused refusals
+	// evidence is what was refused, as far as it is kept.
+	evidence evidences
 	// before is the tree of a copy that another key of the same origin
 	// verified, or that is damaged now, until the pinned key's ledger is proven
 	// to contain it.
@@ -258,6 +260,7 @@ func (l *Ledger) moveHead(c Checkpoint, next *trust) {
 			since = info.ModTime()
 		}
 	}
+	c = next.own(c)
 	l.position.Store(&position{head: &c, trust: next, since: since})
 	close(l.changed)
 	l.changed = make(chan struct{})

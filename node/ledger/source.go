@@ -156,7 +156,8 @@ func (s *Source) ReadRotations(ctx context.Context) ([]Rotation, error) {
 	return out, nil
 }
 
-// decodeRotations reads a list of rotations that others have made.
+// decodeRotations reads a list of rotations that others have made. Those that the
+// key which hands over has not signed are left out.
 func decodeRotations(data []byte) (out []Rotation, err error) {
 	if err := bounded.Unmarshal(data, maxRotations*rotationValues+2, &out); err != nil {
 		return nil, err
@@ -164,7 +165,13 @@ func decodeRotations(data []byte) (out []Rotation, err error) {
 	if len(out) > maxRotations {
 		return nil, fmt.Errorf("%d, at most %d", len(out), maxRotations)
 	}
-	return out, nil
+	own := out[:0]
+	for _, r := range out {
+		if r, err := ownRotation(r); err == nil {
+			own = append(own, r)
+		}
+	}
+	return own, nil
 }
 
 // encoding is how a source may send an answer. Whoever asks for plain bytes takes

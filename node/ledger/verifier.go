@@ -220,6 +220,10 @@ type Checkpoint struct {
 // five of ML-DSA-44 are 16.7 kB already.
 const maxCheckpoint = 96 << 10
 
+// maxCheckpointText bounds what is signed: origin, size, root and extensions, of
+// which this program knows none.
+const maxCheckpointText = 4 << 10
+
 // VerifyCheckpoint reads a signed checkpoint of the ledger whose keys v trusts.
 func VerifyCheckpoint(v *Verifier, signed []byte) (Checkpoint, error) {
 	if len(signed) > maxCheckpoint {
@@ -228,6 +232,9 @@ func VerifyCheckpoint(v *Verifier, signed []byte) (Checkpoint, error) {
 	c, n, err := torchwood.VerifyCheckpoint(signed, v)
 	if err != nil {
 		return Checkpoint{}, fmt.Errorf("checkpoint: %w", err)
+	}
+	if len(n.Text) > maxCheckpointText {
+		return Checkpoint{}, fmt.Errorf("checkpoint with a text of %d bytes: at most %d", len(n.Text), maxCheckpointText)
 	}
 	return Checkpoint{Origin: c.Origin, Tree: c.Tree, Signed: signed, Time: v.signed(n.Sigs), signers: v.signers(n.Sigs)}, nil
 }
