@@ -50,7 +50,10 @@ func (a *answers) bound(h http.Handler) http.Handler {
 			defer func() { <-a.building }()
 			h.ServeHTTP(made, r)
 		}()
-		size := int64(made.body.Cap())
+		body, size := made.whole, int64(cap(made.whole))
+		if body == nil {
+			body, size = made.body.Bytes(), int64(made.body.Cap())
+		}
 		if size > smallBody {
 			client := clientOf(r)
 			if !a.take(client, size) {
@@ -61,11 +64,11 @@ func (a *answers) bound(h http.Handler) http.Handler {
 			}
 			defer a.give(client, size)
 		}
-		if made.body.Len() > 0 {
-			w.Header().Set("Content-Length", strconv.Itoa(made.body.Len()))
+		if len(body) > 0 {
+			w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 		}
 		w.WriteHeader(made.code)
-		_, _ = w.Write(made.body.Bytes()) // the client is gone: nobody to tell
+		_, _ = w.Write(body) // the client is gone: nobody to tell
 	})
 }
 
@@ -74,6 +77,17 @@ type answer struct {
 	header http.Header
 	code   int
 	body   bytes.Buffer
+	whole  []byte // instead of body
+}
+
+// writeWhole answers with data, which is kept until it is sent: a copy of a
+// bundle takes longer than all else.
+func writeWhole(w http.ResponseWriter, data []byte) {
+	if made, ok := w.(*answer); ok {
+		made.whole = data
+		return
+	}
+	_, _ = w.Write(data) // the client is gone: nobody to tell
 }
 
 func (a *answer) Header() http.Header         { return a.header }

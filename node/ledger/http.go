@@ -94,7 +94,7 @@ func (l *Ledger) serveTile(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Content-Type", "application/octet-stream")
 	w.Header().Set("Cache-Control", "public, max-age=31536000, immutable")
-	_, _ = w.Write(data)
+	writeWhole(w, data)
 }
 
 // serveArtifacts answers with a page of blocks. A further one is announced by a
@@ -244,7 +244,7 @@ func (l *Ledger) serveEntries(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Cache-Control", "public, max-age=31536000, immutable")
 	w.Header().Set("Vary", "Accept-Encoding")
 	if !strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") {
-		_, _ = w.Write(body)
+		writeWhole(w, body)
 		return
 	}
 	w.Header().Set("Content-Encoding", "gzip")
