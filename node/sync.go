@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"time"
 
@@ -22,7 +23,7 @@ const (
 	maxJoinInterval = 5 * time.Second
 	// syncTimeout bounds one sync; what it has fetched by then is kept.
 	syncTimeout  = 2 * time.Minute
-	maxWitnesses = 16               // that are asked about a new key
+	maxWitnesses = 16               // that are asked about a new key, beside those that are configured
 	slowFor      = 10 * time.Minute // how long a slow source is asked after the others
 )
 
@@ -48,13 +49,26 @@ func (n *Node) reachable() (out []source) {
 }
 
 // witnesses are asked what they know of a key to which the ledger is handed over:
-// a few in random order.
+// those that somebody has configured, whom no crowd of strangers keeps out, and a few
+// others in random order.
 func (n *Node) witnesses() (out []torchwood.TileReader) {
+	var others []torchwood.TileReader
 	for _, s := range n.reachable() {
-		out = append(out, s)
+		configured := slices.Contains(n.config.LedgerURLs, s.name) ||
+			slices.ContainsFunc(n.config.Bootstrap, func(b string) bool { return strings.HasSuffix(b, "/p2p/"+s.name) })
+		if configured {
+			out = append(out, s)
+		} else {
+			others = append(others, s)
+		}
 	}
-	rand.Shuffle(len(out), func(i, j int) { out[i], out[j] = out[j], out[i] })
-	return out[:min(len(out), maxWitnesses)]
+	for _, b := range n.config.Bootstrap {
+		if strings.HasPrefix(b, "http://") {
+			out = append(out, source{b, ledger.NewSource(strings.TrimSuffix(b, "/"), n.plain)})
+		}
+	}
+	rand.Shuffle(len(others), func(i, j int) { others[i], others[j] = others[j], others[i] })
+	return append(out, others[:min(len(others), maxWitnesses)]...)
 }
 
 // announced is called when a peer gossips a new checkpoint.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"filippo.io/torchwood"
@@ -36,7 +37,11 @@ type Follower struct {
 
 	copying chan struct{} // held by whoever copies tiles: up to 16 MiB are on their way to each of eight at once
 
-	heard successors
+	heard  *successors
+	moving sync.Mutex // held while a ledger is set aside
+	// restoring keeps what contradicts the pinned key's ledger in its place: it may
+	// be the publisher's own.
+	restoring bool
 }
 
 // OpenFollower opens or begins a copy at path of the ledger with key vkey.
@@ -45,7 +50,7 @@ func OpenFollower(ctx context.Context, path, vkey string, log *slog.Logger) (*Fo
 	if err != nil {
 		return nil, err
 	}
-	f := &Follower{Ledger: l, copying: make(chan struct{}, maxCopying)}
+	f := &Follower{Ledger: l, copying: make(chan struct{}, maxCopying), heard: newSuccessors()}
 	if err := f.heard.load(l); err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
@@ -72,9 +77,18 @@ func (f *Follower) Sync(ctx context.Context, source torchwood.TileReader) (grown
 	if err != nil || c.Signed == nil {
 		return false, err
 	}
+	head, _ := was.at()
+	if newest := was.trust.newest.vkey; c.Tree.N > head.Tree.N && !f.heard.wasAsked(newest) {
+		// Before all the blocks are fetched: it may count no more.
+		if err := f.askOthers(ctx, &unaskedError{keys: []string{newest}, previous: []string{newest}}, growTimeout); err != nil {
+			return false, err
+		}
+	}
 	grown, err = f.adoptNext(ctx, was, c, &offer)
 	if unasked, ok := errors.AsType[*unaskedError](err); ok {
-		f.askOthers(ctx, unasked.rotations)
+		if err := f.askOthers(ctx, unasked, askTimeout); err != nil {
+			return false, err
+		}
 		grown, err = f.adoptNext(ctx, was, c, &offer)
 	}
 	return grown, err
@@ -91,8 +105,12 @@ type offered struct {
 // adoptNext makes a checkpoint the head that the next key may sign, if it is newer.
 func (f *Follower) adoptNext(ctx context.Context, was *position, c Checkpoint, offer *offered) (grown bool, err error) {
 	head, ok := was.at()
-	if before := f.before.Load(); !ok && before != nil {
+	before := f.before.Load()
+	if !ok && before != nil {
 		head = *before
+		if key, height := f.misused(before, offer.told); key != "" && height < c.Tree.N && c.Tree.N < head.Tree.N {
+			return f.adoptInstead(ctx, before, c, offer)
+		}
 	}
 	if c.Tree.N < head.Tree.N {
 		return false, f.checkOlder(ctx, head, c, offer.who)
@@ -116,6 +134,14 @@ func (f *Follower) adoptNext(ctx context.Context, was *position, c Checkpoint, o
 		// A tile on this disk may be bad: once more, all from the source.
 		err = f.adopt(ctx, head, c, offer, false)
 	}
+	if errors.Is(err, ErrForked) && !ok && before != nil {
+		if key, _ := f.misused(before, offer.told); key != "" {
+			return f.adoptInstead(ctx, before, c, offer)
+		}
+	}
+	if both := f.heard.outside(was.trust); errors.Is(err, ErrForked) && len(both) > 1 {
+		err = errors.Join(&twoSuccessorsError{both}, err) // it is not the publisher's doing
+	}
 	if err == nil {
 		f.before.Store(nil)
 	}
@@ -128,15 +154,15 @@ func (f *Follower) refuseOffer(ctx context.Context, c Checkpoint, offer *offered
 	e := Evidence{Kind: EvidenceBadData, Peer: offer.who, Received: string(c.Signed), by: c.signers}
 	_, unasked := errors.AsType[*unaskedError](err)
 	switch {
-	case err == nil || ctx.Err() != nil || unasked || errors.Is(err, errSource) || errors.Is(err, errStorage):
+	case err == nil || ctx.Err() != nil || unasked || errors.Is(err, errSource) || errors.Is(err, errStorage) || errors.Is(err, errBefore):
 		return err // nothing was sent that could be held against anyone
-	case errors.Is(err, ErrForked):
-		e.Kind = EvidenceFork
 	case errors.Is(err, ErrTwoSuccessors):
 		e.Kind = EvidenceTwoSuccessors
 		if both, ok := errors.AsType[*twoSuccessorsError](err); ok {
 			e.Rotations = both.rotations
 		}
+	case errors.Is(err, ErrForked):
+		e.Kind = EvidenceFork
 	case errors.Is(err, ErrRetiredKey):
 		e.Kind, e.Key = EvidenceRetiredKey, c.signers[0]
 	case errors.Is(err, errHandOver), errors.Is(err, errNoTime):
@@ -192,8 +218,8 @@ var emptyRoot = tlog.Hash(sha256.Sum256(nil))
 
 // refresh keeps a newer signature of the same ledger: the publisher lives.
 func (f *Follower) refresh(ctx context.Context, head, c Checkpoint) error {
-	if !c.follows(head, time.Now()) {
-		return nil
+	if !c.follows(head, time.Now()) || len(f.heard.outside(f.now().trust)) > 0 {
+		return nil // nor is a key alive that has handed the ledger over
 	}
 	return f.advance(ctx, f.dir, c, nil, func(next *trust) error { return f.store(next.own(c)) })
 }
@@ -227,7 +253,7 @@ func (f *Follower) adopt(ctx context.Context, head, c Checkpoint, offer *offered
 // the head.
 func (f *Follower) commit(ctx context.Context, tr *copier, c Checkpoint, offer *offered) error {
 	err := f.advance(ctx, tr, c, offer.told, func(next *trust) error {
-		if err := f.heard.mayFollow(next.newRotations()); err != nil {
+		if err := f.maySign(next, c); err != nil {
 			return err
 		}
 		if err := tr.sync(); err != nil {

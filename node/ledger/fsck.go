@@ -74,7 +74,12 @@ func (c *Check) run(ctx context.Context, v *Verifier) (whole bool, err error) {
 	if err != nil {
 		c.found(rotationsFile, err.Error(), c.remove(rotationsFile), "remove it: it is fetched again from the ledger's peers")
 	}
-	ok, err := c.checkpoint(ctx, reachable(v.newest(), rotations))
+	record, err := c.dir.readKeys()
+	if err != nil {
+		// Not removed: then it would look as if an earlier version had written all.
+		c.found(keysFile, err.Error(), func() error { return durable.WriteFile(filepath.Join(c.Path, keysFile), []byte("{}")) }, "")
+	}
+	ok, err := c.checkpoint(ctx, v.newest(), record, record.withHandOvers(rotations))
 	if err != nil || !ok {
 		return false, err
 	}
@@ -104,11 +109,11 @@ func (c *Check) remove(path string) func() error {
 }
 
 // checkpoint reads the signed checkpoint, under which everything else is.
-func (c *Check) checkpoint(ctx context.Context, v *Verifier) (ok bool, err error) {
+func (c *Check) checkpoint(ctx context.Context, pinned publicKey, record *keyRecord, rotations []Rotation) (ok bool, err error) {
 	signed, err := c.dir.ReadEndpoint(ctx, checkpointFile)
 	var stored Checkpoint
 	if err == nil {
-		if stored, err = VerifyCheckpoint(v, signed); err == nil {
+		if stored, err = VerifyCheckpoint(record.mayHaveSigned(pinned, rotations), signed); err == nil {
 			c.tree = stored.Tree
 			return true, nil
 		}
@@ -118,15 +123,9 @@ func (c *Check) checkpoint(ctx context.Context, v *Verifier) (ok bool, err error
 		}
 		err = errors.New("it is missing")
 	}
-	var newest Checkpoint
-	for _, s := range c.Sources {
-		signed, serr := s.ReadEndpoint(ctx, checkpointFile)
-		if serr != nil {
-			continue
-		}
-		if got, serr := VerifyCheckpoint(v, signed); serr == nil && got.Tree.N > newest.Tree.N {
-			newest = got
-		}
+	newest, kerr := c.newest(ctx, pinned, record, rotations)
+	if kerr != nil {
+		err = errors.Join(err, kerr)
 	}
 	var fix func() error
 	if newest.Tree.N > 0 {
@@ -135,6 +134,32 @@ func (c *Check) checkpoint(ctx context.Context, v *Verifier) (ok bool, err error
 	c.found(checkpointFile, err.Error(), fix, adviceSource)
 	c.tree = newest.Tree
 	return fix != nil && c.Repair, nil
+}
+
+// newest is the largest checkpoint that the sources have, by the one key that may
+// sign what follows: whoever has an older key has larger ones.
+func (c *Check) newest(ctx context.Context, pinned publicKey, record *keyRecord, rotations []Rotation) (newest Checkpoint, err error) {
+	for _, s := range c.Sources {
+		if r, ok := s.(rotationReader); ok {
+			if told, rerr := r.ReadRotations(ctx); rerr == nil {
+				rotations = slices.Concat(rotations, told)
+			}
+		}
+	}
+	v, err := record.lastKey(pinned.vkey, rotations)
+	if err != nil {
+		return newest, err
+	}
+	for _, s := range c.Sources {
+		signed, err := s.ReadEndpoint(ctx, checkpointFile)
+		if err != nil {
+			continue
+		}
+		if got, err := VerifyCheckpoint(v, signed); err == nil && got.Tree.N > newest.Tree.N {
+			newest = got
+		}
+	}
+	return newest, nil
 }
 
 // empty tells whether there is no block either.

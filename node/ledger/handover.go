@@ -259,8 +259,8 @@ func reachable(pinned publicKey, rotations []Rotation) *Verifier {
 
 // advanceAsBefore makes a stored checkpoint the head that version 0.1.0 accepted
 // although its signer has handed the ledger over, or is the second key that one
-// key named. The key that signed it counts from here on. If it is not the pinned
-// one, somebody must look at it: it may be a thief's.
+// key named. The key that signed it counts from here on. Somebody must look at it
+// when this version sees it first: the key may be a thief's.
 func (l *Ledger) advanceAsBefore(ctx context.Context, c Checkpoint) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -293,14 +293,18 @@ func (l *Ledger) advanceAsBefore(ctx context.Context, c Checkpoint) error {
 	if c, err = VerifyCheckpoint(next.verifier(), c.Signed); err != nil {
 		return err
 	}
-	if next.newest.vkey != l.vkey {
+	if l.record == nil && (l.heals || next.newest.vkey != l.vkey) { // a publisher has its key itself
+		// Crash after: the alarm is raised, and the next start goes on from here.
 		err := l.keepEvidence(Evidence{
 			Kind: EvidenceNewKey, Peer: "this disk", Key: next.newest.vkey, Received: string(c.Signed),
-			Message: fmt.Sprintf("an earlier version accepted the key %s, although another key follows on the pinned one by the blocks: if you do not know it, it is a thief's", next.newest.vkey),
+			Message: fmt.Sprintf("an earlier version accepted the key %s, although another key follows by the blocks: if that key is not the publisher's, it is a thief's", next.newest.vkey),
 		})
 		if err != nil {
 			return err
 		}
+	}
+	if err := l.keepKeys(next.newest.vkey, nil); err != nil {
+		return err
 	}
 	l.moveHead(c, next)
 	return nil

@@ -36,6 +36,9 @@ func (p *publisher) openAnyway(t *testing.T, keys ...string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if err := os.Remove(filepath.Join(p.path, keysFile)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		t.Fatal(err)
+	}
 	l, err := open(t.Context(), p.path, all[0].vkey, false, quiet())
 	if err != nil {
 		t.Fatal(err)

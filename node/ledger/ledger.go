@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -52,6 +53,9 @@ type Ledger struct {
 	before atomic.Pointer[Checkpoint]
 
 	position atomic.Pointer[position]
+
+	recording sync.Mutex // guards record once the ledger is open
+	record    *keyRecord // nil: of version 0.1.0, or new
 
 	mu      sync.Mutex // serialises advance, and guards what follows
 	changed chan struct{}
@@ -112,8 +116,26 @@ func (l *Ledger) load(ctx context.Context) (err error) {
 	if err != nil {
 		l.log.Warn("the proofs of key rotations are lost: the ledger's peers have them", "error", err)
 	}
+	if l.record, err = l.dir.readKeys(); err != nil {
+		l.log.Warn("the record of the ledger's keys is damaged: they are taken from the blocks", "error", err)
+	}
+	rotations = l.record.withHandOvers(rotations)
 	pinned := l.now().trust.newest
-	l.position.Store(&position{trust: &trust{newest: pinned, rotations: rotations}})
+	trusted := &trust{newest: pinned, rotations: rotations}
+	l.position.Store(&position{trust: trusted})
+	if err := l.loadHead(ctx, pinned, rotations); err != nil || l.now().head != nil {
+		return err
+	}
+	if trusted, err = l.recorded(trusted); err != nil {
+		return err
+	}
+	l.position.Store(&position{trust: trusted})
+	return nil
+}
+
+// loadHead makes the stored checkpoint the head, if there is one and its files are
+// as they should be.
+func (l *Ledger) loadHead(ctx context.Context, pinned publicKey, rotations []Rotation) error {
 	signed, err := l.dir.ReadEndpoint(ctx, checkpointFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		return l.index.keep(0, 0, nil) // what a first sync left that did not end
@@ -121,9 +143,9 @@ func (l *Ledger) load(ctx context.Context) (err error) {
 	if err != nil {
 		return fmt.Errorf("opening the ledger: %w", err)
 	}
-	c, err := VerifyCheckpoint(reachable(pinned, rotations), signed)
+	c, err := VerifyCheckpoint(l.record.mayHaveSigned(pinned, rotations), signed)
 	if err != nil {
-		return l.distrust(err)
+		return l.distrust(signed, err)
 	}
 	return l.loadCheckpoint(ctx, c)
 }
@@ -132,7 +154,7 @@ var errOtherKey = errors.New("it is not the ledger of key")
 
 // distrust begins anew on a copy of the same origin that the pinned key did not
 // sign. Its tiles are used as far as they are proven again.
-func (l *Ledger) distrust(cause error) error {
+func (l *Ledger) distrust(signed []byte, cause error) error {
 	untrusted := fmt.Errorf("%w %s: %w", errOtherKey, l.vkey, cause)
 	unverified, ok := errors.AsType[*note.UnverifiedNoteError](cause)
 	if !ok {
@@ -146,7 +168,7 @@ func (l *Ledger) distrust(cause error) error {
 		return err
 	}
 	l.log.Warn("another key was pinned: its ledger must contain what is on this disk", "key", l.vkey, "blocks", c.Tree.N)
-	l.before.Store(&Checkpoint{Origin: c.Origin, Tree: c.Tree})
+	l.before.Store(&Checkpoint{Origin: c.Origin, Tree: c.Tree, Signed: signed})
 	return nil
 }
 
@@ -154,9 +176,16 @@ func (l *Ledger) distrust(cause error) error {
 func (l *Ledger) loadCheckpoint(ctx context.Context, c Checkpoint) error {
 	err := l.advance(ctx, l.dir, c, nil, l.keepRotations)
 	if errors.Is(err, ErrRetiredKey) {
-		err = l.advanceAsBefore(ctx, c)
+		switch {
+		case l.record == nil || slices.Contains(c.signers, l.record.newest()):
+			err = l.advanceAsBefore(ctx, c)
+		case l.heals: // it is not what this copy has verified
+			l.log.Error("the checkpoint on this disk is signed by a key that has handed the ledger over: it is not believed", "error", err)
+			l.before.Store(&c)
+			return l.index.keep(0, 0, nil)
+		}
 	}
-	if l.heals && isDamage(err) {
+	if l.heals && (isDamage(err) || errors.Is(err, errHandOver)) {
 		l.log.Error("the ledger on this disk is damaged, and is fetched where it is", "error", err)
 		l.before.Store(&c)
 		return nil

@@ -34,6 +34,7 @@ func Restore(ctx context.Context, path, signingKey string, sources []torchwood.T
 	if err != nil {
 		return 0, err
 	}
+	f.restoring = true
 	err = f.syncLargest(ctx, sources)
 	blocks := f.Size()
 	if err = errors.Join(err, f.Close()); err != nil {

@@ -96,6 +96,9 @@ func (d dir) readRotations() (rotations []Rotation, err error) {
 // keepRotations keeps the proofs of the blocks in a tree on this disk. It is
 // advance's commit for a checkpoint that is on the disk already.
 func (l *Ledger) keepRotations(next *trust) error {
+	if err := l.keepKeys(next.newest.vkey, next.newRotations()); err != nil {
+		return err
+	}
 	if slices.Equal(next.rotations, l.now().trust.rotations) {
 		return nil
 	}

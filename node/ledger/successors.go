@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 )
@@ -18,34 +19,51 @@ var ErrTwoSuccessors = errors.New("the ledger's key names two keys that follow i
 // whatever its source sends.
 var errHandOver = errors.New("the ledger is not handed over to its signer")
 
-// askTimeout bounds how long the other sources are asked for key rotations.
-const askTimeout = 5 * time.Second
+const (
+	// askTimeout bounds how long the other sources are asked about a new key.
+	askTimeout = 5 * time.Second
+	// growTimeout is the bound before the first growth by the key that counts, which
+	// is at each start. Who is slower is heard in one of the next rounds.
+	growTimeout = time.Second
+)
+
+// maxHeard bounds the hand-overs that are remembered of keys which nobody follows
+// yet: whoever has one key can make any number of keys after it.
+const maxHeard = 256
 
 // successors are the keys to which the ledger's keys have handed it over, as far
-// as was heard, and which of them may be followed.
+// as was heard.
 type successors struct {
 	mu    sync.Mutex            // guards what follows
 	heard map[string][]Rotation // by the key that hands over: at most two, of different keys
 	asked map[string]bool       // keys of which the other sources were asked
 }
 
+func newSuccessors() *successors {
+	return &successors{heard: map[string][]Rotation{}, asked: map[string]bool{}}
+}
+
 // load takes what was heard before the last restart.
 func (s *successors) load(l *Ledger) error {
-	s.heard, s.asked = map[string][]Rotation{}, map[string]bool{}
+	newest := l.now().trust.newest.vkey
 	evidence, err := l.Evidence()
 	if err != nil {
 		return err
 	}
 	for _, e := range evidence {
 		if e.Kind == EvidenceTwoSuccessors {
-			s.add(e.Rotations...)
+			s.add(newest, e.Rotations...)
 		}
+	}
+	if l.record != nil {
+		s.add(newest, l.record.HandOvers...)
 	}
 	return nil
 }
 
-// add notes hand-overs that the key before has signed.
-func (s *successors) add(rotations ...Rotation) {
+// add notes hand-overs that the key before has signed, and tells whether any is
+// new. Those of the newest key, and of a key that is known, always find room.
+func (s *successors) add(newest string, rotations ...Rotation) (news bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, r := range rotations {
@@ -54,10 +72,13 @@ func (s *successors) add(rotations ...Rotation) {
 			continue
 		}
 		known := s.heard[e.Previous]
-		if len(known) < 2 && !slices.ContainsFunc(known, func(k Rotation) bool { return successorOf(k) == e.Key }) {
+		full := len(known) > 1 || len(known) == 0 && len(s.heard) >= maxHeard && e.Previous != newest
+		if !full && !slices.ContainsFunc(known, func(k Rotation) bool { return successorOf(k) == e.Key }) {
 			s.heard[e.Previous] = append(known, r)
+			news = true
 		}
 	}
+	return news
 }
 
 func successorOf(r Rotation) string {
@@ -84,47 +105,117 @@ func (e *twoSuccessorsError) Error() string {
 
 func (e *twoSuccessorsError) Unwrap() []error { return []error{ErrTwoSuccessors, errHandOver} }
 
-// unaskedError names hand-overs of which the other sources were not asked yet.
-type unaskedError struct{ rotations []Rotation }
+// unaskedError names keys of which the other sources were not asked yet, and those
+// that may have handed over to others.
+type unaskedError struct{ keys, previous []string }
 
 func (e *unaskedError) Error() string {
-	return "the other sources were not asked yet about the key " + successorOf(e.rotations[0])
+	return "the other sources were not asked yet about the key " + e.keys[0]
 }
 
 func (e *unaskedError) Unwrap() error { return errHandOver }
 
-// mayFollow tells whether hand-overs may be adopted: each is the only one of its
-// key that was heard of, and the others were asked.
-func (s *successors) mayFollow(rotations []Rotation) error {
-	s.add(rotations...)
-	for _, r := range rotations {
-		e, err := ParseRotation([]byte(r.Entry))
-		if err != nil {
+// errBefore is in the errors of a ledger that ends before it is handed over: its
+// source is behind.
+var errBefore = errors.New("the ledger was handed over since: another peer has more of it")
+
+// maySign is the one answer to who may sign what follows here: it tells whether a
+// tree may be adopted, of which next is the trust. Each key that leads to its newest
+// has named one other alone, as far as was heard; the newest has named none, for
+// a key that has handed the ledger over counts no more, whether the tree holds that
+// block or not; and the others were asked since the start. What is in the blocks
+// that this copy has verified before was answered then.
+func (f *Follower) maySign(next *trust, c Checkpoint) error {
+	verified := int64(0)
+	if before := f.before.Load(); before != nil {
+		verified = before.Tree.N // c extends it
+	}
+	ask := new(unaskedError)
+	for i, r := range next.newRotations() {
+		b := next.handedOver[i]
+		if b.height < verified {
+			continue
+		}
+		if err := f.hear(r); err != nil {
 			return err
 		}
-		if both := s.of(e.Previous); len(both) > 1 {
+		if both := f.heard.of(b.Previous); len(both) > 1 {
 			return &twoSuccessorsError{both}
 		}
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var unasked []Rotation
-	for _, r := range rotations {
-		if !s.asked[successorOf(r)] {
-			unasked = append(unasked, r)
+		if !f.heard.wasAsked(b.Key) {
+			ask.keys, ask.previous = append(ask.keys, b.Key), append(ask.previous, b.Previous)
 		}
 	}
-	if len(unasked) > 0 {
-		return &unaskedError{unasked}
+	newest := next.newest.vkey
+	if err := retiredBy(f.heard.outside(next), newest, c); err != nil {
+		return err
+	}
+	if len(ask.keys) > 0 {
+		ask.previous = append(ask.previous, newest)
+		return ask
 	}
 	return nil
 }
 
-// askOthers asks the other sources whether they know of other keys to which the
-// same keys have handed the ledger over.
-func (f *Follower) askOthers(ctx context.Context, rotations []Rotation) {
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+// retiredBy says why a tree without hand-overs by its newest key does not count.
+func retiredBy(handOvers []Rotation, newest string, c Checkpoint) error {
+	if len(handOvers) == 0 {
+		return nil
+	}
+	if !slices.ContainsFunc(handOvers, func(r Rotation) bool { return heightOf(r) < c.Tree.N }) {
+		return fmt.Errorf("%w: %w", errHandOver, errBefore)
+	}
+	if len(handOvers) > 1 {
+		return &twoSuccessorsError{handOvers}
+	}
+	return fmt.Errorf("%w: %w: %s has handed the ledger over to %s, in a block that is not in its ledger of %d blocks", errHandOver, ErrRetiredKey, newest, successorOf(handOvers[0]), c.Tree.N)
+}
+
+// heightOf is the height of the block of a hand-over that was verified.
+func heightOf(r Rotation) int64 {
+	head, _, _ := strings.Cut(r.Proof, "\n\n")
+	height, err := proofIndex(head)
+	if err != nil {
+		return -1
+	}
+	return height
+}
+
+// outside are the hand-overs by the newest key that are not in its own tree. Those
+// that are have been judged with it.
+func (s *successors) outside(t *trust) []Rotation {
+	return slices.DeleteFunc(s.of(t.newest.vkey), func(r Rotation) bool { return slices.Contains(t.entries, r.Entry) })
+}
+
+func (s *successors) wasAsked(vkey string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.asked[vkey]
+}
+
+// hear notes hand-overs that the key before has signed, and keeps those by the
+// newest key.
+func (f *Follower) hear(rotations ...Rotation) error {
+	newest := f.now().trust.newest.vkey
+	if !f.heard.add(newest, rotations...) {
+		return nil
+	}
+	f.recording.Lock()
+	replaced := f.record != nil && len(f.record.Keys) > 0 && !f.record.leadsFrom(f.vkey)
+	f.recording.Unlock()
+	if replaced {
+		return nil // it says which keys led to what is on this disk, until that is judged
+	}
+	return f.keepKeys(newest, f.heard.of(newest))
+}
+
+// askOthers asks the other sources whether they know of keys to which the same keys
+// have handed the ledger over.
+func (f *Follower) askOthers(ctx context.Context, unasked *unaskedError, timeout time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
+	var mu sync.Mutex // guards told
+	var told []Rotation
 	var group sync.WaitGroup
 	if f.Others != nil {
 		for _, source := range f.Others() {
@@ -133,24 +224,29 @@ func (f *Follower) askOthers(ctx context.Context, rotations []Rotation) {
 				continue
 			}
 			group.Go(func() {
-				told, err := r.ReadRotations(ctx)
+				rotations, err := r.ReadRotations(ctx)
 				if err != nil {
 					return // who does not answer, says nothing
 				}
-				for _, known := range rotations {
-					if e, err := ParseRotation([]byte(known.Entry)); err == nil {
-						f.heard.add(signedBy(e.Previous, told)...)
-					}
+				for _, vkey := range unasked.previous {
+					signed := signedBy(vkey, rotations)
+					mu.Lock()
+					told = append(told, signed...)
+					mu.Unlock()
 				}
 			})
 		}
 	}
 	group.Wait()
+	if err := f.hear(told...); err != nil {
+		return err
+	}
 	f.heard.mu.Lock()
 	defer f.heard.mu.Unlock()
-	for _, r := range rotations {
-		f.heard.asked[successorOf(r)] = true
+	for _, vkey := range unasked.keys {
+		f.heard.asked[vkey] = true
 	}
+	return nil
 }
 
 // signedBy are those hand-overs that the key signed which they say hands over.
@@ -173,7 +269,7 @@ func signedBy(vkey string, told []Rotation) (out []Rotation) {
 // tree proves it. A checkpoint without content is what a peer has that is behind.
 func (f *Follower) verifyNext(ctx context.Context, was *position, offer *offered) (Checkpoint, error) {
 	c, err := VerifyCheckpoint(was.trust.verifier(), offer.signed)
-	if err == nil {
+	if err == nil && (was.head != nil || f.before.Load() == nil) {
 		return c, nil
 	}
 	if r, ok := offer.source.(rotationReader); ok {
@@ -181,8 +277,14 @@ func (f *Follower) verifyNext(ctx context.Context, was *position, offer *offered
 			offer.told = slices.Concat(offer.told, told)
 		}
 	}
-	f.heard.add(signedBy(was.trust.newest.vkey, offer.told)...)
-	if both := f.heard.of(was.trust.newest.vkey); len(both) > 1 {
+	if err == nil {
+		return c, nil
+	}
+	if err := f.hear(signedBy(was.trust.newest.vkey, offer.told)...); err != nil {
+		return c, err
+	}
+	// While a tree is there that what comes must extend, that tells which it is.
+	if both := f.heard.outside(was.trust); len(both) > 1 && f.before.Load() == nil {
 		err := &twoSuccessorsError{both}
 		return c, f.refuse(Evidence{Kind: EvidenceTwoSuccessors, Peer: offer.who, Received: string(offer.signed), Rotations: both}, err)
 	}
