@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
+	"github.com/pyrsia/pyrsia-operator/node/control"
 )
 
 // A pod that does not answer is given as much time as any once a minute only,
@@ -30,4 +31,12 @@ func TestPatienceWithSilentPods(t *testing.T) {
 	poll(pollTimeout, false)
 	poll(pollTimeoutSilent, true)
 	poll(pollTimeout, true)
+}
+
+// A publisher for which all workers wait at once still answers the next one,
+// which may bring a withdrawal.
+func TestWorkersFitIntoTheControlPort(t *testing.T) {
+	if workers := publishAtOnce + nodesAtOnce + 4 + 4; 2*workers > control.OperatorConnections {
+		t.Errorf("%d workers, and a node takes %d connections from the operator's address", workers, control.OperatorConnections)
+	}
 }

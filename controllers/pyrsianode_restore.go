@@ -28,18 +28,21 @@ import (
 // first, so that there is no moment at which pulls go around the mirror.
 func (r *PyrsiaNodeReconciler) restoreContainerd(in *podInputs) step[*v1alpha1.PyrsiaNode] {
 	return func(ctx context.Context, n *v1alpha1.PyrsiaNode) (time.Duration, error) {
-		if n.Spec.Role != v1alpha1.RoleMirror || in.mirrors == nil ||
-			len(n.Status.Containerd) == 0 && !controllerutil.ContainsFinalizer(n, containerdFinalizer) {
+		if n.Spec.Role != v1alpha1.RoleMirror || in.mirrors == nil {
 			return 0, nil
 		}
-		pods, err := r.Nodes.pods(ctx, n)
-		if err != nil {
-			return 0, err
-		}
-		if place := fallenOut(n, pods, in.mirrors.Status); place != nil {
-			return r.restorePlace(ctx, n, *in, *place)
+		if len(n.Status.Containerd) > 0 {
+			pods, err := r.Nodes.pods(ctx, n)
+			if err != nil {
+				return 0, err
+			}
+			if place := fallenOut(n, pods, in.mirrors.Status); place != nil {
+				return r.restorePlace(ctx, n, *in, *place)
+			}
 		}
 		meta.RemoveStatusCondition(n.Conditions(), v1alpha1.ConditionContainerdNotRestored)
+		// Whatever the status says: a cache that was behind may have had the clean-up
+		// made once more, and one that died in restorePlace has left it.
 		if err := deleteOwned(ctx, r.applier, n, new(appsv1.DaemonSet), "DaemonSet", cleanupName(n)); err != nil {
 			return 0, err
 		}

@@ -100,8 +100,8 @@ var (
 	openBounds = server.Bounds{Total: 2048, PerAddress: 512}
 	// Container clients are on this machine, and come from one address.
 	mirrorBounds = server.Bounds{Total: 4096}
-	// The operator is alone, and has a few.
-	controlBounds = server.Bounds{Total: 256, PerAddress: 32}
+	// The operator is alone, with all its workers; what others open has no key.
+	controlBounds = server.Bounds{Total: 4 * control.OperatorConnections, PerAddress: control.OperatorConnections}
 )
 
 func (n *Node) serveAt(ctx context.Context, name, addr string, b server.Bounds, handler http.Handler, tlsConfig *tls.Config) error {

@@ -12,6 +12,10 @@ import (
 // Port is the TCP port on which nodes serve the control API.
 const Port = 9443
 
+// OperatorConnections is how many connections a node takes at this port from one
+// address. Each of the operator's workers may wait for an answer at the same time.
+const OperatorConnections = 256
+
 // Role is what a node does in its network.
 type Role string
 
