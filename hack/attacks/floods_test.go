@@ -223,8 +223,9 @@ func (s *scene) idlePosts() (open int) {
 	}
 	time.Sleep(45 * time.Second)
 	for _, c := range held {
-		_ = c.SetReadDeadline(time.Now().Add(time.Millisecond))
-		if _, err := io.Copy(io.Discard, c); errors.Is(err, os.ErrDeadlineExceeded) {
+		_ = c.SetReadDeadline(time.Now().Add(10 * time.Millisecond))
+		n, err := io.Copy(io.Discard, c)
+		if errors.Is(err, os.ErrDeadlineExceeded) && n == 0 { // one that was answered is being closed
 			open++
 		}
 		_ = c.Close()
