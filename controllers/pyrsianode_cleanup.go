@@ -57,6 +57,11 @@ func (r *PyrsiaNodeReconciler) cleanup(ctx context.Context, n *v1alpha1.PyrsiaNo
 	if err := r.applier.live.Get(ctx, client.ObjectKeyFromObject(n), n); err != nil || !controllerutil.ContainsFinalizer(n, containerdFinalizer) || n.DeletionTimestamp.IsZero() {
 		return 0, wrap(client.IgnoreNotFound(err), "reading the PyrsiaNode again")
 	}
+	// Whoever makes the PyrsiaNode can write any finalizer: it gives no power over
+	// the Kubernetes nodes, which publishers do not have.
+	if n.Spec.Role != v1alpha1.RoleMirror {
+		return 0, r.release(ctx, n)
+	}
 	before := n.DeepCopy()
 	done, err := r.restoreAll(ctx, n)
 	if err == nil && done {

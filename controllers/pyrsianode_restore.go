@@ -63,7 +63,7 @@ func managesContainerd(n *v1alpha1.PyrsiaNode) bool {
 // its pods are.
 func recordSetup(n *v1alpha1.PyrsiaNode, pods []corev1.Pod) {
 	unrecorded := controllerutil.ContainsFinalizer(n, containerdFinalizer) && len(n.Status.Containerd) == 0
-	if !managesContainerd(n) && !unrecorded {
+	if n.Spec.Role != v1alpha1.RoleMirror || !managesContainerd(n) && !unrecorded {
 		return
 	}
 	path := mirrorSpec(n).ContainerdConfigPath

@@ -430,3 +430,24 @@ func TestMirrorMustNotCutItselfOff(t *testing.T) {
 		}
 	}
 }
+
+// A finalizer is written by whoever makes a PyrsiaNode. That of a mirror, on a
+// publisher in a namespace that is not allowed to reach the Kubernetes nodes,
+// makes nothing that reaches them, and holds nothing up.
+func TestFinalizerGivesAPublisherNoCleanup(t *testing.T) {
+	t.Parallel()
+	c := testCluster(t)
+	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "tenant-"}} // without the label
+	c.create(t, ns)
+	n := publisherNode(ns.Name, "http://127.0.0.1:1")
+	n.Finalizers = []string{containerdFinalizer}
+	c.create(t, n)
+	if err := c.Delete(t.Context(), n); err != nil {
+		t.Fatal(err)
+	}
+	c.awaitGone(t, n)
+	sets := new(appsv1.DaemonSetList)
+	if err := c.List(t.Context(), sets, client.InNamespace(ns.Name)); err != nil || len(sets.Items) > 0 {
+		t.Errorf("DaemonSets that reach the Kubernetes nodes: %v, %v", sets.Items, err)
+	}
+}
