@@ -87,6 +87,11 @@ func testNAT(t *testing.T, transport string, address func(*testnet.Node) string)
 		t.Errorf("a layer that nobody within reach has: %s: %s", resp.Status, why)
 	}
 	pullAll(t, image, outside) // by the connection that the holder keeps to it
+	// A search in vain is not made again for two seconds.
+	await(t, 20*time.Second, "the layer is refused although a node within reach has it", func() bool {
+		resp, err := http.Head(symmetric.Mirror(image.Blob(0)))
+		return err == nil && resp.Body.Close() == nil && resp.StatusCode == http.StatusOK
+	})
 	pullAll(t, image, symmetric)
 }
 

@@ -157,7 +157,8 @@ func (n *Node) await(ctx context.Context, try func() error) error {
 		}
 		select {
 		case <-n.ended:
-			return fmt.Errorf("%s has ended: see %s", n.Name, n.log)
+			said, _ := os.ReadFile(n.log)
+			return fmt.Errorf("%s has ended, and said: %s", n.Name, said[max(0, len(said)-2000):])
 		case <-ctx.Done():
 			return fmt.Errorf("%s: %w: see %s", n.Name, err, n.log)
 		case <-time.After(20 * time.Millisecond):

@@ -8,10 +8,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -185,11 +187,22 @@ func (r *Rig) Revoke(ctx context.Context, height int64, reason string) (int64, e
 	return by, r.Publisher.Start(ctx)
 }
 
-// FreeAddr finds a free port of loopback.
+// FreeAddr is a loopback address whose port is free now, for TCP and for UDP and
+// on all addresses. It is below those that the kernel gives to connections: among
+// thousands of these, one that was free a moment ago is soon somebody's.
 func FreeAddr() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
+	const first, count = 20_000, 10_000
+	for range 100 {
+		port := strconv.Itoa(first + rand.IntN(count))
+		l, err := net.Listen("tcp", ":"+port)
+		if err != nil {
+			continue
+		}
+		p, err := net.ListenPacket("udp", ":"+port)
+		if err := errors.Join(err, l.Close()); err != nil {
+			continue
+		}
+		return "127.0.0.1:" + port, p.Close()
 	}
-	return l.Addr().String(), l.Close()
+	return "", fmt.Errorf("no port is free between %d and %d", first, first+count)
 }
