@@ -139,7 +139,10 @@ func (s *secondMirror) begin() {
 func (s *secondMirror) ready(kind string) {
 	s.Helper()
 	eventually(s.T, 3*time.Minute, func() error {
-		out := s.kubectl("-n", "platform", "get", kind, "-o", `jsonpath={range .items[*]}{.metadata.name}: {range .status.conditions[*]}{.type}={.status} {.message}; {end}{"\n"}{end}`)
+		out, err := s.w.Output(s.Context(), "kubectl", "-n", "platform", "get", kind, "-o", `jsonpath={range .items[*]}{.metadata.name}: {range .status.conditions[*]}{.type}={.status} {.message}; {end}{"\n"}{end}`)
+		if err != nil {
+			return err // the API server may be busy
+		}
 		for line := range strings.Lines(out) {
 			if !strings.Contains(line, "; Ready=True") && !strings.Contains(line, ": Ready=True") {
 				return fmt.Errorf("%s", line)
