@@ -42,7 +42,7 @@ func (r *ArtifactReconciler) restore(ctx context.Context, art *v1alpha1.Artifact
 		setFailed(art, condition, "InvalidBlock", "the publisher answered with an impossible block")
 		return 0, fmt.Errorf("the publisher %s answered with an impossible block", publisher.Name)
 	}
-	verified, lifted, err := verifyRestoration(publisher.Status.Ledger.Key, art, resp.Block)
+	verified, lifted, err := verifyRestoration(newestKey(publisher.Status.Ledger), art, resp.Block)
 	if err != nil {
 		setRefused(art, condition, "ProofInvalid", "the block that restores the image does not verify: "+err.Error())
 		return 0, fmt.Errorf("verifying the restoration of %s: %w", art.Spec.Image, err)
