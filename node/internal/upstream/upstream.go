@@ -60,9 +60,7 @@ type Registry struct {
 	guard       *guard
 	sessions    *lru.Cache[string, *session] // by repository
 	attachments *expirable.LRU[string, *Attached]
-
-	mu          sync.Mutex // guards what follows
-	noReferrers time.Time  // when the registry last said that it has no referrers API
+	noReferrers *expirable.LRU[string, struct{}] // repositories without a referrers API
 }
 
 // session is a repository with the token that opens it.
@@ -97,6 +95,7 @@ func New(c Config) (*Registry, error) {
 		r.guard.observe = func(string, int) {}
 	}
 	r.attachments = expirable.NewLRU[string, *Attached](maxSessions, nil, cmp.Or(c.AttachedFor, AttachedFor))
+	r.noReferrers = expirable.NewLRU[string, struct{}](maxSessions, nil, noReferrersFor)
 	if r.sessions, err = lru.New[string, *session](maxSessions); err != nil {
 		return nil, fmt.Errorf("upstream %s: %w", c.Name, err)
 	}
