@@ -49,6 +49,7 @@ type Writer struct {
 
 	adds     sync.WaitGroup        // appends whose blocks have no checkpoint yet; each is bounded
 	unsigned atomic.Pointer[error] // why the newest checkpoint was not signed
+	closed   atomic.Bool           // nothing is signed any more
 
 	// withdrawing is read-held while an artifact is appended, from the question
 	// whether its digest is withdrawn until its block's fate is known, and held
@@ -374,5 +375,6 @@ func (w *Writer) Close() error {
 		w.stop()
 	}
 	w.done.Wait()
+	w.closed.Store(true)
 	return errors.Join(err, w.Ledger.Close())
 }
