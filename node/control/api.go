@@ -181,11 +181,12 @@ const (
 	// ReasonDigestNotInRepository: the upstream has no such digest in the repository.
 	ReasonDigestNotInRepository Reason = "DigestNotInRepository"
 	// ReasonSuperseded: the tag went on since it was seen at the digest.
-	ReasonSuperseded       Reason = "Superseded"
-	ReasonLedgerBehind     Reason = "LedgerBehind"
-	ReasonRevoked          Reason = "Revoked"
-	ReasonDiskFull         Reason = "DiskFull"
-	ReasonCatalogInvalid   Reason = "CatalogInvalid"
+	ReasonSuperseded     Reason = "Superseded"
+	ReasonLedgerBehind   Reason = "LedgerBehind"
+	ReasonRevoked        Reason = "Revoked"
+	ReasonDiskFull       Reason = "DiskFull"
+	ReasonCatalogInvalid Reason = "CatalogInvalid"
+	// ReasonPlatformsMissing: the block has fewer platforms (publishers of v0.1.0 alone).
 	ReasonPlatformsMissing Reason = "PlatformsMissing"
 	ReasonNotOnLedger      Reason = "NotOnLedger"
 	ReasonBusy             Reason = "PublisherBusy"

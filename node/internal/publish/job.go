@@ -146,12 +146,33 @@ func (p *Publisher) copy(j *job) ([]*ledger.AddArtifact, error) {
 			return nil, err
 		}
 	}
-	image, err := j.registry.Copy(ctx, j.image, j.key.digest, j.platforms, p.Store, &j.progress)
+	before, err := p.before(ctx, j)
+	if err != nil {
+		return nil, err
+	}
+	image, err := j.registry.Copy(ctx, j.image, j.key.digest, upstream.Selection{Platforms: j.platforms, Recorded: before}, p.Store, &j.progress)
 	if err != nil {
 		return nil, err
 	}
 	entries, err := p.signatures(ctx, j)
 	return append(entries, image), err
+}
+
+// before is what the newest block of a job's image and digest says, if that one
+// stands: a job takes no platforms away that others had published. Only the job
+// of an image and digest makes such blocks, so none comes in between.
+func (p *Publisher) before(ctx context.Context, j *job) (*ledger.AddArtifact, error) {
+	e, err := p.Writer.Find(ctx, j.image, j.key.digest)
+	if errors.Is(err, ledger.ErrNotFound) {
+		e, err = nil, nil
+	}
+	if err == nil {
+		e, err = p.standing(ctx, j.image, j.key.digest, e)
+	}
+	if err != nil || e == nil {
+		return nil, err
+	}
+	return e.Artifact, nil
 }
 
 func (p *Publisher) append(j *job, e *ledger.AddArtifact) (int64, error) {
@@ -160,10 +181,9 @@ func (p *Publisher) append(j *job, e *ledger.AddArtifact) (int64, error) {
 	case e.Artifact != j.key.image:
 		return p.recordSignature(j, e)
 	case j.block != nil:
-		word{}.write(e)
-		return p.Writer.AppendMore(p.ctx, e)
-	case j.recorded != nil:
-		return j.recorded.Height, nil
+		return p.recordAttached(e)
+	case j.recorded != nil && j.recorded.Artifact.Includes(e):
+		return j.recorded.Height, nil // its content is there again
 	}
 	return p.record(j, e)
 }

@@ -71,7 +71,7 @@ func (w *world) copy(t *testing.T, name string, platforms ...string) (*ledger.Ad
 	if err != nil {
 		return nil, err
 	}
-	return w.client.Copy(ctx, i, d, platforms, w.store, new(Progress))
+	return w.client.Copy(ctx, i, d, Selection{Platforms: platforms}, w.store, new(Progress))
 }
 
 var (
@@ -318,7 +318,7 @@ func TestCredentialsMayBeRevokedAndRenewed(t *testing.T) {
 	}
 	w.Password = "second"
 	w.RevokeTokens() // half-way: after the tag, before the content
-	if _, err := w.client.Copy(t.Context(), image(t, "private:1"), d, nil, w.store, new(Progress)); kindOf(err) != Unauthorized {
+	if _, err := w.client.Copy(t.Context(), image(t, "private:1"), d, Selection{}, w.store, new(Progress)); kindOf(err) != Unauthorized {
 		t.Errorf("with revoked credentials: %v", err)
 	}
 	login("robot", "second")
