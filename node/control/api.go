@@ -176,6 +176,9 @@ const (
 	ReasonUpstreamRateLimited  Reason = "UpstreamRateLimited"
 	ReasonUpstreamUnavailable  Reason = "UpstreamUnavailable"
 	ReasonUpstreamInvalid      Reason = "UpstreamInvalid"
+	// ReasonRepositoryPrivate: only the publisher's login can read the repository,
+	// and its settings do not say that it may be published.
+	ReasonRepositoryPrivate Reason = "RepositoryPrivate"
 	// ReasonTagPointsElsewhere: the upstream's tag does not point to the digest.
 	ReasonTagPointsElsewhere Reason = "TagPointsElsewhere"
 	// ReasonDigestNotInRepository: the upstream has no such digest in the repository.

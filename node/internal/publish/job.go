@@ -220,10 +220,13 @@ func (p *Publisher) refusal(err error, image ledger.Image, r *upstream.Registry)
 	switch u.Kind {
 	case upstream.NotFound:
 		return &control.Error{Reason: control.ReasonImageNotFound,
-			Message: fmt.Sprintf("%s does not exist at %s: check the repository and the tag (%v)", image, r.Host(), cause)}
+			Message: fmt.Sprintf("%s does not exist at %s: check the repository and the tag (%v)%s", image, r.Host(), cause, withoutLogin(image, r))}
 	case upstream.Unauthorized:
 		return &control.Error{Reason: control.ReasonUpstreamUnauthorized,
 			Message: fmt.Sprintf("%s refuses the login for %s, wants one, or has no such repository: check its name, and the Secret in spec.publisher.upstreams (%v)", r.Host(), image, cause)}
+	case upstream.Private:
+		return &control.Error{Reason: control.ReasonRepositoryPrivate,
+			Message: fmt.Sprintf("%s shows %s to the publisher's login alone, and what is published is public: if it may be, list %q in privateRepositories of its upstream in spec.publisher.upstreams (%v)", r.Host(), image.Name(), image.Repository, cause)}
 	case upstream.RateLimited:
 		return &control.Error{Reason: control.ReasonUpstreamRateLimited, RetryAfterSeconds: max(1, int(u.RetryAfter.Seconds()+0.999)),
 			Message: fmt.Sprintf("%s limits the rate of pulls: the operator goes on when it may; credentials in spec.publisher.upstreams may raise the limit", r.Host())}
@@ -236,4 +239,13 @@ func (p *Publisher) refusal(err error, image ledger.Image, r *upstream.Registry)
 		return &control.Error{Reason: control.ReasonUpstreamUnavailable,
 			Message: fmt.Sprintf("%s cannot be reached: check spec.publisher.upstreams and the network (%v)", r.Host(), cause)}
 	}
+}
+
+// withoutLogin explains to those who have a login that something was not found
+// without it.
+func withoutLogin(image ledger.Image, r *upstream.Registry) string {
+	if !r.WithoutLogin(image.Repository) {
+		return ""
+	}
+	return fmt.Sprintf("; it was asked without the login: if it is private and may be published, list %q in privateRepositories of its upstream in spec.publisher.upstreams", image.Repository)
 }

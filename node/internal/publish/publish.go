@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -43,6 +44,9 @@ type Config struct {
 	// for each one with secrets: see upstream.Config.
 	Upstreams map[string]string
 	SecretDir string
+	// Private are patterns of the repositories that are published although only
+	// their upstream's login can read them: "ghcr.io/owner/*".
+	Private []string
 	// Concurrency is how many images are copied at once; 0 is the default.
 	Concurrency int
 	// Bandwidth bounds what comes from all upstreams together, in bytes per
@@ -118,7 +122,7 @@ func New(c Config) (*Publisher, error) {
 			p.Log.Warn("an upstream is not used: it has no registry's name, or an upstream under the registry's usual name is given too", "upstream", written, "error", err)
 			continue
 		}
-		config := upstream.Config{Name: name, Endpoint: c.Upstreams[written], Limit: limit, Observe: p.metrics.observe, AttachedFor: min(upstream.AttachedFor, p.AttachmentsEvery/2)}
+		config := upstream.Config{Name: name, Endpoint: c.Upstreams[written], Private: privateOf(name, c.Private), Limit: limit, Observe: p.metrics.observe, AttachedFor: min(upstream.AttachedFor, p.AttachmentsEvery/2)}
 		if c.SecretDir != "" {
 			config.SecretDir = filepath.Join(c.SecretDir, SecretFolder(written))
 		}
@@ -141,6 +145,27 @@ func New(c Config) (*Publisher, error) {
 	p.lister = catalog.NewLister(p.tags)
 	p.ctx, p.stop = context.WithCancel(context.Background())
 	return p, nil
+}
+
+// privateOf are those patterns that are of a registry, without its name.
+func privateOf(registry string, patterns []string) (out []string) {
+	for _, p := range patterns {
+		of, repository, _ := strings.Cut(p, "/")
+		if name, err := ledger.CanonicalRegistry(of); err == nil && name == registry {
+			out = append(out, repository)
+		}
+	}
+	return out
+}
+
+// CheckPrivate refuses a pattern of Config.Private that can match no repository.
+func CheckPrivate(pattern string) error {
+	registry, repository, _ := strings.Cut(pattern, "/")
+	_, err := ledger.CanonicalRegistry(registry)
+	if _, perr := path.Match(repository, ""); err != nil || perr != nil || repository == "" {
+		return fmt.Errorf("pattern of private repositories %q: want one such as \"ghcr.io/owner/*\"", pattern)
+	}
+	return nil
 }
 
 // SecretFolder is the folder of a registry's secrets: its name without a
