@@ -3,15 +3,19 @@ package ledger
 import (
 	"bytes"
 	"compress/gzip"
-	"net"
+	"context"
 	"net/http"
 	"strconv"
 	"sync"
+
+	"github.com/pyrsia/pyrsia-operator/node/server"
 )
 
 const (
-	// maxBuilding is how many answers are made at once.
-	maxBuilding = 8
+	// maxBuilding is how many answers are made at once, and maxBuildingFor how
+	// many of them for one client.
+	maxBuilding    = 8
+	maxBuildingFor = maxBuilding / 4
 	// maxHeld bounds the bytes of all answers that clients are slow to take, and
 	// maxHeldBy those of one client. What is small costs less than a connection.
 	maxHeld   = 32 << 20
@@ -27,35 +31,36 @@ const (
 type answers struct {
 	building chan struct{}
 
-	mu   sync.Mutex // guards what follows
-	held int64
-	by   map[string]int64 // client -> bytes
+	mu     sync.Mutex // guards what follows
+	queues map[string]*queue
+	held   int64
+	by     map[string]int64 // client -> bytes
+}
+
+// queue is where the questions of one client wait.
+type queue struct {
+	places chan struct{}
+	users  int
 }
 
 func newAnswers() *answers {
-	return &answers{building: make(chan struct{}, maxBuilding), by: map[string]int64{}}
+	return &answers{building: make(chan struct{}, maxBuilding), queues: map[string]*queue{}, by: map[string]int64{}}
 }
 
 // bound has h make its answers in memory, and sends them when they are made:
 // how long a client takes is nothing that h waits for.
 func (a *answers) bound(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		select {
-		case a.building <- struct{}{}:
-		case <-r.Context().Done():
-			return
-		}
+		client := server.Client(r)
 		made := &answer{header: w.Header(), code: http.StatusOK}
-		func() {
-			defer func() { <-a.building }()
-			h.ServeHTTP(made, r)
-		}()
+		if a.build(r.Context(), client, func() { h.ServeHTTP(made, r) }) != nil {
+			return // the client is gone
+		}
 		body, size := made.whole, int64(cap(made.whole))
 		if body == nil {
 			body, size = made.body.Bytes(), int64(made.body.Cap())
 		}
 		if size > smallBody {
-			client := clientOf(r)
 			if !a.take(client, size) {
 				clear(w.Header())
 				w.Header().Set("Retry-After", strconv.Itoa(heldRetry))
@@ -70,6 +75,42 @@ func (a *answers) bound(h http.Handler) http.Handler {
 		w.WriteHeader(made.code)
 		_, _ = w.Write(body) // the client is gone: nobody to tell
 	})
+}
+
+// build makes an answer when it is its turn. A client that asks for much at once
+// waits for itself.
+func (a *answers) build(ctx context.Context, client string, serve func()) error {
+	own, leave := a.queue(client)
+	defer leave()
+	for _, places := range []chan struct{}{own, a.building} {
+		select {
+		case places <- struct{}{}:
+			defer func() { <-places }()
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	serve()
+	return nil
+}
+
+// queue is the client's, until it leaves.
+func (a *answers) queue(client string) (places chan struct{}, leave func()) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	q, ok := a.queues[client]
+	if !ok {
+		q = &queue{places: make(chan struct{}, maxBuildingFor)}
+		a.queues[client] = q
+	}
+	q.users++
+	return q.places, func() {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		if q.users--; q.users == 0 {
+			delete(a.queues, client)
+		}
+	}
 }
 
 // answer is an http.ResponseWriter in memory.
@@ -93,15 +134,6 @@ func writeWhole(w http.ResponseWriter, data []byte) {
 func (a *answer) Header() http.Header         { return a.header }
 func (a *answer) WriteHeader(code int)        { a.code = code }
 func (a *answer) Write(p []byte) (int, error) { return a.body.Write(p) }
-
-// clientOf is whose share an answer counts against: an address, or a peer's ID
-// over libp2p.
-func clientOf(r *http.Request) string {
-	if host, _, err := net.SplitHostPort(r.RemoteAddr); err == nil {
-		return host
-	}
-	return r.RemoteAddr
-}
 
 // take takes room for an answer, if there is enough. One that is larger than
 // all of a client's share goes alone.

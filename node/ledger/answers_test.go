@@ -77,3 +77,41 @@ func TestRoomForAnswers(t *testing.T) {
 		t.Errorf("%d bytes are held by nobody", a.held)
 	}
 }
+
+// A client that asks for much at once does not keep others waiting until all of
+// it is made.
+func TestManyQuestionsOfOneClientKeepNobodyWaiting(t *testing.T) {
+	t.Parallel()
+	a := newAnswers()
+	making, done := make(chan struct{}, 4*maxBuilding), make(chan struct{})
+	s := httptest.NewServer(a.bound(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/large" {
+			making <- struct{}{}
+			<-done
+		}
+	})))
+	defer s.Close()
+	defer close(done)
+	for range 4 * maxBuilding {
+		from := &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 2, 1)}}
+		c, err := from.DialContext(t.Context(), "tcp", s.Listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if _, err := io.WriteString(c, "GET /large HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	<-making
+	time.Sleep(200 * time.Millisecond) // they all wait
+	client := &http.Client{Timeout: 20 * time.Second}
+	resp, err := client.Get(s.URL + "/small") // from 127.0.0.1
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if n := len(making); n >= maxBuilding {
+		t.Errorf("%d answers are made at once for one client", n)
+	}
+}

@@ -96,12 +96,7 @@ func addressOf(c net.Conn) netip.Addr {
 	if !ok {
 		return netip.Addr{}
 	}
-	a := tcp.AddrPort().Addr().Unmap().WithZone("")
-	if a.Is6() { // a host is given a whole network of these
-		network, _ := a.Prefix(64) // 64 bits are valid for IPv6
-		return network.Addr()
-	}
-	return a
+	return Share(tcp.AddrPort().Addr())
 }
 
 // tcpConn is a *net.TCPConn for net/http too: it sends files by the kernel.

@@ -15,6 +15,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/multiformats/go-multiaddr"
 	madns "github.com/multiformats/go-multiaddr-dns"
@@ -31,12 +32,17 @@ type bootstrap interface {
 // maxResolved bounds the nodes that one name leads to.
 const maxResolved = 64
 
+// maxReached bounds the nodes of one bootstrap address that are not given up
+// for others.
+const maxReached = 4
+
 // place is a bootstrap address as it was given. keepPeers owns it.
 type place struct {
 	bootstrap
-	addr  string
-	fails int       // in a row
-	next  time.Time // not tried before
+	addr    string
+	fails   int       // in a row
+	next    time.Time // not tried before
+	reached []peer.ID // there, the last time
 }
 
 // Unreached is a bootstrap address at which no node was reached the last time.
@@ -50,13 +56,14 @@ type Unreached struct {
 // maxPlaceWait bounds how long a bootstrap address that fails is left alone.
 const maxPlaceWait = 5 * time.Second
 
-// tried notes how it went at a place, which is left alone for twice as long
-// each time it fails.
-func (h *Host) tried(p *place, err error) {
+// tried notes which nodes were reached at a place, or why none was. It is left
+// alone for a while then, for twice as long each time it fails.
+func (h *Host) tried(p *place, reached []peer.ID, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if err == nil {
-		p.fails, p.next = 0, time.Time{}
+		h.keep(p, slices.DeleteFunc(reached, func(id peer.ID) bool { return id == h.ID() }))
+		p.fails, p.next = 0, time.Now().Add(fastInterval)
 		delete(h.unreached, p.addr)
 		return
 	}
@@ -68,6 +75,24 @@ func (h *Host) tried(p *place, err error) {
 	}
 	u.Err, u.Tries = err, p.fails
 	h.unreached[p.addr] = u
+}
+
+// keep has libp2p keep the connections with the nodes that were reached at a
+// place, however many others there are.
+func (h *Host) keep(p *place, reached []peer.ID) {
+	reached = reached[:min(len(reached), maxReached)]
+	for _, id := range p.reached {
+		h.host.ConnManager().Unprotect(id, p.addr)
+	}
+	for _, id := range reached {
+		h.host.ConnManager().Protect(id, p.addr)
+	}
+	p.reached = reached
+}
+
+// lost tells whether none of the nodes is connected that were reached at a place.
+func (h *Host) lost(p *place) bool {
+	return !slices.ContainsFunc(p.reached, func(id peer.ID) bool { return h.host.Network().Connectedness(id) == network.Connected })
 }
 
 // Unreached are the bootstrap addresses at which no node is reached.

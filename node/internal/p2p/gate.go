@@ -10,6 +10,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/control"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
 	rcmgr "github.com/libp2p/go-libp2p/p2p/host/resource-manager"
 	"github.com/multiformats/go-multiaddr"
 )
@@ -18,8 +19,22 @@ const (
 	maxConns        = 512
 	maxConnsPerPeer = 8
 	maxConnsPerIP   = 64 // several nodes may share an address
-	maxStreams      = 4096
-	maxMemory       = 128 << 20 // bytes, of libp2p's buffers
+	// maxStreams bounds the streams, and maxInbound those that peers have opened:
+	// the rest is the node's own, whatever they do.
+	maxStreams = 2560
+	maxInbound = 1792
+	// maxPeerStreams bounds the streams with one peer, and maxPeerInbound those
+	// that it has opened: of them at most maxPeerServed for HTTP, and of each
+	// other protocol as many as a node needs that connects anew.
+	maxPeerStreams  = 160
+	maxPeerInbound  = 96
+	maxPeerServed   = 80
+	maxPeerProtocol = 4
+	// streamMemory is what libp2p counts for a stream, in bytes, although most
+	// never use it. Where that is refused the whole connection ends, so there is
+	// enough for all streams, and as much for those that need more.
+	streamMemory = 2 * (256 << 10)
+	maxMemory    = 128 << 20 // bytes, by which libp2p scales all other bounds
 )
 
 // allowList admits the peers of a closed network. An empty one admits all.
@@ -59,18 +74,22 @@ func (a allowList) InterceptSecured(_ network.Direction, id peer.ID, _ network.C
 func (a allowList) InterceptUpgraded(network.Conn) (bool, control.DisconnectReason) { return true, 0 }
 
 // resources bounds what peers can make libp2p hold.
-func resources() (network.ResourceManager, error) {
+func resources(http protocol.ID) (network.ResourceManager, error) {
 	base := rcmgr.DefaultLimits
 	libp2p.SetDefaultServiceLimits(&base)
 	limits := rcmgr.PartialLimitConfig{
 		System: rcmgr.ResourceLimits{
 			Conns: maxConns, ConnsInbound: maxConns * 3 / 4, ConnsOutbound: maxConns, FD: maxConns,
-			Streams: maxStreams, StreamsInbound: maxStreams, StreamsOutbound: maxStreams, Memory: maxMemory,
+			Streams: maxStreams, StreamsInbound: maxInbound, StreamsOutbound: maxStreams, Memory: maxStreams * streamMemory,
 		},
 		PeerDefault: rcmgr.ResourceLimits{
 			Conns: maxConnsPerPeer, ConnsInbound: maxConnsPerPeer, ConnsOutbound: maxConnsPerPeer,
-			Streams: 512, StreamsInbound: 256, StreamsOutbound: 512, Memory: 32 << 20,
+			Streams: maxPeerStreams, StreamsInbound: maxPeerInbound, StreamsOutbound: maxPeerStreams, Memory: maxPeerStreams * streamMemory,
 		},
+		ProtocolPeerDefault: rcmgr.ResourceLimits{StreamsInbound: maxPeerProtocol},
+		// Those that are too many are ended by the server, which looks whose they are.
+		Protocol:     map[protocol.ID]rcmgr.ResourceLimits{http: {StreamsInbound: 2 * maxServed}},
+		ProtocolPeer: map[protocol.ID]rcmgr.ResourceLimits{http: {StreamsInbound: maxPeerServed}},
 	}.Build(base.Scale(maxMemory, maxConns))
 	m, err := rcmgr.NewResourceManager(rcmgr.NewFixedLimiter(limits), rcmgr.WithLimitPerSubnet(
 		[]rcmgr.ConnLimitPerSubnet{{PrefixLength: 32, ConnCount: maxConnsPerIP}},

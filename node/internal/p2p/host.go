@@ -129,15 +129,20 @@ func newHost(ctx context.Context, c Config) *Host {
 	if err != nil {
 		panic(err) // only for a size that is not positive
 	}
-	network := sha256.Sum256([]byte(c.Network))
 	h := &Host{
 		config: c, announcer: newAnnouncer(), senders: newSenders(), banned: banned, wake: make(chan struct{}, 1),
 		peers: map[peer.ID]*Peer{}, known: map[peer.ID]peer.AddrInfo{}, heard: map[peer.ID]peer.AddrInfo{}, unreached: map[string]Unreached{},
-		prefix: protocol.ID("/pyrsia/" + hex.EncodeToString(network[:8])),
+		prefix: prefix(c.Network),
 		client: newPlainClient(),
 	}
 	h.run, h.stop = context.WithCancel(context.WithoutCancel(ctx))
 	return h
+}
+
+// prefix begins the names of all protocols of a network.
+func prefix(name string) protocol.ID {
+	network := sha256.Sum256([]byte(name))
+	return protocol.ID("/pyrsia/" + hex.EncodeToString(network[:8]))
 }
 
 // newLibp2p makes a libp2p host that does not listen yet. relays are peers that
@@ -151,7 +156,7 @@ func newLibp2p(key crypto.PrivKey, c Config, relays func() []peer.AddrInfo) (hos
 	if err != nil {
 		return nil, err
 	}
-	limits, err := resources()
+	limits, err := resources(prefix(c.Network) + httpName)
 	if err != nil {
 		return nil, err
 	}

@@ -30,7 +30,10 @@ const streamBase = "http://peer"
 // where something else came than what was asked for, is asked over libp2p alone.
 const plainRetry = 5 * time.Minute
 
-func (h *Host) httpProtocol() protocol.ID { return h.prefix + "/http/1" }
+// httpName ends the name of the protocol for HTTP over a stream.
+const httpName = "/http/1"
+
+func (h *Host) httpProtocol() protocol.ID { return h.prefix + httpName }
 
 // serve answers HTTP over libp2p streams: the same handler that serves the
 // open port, for peers that cannot reach it.
@@ -42,11 +45,13 @@ func (h *Host) serve(handler http.Handler) error {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+helloPath, h.ServeHello)
 	mux.Handle("/", handler)
-	h.server = server.New(server.Pace(mux)) // libp2p's resource manager bounds the streams
+	h.server = server.New(server.Pace(mux))
 	h.server.BaseContext = func(net.Listener) context.Context { return h.run }
+	h.server.ConnContext = withClient
+	h.server.ConnState = noteIdle
 	h.done.Go(func() {
 		// A listener whose host was closed ends with the context's error.
-		if err := h.server.Serve(l); err != nil && !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, context.Canceled) {
+		if err := h.server.Serve(newStreams(l, maxServed)); err != nil && !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, context.Canceled) {
 			h.config.Log.Error("serving HTTP over libp2p", "error", err)
 		}
 	})

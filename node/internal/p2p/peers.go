@@ -147,8 +147,10 @@ func (h *Host) keepPeers(ctx context.Context, places []*place) {
 	saved := time.Now()
 	for {
 		full := !time.Now().Before(next)
-		if full {
+		if full || !time.Now().Before(h.nextJoin(places, next)) {
 			h.joinAt(ctx, places)
+		}
+		if full {
 			if peers := h.Peers(); len(peers) > 0 {
 				h.ask(ctx, peers[rand.IntN(len(peers))])
 			}
@@ -169,20 +171,20 @@ func (h *Host) keepPeers(ctx context.Context, places []*place) {
 		case <-ctx.Done():
 			return
 		case <-h.wake:
-		case <-time.After(time.Until(next)):
+		case <-time.After(time.Until(h.nextJoin(places, next))):
 		}
 	}
 }
 
-// joinAt dials the bootstrap nodes.
+// joinAt dials the bootstrap nodes of the places that are due. Of enough peers
+// all may be strangers, who keep the ledger to themselves: each place of which no
+// node is connected is tried all the same.
 func (h *Host) joinAt(ctx context.Context, places []*place) {
-	if len(h.Peers()) >= enoughPeers {
-		return
-	}
+	enough := len(h.Peers()) >= enoughPeers
 	var group errgroup.Group
 	group.SetLimit(dials)
 	for _, p := range places {
-		if time.Now().Before(p.next) {
+		if time.Now().Before(p.next) || enough && !h.lost(p) {
 			continue
 		}
 		group.Go(func() error {
@@ -192,21 +194,35 @@ func (h *Host) joinAt(ctx context.Context, places []*place) {
 			if err != nil {
 				h.config.Log.Debug("finding first peers", "error", err)
 			}
-			reached := false
+			var reached []peer.ID
 			for _, info := range infos {
-				cerr := h.connect(ctx, info, dialTimeout)
-				reached, err = reached || cerr == nil, errors.Join(err, cerr)
+				if cerr := h.connect(ctx, info, dialTimeout); cerr != nil {
+					err = errors.Join(err, cerr)
+				} else {
+					reached = append(reached, info.ID) // also itself
+				}
 			}
-			if reached {
+			if len(reached) > 0 {
 				err = nil
 			}
 			if !errors.Is(ctx.Err(), context.Canceled) { // else the node ends
-				h.tried(p, err)
+				h.tried(p, reached, err)
 			}
 			return nil
 		})
 	}
 	_ = group.Wait() // none returns an error
+}
+
+// nextJoin is when joinAt has something to do before its time: a node that was
+// reached is gone.
+func (h *Host) nextJoin(places []*place, next time.Time) time.Time {
+	for _, p := range places {
+		if len(p.reached) > 0 && p.next.Before(next) && h.lost(p) {
+			next = p.next
+		}
+	}
+	return next
 }
 
 // dialHeard dials nodes that others have named, and, once in a while, some of
