@@ -39,6 +39,7 @@ type asking struct {
 	cancel  context.CancelFunc
 	passed  bool // others are asked instead
 	slow    bool // it was slow before
+	crowded bool // it was given up to make room
 }
 
 type ending struct {
@@ -94,7 +95,7 @@ func (r *rounds) run(ctx context.Context) {
 			}
 		case <-hurry:
 			width = min(2*width, maxSyncs)
-			r.pass()
+			r.pass(len(queue) > 0)
 		case <-r.wake:
 			queue, width, resting = r.order(), 1, false
 		case <-next.C:
@@ -207,10 +208,22 @@ func (r *rounds) slowOnes() (n int) {
 	return n
 }
 
-// pass has others asked besides all that are being asked.
-func (r *rounds) pass() {
+// pass has others asked besides all that are being asked. If those who wait find
+// no room, half of all are given up, by chance: who they are is not known, and
+// what one of them has fetched is kept.
+func (r *rounds) pass(waiting bool) {
+	asked := make([]*asking, 0, len(r.busy))
 	for _, a := range r.busy {
 		a.passed = true
+		asked = append(asked, a)
+	}
+	if !waiting || len(asked) < maxSyncs {
+		return
+	}
+	rand.Shuffle(len(asked), func(i, j int) { asked[i], asked[j] = asked[j], asked[i] })
+	for _, a := range asked[:maxSyncs/2] {
+		a.crowded = true
+		a.cancel()
 	}
 }
 
@@ -219,7 +232,7 @@ func (r *rounds) end(e ending) bool {
 	a := r.busy[e.source.name]
 	delete(r.busy, e.source.name)
 	a.cancel()
-	r.note(e, time.Since(a.started))
+	r.note(e, time.Since(a.started) >= slowAfter && !a.crowded)
 	if e.grown {
 		// What is passed over would bring what is there: it hangs, or is late.
 		for _, other := range r.busy {
@@ -231,7 +244,7 @@ func (r *rounds) end(e ending) bool {
 	return e.err == nil
 }
 
-func (r *rounds) note(e ending, took time.Duration) {
+func (r *rounds) note(e ending, slow bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	s, ok := r.standings[e.source.name]
@@ -247,7 +260,7 @@ func (r *rounds) note(e ending, took time.Duration) {
 		s.since = time.Now()
 	}
 	s.err = e.err
-	if took >= slowAfter {
+	if slow {
 		s.slow = time.Now()
 	}
 }

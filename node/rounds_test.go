@@ -22,8 +22,8 @@ type pool struct {
 	wake  chan struct{}
 }
 
-// hangs is how long a source that hangs is waited for.
-const hangs = 20 * time.Second
+// hangs is how long a source can hang at most: a bit of an answer now and then.
+const hangs = syncTimeout
 
 func newPool(hanging, honest int) *pool {
 	p := &pool{hang: map[string]bool{}, size: map[string]int{}, asked: map[string]int{}, wake: make(chan struct{}, 1)}
@@ -142,6 +142,29 @@ func TestHangingPeersDelayNoBlock(t *testing.T) {
 		for i := range 5 {
 			if took := p.publish(t, true); took > limit {
 				t.Errorf("block %d after they turned took %s", i, took)
+			}
+		}
+	})
+}
+
+// More peers that hang than are asked at once, each with a name that nothing is
+// known of, delay no block by more: those that are passed over make room.
+func TestCrowdsOfHangingPeersDelayNoBlock(t *testing.T) {
+	const limit = 10 * time.Second
+	p := newPool(2*maxSyncs, 1)
+	for name := range p.hang {
+		p.hang[name] = false
+	}
+	bubble(t, p, func(t *testing.T) {
+		p.publish(t, true)
+		time.Sleep(time.Minute)
+		for i := range 2 * maxSyncs { // all at once, after they were good
+			p.setHang(fmt.Sprint("peer ", i), true)
+		}
+		time.Sleep(2 * time.Second)
+		for i := range 3 {
+			if took := p.publish(t, true); took > limit {
+				t.Errorf("block %d took %s", i, took)
 			}
 		}
 	})
