@@ -112,7 +112,7 @@ func desiredObjects() map[string]runtime.ApplyConfiguration {
 	full.Spec.Storage = v1alpha1.Storage{Size: new(resource.MustParse("1Ti")), StorageClassName: new("fast")}
 	full.Spec.Publisher = &v1alpha1.Publisher{
 		SigningKeySecretRef: &v1alpha1.LocalReference{Name: "my-key"},
-		Upstreams:           []v1alpha1.Upstream{{Registry: "docker.io", Endpoint: "https://registry-1.docker.io"}, {Registry: "ghcr.io", Endpoint: "https://ghcr.io"}},
+		Upstreams:           []v1alpha1.Upstream{{Registry: "docker.io", Endpoint: "https://registry-1.docker.io"}, {Registry: "ghcr.io", Endpoint: "https://ghcr.io", PrivateRepositories: []string{"team/*"}}},
 	}
 	full.Spec.Resources = &corev1.ResourceRequirements{Limits: corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("1Gi")}}
 	full.Spec.NodeSelector = map[string]string{"disk": "ssd"}

@@ -26,6 +26,9 @@ func statefulSet(n *v1alpha1.PyrsiaNode, in podInputs) *appsac.StatefulSetApplyC
 	if p := n.Spec.Publisher; p != nil {
 		for _, u := range p.Upstreams {
 			args = append(args, "--upstream", u.Registry+"="+u.Endpoint)
+			for _, repository := range u.PrivateRepositories {
+				args = append(args, "--upstream-private", u.Registry+"/"+repository)
+			}
 		}
 		if p.Concurrency > 0 {
 			args = append(args, "--copy-concurrency", fmt.Sprint(p.Concurrency))

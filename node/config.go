@@ -14,6 +14,7 @@ import (
 	"github.com/pyrsia/pyrsia-operator/node/control"
 	"github.com/pyrsia/pyrsia-operator/node/internal/bucket"
 	"github.com/pyrsia/pyrsia-operator/node/internal/durable"
+	"github.com/pyrsia/pyrsia-operator/node/internal/publish"
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
 )
 
@@ -48,6 +49,9 @@ type Config struct {
 	// credentials or a CA: username and password, or .dockerconfigjson; ca.crt.
 	// Publishers only.
 	UpstreamSecrets string
+	// UpstreamPrivate are patterns REGISTRY/REPOSITORY of what is published although
+	// only the credentials open it, and so made public. Publishers only.
+	UpstreamPrivate []string
 	// CopyConcurrency is how many images are copied at once, 0 for the default,
 	// and UpstreamLimit bounds what comes from all upstreams together, in bytes
 	// per second; 0 is no bound. Publishers only.
@@ -126,6 +130,9 @@ func (c *Config) validate() error {
 		}
 		if len(c.Prefetch) > 0 {
 			errs = append(errs, errors.New("a publisher has all that it publishes, and prefetches nothing"))
+		}
+		for _, pattern := range c.UpstreamPrivate {
+			errs = append(errs, publish.CheckPrivate(pattern))
 		}
 		if len(c.OnPullAllow) > 0 && c.MirrorAddr == "" {
 			errs = append(errs, errors.New("a publisher that publishes on pull needs the address of its mirror port"))

@@ -16,7 +16,7 @@ import (
 func (n *Node) openPublisher() (err error) {
 	n.publisher, err = publish.New(publish.Config{
 		Writer: n.writer, Store: n.store,
-		Upstreams: n.config.Upstreams, SecretDir: n.config.UpstreamSecrets,
+		Upstreams: n.config.Upstreams, SecretDir: n.config.UpstreamSecrets, Private: n.config.UpstreamPrivate,
 		StateFile:        filepath.Join(n.config.DataDir, "dropped.json"),
 		AttachmentsEvery: n.config.AttachmentsEvery,
 		Concurrency:      n.config.CopyConcurrency, Bandwidth: n.config.UpstreamLimit,

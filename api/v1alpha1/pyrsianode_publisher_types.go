@@ -103,9 +103,24 @@ type Upstream struct {
 	// credentialsSecretRef names a Secret with credentials for the registry: of
 	// type kubernetes.io/basic-auth or kubernetes.io/dockerconfigjson. The
 	// publisher's pod mounts it; the operator cannot read it. Changes of it are
-	// taken up without a restart.
+	// taken up without a restart. What only they can read is not published, unless
+	// privateRepositories lists it.
 	// +optional
 	CredentialsSecretRef *LocalReference `json:"credentialsSecretRef,omitempty"`
+
+	// privateRepositories are patterns of the repositories that may be published
+	// although only the credentials can read them, such as "team/app" or "team/*";
+	// * stands for any characters but '/'. Everybody who may create Artifacts can
+	// make them public then. The other repositories are looked at without the
+	// credentials first, and are published if that works; official images,
+	// docker.io/library/*, always are.
+	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:items:MinLength=1
+	// +kubebuilder:validation:items:MaxLength=255
+	// +kubebuilder:validation:items:Pattern=`^[a-z0-9*][a-z0-9._/*-]*$`
+	// +listType=set
+	// +optional
+	PrivateRepositories []string `json:"privateRepositories,omitempty"`
 
 	// caSecretRef names a Secret whose key "ca.crt" holds the certificates (PEM)
 	// that the registry's own may be signed by, besides the public ones.

@@ -155,6 +155,12 @@ func TestPyrsiaNodeIsValidated(t *testing.T) {
 		"credentials and a CA": {publisher(func(s *PyrsiaNodeSpec) {
 			s.Publisher = &Publisher{Upstreams: []Upstream{{Registry: "docker.io", Endpoint: "https://registry-1.docker.io", CredentialsSecretRef: &LocalReference{Name: "login"}, CASecretRef: &LocalReference{Name: "ca"}}}}
 		}), ""},
+		"private repositories": {publisher(func(s *PyrsiaNodeSpec) {
+			s.Publisher = &Publisher{Upstreams: []Upstream{{Registry: "ghcr.io", Endpoint: "https://ghcr.io", PrivateRepositories: []string{"team/*", "team/a_b.c-d"}}}}
+		}), ""},
+		"private repositories by a regular expression": {publisher(func(s *PyrsiaNodeSpec) {
+			s.Publisher = &Publisher{Upstreams: []Upstream{{Registry: "ghcr.io", Endpoint: "https://ghcr.io", PrivateRepositories: []string{"team/[a-z]+"}}}}
+		}), "privateRepositories"},
 		"publication on pull": {publisher(func(s *PyrsiaNodeSpec) {
 			s.Publisher = &Publisher{OnPull: &OnPull{Policy: OnPullPublish, Allow: []string{"alpine:*"}}}
 		}), ""},

@@ -1032,6 +1032,11 @@ func (in *Upstream) DeepCopyInto(out *Upstream) {
 		*out = new(LocalReference)
 		**out = **in
 	}
+	if in.PrivateRepositories != nil {
+		in, out := &in.PrivateRepositories, &out.PrivateRepositories
+		*out = make([]string, len(*in))
+		copy(*out, *in)
+	}
 	if in.CASecretRef != nil {
 		in, out := &in.CASecretRef, &out.CASecretRef
 		*out = new(LocalReference)

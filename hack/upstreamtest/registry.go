@@ -38,6 +38,8 @@ type Registry struct {
 	// Username and Password are asked for by the token endpoint; anonymous
 	// tokens are given if they are empty.
 	Username, Password string
+	// Public tells which repositories can be read without the login; nil: none.
+	Public func(repository string) bool
 	// NoAuth serves without tokens.
 	NoAuth bool
 	// Fault may answer a request in the registry's place.
@@ -52,7 +54,7 @@ type Registry struct {
 	content   map[digest.Digest]Content
 	tags      map[string]map[string]digest.Digest // by repository and tag
 	referrers map[digest.Digest][]digest.Digest
-	tokens    map[string]bool
+	tokens    map[string]bool // whether they are of the login; the others open what is Public
 	counts    Counts
 }
 
@@ -149,12 +151,13 @@ func (r *Registry) token(w http.ResponseWriter, req *http.Request) {
 	user, password, _ := req.BasicAuth()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if user != r.Username || password != r.Password {
+	login := user == r.Username && password == r.Password
+	if !login && (r.Public == nil || user != "") {
 		refuse(w, http.StatusUnauthorized, "UNAUTHORIZED", "incorrect username or password")
 		return
 	}
 	token := rand.Text()
-	r.tokens[token] = true
+	r.tokens[token] = login
 	r.counts.Tokens++
 	_ = json.NewEncoder(w).Encode(map[string]any{"token": token, "expires_in": 300})
 }
@@ -162,17 +165,25 @@ func (r *Registry) token(w http.ResponseWriter, req *http.Request) {
 func (r *Registry) authorized(req *http.Request) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.tokens[strings.TrimPrefix(req.Header.Get("Authorization"), "Bearer ")]
+	login, ok := r.tokens[strings.TrimPrefix(req.Header.Get("Authorization"), "Bearer ")]
+	repository, _, _ := parts(req)
+	return login || ok && r.Public(repository)
+}
+
+// parts takes the path of a request apart.
+func parts(req *http.Request) (repository, kind, reference string) {
+	path := strings.Split(strings.TrimPrefix(req.URL.Path, "/v2/"), "/")
+	if len(path) < 3 {
+		return "", "", ""
+	}
+	return strings.Join(path[:len(path)-2], "/"), path[len(path)-2], path[len(path)-1]
 }
 
 func (r *Registry) serve(w http.ResponseWriter, req *http.Request) {
-	parts := strings.Split(strings.TrimPrefix(req.URL.Path, "/v2/"), "/")
-	if len(parts) < 3 {
-		refuse(w, http.StatusNotFound, "UNSUPPORTED", "no such path")
-		return
-	}
-	repository, kind, reference := strings.Join(parts[:len(parts)-2], "/"), parts[len(parts)-2], parts[len(parts)-1]
+	repository, kind, reference := parts(req)
 	switch kind {
+	case "":
+		refuse(w, http.StatusNotFound, "UNSUPPORTED", "no such path")
 	case "manifests":
 		r.manifest(w, req, repository, reference)
 	case "blobs":

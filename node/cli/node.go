@@ -56,6 +56,7 @@ upstream registry.`,
 	f.StringVar(&c.NextSigningKeyFile, "next-signing-key", "", "publisher: file with the key to which the ledger is to be handed over: both sign, until the ledger is started with that one as --signing-key")
 	f.StringToStringVar(&c.Upstreams, "upstream", nil, "publisher: REGISTRY=URL to copy its images from, such as docker.io=https://registry-1.docker.io")
 	f.StringVar(&c.UpstreamSecrets, "upstream-secrets", "", "publisher: folder with a folder REGISTRY of username, password or .dockerconfigjson, and ca.crt")
+	f.StringArrayVar(&c.UpstreamPrivate, "upstream-private", nil, "publisher: pattern REGISTRY/REPOSITORY of what is published, and so made public, although only the login in --upstream-secrets can read it, such as 'ghcr.io/owner/*'; may be repeated (default: nothing but docker.io/library/*)")
 	f.StringArrayVar(&c.OnPullAllow, "on-pull-allow", nil, "publisher: pattern of images to publish when they are pulled from --mirror-addr, such as 'alpine:*'; may be repeated")
 	f.IntVar(&c.OnPullPerHour, "on-pull-per-hour", 0, "publisher: bound on the images that are published on pull in an hour (0: no bound)")
 	f.StringVar(&c.LedgerKey, "ledger-key", "", "mirror: verifier key of the ledger to trust")

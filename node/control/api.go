@@ -176,16 +176,20 @@ const (
 	ReasonUpstreamRateLimited  Reason = "UpstreamRateLimited"
 	ReasonUpstreamUnavailable  Reason = "UpstreamUnavailable"
 	ReasonUpstreamInvalid      Reason = "UpstreamInvalid"
+	// ReasonRepositoryPrivate: only the publisher's login can read the repository,
+	// and its settings do not say that it may be published.
+	ReasonRepositoryPrivate Reason = "RepositoryPrivate"
 	// ReasonTagPointsElsewhere: the upstream's tag does not point to the digest.
 	ReasonTagPointsElsewhere Reason = "TagPointsElsewhere"
 	// ReasonDigestNotInRepository: the upstream has no such digest in the repository.
 	ReasonDigestNotInRepository Reason = "DigestNotInRepository"
 	// ReasonSuperseded: the tag went on since it was seen at the digest.
-	ReasonSuperseded       Reason = "Superseded"
-	ReasonLedgerBehind     Reason = "LedgerBehind"
-	ReasonRevoked          Reason = "Revoked"
-	ReasonDiskFull         Reason = "DiskFull"
-	ReasonCatalogInvalid   Reason = "CatalogInvalid"
+	ReasonSuperseded     Reason = "Superseded"
+	ReasonLedgerBehind   Reason = "LedgerBehind"
+	ReasonRevoked        Reason = "Revoked"
+	ReasonDiskFull       Reason = "DiskFull"
+	ReasonCatalogInvalid Reason = "CatalogInvalid"
+	// ReasonPlatformsMissing: the block has fewer platforms (publishers of v0.1.0 alone).
 	ReasonPlatformsMissing Reason = "PlatformsMissing"
 	ReasonNotOnLedger      Reason = "NotOnLedger"
 	ReasonBusy             Reason = "PublisherBusy"

@@ -72,8 +72,8 @@ func TestHostileAnswersTakeLittleMemory(t *testing.T) {
 		ask            func(*Source) error
 		most           uint64
 	}{
-		{"rotations that are numbers", "", many[:1<<20], rotations, 4 << 20},
-		{"rotations that are empty", "", []byte("[" + strings.Repeat("{},", 300_000) + "{}]"), rotations, 4 << 20},
+		{"rotations that are numbers", "", many[:1<<20], rotations, 8 << 20},
+		{"rotations that are empty", "", []byte("[" + strings.Repeat("{},", 300_000) + "{}]"), rotations, 8 << 20},
 		{"more rotations than a ledger may have", "", []byte("[" + strings.Repeat("{},", maxRotations) + "{}]"), rotations, 1 << 20},
 		{"rotations, compressed", "gzip", gzipped(t, many), rotations, 1 << 20},
 		{"a checkpoint, compressed", "gzip", gzipped(t, make([]byte, 16<<20)), checkpoint, 1 << 20},

@@ -248,6 +248,12 @@ func (e *AddArtifact) Names(d digest.Digest) bool {
 		slices.ContainsFunc(e.Platforms, func(p Platform) bool { return p.Digest == d || p.Config == d })
 }
 
+// Includes tells whether the entry is about the digest of another one, and has
+// all of its platforms.
+func (e *AddArtifact) Includes(o *AddArtifact) bool {
+	return e.Digest == o.Digest && !slices.ContainsFunc(o.Platforms, func(p Platform) bool { return !e.HasManifest(p.Digest) })
+}
+
 // HasManifest tells whether a digest is that of the artifact or of a platform's
 // manifest: of what a client can pull as an image.
 func (e *AddArtifact) HasManifest(d digest.Digest) bool {

@@ -52,7 +52,14 @@ func (w *Writer) whyUnsigned() error {
 	return nil
 }
 
+// errClosed is why Tessera, whose background work outlives Close by a moment,
+// gets no signature any more: the ledger may be another process's by now.
+var errClosed = errors.New("signing: the ledger is closed")
+
 func (w *Writer) mayBeSigned(text string) error {
+	if w.closed.Load() {
+		return errClosed
+	}
 	c, err := torchwood.ParseCheckpoint(text)
 	if err != nil {
 		return fmt.Errorf("signing: %w", err)

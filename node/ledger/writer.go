@@ -34,7 +34,7 @@ const (
 var ErrBehind = errors.New("the ledger on this disk is behind a checkpoint that was published before")
 
 // ErrSuperseded is returned when an image got a newer block than what was seen
-// at its upstream.
+// at its upstream, or one with more platforms than what is to be appended.
 var ErrSuperseded = errors.New("the image has a newer block")
 
 // Writer appends to the ledger. There is one per ledger, held by a file lock.
@@ -49,6 +49,7 @@ type Writer struct {
 
 	adds     sync.WaitGroup        // appends whose blocks have no checkpoint yet; each is bounded
 	unsigned atomic.Pointer[error] // why the newest checkpoint was not signed
+	closed   atomic.Bool           // nothing is signed any more
 
 	// withdrawing is read-held while an artifact is appended, from the question
 	// whether its digest is withdrawn until its block's fate is known, and held
@@ -160,16 +161,20 @@ func (w *Writer) settle(ctx context.Context) error {
 
 // Append records an artifact and returns its height when the block is on disk
 // and under a signed checkpoint. If the image's newest block has this digest
-// already, that block is the answer. On ctx's end the block may still appear;
-// to append again is safe.
+// already, with all the platforms, that block is the answer. On ctx's end the
+// block may still appear; to append again is safe.
 func (w *Writer) Append(ctx context.Context, e *AddArtifact) (int64, error) {
-	return w.appendUnless(ctx, e, func(latest *Entry) (bool, error) {
-		if latest.Artifact.Digest != e.Digest {
-			return false, nil
-		}
-		by, err := w.RevokedBy(ctx, latest)
-		return by == nil, err
-	})
+	return w.appendUnless(ctx, e, func(latest *Entry) (bool, error) { return w.answers(ctx, latest, e) })
+}
+
+// answers tells whether an image's newest block says all that an entry would
+// say, and stands.
+func (w *Writer) answers(ctx context.Context, latest *Entry, e *AddArtifact) (bool, error) {
+	if !latest.Artifact.Includes(e) {
+		return false, nil
+	}
+	by, err := w.RevokedBy(ctx, latest)
+	return by == nil, err
 }
 
 // AppendAfter is Append for what was seen at the upstream when the ledger had
@@ -177,14 +182,10 @@ func (w *Writer) Append(ctx context.Context, e *AddArtifact) (int64, error) {
 // may be newer knowledge: the answer is ErrSuperseded, and the tag stays.
 func (w *Writer) AppendAfter(ctx context.Context, e *AddArtifact, size int64) (int64, error) {
 	return w.appendUnless(ctx, e, func(latest *Entry) (bool, error) {
-		if latest.Artifact.Digest == e.Digest {
-			by, err := w.RevokedBy(ctx, latest)
-			return by == nil, err
-		}
-		if latest.Height >= size {
+		if latest.Artifact.Digest != e.Digest && latest.Height >= size {
 			return false, fmt.Errorf("%w: %s is %s since block %d", ErrSuperseded, e.Artifact, latest.Artifact.Digest, latest.Height)
 		}
-		return false, nil
+		return w.answers(ctx, latest, e)
 	})
 }
 
@@ -202,7 +203,9 @@ func (w *Writer) AppendMore(ctx context.Context, e *AddArtifact) (int64, error) 
 }
 
 // appendUnless appends unless the image's newest block stands for it. What is
-// withdrawn is refused with a *WithdrawnError.
+// withdrawn is refused with a *WithdrawnError, and what has fewer platforms than
+// the newest block of the same digest with ErrSuperseded: a further block takes
+// none away.
 func (w *Writer) appendUnless(ctx context.Context, e *AddArtifact, stands func(latest *Entry) (bool, error)) (int64, error) {
 	data, err := e.Marshal()
 	if err != nil {
@@ -222,9 +225,25 @@ func (w *Writer) appendUnless(ctx context.Context, e *AddArtifact, stands func(l
 			if enough, err := stands(latest); err != nil || enough {
 				return latest, err
 			}
+			if err := w.takesNothing(ctx, latest, e); err != nil {
+				return nil, err
+			}
 		}
 		return nil, w.Withdrawn(ctx, image.Name(), e.Digest)
 	}, w.withdrawing.RUnlock)
+}
+
+// takesNothing refuses an entry that lacks platforms which the image's newest
+// block has, if that one is of the same digest and stands.
+func (w *Writer) takesNothing(ctx context.Context, latest *Entry, e *AddArtifact) error {
+	if latest.Artifact.Digest != e.Digest || e.Includes(latest.Artifact) {
+		return nil
+	}
+	by, err := w.RevokedBy(ctx, latest)
+	if err == nil && by == nil {
+		err = fmt.Errorf("%w: block %d of %s has more platforms", ErrSuperseded, latest.Height, e.Artifact)
+	}
+	return err
 }
 
 // append appends an entry about an image, unless known finds that it is on the
@@ -374,5 +393,6 @@ func (w *Writer) Close() error {
 		w.stop()
 	}
 	w.done.Wait()
+	w.closed.Store(true)
 	return errors.Join(err, w.Ledger.Close())
 }

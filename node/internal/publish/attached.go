@@ -90,7 +90,7 @@ func (p *Publisher) attachments(ctx context.Context, j *job) ([]*ledger.AddArtif
 	if err != nil {
 		return nil, err
 	}
-	again, err := j.registry.Copy(ctx, j.image, a.Digest, platforms, p.Store, &j.progress)
+	again, err := j.registry.Copy(ctx, j.image, a.Digest, upstream.Selection{Platforms: platforms, Recorded: a}, p.Store, &j.progress)
 	if err != nil {
 		return nil, err
 	}
@@ -132,7 +132,7 @@ func (p *Publisher) signatures(ctx context.Context, j *job) (entries []*ledger.A
 		if there {
 			continue
 		}
-		e, err := j.registry.Copy(ctx, s.Image, s.Digest, nil, p.Store, new(upstream.Progress))
+		e, err := j.registry.Copy(ctx, s.Image, s.Digest, upstream.Selection{}, p.Store, new(upstream.Progress))
 		if err != nil {
 			return nil, fmt.Errorf("a signature: %w", err)
 		}
@@ -171,12 +171,27 @@ func (p *Publisher) recordSignature(j *job, e *ledger.AddArtifact) (int64, error
 	return height, err
 }
 
-// published tells whether a tag's newest block has a digest and its content,
-// or the digest is withdrawn.
+// recordAttached appends the further block of an image to which something was
+// attached. One that was made meanwhile, with more platforms, is looked at again
+// when its image's attachments are.
+func (p *Publisher) recordAttached(e *ledger.AddArtifact) (int64, error) {
+	word{}.write(e)
+	height, err := p.Writer.AppendMore(p.ctx, e)
+	if errors.Is(err, ledger.ErrSuperseded) {
+		return 0, nil
+	}
+	return height, err
+}
+
+// published tells whether a tag's newest block has a digest, with all its
+// platforms and content, or the digest is withdrawn.
 func (p *Publisher) published(ctx context.Context, image ledger.Image, d digest.Digest) (bool, error) {
 	latest, err := p.latest(ctx, image, d)
 	if _, withdrawn := errors.AsType[*ledger.WithdrawnError](err); withdrawn {
 		return true, nil
 	}
-	return latest != nil && p.Store.Has(latest.Artifact.Pieces), err
+	if err != nil || latest == nil {
+		return false, err
+	}
+	return p.holds(ctx, latest, nil)
 }

@@ -146,12 +146,33 @@ func (p *Publisher) copy(j *job) ([]*ledger.AddArtifact, error) {
 			return nil, err
 		}
 	}
-	image, err := j.registry.Copy(ctx, j.image, j.key.digest, j.platforms, p.Store, &j.progress)
+	before, err := p.before(ctx, j)
+	if err != nil {
+		return nil, err
+	}
+	image, err := j.registry.Copy(ctx, j.image, j.key.digest, upstream.Selection{Platforms: j.platforms, Recorded: before}, p.Store, &j.progress)
 	if err != nil {
 		return nil, err
 	}
 	entries, err := p.signatures(ctx, j)
 	return append(entries, image), err
+}
+
+// before is what the newest block of a job's image and digest says, if that one
+// stands: a job takes no platforms away that others had published. Only the job
+// of an image and digest makes such blocks, so none comes in between.
+func (p *Publisher) before(ctx context.Context, j *job) (*ledger.AddArtifact, error) {
+	e, err := p.Writer.Find(ctx, j.image, j.key.digest)
+	if errors.Is(err, ledger.ErrNotFound) {
+		e, err = nil, nil
+	}
+	if err == nil {
+		e, err = p.standing(ctx, j.image, j.key.digest, e)
+	}
+	if err != nil || e == nil {
+		return nil, err
+	}
+	return e.Artifact, nil
 }
 
 func (p *Publisher) append(j *job, e *ledger.AddArtifact) (int64, error) {
@@ -160,10 +181,9 @@ func (p *Publisher) append(j *job, e *ledger.AddArtifact) (int64, error) {
 	case e.Artifact != j.key.image:
 		return p.recordSignature(j, e)
 	case j.block != nil:
-		word{}.write(e)
-		return p.Writer.AppendMore(p.ctx, e)
-	case j.recorded != nil:
-		return j.recorded.Height, nil
+		return p.recordAttached(e)
+	case j.recorded != nil && j.recorded.Artifact.Includes(e):
+		return j.recorded.Height, nil // its content is there again
 	}
 	return p.record(j, e)
 }
@@ -200,10 +220,13 @@ func (p *Publisher) refusal(err error, image ledger.Image, r *upstream.Registry)
 	switch u.Kind {
 	case upstream.NotFound:
 		return &control.Error{Reason: control.ReasonImageNotFound,
-			Message: fmt.Sprintf("%s does not exist at %s: check the repository and the tag (%v)", image, r.Host(), cause)}
+			Message: fmt.Sprintf("%s does not exist at %s: check the repository and the tag (%v)%s", image, r.Host(), cause, withoutLogin(image, r))}
 	case upstream.Unauthorized:
 		return &control.Error{Reason: control.ReasonUpstreamUnauthorized,
 			Message: fmt.Sprintf("%s refuses the login for %s, wants one, or has no such repository: check its name, and the Secret in spec.publisher.upstreams (%v)", r.Host(), image, cause)}
+	case upstream.Private:
+		return &control.Error{Reason: control.ReasonRepositoryPrivate,
+			Message: fmt.Sprintf("%s shows %s to the publisher's login alone, and what is published is public: if it may be, list %q in privateRepositories of its upstream in spec.publisher.upstreams (%v)", r.Host(), image.Name(), image.Repository, cause)}
 	case upstream.RateLimited:
 		return &control.Error{Reason: control.ReasonUpstreamRateLimited, RetryAfterSeconds: max(1, int(u.RetryAfter.Seconds()+0.999)),
 			Message: fmt.Sprintf("%s limits the rate of pulls: the operator goes on when it may; credentials in spec.publisher.upstreams may raise the limit", r.Host())}
@@ -216,4 +239,13 @@ func (p *Publisher) refusal(err error, image ledger.Image, r *upstream.Registry)
 		return &control.Error{Reason: control.ReasonUpstreamUnavailable,
 			Message: fmt.Sprintf("%s cannot be reached: check spec.publisher.upstreams and the network (%v)", r.Host(), cause)}
 	}
+}
+
+// withoutLogin explains to those who have a login that something was not found
+// without it.
+func withoutLogin(image ledger.Image, r *upstream.Registry) string {
+	if !r.WithoutLogin(image.Repository) {
+		return ""
+	}
+	return fmt.Sprintf("; it was asked without the login: if it is private and may be published, list %q in privateRepositories of its upstream in spec.publisher.upstreams", image.Repository)
 }

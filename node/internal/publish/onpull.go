@@ -110,26 +110,34 @@ func (p *Publisher) Pull(ctx context.Context, image ledger.Image) error {
 	if !p.OnPull.Allows(image) {
 		return ledger.ErrNotFound
 	}
-	begun := p.pulls.asking.DoChan(image.String(), func() (any, error) { return p.begin(image) })
-	var j *job
-	select {
-	case r := <-begun:
-		if r.Err != nil {
-			return r.Err
+	for {
+		begun := p.pulls.asking.DoChan(image.String(), func() (any, error) { return p.begin(image) })
+		var j *job
+		select {
+		case r := <-begun:
+			if r.Err != nil {
+				return r.Err
+			}
+			j = r.Val.(*job)
+		case <-ctx.Done():
+			return later(image)
 		}
-		j = r.Val.(*job)
-	case <-ctx.Done():
-		return later(image)
-	}
-	select {
-	case <-j.ended:
-		p.forget(j)
+		if j == nil {
+			return nil
+		}
+		select {
+		case <-j.ended:
+			p.forget(j)
+		case <-ctx.Done():
+			return later(image)
+		}
+		if len(j.platforms) > 0 {
+			continue // somebody else's: the client's platform may not be among them
+		}
 		if withdrawn, ok := errors.AsType[*ledger.WithdrawnError](j.err); ok {
 			return withdrawn
 		}
 		return p.refusal(j.err, j.image, j.registry)
-	case <-ctx.Done():
-		return later(image)
 	}
 }
 
@@ -138,7 +146,8 @@ func later(image ledger.Image) error {
 		Message: fmt.Sprintf("%s is being published: pull it again in a while", image)}
 }
 
-// begin starts the publication of an image, whatever becomes of who asked.
+// begin starts the publication of an image, whatever becomes of who asked. There
+// is no job if all of the image is on the ledger by now.
 func (p *Publisher) begin(image ledger.Image) (*job, error) {
 	ctx, cancel := context.WithTimeout(p.ctx, quickWait)
 	defer cancel()
@@ -159,8 +168,14 @@ func (p *Publisher) begin(image ledger.Image) (*job, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := p.latest(ctx, image, seen.digest); err != nil {
+	latest, err := p.latest(ctx, image, seen.digest)
+	if err != nil {
 		return nil, err
+	}
+	if latest != nil {
+		if whole, err := p.holds(ctx, latest, nil); err != nil || whole {
+			return nil, err
+		}
 	}
 	p.sightings.note(image, seen)
 	claim, wait := p.pulls.take(time.Now())

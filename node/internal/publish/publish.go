@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -43,6 +44,9 @@ type Config struct {
 	// for each one with secrets: see upstream.Config.
 	Upstreams map[string]string
 	SecretDir string
+	// Private are patterns of the repositories that are published although only
+	// their upstream's login can read them: "ghcr.io/owner/*".
+	Private []string
 	// Concurrency is how many images are copied at once; 0 is the default.
 	Concurrency int
 	// Bandwidth bounds what comes from all upstreams together, in bytes per
@@ -118,7 +122,7 @@ func New(c Config) (*Publisher, error) {
 			p.Log.Warn("an upstream is not used: it has no registry's name, or an upstream under the registry's usual name is given too", "upstream", written, "error", err)
 			continue
 		}
-		config := upstream.Config{Name: name, Endpoint: c.Upstreams[written], Limit: limit, Observe: p.metrics.observe, AttachedFor: min(upstream.AttachedFor, p.AttachmentsEvery/2)}
+		config := upstream.Config{Name: name, Endpoint: c.Upstreams[written], Private: privateOf(name, c.Private), Limit: limit, Observe: p.metrics.observe, AttachedFor: min(upstream.AttachedFor, p.AttachmentsEvery/2)}
 		if c.SecretDir != "" {
 			config.SecretDir = filepath.Join(c.SecretDir, SecretFolder(written))
 		}
@@ -141,6 +145,27 @@ func New(c Config) (*Publisher, error) {
 	p.lister = catalog.NewLister(p.tags)
 	p.ctx, p.stop = context.WithCancel(context.Background())
 	return p, nil
+}
+
+// privateOf are those patterns that are of a registry, without its name.
+func privateOf(registry string, patterns []string) (out []string) {
+	for _, p := range patterns {
+		of, repository, _ := strings.Cut(p, "/")
+		if name, err := ledger.CanonicalRegistry(of); err == nil && name == registry {
+			out = append(out, repository)
+		}
+	}
+	return out
+}
+
+// CheckPrivate refuses a pattern of Config.Private that can match no repository.
+func CheckPrivate(pattern string) error {
+	registry, repository, _ := strings.Cut(pattern, "/")
+	_, err := ledger.CanonicalRegistry(registry)
+	if _, perr := path.Match(repository, ""); err != nil || perr != nil || repository == "" {
+		return fmt.Errorf("pattern of private repositories %q: want one such as \"ghcr.io/owner/*\"", pattern)
+	}
+	return nil
 }
 
 // SecretFolder is the folder of a registry's secrets: its name without a
@@ -236,41 +261,41 @@ func (p *Publisher) Publish(ctx context.Context, req control.PublishRequest) (*c
 	if err := p.dropped.forget(k); err != nil {
 		return nil, err
 	}
-	recorded, err := p.recorded(ctx, image, k.digest)
-	if err == nil {
-		recorded, err = p.standing(ctx, image, k.digest, recorded)
-	}
-	if err != nil {
-		return nil, p.refusal(err, image, registry)
-	}
-	if recorded != nil {
-		if resp, err := p.existing(ctx, recorded, req.Platforms); resp != nil || err != nil {
-			return resp, err
-		}
-	}
-	wanted := &job{key: k, image: image, registry: registry, platforms: req.Platforms, terms: terms{seen: req.Seen, pinned: req.Pinned}, recorded: recorded}
-	j, err := p.start(wanted)
-	if err != nil {
-		return nil, err
-	}
 	timer := time.NewTimer(quickWait)
 	defer timer.Stop()
-	select {
-	case <-j.ended:
-	case <-timer.C:
-	case <-ctx.Done():
+	for {
+		wanted := &job{key: k, image: image, registry: registry, platforms: req.Platforms, terms: terms{seen: req.Seen, pinned: req.Pinned}}
+		if resp, err := p.existing(ctx, wanted); resp != nil || err != nil {
+			return resp, err
+		}
+		j, err := p.start(wanted)
+		if err != nil {
+			return nil, err
+		}
+		select {
+		case <-j.ended:
+		case <-timer.C:
+		case <-ctx.Done():
+		}
+		if !j.over() {
+			return &control.PublishResponse{BytesDone: j.progress.Done.Load(), BytesTotal: j.progress.Total.Load()}, nil
+		}
+		p.forget(j) // whoever asks again starts again
+		switch {
+		case !j.asksFor(wanted):
+			// Somebody else's: it may have made less than what is asked for here, or
+			// failed for what is not.
+		case j.err != nil:
+			return nil, p.refusal(j.err, image, registry)
+		default:
+			return p.block(ctx, j.height)
+		}
 	}
-	if !j.over() {
-		return &control.PublishResponse{BytesDone: j.progress.Done.Load(), BytesTotal: j.progress.Total.Load()}, nil
-	}
-	p.forget(j) // whoever asks again starts again
-	if j.err != nil && j.terms != wanted.terms {
-		return nil, &control.Error{Reason: control.ReasonBusy, RetryAfterSeconds: 1, Message: fmt.Sprintf("another request for %s has just failed: ask again", image)}
-	}
-	if j.err != nil {
-		return nil, p.refusal(j.err, image, registry)
-	}
-	return p.block(ctx, j.height)
+}
+
+// asksFor tells whether a job's outcome is that of another one too.
+func (j *job) asksFor(o *job) bool {
+	return j.terms == o.terms && slices.Equal(j.platforms, o.platforms)
 }
 
 // recorded is the block that answers for a digest without asking the upstream:
@@ -330,21 +355,44 @@ func (p *Publisher) latest(ctx context.Context, image ledger.Image, d digest.Dig
 	return p.standing(ctx, image, d, e)
 }
 
-// existing answers with a block that is there. No answer means that the block's
-// content is not there any more.
-func (p *Publisher) existing(ctx context.Context, e *ledger.Entry, platforms []string) (*control.PublishResponse, error) {
-	if !p.Store.Has(e.Artifact.Pieces) {
+// existing answers with a block that is there and has what a job is to publish.
+// No answer means that the job is to be done: a block with more platforms is to
+// be made, or the content of the one that is there, the job's recorded one, is gone.
+func (p *Publisher) existing(ctx context.Context, j *job) (*control.PublishResponse, error) {
+	e, err := p.recorded(ctx, j.image, j.key.digest)
+	if err == nil {
+		e, err = p.standing(ctx, j.image, j.key.digest, e)
+	}
+	if err != nil {
+		return nil, p.refusal(err, j.image, j.registry)
+	}
+	if e == nil {
 		return nil, nil
 	}
-	missing, err := upstream.MissingPlatforms(ctx, p.Store, e.Artifact, platforms)
-	if err != nil {
+	if !p.hasContent(e) {
+		j.recorded = e
+		return nil, nil
+	}
+	if whole, err := p.holds(ctx, e, j.platforms); err != nil || !whole {
 		return nil, err
 	}
-	if len(missing) > 0 {
-		return nil, &control.Error{Reason: control.ReasonPlatformsMissing,
-			Message: fmt.Sprintf("block %d holds %s without %s: it was published with fewer platforms; give all sets that hold it the same platforms", e.Height, e.Artifact.Artifact, strings.Join(missing, ", "))}
-	}
 	return p.block(ctx, e.Height)
+}
+
+// holds tells whether a block has all of the platforms (all that the image has,
+// if there are none), and the store its content.
+func (p *Publisher) holds(ctx context.Context, e *ledger.Entry, platforms []string) (bool, error) {
+	if !p.hasContent(e) {
+		return false, nil
+	}
+	missing, err := upstream.MissingPlatforms(ctx, p.Store, e.Artifact, platforms)
+	return err == nil && len(missing) == 0, err
+}
+
+// hasContent tells whether the store has a block's content. Of what is being
+// dropped it may have the piece list, which goes last.
+func (p *Publisher) hasContent(e *ledger.Entry) bool {
+	return p.Store.Has(e.Artifact.Pieces) && p.Store.Has(e.Artifact.Digest)
 }
 
 func (p *Publisher) block(ctx context.Context, height int64) (*control.PublishResponse, error) {

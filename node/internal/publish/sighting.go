@@ -139,7 +139,7 @@ func (j *job) points(d digest.Digest) string {
 func (j *job) notThere(now digest.Digest) error {
 	if now == "" {
 		return &control.Error{Reason: control.ReasonImageNotFound,
-			Message: fmt.Sprintf("%s does not exist at %s, nor has that repository the digest %s: check the repository and the tag", j.image, j.registry.Host(), j.key.digest)}
+			Message: fmt.Sprintf("%s does not exist at %s, nor has that repository the digest %s: check the repository and the tag%s", j.image, j.registry.Host(), j.key.digest, withoutLogin(j.image, j.registry))}
 	}
 	return &control.Error{Reason: control.ReasonDigestNotInRepository,
 		Message: fmt.Sprintf("%s, and that %s has no %s at all: an image of another repository cannot be published under this name", j.points(now), j.image.Name(), j.key.digest)}

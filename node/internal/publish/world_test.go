@@ -29,7 +29,7 @@ type world struct {
 	dir      string
 }
 
-func newWorld(t *testing.T, onPull OnPull) *world {
+func newWorld(t *testing.T, onPull OnPull, change ...func(*Config)) *world {
 	t.Helper()
 	w := &world{registry: upstreamtest.New(), gathered: prometheus.NewRegistry(), dir: t.TempDir()}
 	server := httptest.NewServer(w.registry)
@@ -48,10 +48,14 @@ func newWorld(t *testing.T, onPull OnPull) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.Publisher, err = New(Config{
+	c := Config{
 		Writer: writer, Store: s, Upstreams: map[string]string{"docker.io": server.URL}, OnPull: onPull,
 		StateFile: filepath.Join(w.dir, "dropped.json"), Provide: func(digest.Digest) {}, Metrics: w.gathered, Log: quiet,
-	})
+	}
+	for _, f := range change {
+		f(&c)
+	}
+	w.Publisher, err = New(c)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -33,15 +33,23 @@ const (
 	annotationSubject = "vnd.docker.reference.digest"
 )
 
+// Selection says which manifests of an index are copied.
+type Selection struct {
+	// Platforms are those that are wanted; all, if there are none. "linux/arm" is
+	// linux/arm/v7 too. Each comes with its attestations.
+	Platforms []string
+	// Recorded is the block that the image has, or nil: what it has is copied too.
+	Recorded *ledger.AddArtifact
+}
+
 // Progress counts the bytes of a copy. Its fields are safe to read at any time.
 type Progress struct{ Done, Total atomic.Int64 }
 
 // Copy copies an image into the store, with what hangs on it (attestations,
 // signatures, other referrers), and describes it as an entry for the ledger,
-// whose Time the caller sets. Of an index it takes the platforms that match
-// (all, if there are none): "linux/arm" matches linux/arm/v7 too.
-func (r *Registry) Copy(ctx context.Context, image ledger.Image, d digest.Digest, platforms []string, s *store.Store, p *Progress) (*ledger.AddArtifact, error) {
-	c := &copier{registry: r, image: image, store: s, wanted: platforms, progress: p, blobs: map[digest.Digest]*pieces.Blob{}}
+// whose Time the caller sets.
+func (r *Registry) Copy(ctx context.Context, image ledger.Image, d digest.Digest, which Selection, s *store.Store, p *Progress) (*ledger.AddArtifact, error) {
+	c := &copier{registry: r, image: image, store: s, which: which, progress: p, blobs: map[digest.Digest]*pieces.Blob{}}
 	top, err := c.manifest(ctx, d)
 	if err != nil {
 		return nil, err
@@ -69,7 +77,7 @@ type copier struct {
 	registry *Registry
 	image    ledger.Image
 	store    *store.Store
-	wanted   []string // platforms
+	which    Selection
 	progress *Progress
 
 	order []digest.Digest                // as they were found, the top manifest first
@@ -154,7 +162,7 @@ func (c *copier) platforms(ctx context.Context, top *Manifest) ([]ledger.Platfor
 	}
 	selected := c.selectPlatforms(index.Manifests)
 	if len(selected) == 0 {
-		return nil, &Error{Kind: NotFound, Err: fmt.Errorf("%s has none of the platforms %s", c.image, strings.Join(c.wanted, ", "))}
+		return nil, &Error{Kind: NotFound, Err: fmt.Errorf("%s has none of the platforms %s", c.image, strings.Join(c.which.Platforms, ", "))}
 	}
 	var out []ledger.Platform
 	for _, desc := range selected {
@@ -171,15 +179,15 @@ func (c *copier) platforms(ctx context.Context, top *Manifest) ([]ledger.Platfor
 	return out, nil
 }
 
-// selectPlatforms are the manifests of the wanted platforms, each with its
-// attestations.
+// selectPlatforms are the manifests that are copied.
 func (c *copier) selectPlatforms(all []v1.Descriptor) (out []v1.Descriptor) {
-	if len(c.wanted) == 0 {
+	if len(c.which.Platforms) == 0 {
 		return all
 	}
 	taken := map[string]bool{}
 	for _, d := range all {
-		if MatchPlatform(c.wanted, Platform(d.Platform)) {
+		recorded := c.which.Recorded != nil && c.which.Recorded.HasManifest(digest.Digest(d.Digest.String()))
+		if recorded || MatchPlatform(c.which.Platforms, Platform(d.Platform)) {
 			taken[d.Digest.String()] = true
 		}
 	}

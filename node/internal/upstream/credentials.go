@@ -59,6 +59,12 @@ func (c credentials) Authorization() (*authn.AuthConfig, error) {
 	return auth, nil
 }
 
+// given tells whether there are credentials, also such as cannot be read.
+func (c credentials) given() bool {
+	auth, err := c.Authorization()
+	return err != nil || *auth != authn.AuthConfig{}
+}
+
 // read reads a file that need not exist.
 func (c credentials) read(name string) (string, error) {
 	info, err := os.Stat(filepath.Join(c.dir, name))

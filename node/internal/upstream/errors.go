@@ -19,6 +19,7 @@ const (
 	Unavailable  Kind = iota // cannot be reached, or answers 5xx
 	NotFound                 // has no such image
 	Unauthorized             // needs a login
+	Private                  // only the login can read it, and the settings do not name it
 	RateLimited              // asks to wait
 	Invalid                  // sent something that is not what it says
 	NoSpace                  // this node's disk has no room for the image

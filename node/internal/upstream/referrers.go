@@ -7,10 +7,12 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	"github.com/opencontainers/go-digest"
 
@@ -19,7 +21,7 @@ import (
 
 const (
 	maxReferrers = 64 // of one image
-	// noReferrersFor is how long a registry without a referrers API is believed.
+	// noReferrersFor is how long a repository without a referrers API is believed.
 	noReferrersFor = time.Hour
 )
 
@@ -80,13 +82,20 @@ func IsNotFound(err error) bool {
 	return ok && u.Kind == NotFound
 }
 
+// isUnknown tells whether a registry said that it has no such repository or
+// manifest: that says nothing about its API.
+func isUnknown(err error) bool {
+	t, ok := errors.AsType[*transport.Error](err)
+	return ok && slices.ContainsFunc(t.Errors, func(d transport.Diagnostic) bool {
+		return d.Code == transport.NameUnknownErrorCode || d.Code == transport.ManifestUnknownErrorCode
+	})
+}
+
 // listReferrers asks the referrers API, or reads the tag that stands in for it
-// (OCI distribution-spec 1.1, "Listing Referrers").
+// (OCI distribution-spec 1.1, "Listing Referrers"). Whether there is an API is
+// remembered for each repository, for what answers may differ behind one name.
 func (r *Registry) listReferrers(ctx context.Context, image ledger.Image, d digest.Digest) ([]digest.Digest, error) {
-	r.mu.Lock()
-	known := time.Since(r.noReferrers) < noReferrersFor
-	r.mu.Unlock()
-	if !known {
+	if !r.noReferrers.Contains(image.Repository) {
 		data, err := r.referrersAPI(ctx, image, d)
 		if err == nil {
 			return parseReferrers(image, data)
@@ -94,9 +103,9 @@ func (r *Registry) listReferrers(ctx context.Context, image ledger.Image, d dige
 		if !IsNotFound(err) {
 			return nil, err
 		}
-		r.mu.Lock()
-		r.noReferrers = time.Now()
-		r.mu.Unlock()
+		if !isUnknown(err) {
+			r.noReferrers.Add(image.Repository, struct{}{})
+		}
 	}
 	fallback := image
 	fallback.Tag = referrersTag(d)

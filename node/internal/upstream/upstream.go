@@ -43,6 +43,9 @@ type Config struct {
 	// .dockerconfigjson) and roots of trust (ca.crt). Credentials may change
 	// at any time.
 	SecretDir string
+	// Private are patterns (path.Match) of the repositories that are read although
+	// only the credentials open them. The others must be readable without.
+	Private []string
 	// AttachedFor is how long is remembered what hangs on a digest, so that the
 	// many tags of one image do not ask again for it; 0 is the constant AttachedFor.
 	AttachedFor time.Duration
@@ -58,17 +61,19 @@ type Registry struct {
 	options     []name.Option
 	credentials credentials
 	guard       *guard
+	anonymous   *guard // of requests without the credentials, which have limits of their own
+	official    bool   // it is Docker Hub: what is in library/ is public
+	private     []string
 	sessions    *lru.Cache[string, *session] // by repository
 	attachments *expirable.LRU[string, *Attached]
-
-	mu          sync.Mutex // guards what follows
-	noReferrers time.Time  // when the registry last said that it has no referrers API
+	noReferrers *expirable.LRU[string, struct{}] // repositories without a referrers API
 }
 
 // session is a repository with the token that opens it.
 type session struct {
-	mu     sync.Mutex // held while a token is fetched
+	mu     sync.Mutex // held while a token is fetched; guards what follows
 	client *http.Client
+	public time.Time // when it could last be read without the credentials
 }
 
 // New makes a client of the registry at an http or https URL.
@@ -77,8 +82,8 @@ func New(c Config) (*Registry, error) {
 	if err != nil || u.Host == "" || (u.Scheme != "https" && u.Scheme != "http") || strings.Trim(u.Path, "/") != "" {
 		return nil, fmt.Errorf("upstream %q: want a URL such as %s", c.Endpoint, DefaultEndpoint)
 	}
-	r := &Registry{host: u.Host, credentials: credentials{dir: c.SecretDir, hosts: []string{u.Host, c.Name}}}
-	if c.Name == "docker.io" {
+	r := &Registry{host: u.Host, credentials: credentials{dir: c.SecretDir, hosts: []string{u.Host, c.Name}}, official: c.Name == "docker.io", private: c.Private}
+	if r.official {
 		r.credentials.hosts = append(r.credentials.hosts, "index.docker.io")
 	}
 	if u.Scheme == "http" {
@@ -96,7 +101,11 @@ func New(c Config) (*Registry, error) {
 	if r.guard.observe == nil {
 		r.guard.observe = func(string, int) {}
 	}
+	other := *r.guard
+	other.governor = &governor{now: time.Now}
+	r.anonymous = &other
 	r.attachments = expirable.NewLRU[string, *Attached](maxSessions, nil, cmp.Or(c.AttachedFor, AttachedFor))
+	r.noReferrers = expirable.NewLRU[string, struct{}](maxSessions, nil, noReferrersFor)
 	if r.sessions, err = lru.New[string, *session](maxSessions); err != nil {
 		return nil, fmt.Errorf("upstream %s: %w", c.Name, err)
 	}
@@ -109,8 +118,8 @@ func (r *Registry) Host() string { return r.host }
 // Limits are what the upstream said last about its rate limits.
 func (r *Registry) Limits() Limits { return r.guard.governor.limits() }
 
-// client gives the way to a repository, with its token.
-func (r *Registry) client(ctx context.Context, repository string) (*http.Client, error) {
+// client gives the way to a repository, with its token, for a request.
+func (r *Registry) client(ctx context.Context, repository, path string) (*http.Client, error) {
 	// The library would take "a/../b" for a name.
 	parsed, err := ledger.ParseImage("registry.example/" + repository + ":x")
 	if err != nil || parsed.Repository != repository {
@@ -127,6 +136,9 @@ func (r *Registry) client(ctx context.Context, repository string) (*http.Client,
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if err := r.readable(ctx, s, repo, repository, path); err != nil {
+		return nil, err
+	}
 	if s.client != nil {
 		return s.client, nil
 	}
@@ -144,17 +156,21 @@ var accept = strings.Join([]string{
 	string(types.OCIImageIndex), string(types.DockerManifestList), string(types.OCIManifestSchema1), string(types.DockerManifestSchema2),
 }, ", ")
 
-// do makes one request to a repository. The caller closes the body.
-func (r *Registry) do(ctx context.Context, method, repository, path string, header http.Header, codes ...int) (*http.Response, error) {
-	client, err := r.client(ctx, repository)
-	if err != nil {
-		return nil, err
-	}
+func (r *Registry) url(repository, path string) string {
 	scheme := "https"
 	if r.guard.plain {
 		scheme = "http"
 	}
-	req, err := http.NewRequestWithContext(ctx, method, scheme+"://"+r.host+"/v2/"+repository+"/"+path, nil)
+	return scheme + "://" + r.host + "/v2/" + repository + "/" + path
+}
+
+// do makes one request to a repository. The caller closes the body.
+func (r *Registry) do(ctx context.Context, method, repository, path string, header http.Header, codes ...int) (*http.Response, error) {
+	client, err := r.client(ctx, repository, path)
+	if err != nil {
+		return nil, err
+	}
+	req, err := http.NewRequestWithContext(ctx, method, r.url(repository, path), nil)
 	if err != nil {
 		return nil, err
 	}

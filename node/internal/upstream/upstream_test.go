@@ -71,7 +71,7 @@ func (w *world) copy(t *testing.T, name string, platforms ...string) (*ledger.Ad
 	if err != nil {
 		return nil, err
 	}
-	return w.client.Copy(ctx, i, d, platforms, w.store, new(Progress))
+	return w.client.Copy(ctx, i, d, Selection{Platforms: platforms}, w.store, new(Progress))
 }
 
 var (
@@ -190,6 +190,45 @@ func TestReferrersAndSignaturesComeAlong(t *testing.T) {
 	}
 }
 
+// A repository that has no referrers API, or is not there, says nothing about
+// the others of its registry; and what is not there may come.
+func TestOneRepositorySaysNothingAboutOthersReferrers(t *testing.T) {
+	w := newWorld(t)
+	w.ReferrersAPI = true
+	codes := map[string]string{"none": "UNSUPPORTED", "unknown": "NAME_UNKNOWN", "gone": "MANIFEST_UNKNOWN"}
+	asked := map[string]int{}
+	w.Fault = func(rw http.ResponseWriter, r *http.Request) bool {
+		name, of, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/v2/library/"), "/")
+		if !strings.HasPrefix(of, "referrers/") {
+			return false
+		}
+		asked[name]++
+		code, fails := codes[name]
+		if fails {
+			rw.WriteHeader(http.StatusNotFound)
+			fmt.Fprintf(rw, `{"errors": [{"code": %q}]}`, code)
+		}
+		return fails
+	}
+	for name := range codes {
+		for _, content := range []string{"first", "second"} {
+			if _, err := w.client.Attached(t.Context(), image(t, name+":1"), digest.FromString(content)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if diff := cmp.Diff(map[string]int{"none": 1, "unknown": 2, "gone": 2}, asked); diff != "" {
+		t.Errorf("how often each repository's referrers were asked for (-want +got):\n%s", diff)
+	}
+	d := w.pushIndex("signed", "1", []byte("layer"))
+	sbom := w.AddImage(upstreamtest.Platform{}, "sbom", []byte("the sbom"))
+	w.Refer(d, sbom.Digest)
+	a, err := w.client.Attached(t.Context(), image(t, "signed:1"), d)
+	if err != nil || !slices.Equal(a.Referrers, []digest.Digest{sbom.Digest}) {
+		t.Errorf("referrers of another repository: %+v, %v", a, err)
+	}
+}
+
 func TestTagThatMovesMeanwhileDoesNotMix(t *testing.T) {
 	w := newWorld(t)
 	first := w.pushIndex("moving", "1", []byte("first"))
@@ -279,7 +318,7 @@ func TestCredentialsMayBeRevokedAndRenewed(t *testing.T) {
 	}
 	w.Password = "second"
 	w.RevokeTokens() // half-way: after the tag, before the content
-	if _, err := w.client.Copy(t.Context(), image(t, "private:1"), d, nil, w.store, new(Progress)); kindOf(err) != Unauthorized {
+	if _, err := w.client.Copy(t.Context(), image(t, "private:1"), d, Selection{}, w.store, new(Progress)); kindOf(err) != Unauthorized {
 		t.Errorf("with revoked credentials: %v", err)
 	}
 	login("robot", "second")
