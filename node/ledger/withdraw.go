@@ -26,10 +26,10 @@ func (w *Writer) RevokeDigest(ctx context.Context, repository string, d digest.D
 	if err != nil {
 		return 0, err
 	}
-	// Appends under way end first and none begins, so that none is missed. All
-	// is bounded by the appends' own time-out, also when the caller is gone.
-	w.withdrawing.Lock()
-	defer w.withdrawing.Unlock()
+	// The digest's appends under way end first and none begins, so that none is
+	// missed. All is bounded by the appends' own time-out, also when the caller is
+	// gone.
+	defer w.withdrawing.lock(repository + "@" + d.String())()
 	ctx = context.WithoutCancel(ctx)
 	// Crash after this: mirrors that know version 2 refuse the digest. The blocks
 	// of version 1 for the others are appended by completeWithdrawals.
@@ -45,7 +45,7 @@ func (w *Writer) RevokeDigest(ctx context.Context, repository string, d digest.D
 }
 
 // revokeBlocks withdraws by a block of version 1 each block that one of version
-// 2 withdraws and that has none yet. The caller holds withdrawing, or is alone.
+// 2 withdraws and that has none yet. The caller has locked the digest, or is alone.
 func (w *Writer) revokeBlocks(ctx context.Context, by *Entry, now time.Time) error {
 	repository, d := by.Withdraws()
 	group, ctx := errgroup.WithContext(ctx)
@@ -93,8 +93,7 @@ func (w *Writer) Revoke(ctx context.Context, height int64, reason string, now ti
 	if block.Artifact == nil {
 		return 0, fmt.Errorf("block %d records no artifact: there is nothing to revoke", height)
 	}
-	w.withdrawing.Lock()
-	defer w.withdrawing.Unlock()
+	defer w.withdrawing.lock(block.Artifact.Repository() + "@" + block.Artifact.Digest.String())()
 	return w.revokeBlock(ctx, block, reason, now)
 }
 
@@ -128,8 +127,7 @@ func (w *Writer) completeWithdrawals(ctx context.Context, now time.Time) error {
 // be published again, and returns the height of the block that does so. If it
 // was lifted already, that is the answer.
 func (w *Writer) RestoreArtifact(ctx context.Context, repository string, d digest.Digest, reason string, now time.Time) (int64, error) {
-	w.withdrawing.Lock()
-	defer w.withdrawing.Unlock()
+	defer w.withdrawing.lock(repository + "@" + d.String())()
 	by, err := w.withdrawnBy(ctx, repository, d)
 	if err != nil {
 		return 0, err

@@ -282,6 +282,71 @@ func TestWithdrawnWhileItIsPublished(t *testing.T) {
 	}
 }
 
+// Withdrawals wait for nothing that is about other digests, and nothing of that
+// waits for them: however many come, the next one takes no longer.
+func TestWithdrawalsDoNotWaitForOthers(t *testing.T) {
+	t.Parallel()
+	p := newPublisher(t)
+	p.mustAppend(t, alpine, "first")
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+
+	// An append is under way, and does not end.
+	asked, release := make(chan struct{}), make(chan struct{})
+	appended := make(chan error, 1)
+	go func() {
+		_, err := p.appendUnless(ctx, artifact(alpine, "slow"), func(*Entry) (bool, error) {
+			close(asked)
+			<-release
+			return false, nil
+		})
+		appended <- err
+	}()
+	<-asked
+	withdrawn := make(chan error, 1)
+	go func() {
+		_, err := p.RevokeDigest(ctx, alpineRepository, digest.FromString("bad"), "contains malware", time.Now())
+		withdrawn <- err
+	}()
+	// A withdrawal is under way, and does not end.
+	stuck := digest.FromString("stuck")
+	free, err := p.acquire(ctx, alpineRepository+"@"+stuck.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	released := make(chan error, 1)
+	go func() {
+		_, err := p.RevokeDigest(ctx, alpineRepository, stuck, "contains malware", time.Now())
+		released <- err
+	}()
+	other := make(chan error, 1)
+	go func() {
+		_, err := p.Append(ctx, artifact("docker.io/library/alpine:other", "good"))
+		other <- err
+	}()
+	for what, ended := range map[string]chan error{"the withdrawal": withdrawn, "the publication": other} {
+		select {
+		case err := <-ended:
+			if err != nil {
+				t.Errorf("%s: %v", what, err)
+			}
+		case <-ctx.Done():
+			t.Errorf("%s waits for what is about other digests", what)
+		}
+	}
+	close(release)
+	free()
+	for _, ended := range []chan error{appended, released} {
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}
+	p.adds.Wait()
+	if n := len(p.withdrawing.locks); n != 0 {
+		t.Errorf("%d locks are left", n)
+	}
+}
+
 func TestVerifyWithdrawal(t *testing.T) {
 	t.Parallel()
 	p := newPublisher(t)

@@ -51,10 +51,11 @@ type Writer struct {
 	unsigned atomic.Pointer[error] // why the newest checkpoint was not signed
 	closed   atomic.Bool           // nothing is signed any more
 
-	// withdrawing is read-held while an artifact is appended, from the question
-	// whether its digest is withdrawn until its block's fate is known, and held
-	// while a digest is withdrawn or restored: so no block escapes.
-	withdrawing sync.RWMutex
+	// withdrawing is shared while an artifact is appended, by its repository and
+	// digest, from the question whether that is withdrawn until its block's fate is
+	// known, and held while it is withdrawn or restored: so no block escapes, and
+	// what is about other digests goes on.
+	withdrawing digestLocks
 
 	waiting sync.Mutex // guards pending
 	pending map[string]chan struct{}
@@ -215,7 +216,7 @@ func (w *Writer) appendUnless(ctx context.Context, e *AddArtifact, stands func(l
 	if err != nil {
 		return 0, err
 	}
-	w.withdrawing.RLock()
+	unlock := w.withdrawing.share(image.Name() + "@" + e.Digest.String())
 	return w.appendAnd(ctx, image.String(), data, func() (*Entry, error) {
 		latest, err := w.Latest(ctx, image)
 		if err != nil && !errors.Is(err, ErrNotFound) {
@@ -230,7 +231,7 @@ func (w *Writer) appendUnless(ctx context.Context, e *AddArtifact, stands func(l
 			}
 		}
 		return nil, w.Withdrawn(ctx, image.Name(), e.Digest)
-	}, w.withdrawing.RUnlock)
+	}, unlock)
 }
 
 // takesNothing refuses an entry that lacks platforms which the image's newest

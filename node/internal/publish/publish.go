@@ -19,6 +19,7 @@ import (
 	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/opencontainers/go-digest"
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/time/rate"
 
 	"github.com/pyrsia/pyrsia-operator/node/control"
 	"github.com/pyrsia/pyrsia-operator/node/internal/catalog"
@@ -73,6 +74,7 @@ type Publisher struct {
 	pulls     pulls
 	looked    *lru.Cache[key, time.Time] // when the next look at an image's attachments is due
 	sightings *sightings
+	ahead     *rate.Limiter // of withdrawals of what was not published
 
 	ctx     context.Context // of all jobs
 	stop    context.CancelFunc
@@ -142,6 +144,7 @@ func New(c Config) (*Publisher, error) {
 	if p.dropped, err = openDropped(c.StateFile); err != nil {
 		return nil, err
 	}
+	p.ahead = rate.NewLimiter(rate.Every(aheadEvery), aheadAtOnce)
 	p.lister = catalog.NewLister(p.tags)
 	p.ctx, p.stop = context.WithCancel(context.Background())
 	return p, nil

@@ -23,6 +23,9 @@ func (p *Publisher) Revoke(ctx context.Context, req control.RevokeRequest) (*con
 	if err != nil {
 		return nil, err
 	}
+	if err := p.mayWithdraw(ctx, image, d); err != nil {
+		return nil, err
+	}
 	height, err := p.Writer.RevokeDigest(ctx, image.Name(), d, req.Reason, time.Now())
 	if err != nil {
 		return nil, fmt.Errorf("withdrawing %s@%s: %w", image.Name(), d, err)
@@ -36,6 +39,36 @@ func (p *Publisher) Revoke(ctx context.Context, req control.RevokeRequest) (*con
 		return nil, errors.Join(errors.New("the withdrawal is on the ledger"), err)
 	}
 	return resp, nil
+}
+
+const (
+	// aheadAtOnce and aheadEvery bound the withdrawals of digests that are in no
+	// block: anybody can think of any number of them, and each is a block for good.
+	aheadAtOnce = 100
+	aheadEvery  = time.Minute
+)
+
+// mayWithdraw refuses for now to withdraw what was not published, if much of that
+// was withdrawn lately. What is on the ledger can be withdrawn at any time, and what
+// is withdrawn takes no further block.
+func (p *Publisher) mayWithdraw(ctx context.Context, image ledger.Image, d digest.Digest) error {
+	_, err := p.Writer.Standing(ctx, image.Name(), d)
+	if err == nil || !errors.Is(err, ledger.ErrNotFound) {
+		if _, withdrawn := errors.AsType[*ledger.WithdrawnError](err); withdrawn {
+			return nil
+		}
+		return err
+	}
+	if by, err := p.Writer.Withdrawal(ctx, image.Name(), d); by != nil || err != nil {
+		return err
+	}
+	turn := p.ahead.Reserve()
+	if wait := turn.Delay(); wait > 0 {
+		turn.Cancel()
+		return &control.Error{Reason: control.ReasonBusy, RetryAfterSeconds: int(wait.Seconds()) + 1,
+			Message: fmt.Sprintf("no block of the ledger has %s in %s, and %d digests that were not published were withdrawn lately: it takes its turn, or is withdrawn at once when it is published", d, image.Name(), aheadAtOnce)}
+	}
+	return nil
 }
 
 // withdrawal checks what all requests about a withdrawal have.
