@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"sync"
 	"syscall"
 
 	"github.com/opencontainers/go-digest"
@@ -19,17 +18,24 @@ import (
 // ErrWrongDigest is returned when content is not what its digest says.
 var ErrWrongDigest = errors.New("content does not have the expected digest")
 
+// ingestStep is how many bytes are taken from the disk ahead of what arrives: all
+// that somebody gets who only announces a blob.
+const ingestStep = 16 << 20
+
 // Ingest is a blob that is being written. It becomes readable in the store by
 // Commit alone.
 type Ingest struct {
-	*os.File
+	file    *os.File
 	store   *Store
 	digest  digest.Digest
-	release func() // gives the reserved room back, once
+	size    int64 // as announced
+	written int64
+	taken   int64 // bytes that are reserved, and allocated on the disk
 }
 
-// Create begins to write a blob of a size, for which it makes room. The
-// caller ends it by Commit or Abort. ErrFull says that there is no room.
+// Create begins to write a blob that is said to have a size. The caller ends it
+// by Commit or Abort. ErrFull says that there is no room for it; Write says so too,
+// for the room is made as the blob arrives.
 func (s *Store) Create(d digest.Digest, size int64) (*Ingest, error) {
 	i, err := s.create(d, size)
 	if err != nil {
@@ -39,50 +45,83 @@ func (s *Store) Create(d digest.Digest, size int64) (*Ingest, error) {
 }
 
 func (s *Store) create(d digest.Digest, size int64) (*Ingest, error) {
-	release, err := s.reserve(size)
-	if err != nil {
-		return nil, err
-	}
 	f, err := os.CreateTemp(s.ingestDir(), d.Encoded()[:12]+"-*")
 	if err != nil {
-		release()
 		return nil, fullOr(err)
 	}
-	if err := s.allocate(f, size); err != nil {
-		release()
-		return nil, errors.Join(fullOr(err), f.Close(), os.Remove(f.Name()))
+	i := &Ingest{file: f, store: s, digest: d, size: size}
+	if !s.fits(size) || !s.couldHold(f, size) {
+		err = fmt.Errorf("%w: %d bytes", ErrFull, size)
+	} else {
+		err = i.take(min(size, ingestStep))
 	}
-	return &Ingest{File: f, store: s, digest: d, release: release}, nil
+	if err != nil {
+		return nil, errors.Join(err, i.Abort())
+	}
+	return i, nil
 }
 
-// reserve keeps a blob's room within the store's bound.
-func (s *Store) reserve(size int64) (release func(), err error) {
+// fits tells whether a blob is within the store's bound, beside those that are
+// being written.
+func (s *Store) fits(size int64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.config.Max <= 0 || size <= s.config.Max-s.reserved
+}
+
+// take makes room for the blob's first bytes.
+func (i *Ingest) take(upTo int64) error {
+	more := upTo - i.taken
+	if more <= 0 {
+		return nil
+	}
+	if err := i.store.reserve(more); err != nil {
+		return err
+	}
+	if err := i.store.allocate(i.file, i.taken, more); err != nil {
+		i.store.unreserve(more)
+		return fullOr(err)
+	}
+	i.taken = upTo
+	return nil
+}
+
+// release gives the reserved room back.
+func (i *Ingest) release() {
+	i.store.unreserve(i.taken)
+	i.taken = 0
+}
+
+// reserve keeps room within the store's bound.
+func (s *Store) reserve(size int64) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if limit := s.config.Max; limit > 0 {
 		if size > limit-s.reserved {
-			return nil, fmt.Errorf("%w: %d bytes, of %d at most", ErrFull, size, limit)
+			return fmt.Errorf("%w: %d bytes, of %d at most", ErrFull, size, limit)
 		}
 		s.shrink(size)
 		if s.size+s.reserved+s.unfinishedSize+size > limit {
-			return nil, fmt.Errorf("%w: all of it is in use", ErrFull)
+			return fmt.Errorf("%w: all of it is in use", ErrFull)
 		}
 	}
 	s.reserved += size
-	return sync.OnceFunc(func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		s.reserved -= size
-	}), nil
+	return nil
 }
 
-// allocate takes the file's space from the disk now, so that a full one is
-// known before the first byte comes.
-func (s *Store) allocate(f *os.File, size int64) error {
+func (s *Store) unreserve(size int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.reserved -= size
+}
+
+// allocate takes space for a part of a file from the disk now, so that a full one
+// is known before the first byte of it comes.
+func (s *Store) allocate(f *os.File, offset, size int64) error {
 	for {
 		var err error
 		if size > 0 {
-			err = unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_KEEP_SIZE, 0, size)
+			err = unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_KEEP_SIZE, offset, size)
 		}
 		if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EINTR) {
 			return nil // some file systems cannot: writing tells
@@ -99,10 +138,13 @@ func (s *Store) allocate(f *os.File, size int64) error {
 	}
 }
 
-// couldHold tells whether the disk had the space if all blobs went.
+// couldHold tells whether the disk had the space if all blobs went that may.
 func (s *Store) couldHold(f *os.File, size int64) bool {
 	var st unix.Statfs_t
 	_, blobs := s.Usage()
+	if s.config.Pinned {
+		blobs = 0
+	}
 	return unix.Fstatfs(int(f.Fd()), &st) != nil || int64(st.Bavail)*st.Bsize+blobs >= size
 }
 
@@ -117,16 +159,23 @@ func fullOr(err error) error {
 	return err
 }
 
-// WriteAt writes a part.
-func (i *Ingest) WriteAt(p []byte, offset int64) (int, error) {
-	n, err := i.File.WriteAt(p, offset)
+// Write implements io.Writer.
+func (i *Ingest) Write(p []byte) (int, error) {
+	end := i.written + int64(len(p))
+	if end > i.taken {
+		if err := i.take(max(end, min(i.size, i.taken+ingestStep))); err != nil {
+			return 0, err
+		}
+	}
+	n, err := i.file.Write(p)
+	i.written += int64(n)
 	return n, fullOr(err)
 }
 
 // Abort drops what was written.
 func (i *Ingest) Abort() error {
 	i.release()
-	return errors.Join(i.Close(), os.Remove(i.Name()))
+	return errors.Join(i.file.Close(), os.Remove(i.file.Name()))
 }
 
 // Commit hashes what was written and puts it into the store if it has the
@@ -136,18 +185,18 @@ func (i *Ingest) Commit() error {
 		return errors.Join(fmt.Errorf("storing %s: %w", i.digest, fullOr(err)), i.Abort())
 	}
 	i.release()
-	if err := errors.Join(durable.SyncDir(i.store.blobDir()), i.Close()); err != nil {
+	if err := errors.Join(durable.SyncDir(i.store.blobDir()), i.file.Close()); err != nil {
 		return fmt.Errorf("storing %s: %w", i.digest, err)
 	}
 	return nil
 }
 
 func (i *Ingest) commit() error {
-	if _, err := i.Seek(0, io.SeekStart); err != nil {
+	if _, err := i.file.Seek(0, io.SeekStart); err != nil {
 		return err
 	}
 	h := sha256.New()
-	size, err := io.CopyBuffer(h, struct{ io.Reader }{i.File}, make([]byte, 1<<20))
+	size, err := io.CopyBuffer(h, struct{ io.Reader }{i.file}, make([]byte, 1<<20))
 	if err != nil {
 		return err
 	}
@@ -155,7 +204,7 @@ func (i *Ingest) commit() error {
 		return fmt.Errorf("%w: it is %s", ErrWrongDigest, got)
 	}
 	// What was allocated but not written goes back.
-	if err := errors.Join(i.Truncate(size), i.Chmod(0o644), i.Sync()); err != nil {
+	if err := errors.Join(i.file.Truncate(size), i.file.Chmod(0o644), i.file.Sync()); err != nil {
 		return err
 	}
 	return i.publish(size)
@@ -168,10 +217,10 @@ func (i *Ingest) publish(size int64) error {
 	defer s.mu.Unlock()
 	// Crash before the rename: a temporary file, which the next start drops.
 	// Crash after it: the blob is there, and the next start counts it.
-	if err := os.Rename(i.Name(), s.file(i.digest)); err != nil {
+	if err := os.Rename(i.file.Name(), s.file(i.digest)); err != nil {
 		return err
 	}
-	info, err := i.Stat() // after the rename, which changes the times
+	info, err := i.file.Stat() // after the rename, which changes the times
 	if err != nil {
 		return err
 	}
@@ -195,7 +244,7 @@ func (s *Store) Put(data []byte) (digest.Digest, error) {
 		return "", err
 	}
 	if _, err := i.Write(data); err != nil {
-		return "", errors.Join(fmt.Errorf("storing %s: %w", d, fullOr(err)), i.Abort())
+		return "", errors.Join(fmt.Errorf("storing %s: %w", d, err), i.Abort())
 	}
 	return d, i.Commit()
 }

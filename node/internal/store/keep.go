@@ -138,7 +138,10 @@ func (s *Store) fetchNow(d digest.Digest) error {
 	if err != nil {
 		return err
 	}
-	err = s.config.Bucket.Get(context.Background(), d, i) // its time is bounded by its size
+	// All of it comes: a full disk is known before the first byte does.
+	if err = i.take(size); err == nil {
+		err = s.config.Bucket.Get(context.Background(), d, i) // its time is bounded by its size
+	}
 	if err == nil {
 		err = i.Commit()
 	} else {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -50,10 +51,10 @@ func (s *Store) partial(d digest.Digest, size int64) (*Partial, error) {
 	if err := os.MkdirAll(s.partialDir(), 0o755); err != nil {
 		return nil, fullOr(err)
 	}
-	release, err := s.reserve(size)
-	if err != nil {
+	if err := s.reserve(size); err != nil {
 		return nil, err
 	}
+	release := sync.OnceFunc(func() { s.unreserve(size) })
 	s.mu.Lock()
 	s.takeUp(d) // the room that it has is reserved now
 	s.mu.Unlock()
@@ -63,7 +64,7 @@ func (s *Store) partial(d digest.Digest, size int64) (*Partial, error) {
 		s.leave(d)
 		return nil, fullOr(err)
 	}
-	if err = s.allocate(f, size); err == nil {
+	if err = s.allocate(f, 0, size); err == nil {
 		err = f.Truncate(size)
 	}
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -257,13 +258,14 @@ func TestEvictionAndReturnDoNotMix(t *testing.T) {
 	}
 }
 
-// A full disk first costs the blobs that are not in use, and then says so.
-func TestFullDisk(t *testing.T) {
+// smallDisk is a disk of its own.
+func smallDisk(t *testing.T, size string) (root string) {
+	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("mounting a small disk needs root")
 	}
-	root := t.TempDir()
-	if err := unix.Mount("tmpfs", root, "tmpfs", 0, "size=1m"); err != nil {
+	root = t.TempDir()
+	if err := unix.Mount("tmpfs", root, "tmpfs", 0, "size="+size); err != nil {
 		if os.Getenv("CI") == "true" {
 			t.Fatal(err)
 		}
@@ -274,6 +276,54 @@ func TestFullDisk(t *testing.T) {
 			t.Error(err)
 		}
 	})
+	return root
+}
+
+// Who only announces blobs takes no room from others: neither of the disk, nor
+// within the store's bound, where nothing is dropped for what does not come.
+func TestAnnouncedSizesTakeNoRoom(t *testing.T) {
+	disk := func(c Config) *Store { return open(t, smallDisk(t, "128m"), c) }
+	for name, s := range map[string]*Store{"of a disk": disk(Config{Pinned: true}), "within a bound": disk(Config{Max: 120 << 20})} {
+		t.Run(name, func(t *testing.T) {
+			old := put(t, s, "of use")
+			var lies []*Ingest
+			for i := range 3 {
+				lie, err := s.Create(digest.FromString(fmt.Sprint("lie ", i)), 70<<20)
+				if err != nil {
+					t.Fatal(err)
+				}
+				lies = append(lies, lie)
+			}
+			content := put(t, s, strings.Repeat("content ", 6<<20)) // 48 MiB
+			if !s.Has(old) {
+				t.Error("a blob was dropped for bytes that did not come")
+			}
+			reader, err := s.Open(t.Context(), content) // so that it stays
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer reader.Close()
+			// What does come finds out that there is no room, and leaves nothing.
+			rest := make([]byte, 60<<20)
+			if _, err := lies[0].Write(rest); !errors.Is(err, ErrFull) {
+				t.Errorf("writing more than there is: %v, want ErrFull", err)
+			}
+			for _, lie := range lies {
+				if err := lie.Abort(); err != nil {
+					t.Error(err)
+				}
+			}
+			left, _ := os.ReadDir(s.ingestDir())
+			if len(left) != 0 || s.reserved != 0 {
+				t.Errorf("%d temporary files, %d bytes reserved", len(left), s.reserved)
+			}
+		})
+	}
+}
+
+// A full disk first costs the blobs that are not in use, and then says so.
+func TestFullDisk(t *testing.T) {
+	root := smallDisk(t, "1m")
 	s := open(t, root, Config{})
 	content := func(i int) string { return fmt.Sprintf("%0400000d", i) }
 	a, b := put(t, s, content(1)), put(t, s, content(2))

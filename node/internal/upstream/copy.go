@@ -331,11 +331,8 @@ func (c *copier) blob(ctx context.Context, b *pieces.Blob) error {
 // broke, a few times.
 func (c *copier) download(ctx context.Context, b *pieces.Blob) error {
 	ingest, err := c.store.Create(b.Digest, b.Size)
-	if errors.Is(err, store.ErrFull) {
-		return &Error{Kind: NoSpace, Err: fmt.Errorf("%s: %w: give the publisher a larger volume", c.image, err)}
-	}
 	if err != nil {
-		return err
+		return c.noSpace(err)
 	}
 	var have int64
 	to := writerFunc(func(p []byte) (int, error) {
@@ -349,6 +346,9 @@ func (c *copier) download(ctx context.Context, b *pieces.Blob) error {
 		err := c.registry.Blob(ctx, c.image, b.Digest, have, b.Size, to)
 		if err == nil {
 			break
+		}
+		if errors.Is(err, store.ErrFull) {
+			return errors.Join(c.noSpace(err), ingest.Abort())
 		}
 		u, ok := errors.AsType[*Error](err)
 		if !ok || u.Kind != Unavailable || attempt >= blobAttempts && have == before || attempt == 10*blobAttempts {
@@ -364,6 +364,14 @@ func (c *copier) download(ctx context.Context, b *pieces.Blob) error {
 		return invalid("%s: %w", c.image, err)
 	}
 	return err
+}
+
+// noSpace says what to do about a full disk, if it is one.
+func (c *copier) noSpace(err error) error {
+	if !errors.Is(err, store.ErrFull) {
+		return err
+	}
+	return &Error{Kind: NoSpace, Err: fmt.Errorf("%s: %w: give the publisher a larger volume", c.image, err)}
 }
 
 type writerFunc func([]byte) (int, error)

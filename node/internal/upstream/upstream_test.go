@@ -20,6 +20,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
 
 	"github.com/pyrsia/pyrsia-operator/hack/upstreamtest"
 	"github.com/pyrsia/pyrsia-operator/node/internal/pieces"
@@ -226,6 +227,40 @@ func TestOneRepositorySaysNothingAboutOthersReferrers(t *testing.T) {
 	a, err := w.client.Attached(t.Context(), image(t, "signed:1"), d)
 	if err != nil || !slices.Equal(a.Referrers, []digest.Digest{sbom.Digest}) {
 		t.Errorf("referrers of another repository: %+v, %v", a, err)
+	}
+}
+
+// A disk that has room for each layer, and not for all, fails the copy as what it
+// is, is not taken for a registry that fails, and is free again.
+func TestDiskThatFillsMeanwhile(t *testing.T) {
+	w := newWorld(t)
+	if os.Geteuid() != 0 {
+		t.Skip("mounting a small disk needs root")
+	}
+	root := t.TempDir()
+	if err := unix.Mount("tmpfs", root, "tmpfs", 0, "size=64m"); err != nil {
+		if os.Getenv("CI") == "true" {
+			t.Fatal(err)
+		}
+		t.Skipf("mounting a small disk: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(root, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	var err error
+	if w.store, err = store.Open(root, store.Config{Pinned: true, Log: slog.New(slog.DiscardHandler)}); err != nil {
+		t.Fatal(err)
+	}
+	big := func(c byte) []byte { return bytes.Repeat([]byte{c}, 40<<20) }
+	w.Tag("library/big", "1", w.AddIndex(w.AddImage(amd64, "big", big('a'), big('b'))))
+	if _, err := w.copy(t, "big:1"); kindOf(err) != NoSpace || !strings.Contains(err.Error(), "larger volume") {
+		t.Errorf("copy: %v, want that there is no space", err)
+	}
+	w.pushIndex("small", "1", []byte("layer"))
+	if _, err := w.copy(t, "small:1"); err != nil {
+		t.Errorf("what has room: %v", err)
 	}
 }
 
