@@ -51,7 +51,9 @@ func outdated[O client.Object, A runtime.ApplyConfiguration](ctx context.Context
 ) (bool, error) {
 	key := client.ObjectKey{Namespace: n.Namespace, Name: name}
 	err := a.client.Get(ctx, key, live)
-	if apierrors.IsNotFound(err) {
+	_, stripped := live.GetAnnotations()[annotationStripped]
+	if apierrors.IsNotFound(err) || err == nil && stripped && metav1.IsControlledBy(live, n) {
+		live.SetAnnotations(nil) // what is read is put into it
 		if err = a.live.Get(ctx, key, live); apierrors.IsNotFound(err) {
 			return true, nil
 		}

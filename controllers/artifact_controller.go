@@ -153,7 +153,7 @@ func stripArtifact(obj any) (any, error) {
 	if !ok {
 		return obj, nil
 	}
-	art.ManagedFields = nil
+	art.ManagedFields, art.Annotations, art.Labels = nil, nil, nil
 	for _, b := range []*v1alpha1.Block{art.Status.Block, art.Status.Revocation, art.Status.Restoration} {
 		if b != nil && isTrue(art, v1alpha1.ConditionReady) {
 			b.Entry, b.Proof, b.Checkpoint = "", "", ""

@@ -9,15 +9,11 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	appsv1 "k8s.io/api/apps/v1"
-	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	apilabels "k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/workqueue"
 	ctrl "sigs.k8s.io/controller-runtime"
-	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/event"
@@ -85,37 +81,6 @@ func Setup(ctx context.Context, mgr ctrl.Manager, config Config) error {
 		}
 	}
 	return nil
-}
-
-// CacheOptions keep out of the cache what the operator has not made, and the
-// namespaces in which it does not work.
-func CacheOptions(hosts HostRules) cache.Options {
-	own := cache.ByObject{Label: apilabels.SelectorFromSet(apilabels.Set{labelManagedBy: fieldOwner})}
-	pods := own
-	pods.Transform = func(obj any) (any, error) {
-		if pod, ok := obj.(*corev1.Pod); ok { // only its status and place are read
-			spec := corev1.PodSpec{NodeName: pod.Spec.NodeName}
-			if spec.NodeName == "" {
-				spec.Affinity = pod.Spec.Affinity // where a DaemonSet wants it
-			}
-			pod.ManagedFields, pod.Spec = nil, spec
-		}
-		return obj, nil
-	}
-	var namespaces map[string]cache.Config // nil: all
-	for _, ns := range hosts.Namespaces {
-		if namespaces == nil {
-			namespaces = map[string]cache.Config{hosts.Namespace: {}}
-		}
-		namespaces[ns] = cache.Config{}
-	}
-	return cache.Options{DefaultNamespaces: namespaces, ByObject: map[client.Object]cache.ByObject{
-		&appsv1.StatefulSet{}: own,
-		&appsv1.DaemonSet{}:   own,
-		&corev1.Service{}:     own,
-		&corev1.Pod{}:         pods,
-		&v1alpha1.Artifact{}:  {Transform: stripArtifact},
-	}}
 }
 
 func setupIndexes(ctx context.Context, indexer client.FieldIndexer) error {

@@ -1,0 +1,152 @@
+package controllers
+
+import (
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	apilabels "k8s.io/apimachinery/pkg/labels"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
+)
+
+// What is in the cache is in the operator's memory, and anybody may make objects
+// with the operator's label: of each no more is kept than the controllers read.
+
+const (
+	// maxCached bounds the workloads and Services of PyrsiaNodes in the cache, in
+	// bytes, and the status of pods. Larger ones, with long annotations or rules of
+	// placement, are read from the API server when they are looked at.
+	maxCached = 32 << 10
+	// maxOwnerReference and maxPath bound what is kept of what says whose an object
+	// is, and where.
+	maxOwnerReference = 1 << 10
+	maxPath           = 1 << 10
+)
+
+// annotationStripped is on what has only its identity in the cache. No other
+// annotations are on that.
+const annotationStripped = "pyrsia.io/stripped"
+
+// CacheOptions keep out of the cache what the operator has not made, and the
+// namespaces in which it does not work.
+func CacheOptions(hosts HostRules) cache.Options {
+	own := func(transform func(any) (any, error)) cache.ByObject {
+		return cache.ByObject{Label: apilabels.SelectorFromSet(apilabels.Set{labelManagedBy: fieldOwner}), Transform: transform}
+	}
+	var namespaces map[string]cache.Config // nil: all
+	for _, ns := range hosts.Namespaces {
+		if namespaces == nil {
+			namespaces = map[string]cache.Config{hosts.Namespace: {}}
+		}
+		namespaces[ns] = cache.Config{}
+	}
+	return cache.Options{DefaultNamespaces: namespaces, DefaultTransform: stripMeta, ByObject: map[client.Object]cache.ByObject{
+		&appsv1.StatefulSet{}: own(stripOwned),
+		&appsv1.DaemonSet{}:   own(stripOwned),
+		&corev1.Service{}:     own(stripOwned),
+		&corev1.Pod{}:         own(stripPod),
+		&v1alpha1.Artifact{}:  {Transform: stripArtifact},
+	}}
+}
+
+// stripMeta takes off what no controller reads of anything.
+func stripMeta(obj any) (any, error) {
+	if m, err := meta.Accessor(obj); err == nil { // else it is the mark of one that is gone
+		m.SetManagedFields(nil)
+		m.SetAnnotations(nil)
+		m.SetLabels(only(m.GetLabels(), labelMirrors))
+	}
+	return obj, nil
+}
+
+// stripOwned leaves of what no PyrsiaNode controls, and of what is large, no more
+// than it takes to see whose it is.
+func stripOwned(obj any) (any, error) {
+	var slim client.Object
+	size := 0
+	switch o := obj.(type) {
+	case *appsv1.StatefulSet:
+		slim, size = new(appsv1.StatefulSet), o.Size()
+	case *appsv1.DaemonSet:
+		slim, size = new(appsv1.DaemonSet), o.Size()
+	case *corev1.Service:
+		slim, size = new(corev1.Service), o.Size()
+	default:
+		return obj, nil
+	}
+	if size <= maxCached && nodeOwner(obj.(client.Object)) != nil {
+		return obj, nil
+	}
+	copyIdentity(slim, obj.(client.Object))
+	slim.SetAnnotations(map[string]string{annotationStripped: ""})
+	return slim, nil
+}
+
+// stripPod leaves of a pod its status and its place.
+func stripPod(obj any) (any, error) {
+	pod, ok := obj.(*corev1.Pod)
+	if !ok {
+		return obj, nil
+	}
+	slim := &corev1.Pod{Spec: corev1.PodSpec{NodeName: pod.Spec.NodeName}, Status: pod.Status}
+	copyIdentity(slim, pod)
+	if node := nodeOf(*pod); pod.Spec.NodeName == "" && node != "" { // where a DaemonSet wants it
+		slim.Spec.Affinity = affinityTo(node)
+	}
+	if at := pod.Annotations[annotationPath]; len(at) <= maxPath {
+		slim.SetAnnotations(only(pod.Annotations, annotationPath))
+	}
+	if slim.Status.Size() > maxCached {
+		slim.Status = corev1.PodStatus{}
+	}
+	return slim, nil
+}
+
+// affinityTo is that of a DaemonSet's pod to its Kubernetes node.
+func affinityTo(node string) *corev1.Affinity {
+	return &corev1.Affinity{NodeAffinity: &corev1.NodeAffinity{RequiredDuringSchedulingIgnoredDuringExecution: &corev1.NodeSelector{
+		NodeSelectorTerms: []corev1.NodeSelectorTerm{{MatchFields: []corev1.NodeSelectorRequirement{
+			{Key: metav1.ObjectNameField, Operator: corev1.NodeSelectorOpIn, Values: []string{node}}}}},
+	}}}
+}
+
+// copyIdentity copies what tells which object it is, and whose.
+func copyIdentity(to, from client.Object) {
+	to.SetNamespace(from.GetNamespace())
+	to.SetName(from.GetName())
+	to.SetUID(from.GetUID())
+	to.SetResourceVersion(from.GetResourceVersion())
+	to.SetGeneration(from.GetGeneration())
+	to.SetCreationTimestamp(from.GetCreationTimestamp())
+	to.SetDeletionTimestamp(from.GetDeletionTimestamp())
+	to.SetLabels(only(from.GetLabels(), labelName, labelInstance, labelComponent, labelManagedBy))
+	if owner := metav1.GetControllerOf(from); owner != nil && owner.Size() <= maxOwnerReference {
+		to.SetOwnerReferences([]metav1.OwnerReference{*owner})
+	}
+}
+
+// nodeOwner is the reference to the PyrsiaNode that controls an object.
+func nodeOwner(o client.Object) *metav1.OwnerReference {
+	owner := metav1.GetControllerOf(o)
+	if owner == nil || owner.Kind != "PyrsiaNode" || owner.APIVersion != v1alpha1.GroupVersion.String() {
+		return nil
+	}
+	return owner
+}
+
+// only are those of some labels or annotations.
+func only(all map[string]string, keys ...string) map[string]string {
+	var out map[string]string
+	for _, key := range keys {
+		if value, ok := all[key]; ok {
+			if out == nil {
+				out = map[string]string{}
+			}
+			out[key] = value
+		}
+	}
+	return out
+}
