@@ -144,7 +144,7 @@ func TestValuesAreChecked(t *testing.T) {
 	for _, bad := range []string{
 		"replicas=-1", "logLevel=loud", "metrics.serviceMonitor.interval=often", "networkPolicy.nodeNamespaces={Not_A_Name}",
 		"image.repo=example.com/other", "metrics.serviceMonitors.enabled=true",
-		"namespaces={Not_A_Name}", "hostPathRoots={/}", "hostPathRoots={var/lib}", "hostPathRoots=null", "hostPathRoots={/var/lib/../x}", "containerdConfigPaths={/etc/}",
+		"namespaces={Not_A_Name}", "hostPathRoots={/}", "hostPathRoots={var/lib}", "hostPathRoots=null", "hostPathRoots={/var/lib/../x}", "containerdConfigPaths={/etc/}", "mirrorPorts={80}", "mirrorPorts=null", "mirrorPorts={5001-}",
 	} {
 		if _, err := render(t, "--set", bad); err == nil || !strings.Contains(err.Error(), strings.Split(strings.Split(bad, "=")[0], ".")[0]) {
 			t.Errorf("%s: %v", bad, err)

@@ -103,6 +103,7 @@ func extract(t *testing.T, c *cluster, desired runtime.ApplyConfiguration) (clie
 func desiredObjects() map[string]runtime.ApplyConfiguration {
 	in := podInputs{
 		image:     "ghcr.io/pyrsia/pyrsia:v0.1.0",
+		host:      hostClaim{Folder: "/var/lib/pyrsia/images_mirror", Port: 5001},
 		ledgerKey: "pyrsia.io/images/publisher/0b9c5c1e+f2a1b3c4+AQ==",
 		bootstrap: []string{"http://publisher.images.svc:8080"},
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -37,9 +38,12 @@ func mirrorNode(namespace string) *v1alpha1.PyrsiaNode {
 		Spec: v1alpha1.PyrsiaNodeSpec{
 			Role:    v1alpha1.RoleMirror,
 			Network: &v1alpha1.Network{PublisherRef: &v1alpha1.LocalReference{Name: "publisher"}},
+			Mirror:  &v1alpha1.Mirror{Port: 20000 + lastPort.Add(1)}, // one namespace has each
 		},
 	}
 }
+
+var lastPort atomic.Int32
 
 func imageSet(namespace string, interval time.Duration, images ...v1alpha1.ImageTags) *v1alpha1.OfficialImageSet {
 	return &v1alpha1.OfficialImageSet{

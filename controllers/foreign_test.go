@@ -86,7 +86,7 @@ func TestForeignObjectsThatComeMeanwhile(t *testing.T) {
 	a := applier{client: c.WithWatch, live: c.WithWatch}
 	n := node(v1alpha1.RoleMirror, "payments")
 	n.Namespace = ns
-	in := podInputs{image: "ghcr.io/pyrsia/pyrsia:v0.1.0", ledgerKey: "key"}
+	in := podInputs{image: "ghcr.io/pyrsia/pyrsia:v0.1.0", ledgerKey: "key", host: wants(n, nil)}
 	theirs := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "payments"}, Spec: appsv1.DaemonSetSpec{
 		Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "theirs"}},
 		Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"app": "theirs"}},

@@ -3,9 +3,8 @@ package controllers
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
-	"maps"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -30,10 +29,10 @@ const (
 )
 
 // hostRecord is the operator's record of the PyrsiaNodes that have reached
-// Kubernetes nodes, by UID. They go on when their namespace is not allowed any
-// more, and those that were there before there were rules when they break one:
-// else an upgrade would take the mirrors from under a cluster. It is not kept on
-// the PyrsiaNode, where its owner could write it.
+// Kubernetes nodes, by UID, and of what they have there. They go on when their
+// namespace is not allowed any more, and those that were there before there were
+// rules when they break one: else an upgrade would take the mirrors from under a
+// cluster. It is not kept on the PyrsiaNode, where its owner could write it.
 type hostRecord struct {
 	client    client.Client
 	live      client.Reader
@@ -41,37 +40,55 @@ type hostRecord struct {
 	now       func() time.Time
 
 	mu     sync.Mutex
-	stored *corev1.ConfigMap // guarded by mu; nil until it was read
+	stored *corev1.ConfigMap      // guarded by mu; nil until it was read
+	all    map[types.UID]recorded // guarded by mu; what of stored can be read
 }
 
 // recorded is what the record holds of one PyrsiaNode.
 type recorded struct {
 	PyrsiaNode string   `json:"pyrsiaNode"` // NAMESPACE/NAME, for people, and to see when it is gone
 	Keeps      []string `json:"keeps,omitempty"`
+	// Claims are oldest first, the last one being that of the spec. They are null
+	// of a PyrsiaNode that was recorded before they counted.
+	Claims []hostClaim `json:"claims"`
 }
 
-// of is the record of a PyrsiaNode, if there is one. first tells those that are
-// there when the record is begun.
-func (h *hostRecord) of(ctx context.Context, n *v1alpha1.PyrsiaNode, first func(context.Context) (map[types.UID]recorded, error)) (recorded, bool, error) {
+// hostView is the record as a PyrsiaNode saw it.
+type hostView struct {
+	was     *recorded // nil if the PyrsiaNode is not recorded
+	all     map[types.UID]recorded
+	version string
+}
+
+type beginRecord func(context.Context) (map[types.UID]recorded, error)
+
+// view is what is recorded. first tells those that are there when the record is begun.
+func (h *hostRecord) view(ctx context.Context, n *v1alpha1.PyrsiaNode, first beginRecord) (v hostView, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.stored == nil {
 		if err := h.begin(ctx, first); err != nil {
-			return recorded{}, false, err
+			return v, err
 		}
 	}
-	text, ok := h.stored.Data[string(n.UID)]
-	var r recorded
-	if ok {
-		if err := json.Unmarshal([]byte(text), &r); err != nil {
-			return r, false, fmt.Errorf("reading what ConfigMap %s/%s records of %s: %w", h.namespace, hostRecordName, n.UID, err)
-		}
+	v.all, v.version = h.all, h.stored.ResourceVersion
+	if r, ok := h.all[n.UID]; ok {
+		v.was = &r
+	} else if text, ok := h.stored.Data[string(n.UID)]; ok {
+		return v, fmt.Errorf("ConfigMap %s/%s records of %s what cannot be read: %q", h.namespace, hostRecordName, n.UID, bounded(text, 200))
 	}
-	return r, ok, nil
+	return v, nil
+}
+
+// knows tells whether a PyrsiaNode is recorded, as far as the record was read.
+func (h *hostRecord) knows(n *v1alpha1.PyrsiaNode) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.stored != nil && h.stored.Data[string(n.UID)] != ""
 }
 
 // begin reads the record, and begins it if nobody has: with who is there.
-func (h *hostRecord) begin(ctx context.Context, first func(context.Context) (map[types.UID]recorded, error)) error {
+func (h *hostRecord) begin(ctx context.Context, first beginRecord) error {
 	record, err := h.read(ctx)
 	if err != nil {
 		return err
@@ -92,58 +109,70 @@ func (h *hostRecord) begin(ctx context.Context, first func(context.Context) (map
 			return err
 		}
 	}
-	h.stored = record
+	h.keep(record)
 	return nil
 }
 
-// put records a PyrsiaNode, and forgets those that are gone.
-func (h *hostRecord) put(ctx context.Context, n *v1alpha1.PyrsiaNode, keeps []string) error {
+// keep makes what the API server has what is looked at. Maps that were given
+// away stay as they were.
+func (h *hostRecord) keep(record *corev1.ConfigMap) {
+	h.stored, h.all = record, map[types.UID]recorded{}
+	for uid, text := range record.Data {
+		var r recorded
+		if uid != recordedSince && json.Unmarshal([]byte(text), &r) == nil {
+			h.all[types.UID(uid)] = r
+		}
+	}
+}
+
+// put records a PyrsiaNode, and forgets those that are gone. If the record was
+// written since it was seen, the error is a conflict: the next view is newer.
+func (h *hostRecord) put(ctx context.Context, n *v1alpha1.PyrsiaNode, seen hostView, r recorded) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	text, err := recorded{PyrsiaNode: n.Namespace + "/" + n.Name, Keeps: keeps}.text()
+	if h.stored == nil || h.stored.ResourceVersion != seen.version {
+		return h.conflict()
+	}
+	r.PyrsiaNode = n.Namespace + "/" + n.Name
+	text, err := r.text()
 	if err != nil {
 		return err
 	}
 	record := h.stored.DeepCopy()
-	for try := 0; ; try++ {
-		record.Data[string(n.UID)] = text
-		for _, uid := range slices.Collect(maps.Keys(record.Data)) {
-			if uid != recordedSince && uid != string(n.UID) && h.gone(ctx, uid, record.Data[uid]) {
-				delete(record.Data, uid)
-			}
-		}
-		// Crash after: the PyrsiaNode is recorded and has no pods yet. It was allowed
-		// to have them.
-		err := h.write(ctx, record)
-		if err == nil {
-			h.stored = record
-			return nil
-		}
-		switch {
-		case try == 4:
-			return err
-		case apierrors.IsNotFound(err): // somebody has deleted it: all of it comes back
-			record.UID, record.ResourceVersion = "", ""
-		case !apierrors.IsConflict(err):
-			return err
-		default: // another replica has written it
-			if record, err = h.read(ctx); err != nil {
-				return err
-			}
+	record.Data[string(n.UID)] = text
+	for uid, other := range h.all {
+		if uid != n.UID && h.gone(ctx, uid, other) {
+			delete(record.Data, string(uid))
 		}
 	}
+	// Crash after: the PyrsiaNode is recorded and has no pods yet. It was allowed
+	// to have them.
+	err = h.write(ctx, record)
+	if apierrors.IsNotFound(err) { // somebody has deleted it: all of it comes back
+		record.UID, record.ResourceVersion = "", ""
+		if err = h.write(ctx, record); apierrors.IsAlreadyExists(err) {
+			err = h.conflict()
+		}
+	}
+	switch {
+	case apierrors.IsConflict(err):
+		h.stored, h.all = nil, nil
+	case err == nil:
+		h.keep(record)
+	}
+	return err
+}
+
+func (h *hostRecord) conflict() error {
+	return apierrors.NewConflict(corev1.Resource("configmaps"), hostRecordName, errors.New("it was written by somebody else"))
 }
 
 // gone tells whether a PyrsiaNode that is recorded is there no more.
-func (h *hostRecord) gone(ctx context.Context, uid, text string) bool {
-	var r recorded
-	if json.Unmarshal([]byte(text), &r) != nil {
-		return false
-	}
+func (h *hostRecord) gone(ctx context.Context, uid types.UID, r recorded) bool {
 	namespace, name, _ := strings.Cut(r.PyrsiaNode, "/")
 	n := new(v1alpha1.PyrsiaNode)
 	err := h.client.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, n)
-	return apierrors.IsNotFound(err) || err == nil && string(n.UID) != uid
+	return apierrors.IsNotFound(err) || err == nil && n.UID != uid
 }
 
 func (h *hostRecord) read(ctx context.Context) (*corev1.ConfigMap, error) {
@@ -167,6 +196,9 @@ func (h *hostRecord) write(ctx context.Context, record *corev1.ConfigMap) error 
 }
 
 func (r recorded) text() (string, error) {
+	if r.Claims == nil {
+		r.Claims = []hostClaim{}
+	}
 	data, err := json.Marshal(r)
 	return string(data), wrap(err, "recording the PyrsiaNode %s", r.PyrsiaNode)
 }

@@ -1,13 +1,13 @@
 package controllers
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"maps"
 	"path"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
@@ -36,6 +36,53 @@ type HostRules struct {
 	HostPathRoots []string
 	// ContainerdConfigPaths are where mirrors may set containerd up.
 	ContainerdConfigPaths []string
+	// MirrorPorts are those at which mirrors may listen.
+	MirrorPorts []PortRange
+}
+
+// PortRange is from one port to another, both included.
+type PortRange struct{ First, Last int32 }
+
+// ParsePortRanges reads a list of FIRST-LAST, or single ports, with commas between.
+func ParsePortRanges(list string) (out []PortRange, err error) {
+	for s := range strings.SplitSeq(list, ",") {
+		p, err := parsePortRange(s)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, p)
+	}
+	return out, nil
+}
+
+func parsePortRange(s string) (PortRange, error) {
+	from, to, two := strings.Cut(s, "-")
+	if !two {
+		to = from
+	}
+	first, err1 := strconv.ParseUint(from, 10, 16)
+	last, err2 := strconv.ParseUint(to, 10, 16)
+	if err1 != nil || err2 != nil || first == 0 || first > last {
+		return PortRange{}, fmt.Errorf("%q is no range of ports: write it as 5001 or 5001-5100", s)
+	}
+	return PortRange{int32(first), int32(last)}, nil
+}
+
+func (p PortRange) String() string {
+	if p.First == p.Last {
+		return fmt.Sprint(p.First)
+	}
+	return fmt.Sprintf("%d-%d", p.First, p.Last)
+}
+
+func (p PortRange) has(port int32) bool { return p.First <= port && port <= p.Last }
+
+func joinPorts(ranges []PortRange) string {
+	out := make([]string, len(ranges))
+	for i, p := range ranges {
+		out[i] = p.String()
+	}
+	return strings.Join(out, ", ")
 }
 
 // DefaultHostRules are those of an operator that is told nothing else.
@@ -50,13 +97,14 @@ func DefaultHostRules(namespace string) HostRules {
 			"/var/lib/rancher/rke2/agent/etc/containerd/certs.d",
 			"/var/snap/microk8s/current/args/certs.d",
 		},
+		MirrorPorts: []PortRange{{1024, 65535}}, // their user is not root
 	}
 }
 
 // Check refuses rules that would allow everything, or nothing.
 func (r HostRules) Check() error {
-	if len(r.HostPathRoots) == 0 || len(r.ContainerdConfigPaths) == 0 {
-		return errors.New("no mirror could run: give --host-path-roots and --containerd-config-paths, or leave them out")
+	if len(r.HostPathRoots) == 0 || len(r.ContainerdConfigPaths) == 0 || len(r.MirrorPorts) == 0 {
+		return errors.New("no mirror could run: give --host-path-roots, --containerd-config-paths and --mirror-ports, or leave them out")
 	}
 	for _, p := range slices.Concat(r.HostPathRoots, r.ContainerdConfigPaths) {
 		if !path.IsAbs(p) || path.Clean(p) != p || p == "/" {
@@ -68,16 +116,20 @@ func (r HostRules) Check() error {
 
 // refusal is a rule that a PyrsiaNode breaks.
 type refusal struct {
-	rule string // the rule and what breaks it, as it is recorded of those that may go on
-	why  string // for people, with the line that mends it
+	rule    string // the rule and what breaks it, as it is recorded of those that may go on
+	why     string // for people, with the line that mends it
+	claimed bool   // by a PyrsiaNode of another namespace
 }
 
-const refusedNamespace = "namespace"
+const (
+	refusedNamespace  = "namespace"
+	refusedConfigPath = "containerdConfigPath " // and the path
+)
 
 // hostFacts are what the rules depend on besides the PyrsiaNode.
 type hostFacts struct {
 	namespaceAllowed bool
-	sharedWith       string // the older PyrsiaNode of another namespace that has the same folder
+	wants            hostClaim
 }
 
 // reachesHosts tells whether the PyrsiaNode's pods reach the Kubernetes nodes
@@ -91,7 +143,7 @@ func reachesHosts(n *v1alpha1.PyrsiaNode) bool {
 // refusals are the rules that a PyrsiaNode breaks.
 func (r HostRules) refusals(n *v1alpha1.PyrsiaNode, facts hostFacts) (out []refusal) {
 	refuse := func(rule, why string, args ...any) {
-		out = append(out, refusal{rule, fmt.Sprintf(why, args...)})
+		out = append(out, refusal{rule: rule, why: fmt.Sprintf(why, args...)})
 	}
 	if reachesHosts(n) && !facts.namespaceAllowed {
 		mend := fmt.Sprintf("'kubectl label namespace %s %s=%s'", n.Namespace, labelMirrors, mirrorsAllowed)
@@ -108,28 +160,28 @@ func (r HostRules) refusals(n *v1alpha1.PyrsiaNode, facts hostFacts) (out []refu
 	if n.Spec.Role != v1alpha1.RoleMirror {
 		return out
 	}
-	if at := hostPath(n); !r.allowsPath(at) {
+	if at := facts.wants.Folder; !r.allowsPath(at) {
 		refuse("hostPath "+at, "spec.storage.hostPath %s is not a folder directly below %s: choose one by "+
 			`kubectl -n %s patch pyrsianode %s --type merge -p '{"spec":{"storage":{"hostPath":"%s"}}}'`+
 			", or have an administrator add its parent to the chart's value hostPathRoots",
-			at, strings.Join(r.HostPathRoots, " or "), n.Namespace, n.Name, path.Join(r.HostPathRoots[0], n.Namespace+"-"+n.Name))
+			at, strings.Join(r.HostPathRoots, " or "), n.Namespace, n.Name, path.Join(r.HostPathRoots[0], folderName(n)))
 	}
-	if facts.sharedWith != "" {
-		refuse("hostPath of "+facts.sharedWith, "the folder %s on the Kubernetes nodes is that of the PyrsiaNode %s: give this one another spec.storage.hostPath", hostPath(n), facts.sharedWith)
+	if port := facts.wants.Port; !slices.ContainsFunc(r.MirrorPorts, func(p PortRange) bool { return p.has(port) }) {
+		refuse(fmt.Sprintf("port %d", port), "spec.mirror.port %d is not among %s: choose one of these, or have an administrator add it to the chart's value mirrorPorts", port, joinPorts(r.MirrorPorts))
 	}
 	if at := mirrorSpec(n).ContainerdConfigPath; !slices.Contains(r.ContainerdConfigPaths, at) {
-		refuse("containerdConfigPath "+at, "spec.mirror.containerdConfigPath %s is none of %s: choose one of these, or have an administrator add it to the chart's value containerdConfigPaths",
+		refuse(refusedConfigPath+at, "spec.mirror.containerdConfigPath %s is none of %s: choose one of these, or have an administrator add it to the chart's value containerdConfigPaths",
 			at, strings.Join(r.ContainerdConfigPaths, ", "))
 	}
 	return out
 }
 
-var folderName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]*$`)
+var oneFolder = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]*$`)
 
 func (r HostRules) allowsPath(p string) bool {
 	return slices.ContainsFunc(r.HostPathRoots, func(root string) bool {
 		name, ok := strings.CutPrefix(p, root+"/")
-		return ok && folderName.MatchString(name)
+		return ok && oneFolder.MatchString(name)
 	})
 }
 
@@ -138,29 +190,3 @@ func (r HostRules) allowsPath(p string) bool {
 var runtimeAnnotation = regexp.MustCompile(runtimeAnnotations)
 
 const runtimeAnnotations = `^(container\.(apparmor|seccomp)\.security\.(alpha|beta)\.kubernetes\.io/|seccomp\.security\.alpha\.kubernetes\.io/|cdi\.k8s\.io/|io\.kubernetes\.cri-o\.|io\.katacontainers\.|io\.containerd\.|run\.oci\.|([a-z0-9-]+\.)*(crio\.io|nri\.io|nri\.containerd\.io|noderesource\.dev)/)`
-
-// overlap tells whether one of two folders is the other one, or in it.
-func overlap(a, b string) bool {
-	a, b = path.Clean(a)+"/", path.Clean(b)+"/"
-	return strings.HasPrefix(a, b) || strings.HasPrefix(b, a)
-}
-
-// older tells whether a was made before b; of two of the same second, either.
-func older(a, b *v1alpha1.PyrsiaNode) bool {
-	return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), cmp.Compare(a.UID, b.UID)) < 0
-}
-
-// sharedWith is an older mirror of another namespace whose folder is that of a
-// mirror, or overlaps with it; NAMESPACE-NAME may be the same of two.
-func sharedWith(n *v1alpha1.PyrsiaNode, all []v1alpha1.PyrsiaNode) string {
-	if n.Spec.Role != v1alpha1.RoleMirror {
-		return ""
-	}
-	for i := range all {
-		other := &all[i]
-		if other.Namespace != n.Namespace && other.Spec.Role == v1alpha1.RoleMirror && older(other, n) && overlap(hostPath(other), hostPath(n)) {
-			return other.Namespace + "/" + other.Name
-		}
-	}
-	return ""
-}

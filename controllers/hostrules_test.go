@@ -29,7 +29,7 @@ func ruleCases() map[string]ruleCase {
 		return func(n *v1alpha1.PyrsiaNode) { n.Spec.Storage.HostPath = p }
 	}
 	setUpAt := func(p string) func(*v1alpha1.PyrsiaNode) {
-		return func(n *v1alpha1.PyrsiaNode) { n.Spec.Mirror = &v1alpha1.Mirror{ContainerdConfigPath: p} }
+		return func(n *v1alpha1.PyrsiaNode) { n.Spec.Mirror.ContainerdConfigPath = p }
 	}
 	annotated := func(key string) func(*v1alpha1.PyrsiaNode) {
 		return func(n *v1alpha1.PyrsiaNode) { n.Spec.PodAnnotations = map[string]string{key: "x"} }
@@ -38,10 +38,14 @@ func ruleCases() map[string]ruleCase {
 		"a mirror":                {func(*v1alpha1.PyrsiaNode) {}, "", ""},
 		"a mirror with its image": {func(n *v1alpha1.PyrsiaNode) { n.Spec.Image = "example.com/own" }, "", ""},
 		"an unmanaged one": {func(n *v1alpha1.PyrsiaNode) {
-			n.Spec.Mirror = &v1alpha1.Mirror{Containerd: v1alpha1.ContainerdUnmanaged}
+			n.Spec.Mirror.Containerd = v1alpha1.ContainerdUnmanaged
 		}, "", ""},
-		"a folder below the root":    {at("/var/lib/pyrsia/x"), "", ""},
-		"a folder with dots":         {at("/var/lib/pyrsia/a..b"), "", ""},
+		"a folder below the root": {at("/var/lib/pyrsia/x"), "", ""},
+		"a folder with dots":      {at("/var/lib/pyrsia/a..b"), "", ""},
+		"the first free port":     {func(n *v1alpha1.PyrsiaNode) { n.Spec.Mirror.Port = 1024 }, "", ""},
+		"the default port":        {func(n *v1alpha1.PyrsiaNode) { n.Spec.Mirror = nil }, "", ""},
+		"a port of root's": {func(n *v1alpha1.PyrsiaNode) { n.Spec.Mirror.Port = 1023 }, "port 1023",
+			"spec.mirror.port 1023 must be one of 1024-65535: an administrator can add it to the chart's value mirrorPorts"},
 		"annotations for others":     {annotated("example.com/logs"), "", ""},
 		"annotations of the cluster": {annotated("cluster-autoscaler.kubernetes.io/safe-to-evict"), "", ""},
 	}
@@ -73,7 +77,7 @@ func TestHostRules(t *testing.T) {
 			n := mirrorNode(ns)
 			tc.change(n)
 			c.policySays(t, n, tc.want)
-			broken := DefaultHostRules("pyrsia-system").refusals(n, hostFacts{namespaceAllowed: true})
+			broken := DefaultHostRules("pyrsia-system").refusals(n, hostFacts{namespaceAllowed: true, wants: wants(n, nil)})
 			if tc.broken == "" && len(broken) > 0 || tc.broken != "" && (len(broken) != 1 || broken[0].rule != tc.broken) {
 				t.Errorf("the controller says %+v, want %q", broken, tc.broken)
 			}
@@ -218,12 +222,13 @@ func TestChartHasTheSameRules(t *testing.T) {
 	var values struct {
 		HostPathRoots         []string `json:"hostPathRoots"`
 		ContainerdConfigPaths []string `json:"containerdConfigPaths"`
+		MirrorPorts           []string `json:"mirrorPorts"`
 	}
 	if err := yaml.Unmarshal(data, &values); err != nil {
 		t.Fatal(err)
 	}
 	rules := DefaultHostRules("")
-	if fmt.Sprint(values.HostPathRoots, values.ContainerdConfigPaths) != fmt.Sprint(rules.HostPathRoots, rules.ContainerdConfigPaths) {
+	if fmt.Sprint(values.HostPathRoots, values.ContainerdConfigPaths, values.MirrorPorts) != fmt.Sprint(rules.HostPathRoots, rules.ContainerdConfigPaths, rules.MirrorPorts) {
 		t.Errorf("the chart has %+v, the operator %+v", values, rules)
 	}
 	policy, err := os.ReadFile("../charts/pyrsia-operator/templates/policy.yaml")
@@ -244,6 +249,7 @@ func TestHostRulesAreChecked(t *testing.T) {
 		"a relative":   func(r *HostRules) { r.HostPathRoots = []string{"var"} },
 		"that climbs":  func(r *HostRules) { r.ContainerdConfigPaths = []string{"/etc/../x"} },
 		"a slash":      func(r *HostRules) { r.HostPathRoots = []string{"/var/lib/pyrsia/"} },
+		"no port":      func(r *HostRules) { r.MirrorPorts = nil },
 		"no path":      func(r *HostRules) { r.ContainerdConfigPaths = nil },
 	} {
 		rules := DefaultHostRules("x")
@@ -264,7 +270,7 @@ func TestOwnImagesHaveNoPower(t *testing.T) {
 	exposed.Spec.Publisher = &v1alpha1.Publisher{RestoreFrom: &v1alpha1.RestoreFrom{URLs: []string{"http://192.0.2.7:8080"}}}
 	released := mirror.DeepCopy()
 	released.Finalizers, released.Spec.Mirror = []string{containerdFinalizer}, &v1alpha1.Mirror{Containerd: v1alpha1.ContainerdUnmanaged}
-	in := podInputs{image: "ghcr.io/pyrsia/pyrsia:v0.1.0", ledgerKey: "key"}
+	in := podInputs{image: "ghcr.io/pyrsia/pyrsia:v0.1.0", ledgerKey: "key", host: wants(mirror, nil)}
 	privileged, own := 0, 0
 	for name, template := range map[string]*coreac.PodTemplateSpecApplyConfiguration{
 		"mirror": daemonSet(mirror, in).Spec.Template, "released": daemonSet(released, in).Spec.Template,

@@ -39,6 +39,7 @@ var lastIP atomic.Int32
 type pod struct {
 	*corev1.Pod
 	ip     string
+	port   int32 // of a mirror
 	data   string
 	config pyrsia.Config
 	stop   func()
@@ -49,7 +50,7 @@ type pod struct {
 func (c *cluster) runPod(t *testing.T, n *v1alpha1.PyrsiaNode, data string) *pod {
 	t.Helper()
 	template := c.awaitTemplate(t, n)
-	p := &pod{ip: nextIP(), data: data}
+	p := &pod{ip: nextIP(), port: mirrorSpec(n).Port, data: data}
 	if p.data == "" {
 		p.data = shortFolder(t)
 	}

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
-	"path"
 	"slices"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -42,13 +41,15 @@ const nodeUser = 65532
 // depend on.
 type podInputs struct {
 	image     string // the operator's own, of containers that run as root or reach the host, and of the others by default
+	host      hostClaim
 	ledgerKey string // mirrors: the key to trust
 	bootstrap []string
 	outside   outside
 
-	// mirrors is the DaemonSet as it was read last; nil while the cluster has not
-	// seen the newest one. It is what a later step has from the workload.
-	mirrors *appsv1.DaemonSet
+	// mirrors and frontends are the DaemonSets as they were read last; nil while the
+	// cluster has not seen the newest one. They are what a later step has from the
+	// workload.
+	mirrors, frontends *appsv1.DaemonSet
 }
 
 func labels(n *v1alpha1.PyrsiaNode, component string) map[string]string {
@@ -220,11 +221,6 @@ const (
 	defaultHostRoot   = "/var/lib/pyrsia"
 	defaultConfigPath = "/etc/containerd/certs.d"
 )
-
-// hostPath is where a mirror keeps its data on each Kubernetes node.
-func hostPath(n *v1alpha1.PyrsiaNode) string {
-	return cmp.Or(n.Spec.Storage.HostPath, path.Join(defaultHostRoot, n.Namespace+"-"+n.Name))
-}
 
 // mirrorSpec fills in the defaults of a mirror that says nothing about itself;
 // the API server fills in those of one that says something.

@@ -1,10 +1,10 @@
 package controllers
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -26,54 +26,72 @@ import (
 // verdict is what the rules say to a PyrsiaNode.
 type verdict struct {
 	refusals []refusal
-	goesOn   bool // although rules are broken: it ran before they were
+	goesOn   bool     // although rules are broken: it ran before they were
+	keeps    []string // the rules that it may break
+	// host is what it has of the Kubernetes nodes: what its spec asks for if that
+	// is allowed, else what it had before.
+	host hostClaim
 }
 
 func (v verdict) allowed() bool { return len(v.refusals) == 0 || v.goesOn }
 
 // judge finds out whether a PyrsiaNode may reach Kubernetes nodes as it wants
-// to, and records those that do: before anything is made for them.
-func (r *PyrsiaNodeReconciler) judge(ctx context.Context, n *v1alpha1.PyrsiaNode) (verdict, error) {
-	var v verdict
-	var err error
-	if v.refusals, err = r.refusals(ctx, n); err != nil {
+// to, and records what it has of them: before anything is made for it.
+func (r *PyrsiaNodeReconciler) judge(ctx context.Context, n *v1alpha1.PyrsiaNode) (v verdict, err error) {
+	for range 2 * nodesAtOnce {
+		if v, err = r.judgeOnce(ctx, n); !apierrors.IsConflict(err) {
+			break // no other PyrsiaNode was recorded meanwhile
+		}
+	}
+	return v, err
+}
+
+func (r *PyrsiaNodeReconciler) judgeOnce(ctx context.Context, n *v1alpha1.PyrsiaNode) (v verdict, err error) {
+	if v.refusals, err = r.refusals(ctx, n, wants(n, nil)); err != nil {
 		return v, err
 	}
-	if len(v.refusals) == 0 && !reachesHosts(n) {
+	if len(v.refusals) == 0 && !reachesHosts(n) && !r.record.knows(n) {
 		return v, nil
 	}
-	was, known, err := r.record.of(ctx, n, r.running)
+	seen, err := r.record.view(ctx, n, r.running)
 	if err != nil {
 		return v, err
 	}
+	was := seen.was
+	claim := wants(n, was)
+	if v.refusals, err = r.refusals(ctx, n, claim); err != nil {
+		return v, err
+	}
+	v.refusals = append(v.refusals, taken(n, was, claim, seen.all, func(uid types.UID, other recorded) bool { return r.record.gone(ctx, uid, other) })...)
+	v.host = was.last()
 	var keeps []string
+	if was != nil {
+		v.keeps = was.Keeps
+	}
 	for _, broken := range v.refusals {
-		if !known || broken.rule != refusedNamespace && !slices.Contains(was.Keeps, broken.rule) {
+		before := broken.claimed && was != nil && was.Claims == nil // recorded when that was no rule
+		if was == nil || broken.rule != refusedNamespace && !before && !slices.Contains(was.Keeps, broken.rule) {
 			return v, nil
 		}
 		if broken.rule != refusedNamespace {
 			keeps = append(keeps, broken.rule)
 		}
 	}
-	v.goesOn = true
-	if known && slices.Equal(keeps, was.Keeps) {
+	v.goesOn, v.host = true, claim
+	now := recorded{Keeps: keeps, Claims: was.with(n, claim)}
+	if was != nil && was.Claims != nil && slices.Equal(keeps, was.Keeps) && slices.Equal(now.Claims, was.Claims) {
 		return v, nil
 	}
-	return v, r.record.put(ctx, n, keeps) // a rule that is kept again is not broken once more
+	return v, r.record.put(ctx, n, seen, now) // a rule that is kept again is not broken once more
 }
 
-func (r *PyrsiaNodeReconciler) refusals(ctx context.Context, n *v1alpha1.PyrsiaNode) ([]refusal, error) {
-	var facts hostFacts
+func (r *PyrsiaNodeReconciler) refusals(ctx context.Context, n *v1alpha1.PyrsiaNode, claim hostClaim) ([]refusal, error) {
+	facts := hostFacts{wants: claim}
 	if reachesHosts(n) {
 		var err error
 		if facts.namespaceAllowed, err = r.namespaceAllowed(ctx, n.Namespace); err != nil {
 			return nil, err
 		}
-		all := new(v1alpha1.PyrsiaNodeList)
-		if err := r.Client.List(ctx, all, client.UnsafeDisableDeepCopy); err != nil {
-			return nil, fmt.Errorf("listing the PyrsiaNodes: %w", err)
-		}
-		facts.sharedWith = sharedWith(n, all.Items)
 	}
 	return r.Hosts.refusals(n, facts), nil
 }
@@ -95,32 +113,33 @@ func (r *PyrsiaNodeReconciler) namespaceAllowed(ctx context.Context, name string
 }
 
 // running are the PyrsiaNodes that have pods which reach Kubernetes nodes, with
-// the rules that they break, when there is no record yet: those of an operator
-// that knew no rules.
+// what they have there and the rules that they break, when there is no record
+// yet: those of an operator that knew no rules. Of what two have, the older one
+// has it by right.
 func (r *PyrsiaNodeReconciler) running(ctx context.Context) (map[types.UID]recorded, error) {
 	all := new(v1alpha1.PyrsiaNodeList)
 	if err := r.Client.List(ctx, all); err != nil {
 		return nil, fmt.Errorf("listing the PyrsiaNodes: %w", err)
 	}
+	slices.SortFunc(all.Items, func(a, b v1alpha1.PyrsiaNode) int {
+		return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), cmp.Compare(a.UID, b.UID))
+	})
 	out := map[types.UID]recorded{}
 	for i := range all.Items {
 		n := &all.Items[i]
-		var workload client.Object = new(appsv1.StatefulSet)
-		if n.Spec.Role == v1alpha1.RoleMirror {
-			workload = new(appsv1.DaemonSet)
-		}
-		err := r.Client.Get(ctx, client.ObjectKeyFromObject(n), workload)
-		if apierrors.IsNotFound(err) || err == nil && !metav1.IsControlledBy(workload, n) {
-			continue
-		}
+		claim, runs, err := r.has(ctx, n)
 		if err != nil {
 			return nil, fmt.Errorf("looking at the pods of PyrsiaNode %s/%s: %w", n.Namespace, n.Name, err)
 		}
-		broken, err := r.refusals(ctx, n)
+		if !runs {
+			continue
+		}
+		broken, err := r.refusals(ctx, n, claim)
 		if err != nil {
 			return nil, err
 		}
-		known := recorded{PyrsiaNode: n.Namespace + "/" + n.Name}
+		broken = append(broken, taken(n, nil, claim, out, func(types.UID, recorded) bool { return false })...)
+		known := recorded{PyrsiaNode: n.Namespace + "/" + n.Name, Claims: []hostClaim{claim}}
 		for _, b := range broken {
 			if b.rule != refusedNamespace {
 				known.Keeps = append(known.Keeps, b.rule)
@@ -133,13 +152,34 @@ func (r *PyrsiaNodeReconciler) running(ctx context.Context) (map[types.UID]recor
 	return out, nil
 }
 
+// has tells whether a PyrsiaNode has pods, and what these have of the Kubernetes
+// nodes: where a mirror's data is, only its pods know.
+func (r *PyrsiaNodeReconciler) has(ctx context.Context, n *v1alpha1.PyrsiaNode) (claim hostClaim, runs bool, err error) {
+	claim = wants(n, nil)
+	mirrors := new(appsv1.DaemonSet)
+	var workload client.Object = new(appsv1.StatefulSet)
+	if n.Spec.Role == v1alpha1.RoleMirror {
+		workload = mirrors
+	}
+	err = r.applier.live.Get(ctx, client.ObjectKeyFromObject(n), workload)
+	if apierrors.IsNotFound(err) || err == nil && !metav1.IsControlledBy(workload, n) {
+		return claim, false, nil
+	}
+	for _, v := range mirrors.Spec.Template.Spec.Volumes {
+		if v.Name == "data" && v.HostPath != nil {
+			claim.Folder = v.HostPath.Path
+		}
+	}
+	return claim, err == nil, err
+}
+
 // refuse tells that nothing is made for a PyrsiaNode. What its pods do already,
 // they go on with.
 func (r *PyrsiaNodeReconciler) refuse(ctx context.Context, n *v1alpha1.PyrsiaNode, v verdict) (next time.Duration, err error) {
 	setNotAllowed(n, v)
 	c := meta.FindStatusCondition(n.Status.Conditions, v1alpha1.ConditionNotAllowed)
 	setFailed(n, v1alpha1.ConditionKeysReady, v1alpha1.ConditionNotAllowed, c.Message)
-	if slices.ContainsFunc(v.refusals, func(b refusal) bool { return strings.HasPrefix(b.rule, "hostPath of ") }) {
+	if slices.ContainsFunc(v.refusals, func(b refusal) bool { return b.claimed }) {
 		return time.Minute, nil // nothing tells when the other one is gone
 	}
 	return 0, reconcile.TerminalError(fmt.Errorf("%s", c.Message))

@@ -84,7 +84,7 @@ func (r *PyrsiaNodeReconciler) restoreAll(ctx context.Context, n *v1alpha1.Pyrsi
 	if err != nil {
 		return false, err
 	}
-	if !may.allowed() {
+	if !may.allowed() && r.keepAllowedPlaces(n, may) == 0 {
 		r.tellLeft(n, "what the spec says is not allowed, so nothing is done by it: "+may.refusals[0].why)
 		return true, nil
 	}
@@ -97,7 +97,7 @@ func (r *PyrsiaNodeReconciler) restoreAll(ctx context.Context, n *v1alpha1.Pyrsi
 	if err != nil {
 		return false, err
 	}
-	if len(n.Status.Containerd) > 0 { // and a pod that has come since
+	if len(n.Status.Containerd) > 0 && may.allowed() { // and a pod that has come since
 		recordSetup(n, pods)
 	}
 	if slices.ContainsFunc(pods, func(p corev1.Pod) bool { return r.stillThere(n, p) }) {
@@ -108,13 +108,22 @@ func (r *PyrsiaNodeReconciler) restoreAll(ctx context.Context, n *v1alpha1.Pyrsi
 	if recorded := n.Status.Containerd; len(recorded) > 0 {
 		at = place{path: recorded[0].Path, nodes: recorded[0].Nodes[:min(len(recorded[0].Nodes), cleanupNodes)]}
 	}
-	return r.restoreAt(ctx, n, at)
+	return r.restoreAt(ctx, n, podInputs{image: r.NodeImage, host: may.host}, at)
+}
+
+// keepAllowedPlaces leaves of the places that the status tells, if not even the
+// spec is allowed, those in which a mirror may set containerd up, and counts them.
+func (r *PyrsiaNodeReconciler) keepAllowedPlaces(n *v1alpha1.PyrsiaNode, may verdict) int {
+	n.Status.Containerd = slices.DeleteFunc(n.Status.Containerd, func(s v1alpha1.ContainerdSetup) bool {
+		return !slices.Contains(r.Hosts.ContainerdConfigPaths, s.Path) && !slices.Contains(may.keeps, refusedConfigPath+s.Path)
+	})
+	return len(n.Status.Containerd)
 }
 
 // restoreAt brings the clean-up of one place further, and tells when it was the
 // last one.
-func (r *PyrsiaNodeReconciler) restoreAt(ctx context.Context, n *v1alpha1.PyrsiaNode, at place) (done bool, err error) {
-	live, err := r.applyDaemonSet(ctx, n, cleanupDaemonSet(n, podInputs{image: r.NodeImage}, at))
+func (r *PyrsiaNodeReconciler) restoreAt(ctx context.Context, n *v1alpha1.PyrsiaNode, in podInputs, at place) (done bool, err error) {
+	live, err := r.applyDaemonSet(ctx, n, cleanupDaemonSet(n, in, at))
 	left := at.nodes
 	if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) { // nothing can be made there any more
 		r.tellLeft(n, "the namespace goes before the PyrsiaNode")
@@ -197,11 +206,12 @@ func cleanupDaemonSet(n *v1alpha1.PyrsiaNode, in podInputs, at place) *appsac.Da
 	if len(at.nodes) > 0 {
 		onNodes(spec, n, at)
 	}
-	withContainerd(spec, n, in, at.path, uninstallArgs(n))
-	if at.abandoned || !n.DeletionTimestamp.IsZero() {
-		spec.WithVolumes(hostVolume("data", hostPath(n))).
+	spec.WithVolumes(hostVolume("certs-d", at.path))
+	withContainerd(spec, n, in, containerSetUp, uninstallArgs(n, in)...)
+	if (at.abandoned || !n.DeletionTimestamp.IsZero()) && in.host.Folder != "" {
+		spec.WithVolumes(hostVolume("data", in.host.Folder)).
 			WithInitContainers(initContainer(n, in, "remove-data", "DAC_OVERRIDE", "FOWNER").
-				WithArgs("remove-data", "/data").
+				WithArgs("remove-data", "--claim", setupOwner(n), "/data").
 				WithVolumeMounts(coreac.VolumeMount().WithName("data").WithMountPath("/data")))
 	}
 	return appsac.DaemonSet(cleanupName(n), n.Namespace).

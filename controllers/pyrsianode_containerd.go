@@ -15,8 +15,14 @@ import (
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
 )
 
-// containerSetUp is the container that sets containerd up on a Kubernetes node.
-const containerSetUp = "containerd"
+const (
+	// containerSetUp is the container that sets containerd up on a Kubernetes node,
+	// or puts it back.
+	containerSetUp = "containerd"
+	// containerGuard puts it back before the mirror starts, if another process has
+	// the mirror's port: the mirror may take long, or not get ready at all.
+	containerGuard = "guard"
+)
 
 // manageContainerd sets containerd up on the Kubernetes node of a mirror's pod,
 // as soon as the mirror is ready, and not before: the mirror becomes a sidecar
@@ -27,32 +33,50 @@ func manageContainerd(spec *coreac.PodSpecApplyConfiguration, n *v1alpha1.Pyrsia
 	if m.Containerd == v1alpha1.ContainerdUnmanaged {
 		return
 	}
+	withContainerd(spec, n, in, containerGuard, portArgs(n, m, "guard", guardWait)...)
 	mirror := spec.Containers[0]
 	mirror.WithRestartPolicy(corev1.ContainerRestartPolicyAlways).
 		WithStartupProbe(probe("/readyz").WithPeriodSeconds(1).WithFailureThreshold(startupFailures))
 	spec.WithInitContainers(&mirror)
 	spec.Containers = nil
 	spec.WithContainers(holdContainer(n, in))
-	withContainerd(spec, n, in, m.ContainerdConfigPath, installArgs(n, m))
+	withContainerd(spec, n, in, containerSetUp, installArgs(n, m)...)
+	spec.WithVolumes(hostVolume("certs-d", m.ContainerdConfigPath))
 	// In it are the secret by which the port proves that it is this mirror's, and
 	// the frontend's socket by which it is asked: the machine's loopback address is
 	// out of a pod's reach.
-	spec.InitContainers[len(spec.InitContainers)-1].WithVolumeMounts(coreac.VolumeMount().WithName("data").WithMountPath("/data").WithReadOnly(true))
+	for i, c := range spec.InitContainers {
+		if *c.Name == containerGuard || *c.Name == containerSetUp {
+			spec.InitContainers[i].WithVolumeMounts(coreac.VolumeMount().WithName("data").WithMountPath("/data").WithReadOnly(true))
+		}
+	}
 }
 
 // startupFailures are the seconds after which a mirror that does not get ready
 // is started again.
 const startupFailures = 3600
 
-// portWait is how long the mirror's frontend, which starts at the same time, may
-// take to hold the port; then the container starts again.
-const portWait = 30 * time.Second
+const (
+	// portWait is how long the mirror's frontend, which starts at the same time, may
+	// take to hold the port; then the container starts again. The guard waits for
+	// less: the mirror starts after it.
+	portWait  = 30 * time.Second
+	guardWait = 10 * time.Second
+	// handOver is how long the set-up waits for another mirror of the namespace to
+	// hand its registries over, before it says again that it does. It is longer than
+	// the time after which the kubelet forgets that a container has failed before.
+	handOver = 11 * time.Minute
+)
+
+func portArgs(n *v1alpha1.PyrsiaNode, m v1alpha1.Mirror, command string, wait time.Duration) []string {
+	return []string{
+		"containerd", command, "--certs-d", "/certs.d", "--owner", setupOwner(n), "--mirror", mirrorURL(m.Port),
+		"--port-secret", "/data/" + frontendDir + "/port.secret", "--port-socket", "/data/" + frontendDir + "/port.sock", "--wait", wait.String(),
+	}
+}
 
 func installArgs(n *v1alpha1.PyrsiaNode, m v1alpha1.Mirror) []string {
-	args := []string{
-		"containerd", "install", "--certs-d", "/certs.d", "--owner", setupOwner(n), "--mode", string(m.Containerd),
-		"--mirror", mirrorURL(m), "--port-secret", "/data/" + frontendDir + "/port.secret", "--port-socket", "/data/" + frontendDir + "/port.sock", "--wait", portWait.String(),
-	}
+	args := append(portArgs(n, m, "install", portWait), "--mode", string(m.Containerd), "--hand-over", handOver.String())
 	for _, registry := range m.Registries {
 		args = append(args, "--registry", registry)
 	}
@@ -61,8 +85,8 @@ func installArgs(n *v1alpha1.PyrsiaNode, m v1alpha1.Mirror) []string {
 
 // uninstallArgs take back all that this PyrsiaNode has set up in a certs.d, and
 // of what v0.1.0 wrote, which names no owner, that which names its port.
-func uninstallArgs(n *v1alpha1.PyrsiaNode) []string {
-	return []string{"containerd", "uninstall", "--certs-d", "/certs.d", "--owner", setupOwner(n), "--all", "--mirror", mirrorURL(mirrorSpec(n))}
+func uninstallArgs(n *v1alpha1.PyrsiaNode, in podInputs) []string {
+	return []string{"containerd", "uninstall", "--certs-d", "/certs.d", "--owner", setupOwner(n), "--all", "--mirror", mirrorURL(in.host.Port)}
 }
 
 // setupOwner is how a PyrsiaNode's set-up of containerd is told from that of
@@ -71,17 +95,17 @@ func setupOwner(n *v1alpha1.PyrsiaNode) string {
 	return n.Namespace + "/" + n.Name + "/" + string(n.UID)
 }
 
-func mirrorURL(m v1alpha1.Mirror) string { return fmt.Sprintf("http://127.0.0.1:%d", m.Port) }
+func mirrorURL(port int32) string { return fmt.Sprintf("http://127.0.0.1:%d", port) }
 
-func withContainerd(spec *coreac.PodSpecApplyConfiguration, n *v1alpha1.PyrsiaNode, in podInputs, configPath string, args []string) {
+// withContainerd adds a container that changes what is in the volume certs-d.
+func withContainerd(spec *coreac.PodSpecApplyConfiguration, n *v1alpha1.PyrsiaNode, in podInputs, name string, args ...string) {
 	// CHOWN and FOWNER: a hosts.toml keeps its owner. DAC_READ_SEARCH: it may be
 	// for its owner alone, as the mirror's secret is.
-	spec.WithVolumes(hostVolume("certs-d", configPath)).
-		WithInitContainers(initContainer(n, in, containerSetUp, "CHOWN", "DAC_READ_SEARCH", "FOWNER").
-			WithArgs(args...).
-			// What it says when it fails is what the condition says.
-			WithTerminationMessagePolicy(corev1.TerminationMessageFallbackToLogsOnError).
-			WithVolumeMounts(coreac.VolumeMount().WithName("certs-d").WithMountPath("/certs.d")))
+	spec.WithInitContainers(initContainer(n, in, name, "CHOWN", "DAC_READ_SEARCH", "FOWNER").
+		WithArgs(args...).
+		// What it says when it fails is what the condition says.
+		WithTerminationMessagePolicy(corev1.TerminationMessageFallbackToLogsOnError).
+		WithVolumeMounts(coreac.VolumeMount().WithName("certs-d").WithMountPath("/certs.d")))
 }
 
 // holdContainer keeps a pod there whose other containers have done their work
@@ -114,9 +138,9 @@ func sameRegistry(a, b string) bool {
 	return err1 == nil && err2 == nil && canonicalA == canonicalB
 }
 
-// setUpRefusal tells why containerd cannot be set up on the first Kubernetes node
-// where that is refused: another mirror has a registry there, or another process
-// has the mirror's port.
+// setUpRefusal tells why the mirror does not run, or cannot set containerd up, on
+// the first Kubernetes node where that is refused: another mirror has a registry or
+// the folder there, or another process has the mirror's port.
 func setUpRefusal(pods []corev1.Pod) (reason, message string) {
 	count := 0
 	for _, p := range pods {
@@ -125,13 +149,15 @@ func setUpRefusal(pods []corev1.Pod) (reason, message string) {
 			if ended == nil {
 				ended = s.LastTerminationState.Terminated // it waits to be started again, or has been
 			}
-			if s.Name != containerSetUp || ended == nil || refusals[ended.ExitCode] == "" {
+			if ended == nil || refusals[ended.ExitCode].container != s.Name {
 				continue
 			}
 			if count++; count == 1 {
-				reason = refusals[ended.ExitCode]
-				said := strings.TrimPrefix(strings.TrimSpace(ended.Message), "pyrsia: ")
-				message = fmt.Sprintf("containerd is not set up on the Kubernetes node %s: %s", p.Spec.NodeName, bounded(said, maxMessage/2))
+				refused := refusals[ended.ExitCode]
+				reason = refused.reason
+				said := strings.TrimSpace(ended.Message)
+				said = said[max(0, strings.LastIndex(said, "pyrsia: ")):] // before it is what it did meanwhile
+				message = fmt.Sprintf("%s on the Kubernetes node %s: %s", refused.what, p.Spec.NodeName, bounded(strings.TrimPrefix(said, "pyrsia: "), maxMessage/2))
 			}
 		}
 	}
@@ -141,8 +167,9 @@ func setUpRefusal(pods []corev1.Pod) (reason, message string) {
 	return reason, message
 }
 
-// refusals are the reasons by the exit status of 'pyrsia containerd install'.
-var refusals = map[int32]string{
-	control.ExitRegistryTaken: "RegistryTaken",
-	control.ExitPortTaken:     "PortTaken",
+// refusals are what a container of a mirror's pods refuses, by its exit status.
+var refusals = map[int32]struct{ container, reason, what string }{
+	control.ExitRegistryTaken: {containerSetUp, "RegistryTaken", "containerd is not set up"},
+	control.ExitPortTaken:     {containerSetUp, "PortTaken", "containerd is not set up"},
+	control.ExitFolderTaken:   {containerInitData, "FolderTaken", "the mirror does not run"},
 }

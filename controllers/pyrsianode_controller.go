@@ -85,7 +85,7 @@ func (r *PyrsiaNodeReconciler) Reconcile(ctx context.Context, req ctrl.Request) 
 	}
 	before := n.DeepCopy()
 	setNotAllowed(n, may)
-	in := podInputs{image: r.NodeImage}
+	in := podInputs{image: r.NodeImage, host: may.host}
 	next, err := run(ctx, n, r.keys, r.network(&in), r.workload(&in), r.restoreContainerd(&in), r.ledger(&in), r.awaitKeys, r.pace)
 	return r.status.finish(ctx, before, n, next, err)
 }

@@ -55,11 +55,9 @@ func frontendDaemonSet(n *v1alpha1.PyrsiaNode, in podInputs) *appsac.DaemonSetAp
 		WithTerminationGracePeriodSeconds(int64((frontendDrain + 20*time.Second).Seconds())).
 		WithSecurityContext(coreac.PodSecurityContext().
 			WithSeccompProfile(coreac.SeccompProfile().WithType(corev1.SeccompProfileTypeRuntimeDefault))).
-		WithVolumes(hostVolume("sockets", hostPath(n))).
-		WithInitContainers(initContainer(n, in, "init-data", "CHOWN", "DAC_OVERRIDE", "FOWNER").
-			WithArgs("init-data", "--owner", fmt.Sprintf("%d:%d", nodeUser, nodeUser), "/sockets").
-			WithResources(little()).
-			WithVolumeMounts(sockets)).
+		WithVolumes(hostVolume("sockets", in.host.Folder)).
+		// The whole folder, for its owner is named at its top.
+		WithInitContainers(claimContainer(n, in, "sockets").WithResources(little())).
 		WithContainers(coreac.Container().WithName("frontend").
 			// The operator's own, whatever spec.image is: it must be able to prove to
 			// the operator's set-up of containerd whose port it holds; and it is on the

@@ -13,6 +13,9 @@ import (
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
 )
 
+// containerInitData is the container that claims a mirror's folder.
+const containerInitData = "init-data"
+
 // defaultCacheSize is the disk that a mirror uses on each Kubernetes node.
 var defaultCacheSize = resource.MustParse("10Gi")
 
@@ -37,10 +40,8 @@ func daemonSet(n *v1alpha1.PyrsiaNode, in podInputs) *appsac.DaemonSetApplyConfi
 
 	template := podTemplate(n, in, args)
 	template.Spec.
-		WithVolumes(hostVolume("data", hostPath(n))).
-		WithInitContainers(initContainer(n, in, "init-data", "CHOWN", "DAC_OVERRIDE", "FOWNER").
-			WithArgs("init-data", "--owner", fmt.Sprintf("%d:%d", nodeUser, nodeUser), "/data", "/data/"+frontendDir).
-			WithVolumeMounts(coreac.VolumeMount().WithName("data").WithMountPath("/data")))
+		WithVolumes(hostVolume("data", in.host.Folder)).
+		WithInitContainers(claimContainer(n, in, "data"))
 	manageContainerd(template.Spec, n, in, mirror)
 
 	return appsac.DaemonSet(n.Name, n.Namespace).
@@ -64,6 +65,16 @@ func initContainer(n *v1alpha1.PyrsiaNode, in podInputs, name string, capabiliti
 		WithImagePullPolicy(corev1.PullIfNotPresent).
 		WithResources(resources(n)).
 		WithSecurityContext(security)
+}
+
+// claimContainer makes the folder on the machine this PyrsiaNode's, unless another
+// namespace's has it, and gives it to the user of its pods.
+func claimContainer(n *v1alpha1.PyrsiaNode, in podInputs, volume string) *coreac.ContainerApplyConfiguration {
+	return initContainer(n, in, containerInitData, "CHOWN", "DAC_OVERRIDE", "FOWNER").
+		WithArgs("init-data", "--owner", fmt.Sprintf("%d:%d", nodeUser, nodeUser), "--claim", setupOwner(n), "/data", "/data/"+frontendDir).
+		// What it says when it fails is what the condition says.
+		WithTerminationMessagePolicy(corev1.TerminationMessageFallbackToLogsOnError).
+		WithVolumeMounts(coreac.VolumeMount().WithName(volume).WithMountPath("/data"))
 }
 
 func hostVolume(name, path string) *coreac.VolumeApplyConfiguration {

@@ -46,6 +46,9 @@ func (r *PyrsiaNodeReconciler) restoreContainerd(in *podInputs) step[*v1alpha1.P
 		if err := deleteOwned(ctx, r.applier, n, new(appsv1.DaemonSet), "DaemonSet", cleanupName(n)); err != nil {
 			return 0, err
 		}
+		if err := r.settle(ctx, n, *in); err != nil {
+			return 0, err
+		}
 		if !managesContainerd(n) && len(n.Status.Containerd) == 0 && in.mirrors.Status.DesiredNumberScheduled == 0 {
 			return 0, r.release(ctx, n)
 		}

@@ -135,6 +135,7 @@ func (r *PyrsiaNodeReconciler) applyWorkload(ctx context.Context, n *v1alpha1.Py
 	}
 	in.mirrors = mirrors
 	frontends, err := r.applyDaemonSet(ctx, n, frontendDaemonSet(n, *in))
+	in.frontends = frontends
 	if err != nil || mirrors == nil || frontends == nil {
 		return nil, err
 	}

@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/http"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -28,7 +27,7 @@ import (
 func (p *pod) pull(t *testing.T, image string) {
 	t.Helper()
 	repository, reference, _ := strings.Cut(image, ":")
-	url := fmt.Sprintf("http://%s/v2/%s/manifests/%s?ns=docker.io", net.JoinHostPort(p.ip, strconv.Itoa(portMirror)), repository, reference)
+	url := fmt.Sprintf("http://%s/v2/%s/manifests/%s?ns=docker.io", net.JoinHostPort(p.ip, fmt.Sprint(p.port)), repository, reference)
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
 	if err != nil {
 		t.Fatal(err)

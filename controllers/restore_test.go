@@ -180,7 +180,7 @@ func TestPathThatChangesIsPutBack(t *testing.T) {
 	c := testCluster(t)
 	mirror, _ := c.spread(t, "a", "b")
 	const other = "/etc/docker/certs.d"
-	c.change(t, mirror, func(s *v1alpha1.PyrsiaNodeSpec) { s.Mirror = &v1alpha1.Mirror{ContainerdConfigPath: other} })
+	c.change(t, mirror, func(s *v1alpha1.PyrsiaNodeSpec) { s.Mirror.ContainerdConfigPath = other })
 	eventually(t, func() error {
 		if template := c.awaitTemplate(t, mirror); !slices.ContainsFunc(template.Spec.Volumes, func(v corev1.Volume) bool { return v.HostPath != nil && v.HostPath.Path == other }) {
 			return fmt.Errorf("the workload has no volume %s", other)
@@ -204,7 +204,7 @@ func TestUnmanagedPutsBackOnce(t *testing.T) {
 	c := testCluster(t)
 	mirror, _ := c.spread(t, "a")
 	c.change(t, mirror, func(s *v1alpha1.PyrsiaNodeSpec) {
-		s.Mirror = &v1alpha1.Mirror{Containerd: v1alpha1.ContainerdUnmanaged}
+		s.Mirror.Containerd = v1alpha1.ContainerdUnmanaged
 	})
 	eventually(t, func() error {
 		template := c.awaitTemplate(t, mirror)

@@ -165,7 +165,8 @@ type Storage struct {
 	// hostPath is the directory in which a mirror keeps its data, on each
 	// Kubernetes node: one directly below those that the operator is told
 	// (/var/lib/pyrsia unless it is told others), which no mirror of another
-	// namespace has. The default is /var/lib/pyrsia/NAMESPACE-NAME.
+	// namespace has. The default is /var/lib/pyrsia/NAMESPACE_NAME; a mirror that
+	// v0.1.0 made stays in /var/lib/pyrsia/NAMESPACE-NAME.
 	// +kubebuilder:validation:MaxLength=1024
 	// +kubebuilder:validation:Pattern=`^/[A-Za-z0-9_./-]+$`
 	// +kubebuilder:validation:XValidation:rule="!self.split('/').exists(s, s == '..')",message="hostPath must not contain '..'"
@@ -215,7 +216,8 @@ type Mirror struct {
 	Registries []string `json:"registries,omitempty"`
 
 	// port is where the mirror listens, on the loopback address of each
-	// Kubernetes node.
+	// Kubernetes node: one of those that the operator is told (1024 to 65535 unless
+	// it is told others), which no mirror of another namespace has in the cluster.
 	// +kubebuilder:default=5001
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=65535

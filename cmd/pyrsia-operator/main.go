@@ -55,6 +55,11 @@ func main() {
 	list("namespaces", &c.hosts.Namespaces, "comma-separated namespaces in which alone the operator works, beside its own; mirrors are allowed in them (default: all, with mirrors in its own and those with the label pyrsia.io/mirrors=allowed)")
 	list("host-path-roots", &c.hosts.HostPathRoots, "comma-separated folders directly below which mirrors may keep data on Kubernetes nodes (default "+strings.Join(c.hosts.HostPathRoots, ",")+")")
 	list("containerd-config-paths", &c.hosts.ContainerdConfigPaths, "comma-separated folders in which mirrors may set containerd up (default "+strings.Join(c.hosts.ContainerdConfigPaths, ",")+")")
+	ports := fmt.Sprint(c.hosts.MirrorPorts[0])
+	flag.Func("mirror-ports", "comma-separated ports, or ranges of them, at which mirrors may listen on Kubernetes nodes (default "+ports+")", func(s string) (err error) {
+		c.hosts.MirrorPorts, err = controllers.ParsePortRanges(s)
+		return err
+	})
 	c.log.BindFlags(flag.CommandLine)
 	flag.Parse()
 	ctrl.SetLogger(zap.New(zap.UseFlagOptions(&c.log)))

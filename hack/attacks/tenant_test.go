@@ -176,7 +176,7 @@ func linkInFolder(t *testing.T, w *steps.World) {
 		_, err := apply(t, w, "", mirrorOf(t, "tenant-b", "links", spec+"one}"))
 		return err
 	})
-	link := "/var/lib/pyrsia/tenant-b-links/frontend"
+	link := "/var/lib/pyrsia/tenant-b_links/frontend"
 	eventually(t, 2*time.Minute, func() error {
 		_, err := w.Output(t.Context(), "hack/cluster/cluster", "exec", "w1", "test", "-L", link)
 		return err

@@ -38,7 +38,7 @@ var reasons = map[string]string{
 	"own namespace secrets":                          "Makes the Secret of the control keys' seeds anew, should somebody have deleted it.",
 	"own namespace secrets pyrsia-operator-seed":     "Reads and rotates the seeds of the control keys: the only Secret that it can read.",
 	"own namespace configmaps":                       "Makes the record of mirrors anew, should somebody have deleted it.",
-	"own namespace configmaps pyrsia-operator-hosts": "Records which PyrsiaNodes have reached Kubernetes nodes, so that they go on when a rule or a label changes.",
+	"own namespace configmaps pyrsia-operator-hosts": "Records which PyrsiaNodes have reached Kubernetes nodes, so that they go on when a rule or a label changes, and which folder and ports each has there, so that no other gets them.",
 	"own namespace leases.coordination.k8s.io":       "Is chosen among its replicas, so that two never act together.",
 }
 

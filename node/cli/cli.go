@@ -12,6 +12,7 @@ import (
 	"github.com/pyrsia/pyrsia-operator/node"
 	"github.com/pyrsia/pyrsia-operator/node/control"
 	"github.com/pyrsia/pyrsia-operator/node/internal/containerd"
+	"github.com/pyrsia/pyrsia-operator/node/internal/datafolder"
 	"github.com/pyrsia/pyrsia-operator/node/internal/portproof"
 )
 
@@ -19,8 +20,8 @@ import (
 var errUsage = errors.New("wrong use")
 
 // Main runs the program and returns its exit status: 0 for success, 1 for a
-// failure (also of a verification), 2 for a wrong use. 'containerd install' has
-// two more, by which the operator tells what to say in a mirror's condition.
+// failure (also of a verification), 2 for a wrong use. 'containerd install' and
+// 'init-data' have more, by which the operator tells what to say in a mirror's condition.
 func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if calledByContainerd(args) {
 		return verifyImage(ctx, args, stdout, stderr)
@@ -66,6 +67,9 @@ func exitStatus(err error) int {
 	}
 	if _, ok := errors.AsType[*portproof.Error](err); ok {
 		return control.ExitPortTaken
+	}
+	if _, ok := errors.AsType[*datafolder.OwnedError](err); ok {
+		return control.ExitFolderTaken
 	}
 	return 1
 }

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/pyrsia/pyrsia-operator/node/internal/containerd"
+	"github.com/pyrsia/pyrsia-operator/node/internal/datafolder"
 	"github.com/pyrsia/pyrsia-operator/node/internal/portproof"
 )
 
@@ -45,38 +46,43 @@ hands over to those of its own namespace.)`,
 	f.StringArrayVar(&s.Registries, "registry", []string{"docker.io"}, "registry that the node mirrors, Docker Hub under all its names; may be repeated")
 	f.StringVar(&s.Owner, "owner", localOwner, "whose set-up it is, for more than one node on this machine")
 	f.StringVar(&config, "config", "/etc/containerd/config.toml", "containerd's configuration")
-	cmd.AddCommand(containerdInstall(&s, &config), containerdUninstall(&s), containerdStatus(&s, &config))
+	cmd.AddCommand(containerdInstall(&s, &config), containerdGuard(&s), containerdUninstall(&s), containerdStatus(&s, &config))
 	return cmd
 }
 
 func containerdInstall(s *containerd.Setup, config *string) *cobra.Command {
-	var mirror, mode, secretFile, socket string
-	var wait time.Duration
+	var mirror, mode string
+	var port portQuestion
+	var handOver time.Duration
 	var unchecked bool
 	cmd := &cobra.Command{
 		Use:   "install",
 		Short: "Send pulls to the node",
 		Long: `Sends pulls of the registries to the node, in place of what the same owner had
 set up before. The node must run: before anything is written its port must
-answer as a mirror of Pyrsia, with --port-secret as this very one.
+answer as a mirror of Pyrsia, with --port-secret as this very one. If another
+program answers there, what the same owner has sent there is restored.
 
 Exit status: 3 if another owner has one of the registries, 4 if the port is not
-the mirror's; then nothing was changed.`,
+the mirror's; then nothing was set up.`,
 		Args: exactly(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := checkMirror(mirror); err != nil {
 				return err
 			}
-			if !unchecked {
-				if err := checkPort(cmd.Context(), mirror, secretFile, socket, wait); err != nil {
-					return err
+			install := func() error {
+				if !unchecked {
+					if err := port.ask(cmd, *s, mirror); err != nil {
+						return err
+					}
 				}
+				restored, err := s.Install(mirror, containerd.Mode(mode))
+				for _, name := range restored {
+					fmt.Fprintf(cmd.OutOrStdout(), "Restored %s, which is not listed any more.\n", name)
+				}
+				return err
 			}
-			restored, err := s.Install(mirror, containerd.Mode(mode))
-			for _, name := range restored {
-				fmt.Fprintf(cmd.OutOrStdout(), "Restored %s, which is not listed any more.\n", name)
-			}
-			if err != nil {
+			if err := takingTurns(cmd, *s, handOver, install); err != nil {
 				return err
 			}
 			if _, err := os.Stat(*config); err != nil {
@@ -91,26 +97,113 @@ the mirror's; then nothing was changed.`,
 	f := cmd.Flags()
 	f.StringVar(&mirror, "mirror", "http://127.0.0.1:5001", "URL of the node's mirror port")
 	f.StringVar(&mode, "mode", string(containerd.Strict), "Strict (what the node refuses is not pulled) or Fallback (goes on to the registry)")
-	f.StringVar(&secretFile, "port-secret", "", "file by which the port proves that it is this node's: frontend/port.secret in its data folder, or port.secret in the --dir of its frontend")
-	f.StringVar(&socket, "port-socket", "", "port.sock in the --dir of the node's frontend, which then asks the port: for where it is out of reach, as in a pod")
-	f.DurationVar(&wait, "wait", 5*time.Second, "how long to wait for the node's port to answer")
+	port.flags(cmd)
+	f.DurationVar(&handOver, "hand-over", 0, "how long to wait for another owner of the same team to hand over, if an earlier attempt was refused: the first one fails at once, and says who has it")
 	f.BoolVar(&unchecked, "no-port-check", false, "set up although the node does not run yet: whoever has the port is asked from then on")
 	return cmd
 }
 
-// checkPort waits until the port is the mirror's.
-func checkPort(ctx context.Context, mirror, secretFile, socket string, wait time.Duration) (err error) {
+// turnEvery is how often it is looked whether another owner has handed over.
+const turnEvery = 2 * time.Second
+
+// takingTurns calls install until nobody else has a registry, for at most the
+// given time: a container that ended each time would be started again minutes
+// after the other one has handed over. The first attempt ends at once, for what a
+// container says is heard when it ends.
+func takingTurns(cmd *cobra.Command, s containerd.Setup, limit time.Duration, install func() error) error {
+	waits, err := s.Waits()
+	if err != nil {
+		return err
+	}
+	told := false
+	for end := time.Now().Add(limit); ; {
+		err := install()
+		if _, owned := errors.AsType[*containerd.OwnedError](err); !owned || !waits || time.Now().After(end) {
+			return err
+		}
+		if !told {
+			fmt.Fprintf(cmd.ErrOrStderr(), "Waiting up to %s for a hand-over: %v\n", limit, err)
+			told = true
+		}
+		select {
+		case <-cmd.Context().Done():
+			return err
+		case <-time.After(turnEvery):
+		}
+	}
+}
+
+// portQuestion is how a port is asked whose it is.
+type portQuestion struct {
+	secretFile, socket string
+	wait               time.Duration
+}
+
+func (q *portQuestion) flags(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.StringVar(&q.secretFile, "port-secret", "", "file by which the port proves that it is this node's: frontend/port.secret in its data folder, or port.secret in the --dir of its frontend")
+	f.StringVar(&q.socket, "port-socket", "", "port.sock in the --dir of the node's frontend, which then asks the port: for where it is out of reach, as in a pod")
+	f.DurationVar(&q.wait, "wait", 5*time.Second, "how long to wait for the node's port to answer")
+}
+
+// ask waits until the port is the mirror's. If another process has it, containerd
+// shall not ask that one.
+func (q portQuestion) ask(cmd *cobra.Command, s containerd.Setup, mirror string) error {
+	err := q.check(cmd.Context(), mirror)
+	wrong, ok := errors.AsType[*portproof.Error](err)
+	if !ok || !wrong.Foreign {
+		return err
+	}
+	disarmed, restoring := s.Disarm(mirror)
+	if len(disarmed) > 0 {
+		fmt.Fprintf(cmd.ErrOrStderr(), "Restored %s: another process has the port.\n", strings.Join(disarmed, ", "))
+	}
+	if restoring != nil {
+		return fmt.Errorf("%w (%s, which is asked: %s)", restoring, mirror, wrong.Found)
+	}
+	return err
+}
+
+func (q portQuestion) check(ctx context.Context, mirror string) (err error) {
 	var secret []byte
-	for end := time.Now().Add(wait); secretFile != ""; time.Sleep(100 * time.Millisecond) {
+	for end := time.Now().Add(q.wait); q.secretFile != ""; time.Sleep(100 * time.Millisecond) {
 		// A frontend that comes up at this moment is about to make it.
-		if secret, err = portproof.ReadSecret(secretFile); err == nil {
+		if secret, err = portproof.ReadSecret(q.secretFile); err == nil {
 			break
 		}
 		if !errors.Is(err, fs.ErrNotExist) || time.Now().After(end) || ctx.Err() != nil {
 			return &portproof.Error{URL: mirror, Found: "its mirror has left no secret yet: " + err.Error()}
 		}
 	}
-	return portproof.Check(ctx, mirror, secret, socket, wait)
+	return portproof.Check(ctx, mirror, secret, q.socket, q.wait)
+}
+
+// containerdGuard is for the start of a mirror, which takes its time: whoever was
+// faster at the port is not asked until it is ready.
+func containerdGuard(s *containerd.Setup) *cobra.Command {
+	var mirror string
+	var port portQuestion
+	cmd := &cobra.Command{
+		Use:    "guard",
+		Short:  "Restore what was there before if another process has the node's port",
+		Hidden: true,
+		Args:   exactly(0),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			armed, err := s.Armed(mirror)
+			if err != nil || !armed {
+				return err
+			}
+			err = port.ask(cmd, *s, mirror)
+			if wrong, ok := errors.AsType[*portproof.Error](err); ok {
+				fmt.Fprintln(cmd.ErrOrStderr(), wrong)
+				return nil // the mirror may start: what it sets up is checked again
+			}
+			return err
+		},
+	}
+	cmd.Flags().StringVar(&mirror, "mirror", "http://127.0.0.1:5001", "URL of the node's mirror port")
+	port.flags(cmd)
+	return cmd
 }
 
 func containerdUninstall(s *containerd.Setup) *cobra.Command {
@@ -189,10 +282,10 @@ func checkMirror(mirror string) error {
 // initDataCommand prepares a host path for a node that runs without
 // privileges: the one thing that needs root there.
 func initDataCommand() *cobra.Command {
-	var owner string
+	var owner, claim string
 	cmd := &cobra.Command{
-		Use:    "init-data DIR... --owner UID:GID",
-		Short:  "Give a node's data folders to the user that the node runs as",
+		Use:    "init-data DIR... --owner UID:GID [--claim NAMESPACE/NAME/UID]",
+		Short:  "Give a node's data folder, and folders in it, to the user that the node runs as, unless it is another node's",
 		Hidden: true,
 		Args:   cobra.MinimumNArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
@@ -202,7 +295,12 @@ func initDataCommand() *cobra.Command {
 			if err1 != nil || err2 != nil {
 				return fmt.Errorf("%w: --owner UID:GID", errUsage)
 			}
-			for _, dir := range args {
+			for i, dir := range args {
+				if i == 0 && claim != "" { // first: what is another's is not given
+					if err := datafolder.Claim(dir, claim); err != nil {
+						return err
+					}
+				}
 				if err := giveFolder(dir, uid, gid); err != nil {
 					return fmt.Errorf("preparing the data folder: %w", err)
 				}
@@ -211,6 +309,7 @@ func initDataCommand() *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&owner, "owner", "65532:65532", "UID:GID")
+	cmd.Flags().StringVar(&claim, "claim", "", "whose the first folder is from now on; exit status 5 if it is another namespace's")
 	return cmd
 }
 
@@ -228,18 +327,26 @@ func giveFolder(dir string, uid, gid int) error {
 }
 
 // nodeData is all that a node, or the frontend before it, makes in its data folder.
-var nodeData = []string{"ledger", "store", "frontend", "identity.key", "peers.json", "receipts.json"}
+var nodeData = []string{"ledger", "store", "frontend", "identity.key", "peers.json", "receipts.json", datafolder.OwnerFile}
 
 // removeDataCommand removes a node's data from a host path when the node is
 // deleted: another ledger may be followed there next. What else is in that
-// folder is the user's.
+// folder is the user's, and what another node has claimed since is that node's.
 func removeDataCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:    "remove-data DIR",
+	var claim string
+	cmd := &cobra.Command{
+		Use:    "remove-data DIR [--claim NAMESPACE/NAME/UID]",
 		Short:  "Remove a node's data from its data folder, and nothing else",
 		Hidden: true,
 		Args:   exactly(1),
-		RunE: func(_ *cobra.Command, args []string) error {
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if claim != "" {
+				// What cannot be read is of the node's own making.
+				if owner, err := datafolder.Owner(args[0]); err == nil && owner != "" && owner != claim {
+					fmt.Fprintf(cmd.ErrOrStderr(), "The data folder belongs to %s by now: it stays.\n", owner)
+					return nil
+				}
+			}
 			for _, name := range nodeData {
 				if err := os.RemoveAll(filepath.Join(args[0], name)); err != nil {
 					return fmt.Errorf("removing the node's data: %w", err)
@@ -248,6 +355,8 @@ func removeDataCommand() *cobra.Command {
 			return nil
 		},
 	}
+	cmd.Flags().StringVar(&claim, "claim", "", "whose data it is; what another one has claimed stays")
+	return cmd
 }
 
 // pauseCommand is what a pod runs whose work its init containers have done.

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -76,7 +77,7 @@ func TestNothingIsWrittenUnlessThePortIsTheMirrors(t *testing.T) {
 		"no mirror's at all ": {"--mirror", foreign.URL, "--port-secret", secret},
 	} {
 		status, _, stderr := pyrsia(t, append([]string{"containerd", "install", "--certs-d", certs, "--wait", "100ms"}, args...)...)
-		if status != control.ExitPortTaken || !strings.Contains(stderr, "Nothing was written") {
+		if status != control.ExitPortTaken || !strings.Contains(stderr, "Nothing was set up") {
 			t.Errorf("%s: status %d: %s", name, status, stderr)
 		}
 		if _, err := os.Stat(certs); err == nil {
@@ -160,5 +161,169 @@ func TestInitDataFollowsNoLink(t *testing.T) {
 		if err := cmd.Execute(); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// A folder that another namespace's mirror has is neither given away nor emptied:
+// by the set-up container of the second one, and by its clean-up.
+func TestFolderOfAnotherMirrorIsLeftAlone(t *testing.T) {
+	data, owner := t.TempDir(), fmt.Sprintf("%d:%d", os.Getuid(), os.Getgid())
+	set := func(claim string) (int, string) {
+		status, _, stderr := pyrsia(t, "init-data", "--owner", owner, "--claim", claim, data, filepath.Join(data, "frontend"))
+		return status, stderr
+	}
+	if status, stderr := set("a-b/c/1"); status != 0 {
+		t.Fatal(stderr)
+	}
+	secret := filepath.Join(data, "frontend", portproof.SecretFile)
+	if err := os.WriteFile(secret, []byte("theirs"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	status, stderr := set("a/b-c/2")
+	if status != control.ExitFolderTaken || !strings.Contains(stderr, "belongs to the PyrsiaNode a-b/c (UID 1)") {
+		t.Errorf("status %d: %s", status, stderr)
+	}
+	for _, other := range []string{"a/b-c/2", "a-b/c/0"} { // also of one that was there before it
+		status, _, stderr = pyrsia(t, "remove-data", "--claim", other, data)
+		if _, err := os.Stat(secret); status != 0 || err != nil || !strings.Contains(stderr, "a-b/c/1") {
+			t.Errorf("the clean-up of %s: status %d, %v: %s", other, status, err, stderr)
+		}
+	}
+	if status, _, stderr := pyrsia(t, "remove-data", "--claim", "a-b/c/1", data); status != 0 {
+		t.Error(stderr)
+	}
+	if left, err := os.ReadDir(data); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+	if status, stderr := set("a/b-c/2"); status != 0 {
+		t.Errorf("a folder that was left: %s", stderr)
+	}
+}
+
+// frontendAt runs the frontend of a mirror in a folder, until it is stopped.
+func frontendAt(t *testing.T, addr, dir string) (stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		var out strings.Builder
+		Main(ctx, []string{"frontend", "--listen", addr, "--dir", dir, "--succession", "1ms", "--drain", "1ms"}, &out, &out)
+	}()
+	stop = sync.OnceFunc(func() { cancel(); <-ended })
+	t.Cleanup(stop)
+	return stop
+}
+
+// A machine starts anew, and another process has the mirror's port first: what
+// sends pulls there is put back before the mirror starts, and set up again only
+// when the port is the mirror's.
+func TestSetUpIsPutBackWhileAnotherHasThePort(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr, certs := l.Addr().String(), t.TempDir()
+	_ = l.Close()
+	dir, err := os.MkdirTemp("", "fe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	at := func(command string, more ...string) (int, string) {
+		args := []string{"containerd", command, "--certs-d", certs, "--owner", "images/mirror/1", "--mirror", "http://" + addr,
+			"--port-secret", filepath.Join(dir, portproof.SecretFile), "--port-socket", filepath.Join(dir, portproof.SocketFile)}
+		status, _, stderr := pyrsia(t, append(args, more...)...)
+		return status, stderr
+	}
+	if err := os.MkdirAll(filepath.Join(certs, "docker.io"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(certs, "docker.io", "hosts.toml"), []byte("server = \"https://own.test\"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	stop := frontendAt(t, addr, dir)
+	if status, stderr := at("install", "--wait", "20s"); status != 0 {
+		t.Fatal(stderr)
+	}
+	armed := hostsTOML(t, certs, "docker.io")
+	stop()
+
+	// Nothing listens: containerd gets nothing there, and nothing has to be put back.
+	if status, stderr := at("guard", "--wait", "300ms"); status != 0 || hostsTOML(t, certs, "docker.io") != armed {
+		t.Errorf("nobody has the port: status %d: %s\n%s", status, stderr, hostsTOML(t, certs, "docker.io"))
+	}
+	for name, handler := range map[string]http.HandlerFunc{
+		"says yes": func(http.ResponseWriter, *http.Request) {},
+		"says that nobody is there": func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Pyrsia-Nobody-Listens", "true")
+			w.WriteHeader(502)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l, err := net.Listen("tcp", addr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			foreign := &http.Server{Handler: handler}
+			go func() { _ = foreign.Serve(l) }()
+			stop := frontendAt(t, addr, dir)
+			if status, stderr := at("guard", "--wait", "1s"); status != 0 || !strings.Contains(stderr, "Restored docker.io") {
+				t.Errorf("status %d: %s", status, stderr)
+			}
+			if got := hostsTOML(t, certs, "docker.io"); got != "server = \"https://own.test\"\n" {
+				t.Errorf("containerd asks the foreign process: %s", got)
+			}
+			if status, stderr := at("install", "--wait", "300ms"); status != control.ExitPortTaken || hostsTOML(t, certs, "docker.io") == armed {
+				t.Errorf("it is set up although another process has the port: status %d: %s", status, stderr)
+			}
+			_ = foreign.Close() // the frontend waits for its port
+			if status, stderr := at("install", "--wait", "20s"); status != 0 || hostsTOML(t, certs, "docker.io") != armed {
+				t.Errorf("it is not set up again: status %d: %s\n%s", status, stderr, hostsTOML(t, certs, "docker.io"))
+			}
+			stop()
+		})
+	}
+}
+
+// A set-up that was refused and waits has the registries as soon as the other
+// mirror goes; the first refusal is told at once.
+func TestSetUpWaitsForAHandOver(t *testing.T) {
+	urlA, secretA := port(t)
+	urlB, secretB := port(t)
+	certs := t.TempDir()
+	install := func(owner, url, secret string) (int, string) {
+		status, _, stderr := pyrsia(t, "containerd", "install", "--certs-d", certs, "--owner", owner, "--mirror", url, "--port-secret", secret, "--hand-over", "1m")
+		return status, stderr
+	}
+	if status, stderr := install("images/a/1", urlA, secretA); status != 0 {
+		t.Fatal(stderr)
+	}
+	for _, other := range []string{"images/b/2", "mallory/c/3", "mallory/c/3"} { // another team has nothing to wait for
+		if status, stderr := install(other, urlB, secretB); status != control.ExitRegistryTaken || strings.Contains(stderr, "Waiting") {
+			t.Errorf("the first attempt of %s: status %d: %s", other, status, stderr)
+		}
+	}
+	ended := make(chan error, 1)
+	go func() {
+		status, stderr := install("images/b/2", urlB, secretB)
+		if status != 0 || !strings.Contains(stderr, "Waiting up to 1m0s for a hand-over: pulls of docker.io") {
+			ended <- fmt.Errorf("the second attempt: status %d: %s", status, stderr)
+		}
+		close(ended)
+	}()
+	select {
+	case err := <-ended:
+		t.Fatalf("it does not wait: %v", err)
+	case <-time.After(time.Second):
+	}
+	if status, _, stderr := pyrsia(t, "containerd", "uninstall", "--certs-d", certs, "--owner", "images/a/1", "--all"); status != 0 {
+		t.Fatal(stderr)
+	}
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	if got := hostsTOML(t, certs, "docker.io"); !strings.Contains(got, urlB) {
+		t.Errorf("after the hand-over: %s", got)
 	}
 }

@@ -30,6 +30,7 @@ over from the first, which is never closed: start it, then end the first.`,
 	f.StringVar(&c.Addr, "listen", "127.0.0.1:5001", "IP:PORT for container clients")
 	f.StringVar(&c.Dir, "dir", "", "folder that it shares with the mirror alone")
 	f.DurationVar(&c.Wait, "wait", time.Minute, "how long a request waits for a mirror that does not run")
+	f.DurationVar(&c.PortWait, "port-wait", time.Minute, "how long to wait for the port while another process has it")
 	f.DurationVar(&c.Succession, "succession", 10*time.Second, "how long to wait for the next frontend at the end")
 	f.DurationVar(&c.Drain, "drain", 2*time.Minute, "how long connections may go on at the end")
 	_ = cmd.MarkFlagRequired("dir") // the flag exists

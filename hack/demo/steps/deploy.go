@@ -15,7 +15,7 @@ const (
 	// mirrorURL is where a worker reaches its own mirror.
 	mirrorURL = "http://127.0.0.1:5001"
 	// mirrorDir is where a mirror keeps its data on a worker.
-	mirrorDir = "/var/lib/pyrsia/default-mirror"
+	mirrorDir = "/var/lib/pyrsia/default_mirror"
 )
 
 // deployOperator installs the operator as `make deploy` does on any cluster.

@@ -184,6 +184,57 @@ func (s Setup) Uninstall(mirror string) error {
 	return nil
 }
 
+// Disarm gives back what sends pulls to the mirror at the given URL: another
+// process answers there. It tells which folders it was.
+func (s Setup) Disarm(mirror string) (disarmed []string, err error) {
+	if err := s.check(); err != nil {
+		return nil, err
+	}
+	err = s.locked(func() error {
+		names, err := s.armed(mirror)
+		for _, name := range names {
+			if err := s.uninstall(name); err != nil {
+				return fmt.Errorf("%s: %w", name, err)
+			}
+			disarmed = append(disarmed, name)
+		}
+		if err != nil {
+			return err
+		}
+		return s.end()
+	})
+	if err == nil {
+		err = s.sweepBeside()
+	}
+	if err != nil {
+		return disarmed, fmt.Errorf("restoring containerd's set-up: %w", err)
+	}
+	return disarmed, nil
+}
+
+// Armed tells whether anything of s sends pulls to the mirror at the given URL.
+func (s Setup) Armed(mirror string) (bool, error) {
+	names, err := s.armed(mirror)
+	return len(names) > 0, err
+}
+
+func (s Setup) armed(mirror string) (names []string, err error) {
+	taken, err := s.kept()
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range taken {
+		current, _, err := read(s.hosts(name))
+		if err != nil {
+			return names, err
+		}
+		if h, ours := parse(current); ours && h.mirror == mirror && s.inherits(h, mirror) {
+			names = append(names, name)
+		}
+	}
+	return names, nil
+}
+
 func (s Setup) uninstallAll(mirror string) error {
 	names, err := s.kept()
 	if err != nil {

@@ -134,11 +134,38 @@ func (s Setup) putClaim(folder, owner string, content []byte) error {
 	if _, waits, err := s.claimant(folder); err != nil || waits || !sameTeam(s.Owner, owner) {
 		return err
 	}
+	if waits, err := s.waits(folder, claimAge/3); err != nil || waits {
+		return err // who polls writes it again now and then
+	}
 	if err := os.MkdirAll(s.backup(folder), 0o755); err != nil {
 		return err
 	}
 	// Crash before: no claim, or the one from the attempt before.
 	return durable.WriteFile(s.claim(folder), content)
+}
+
+// waits tells whether s has a claim to a folder that is younger than age.
+func (s Setup) waits(folder string, age time.Duration) (bool, error) {
+	info, err := os.Stat(s.claim(folder))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil || time.Since(info.ModTime()) > age {
+		return false, err
+	}
+	content, _, err := read(s.claim(folder))
+	h, ours := parse(content)
+	return ours && h.owner == s.Owner, err
+}
+
+// Waits tells whether s was refused a registry a while ago, and waits for it.
+func (s Setup) Waits() (bool, error) {
+	for _, f := range folders(s.Registries) {
+		if waits, err := s.waits(f.name, claimAge); err != nil || waits {
+			return waits, err
+		}
+	}
+	return false, nil
 }
 
 // dropClaims removes what s waits for, for it has it now or wants it no more.

@@ -291,3 +291,31 @@ func TestFolderOfARegistryWithAPort(t *testing.T) {
 		t.Error(diff)
 	}
 }
+
+// Only what sends pulls to the port that another process has is put back, and only
+// a mirror's own.
+func TestDisarm(t *testing.T) {
+	root := lay(t, before["own hosts.toml"])
+	s, other := setup(root, "docker.io"), Setup{CertsD: root, Owner: "other/mirror/2", Registries: []string{"quay.io"}}
+	install(t, other, mirror, Strict) // at the same port: that is not for s to judge
+	want := tree(t, root)
+	install(t, s, mirror, Strict)
+	armed := registryFiles(t, root)
+	if names, err := s.Disarm("http://127.0.0.1:5002"); err != nil || len(names) > 0 {
+		t.Errorf("at another port: %v, %v", names, err)
+	}
+	if diff := cmp.Diff(armed, registryFiles(t, root)); diff != "" {
+		t.Errorf("after that (-before +after):\n%s", diff)
+	}
+	for range 2 {
+		if _, err := s.Disarm(mirror); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want, tree(t, root)); diff != "" {
+			t.Errorf("after it was put back (-before +after):\n%s", diff)
+		}
+		if armed, err := s.Armed(mirror); armed || err != nil {
+			t.Errorf("armed: %v, %v", armed, err)
+		}
+	}
+}

@@ -55,6 +55,8 @@ type Config struct {
 	Dir string
 	// Wait is how long a request waits for a mirror that does not run.
 	Wait time.Duration
+	// PortWait is how long the port is waited for while another process has it.
+	PortWait time.Duration
 	// Succession is how long a frontend that is to end waits for a successor.
 	Succession time.Duration
 	// Drain is how long connections may go on at the end.
@@ -80,6 +82,12 @@ func Run(ctx context.Context, c Config) error {
 	if err != nil {
 		return err
 	}
+	// Before it has the port, for who asks whose the port is until then.
+	relay, err := serveProof(c)
+	if err != nil {
+		return err
+	}
+	defer relay.Close()
 	listener, predecessor, err := takeOver(ctx, c)
 	if err != nil {
 		return err
@@ -91,11 +99,6 @@ func Run(ctx context.Context, c Config) error {
 		return errors.Join(err, listener.Close())
 	}
 	defer heirs.close()
-	relay, err := serveProof(c)
-	if err != nil {
-		return errors.Join(err, listener.Close())
-	}
-	defer relay.Close()
 	end, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	f := &frontend{Config: c, secret: secret, listener: listener, slots: make(chan struct{}, maxConns), end: end}

@@ -339,3 +339,38 @@ func TestThePortProvesWhoseItIs(t *testing.T) {
 		t.Error("another mirror's frontend passed for this one's")
 	}
 }
+
+// A port that another process has is waited for, and whoever asks whose it is gets
+// an answer meanwhile.
+func TestPortIsWaitedFor(t *testing.T) {
+	c := config(t, folder(t))
+	foreign, err := net.Listen("tcp", c.Addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() { _ = http.Serve(foreign, say("mine")) }()
+	c.PortWait = time.Minute
+	start(t, c)
+	secret, err := portproof.Secret(c.Dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	whose := func(wait time.Duration) error {
+		return portproof.Check(t.Context(), "http://"+c.Addr, secret, filepath.Join(c.Dir, portproof.SocketFile), wait)
+	}
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(poll) { // until it runs
+		wrong, ok := errors.AsType[*portproof.Error](whose(0))
+		if ok && wrong.Foreign {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("another process has the port, and it says %v", wrong)
+		}
+	}
+	if err := foreign.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := whose(20 * time.Second); err != nil {
+		t.Errorf("the port is free: %v", err)
+	}
+}

@@ -48,7 +48,7 @@ func takeOver(ctx context.Context, c Config) (*net.TCPListener, predecessor, err
 	case !errors.Is(err, os.ErrNotExist) && !errors.Is(err, syscall.ECONNREFUSED):
 		c.Log.Warn("cannot take over from the frontend that runs", "error", err)
 	}
-	l, err := new(net.ListenConfig).Listen(ctx, "tcp", c.Addr)
+	l, err := listen(ctx, c)
 	if errors.Is(err, syscall.EADDRINUSE) {
 		err = fmt.Errorf("%w: another program or another PyrsiaNode has it: set spec.mirror.port to another one", err)
 	}
@@ -56,6 +56,21 @@ func takeOver(ctx context.Context, c Config) (*net.TCPListener, predecessor, err
 		return nil, predecessor{}, fmt.Errorf("listening for container clients: %w", err)
 	}
 	return l.(*net.TCPListener), predecessor{}, nil
+}
+
+// listen opens the port, and waits for it while another process has it.
+func listen(ctx context.Context, c Config) (net.Listener, error) {
+	for end := time.Now().Add(c.PortWait); ; {
+		l, err := new(net.ListenConfig).Listen(ctx, "tcp", c.Addr)
+		if !errors.Is(err, syscall.EADDRINUSE) || time.Now().After(end) {
+			return l, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(poll):
+		}
+	}
 }
 
 // receive asks the frontend at the socket for its listener.

@@ -130,10 +130,12 @@ type Error struct {
 	URL string
 	// Found is what was there instead.
 	Found string
+	// Foreign tells that it was another program or mirror, and not nothing.
+	Foreign bool
 }
 
 func (e *Error) Error() string {
-	return fmt.Sprintf("%s is not the port of this mirror: %s. Nothing was written: see which process has the port ('ss -ltnp'), and end it or give the mirror another port", e.URL, e.Found)
+	return fmt.Sprintf("%s is not the port of this mirror: %s. Nothing was set up: see which process has the port ('ss -ltnp'), and end it or give the mirror another port", e.URL, e.Found)
 }
 
 // Check asks the port of a mirror's URL, for at most the given time, until it is
@@ -160,7 +162,7 @@ func Check(ctx context.Context, mirror string, secret []byte, socket string, wai
 	}
 	client := newClient(transport)
 	for end := time.Now().Add(wait); ; {
-		found := ask(ctx, client, mirror, port, secret)
+		found, foreign := ask(ctx, client, mirror, port, secret, socket != "")
 		if found == "" {
 			return nil
 		}
@@ -168,7 +170,7 @@ func Check(ctx context.Context, mirror string, secret []byte, socket string, wai
 			return ctx.Err()
 		}
 		if time.Now().After(end) {
-			return &Error{URL: mirror, Found: found}
+			return &Error{URL: mirror, Found: found, Foreign: foreign}
 		}
 		select {
 		case <-ctx.Done():
@@ -197,6 +199,9 @@ func Relay(addr string) http.Handler {
 		}
 		resp, err := client.Do(req)
 		if err != nil {
+			if errors.Is(err, unix.ECONNREFUSED) {
+				w.Header().Set(nobodyHeader, "true") // the port's own headers are not passed on
+			}
 			http.Error(w, "the port does not answer", http.StatusBadGateway)
 			return
 		}
@@ -206,32 +211,39 @@ func Relay(addr string) http.Handler {
 	})
 }
 
-// ask puts one question, and tells what is wrong with the answer.
-func ask(ctx context.Context, client *http.Client, mirror, port string, secret []byte) (found string) {
+// nobodyHeader is Relay's own word that nothing listens at the port.
+const nobodyHeader = "Pyrsia-Nobody-Listens"
+
+// ask puts one question, and tells what is wrong with the answer, and whether it
+// is somebody else's.
+func ask(ctx context.Context, client *http.Client, mirror, port string, secret []byte, relayed bool) (found string, foreign bool) {
+	const nobody = "nothing listens there (does the mirror run?)"
 	nonce := rand.Text()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, mirror+Path+"?nonce="+nonce, nil)
 	if err != nil {
-		return err.Error()
+		return err.Error(), false
 	}
 	resp, err := client.Do(req)
 	if err != nil {
 		if errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, unix.ENOENT) {
-			return "nothing listens there (does the mirror run?)"
+			return nobody, false
 		}
 		if inner, ok := errors.AsType[*url.Error](err); ok && !inner.Timeout() {
-			return "what listens there does not speak HTTP: " + inner.Err.Error()
+			return "what listens there does not speak HTTP: " + inner.Err.Error(), ctx.Err() == nil
 		}
-		return "what listens there does not answer within " + tryTime.String() // without the nonce: a condition repeats it
+		return "what listens there does not answer within " + tryTime.String(), true // without the nonce: a condition repeats it
 	}
 	defer resp.Body.Close()
 	said, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
 	switch {
+	case relayed && resp.Header.Get(nobodyHeader) != "":
+		return nobody, false
 	case err != nil:
-		return "what listens there does not answer: " + err.Error()
+		return "what listens there does not answer: " + err.Error(), true
 	case resp.StatusCode != http.StatusOK || !strings.HasPrefix(string(said), greeting):
-		return fmt.Sprintf("another program answers there (status %d), or a mirror of v0.1.0", resp.StatusCode)
+		return fmt.Sprintf("another program answers there (status %d), or a mirror of v0.1.0", resp.StatusCode), true
 	case secret != nil && !hmac.Equal(said, []byte(answer(secret, port, nonce))):
-		return "another mirror answers there"
+		return "another mirror answers there", true
 	}
-	return ""
+	return "", false
 }
