@@ -29,15 +29,7 @@ func (c *cluster) forward(use, short string, args cobra.PositionalArgs) *cobra.C
 	cmd := &cobra.Command{
 		Use: use, Short: short, Args: args,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			node, err := c.find(cmd.Context())
-			if err != nil {
-				return err
-			}
-			pod, err := c.pod(cmd.Context(), node)
-			if err != nil {
-				return err
-			}
-			address, closed, err := tunnel(cmd.Context(), c.config, node.Namespace, pod)
+			address, closed, err := c.reach(cmd.Context())
 			if err != nil {
 				return err
 			}
@@ -58,6 +50,19 @@ func (c *cluster) forward(use, short string, args cobra.PositionalArgs) *cobra.C
 		cmd.Flags().StringVarP(&output, "output", "o", "", "table, or json for programs")
 	}
 	return cmd
+}
+
+// toNode opens a way to the open port of the node to ask.
+func (c *cluster) toNode(ctx context.Context) (address string, closed func(), err error) {
+	node, err := c.find(ctx)
+	if err != nil {
+		return "", nil, err
+	}
+	pod, err := c.pod(ctx, node)
+	if err != nil {
+		return "", nil, err
+	}
+	return tunnel(ctx, c.config, node.Namespace, pod)
 }
 
 // runPyrsia runs a command of the program pyrsia, which says itself what is wrong.

@@ -1,7 +1,8 @@
 // Command kubectl-pyrsia is a plugin of kubectl: 'kubectl pyrsia' asks the
 // ledger of a cluster. It reads the cluster's objects, and reaches the nodes'
 // open, read-only port through the API server, so it needs no right that the
-// user of the kubeconfig does not have.
+// user of the kubeconfig does not have. It writes Artifacts alone, to withdraw an
+// image.
 package main
 
 import (
@@ -28,7 +29,9 @@ func main() {
 	log.SetLogger(klog.Background()) // the API client's
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := command().ExecuteContext(ctx); err != nil {
+	c := new(cluster)
+	c.reach = c.toNode
+	if err := command(c).ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "kubectl pyrsia:", err)
 		os.Exit(1)
 	}
@@ -40,21 +43,25 @@ type cluster struct {
 	overrides clientcmd.ConfigOverrides
 	node      string // the PyrsiaNode to ask; empty: the publisher
 
+	// reach gives the URL of a node's open port.
+	reach func(context.Context) (address string, closed func(), err error)
+
 	config    *rest.Config
 	client    client.Client
 	namespace string
 }
 
-func command() *cobra.Command {
-	c := &cluster{loading: clientcmd.NewDefaultClientConfigLoadingRules()}
+func command(c *cluster) *cobra.Command {
+	c.loading = clientcmd.NewDefaultClientConfigLoadingRules()
 	root := &cobra.Command{
 		Use:   "kubectl-pyrsia",
-		Short: "Ask the transparency log of this cluster",
+		Short: "Ask the transparency log of this cluster, and withdraw images from it",
 		Long: `Asks the Pyrsia nodes of this cluster, through the API server, what their ledger
-says of an image, and checks proofs on this machine.`,
+says of an image, and checks proofs on this machine. 'revoke' has an image withdrawn.`,
 		Example: `  kubectl pyrsia status
   kubectl pyrsia log alpine:3.20
-  kubectl pyrsia verify alpine:3.20`,
+  kubectl pyrsia verify alpine:3.20
+  kubectl pyrsia revoke alpine:3.20@sha256:... --reason 'contains malware'`,
 		SilenceUsage: true, SilenceErrors: true,
 		Annotations:       map[string]string{cobra.CommandDisplayNameAnnotation: "kubectl pyrsia"},
 		PersistentPreRunE: func(*cobra.Command, []string) error { return c.connect() },
@@ -69,7 +76,7 @@ says of an image, and checks proofs on this machine.`,
 		c.forward("proof IMAGE|DIGEST", "Fetch the proof that an image is on the ledger", cobra.ExactArgs(1)),
 		c.forward("status", "Show how a node is: its ledger, its peers, its content", cobra.NoArgs),
 		c.forward("peers", "Show a node's peers", cobra.NoArgs),
-		c.verifyCommand(), c.planCommand())
+		c.verifyCommand(), c.planCommand(), c.revokeCommand())
 	return root
 }
 

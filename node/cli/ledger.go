@@ -73,7 +73,7 @@ index, of a platform's manifest, or the image ID that 'docker images' shows.`,
 			if err := checkOutput(output); err != nil {
 				return err
 			}
-			blocks, err := query(cmd.Context(), nodeURL, args[0])
+			blocks, err := Query(cmd.Context(), nodeURL, args[0])
 			if err != nil {
 				return err
 			}
@@ -111,7 +111,9 @@ func checkOutput(output string) error {
 	return nil
 }
 
-func query(ctx context.Context, nodeURL, what string) ([]ledger.BlockJSON, error) {
+// Query asks a node which blocks are of an image, or name a digest: newest first,
+// and no more than its first page.
+func Query(ctx context.Context, nodeURL, what string) ([]ledger.BlockJSON, error) {
 	v := url.Values{"image": {what}}
 	if digest.Digest(what).Validate() == nil {
 		v = url.Values{"digest": {what}}
@@ -196,7 +198,7 @@ func proofCommand() *cobra.Command {
 (c2sp.org/tlog-proof) as a bundle for 'pyrsia verify'.`,
 		Args: exactly(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			blocks, err := query(cmd.Context(), nodeURL, args[0])
+			blocks, err := Query(cmd.Context(), nodeURL, args[0])
 			if err != nil {
 				return err
 			}

@@ -18,8 +18,8 @@ import (
 	"golang.org/x/mod/sumdb/tlog"
 )
 
-// maxArtifacts bounds the blocks on one page of /api/v1/artifacts.
-const maxArtifacts = 100
+// MaxArtifacts bounds the blocks on one page of /api/v1/artifacts.
+const MaxArtifacts = 100
 
 // BlockJSON is a block in the answers of /api/v1/.
 type BlockJSON struct {
@@ -152,10 +152,10 @@ func (l *Ledger) serveArtifacts(w http.ResponseWriter, r *http.Request) {
 
 // page reads which blocks are asked for: at most n, below a height.
 func page(q url.Values) (n int, below int64, err error) {
-	n, below = maxArtifacts, math.MaxInt64
+	n, below = MaxArtifacts, math.MaxInt64
 	if s := q.Get("n"); s != "" {
-		if n, err = strconv.Atoi(s); err != nil || n < 1 || n > maxArtifacts {
-			return 0, 0, fmt.Errorf("n=%.20q: give a number from 1 to %d", s, maxArtifacts)
+		if n, err = strconv.Atoi(s); err != nil || n < 1 || n > MaxArtifacts {
+			return 0, 0, fmt.Errorf("n=%.20q: give a number from 1 to %d", s, MaxArtifacts)
 		}
 	}
 	if s := q.Get("before"); s != "" {
