@@ -30,9 +30,14 @@ type hostClaim struct {
 	HostPort int32 `json:"hostPort,omitempty"`
 }
 
-// maxClaims bounds those of one PyrsiaNode, whose pods may still have what its
-// spec named before.
-const maxClaims = 4
+const (
+	// maxClaims bounds those of one PyrsiaNode, whose pods may still have what its
+	// spec named before.
+	maxClaims = 4
+	// maxRecorded bounds the PyrsiaNodes of one namespace that are recorded: all
+	// namespaces share one ConfigMap, of 1 MiB at most.
+	maxRecorded = 100
+)
 
 // wants is the claim of a PyrsiaNode's spec; was is what is recorded of it.
 func wants(n *v1alpha1.PyrsiaNode, was *recorded) (c hostClaim) {
@@ -123,6 +128,23 @@ func taken(n *v1alpha1.PyrsiaNode, was *recorded, c hostClaim, all map[types.UID
 		}
 	}
 	return out
+}
+
+// crowded is the rule that a new PyrsiaNode breaks whose namespace has many already.
+func crowded(n *v1alpha1.PyrsiaNode, was *recorded, all map[types.UID]recorded, gone func(types.UID, recorded) bool) []refusal {
+	if was != nil {
+		return nil
+	}
+	count := 0
+	for uid, other := range all {
+		if strings.HasPrefix(other.PyrsiaNode, n.Namespace+"/") && !gone(uid, other) {
+			count++
+		}
+	}
+	if count < maxRecorded {
+		return nil
+	}
+	return []refusal{{"number", fmt.Sprintf("%d PyrsiaNodes of namespace %s reach the Kubernetes nodes, and there may be no more: delete one, or make this one in another namespace", count, n.Namespace), true}}
 }
 
 // samePort is a port that two claims cannot both have; 0 if there is none.

@@ -12,6 +12,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
@@ -212,7 +213,13 @@ func (c *cluster) frontendArgs(t *testing.T, n *v1alpha1.PyrsiaNode) []string {
 // third one comes.
 func TestMirrorsFromBeforeTheClaimsGoOn(t *testing.T) {
 	t.Parallel()
+	t.Run("not recorded", func(t *testing.T) { mirrorsFromBeforeTheClaims(t, false) })
+	t.Run("recorded without claims", func(t *testing.T) { mirrorsFromBeforeTheClaims(t, true) })
+}
+
+func mirrorsFromBeforeTheClaims(t *testing.T, recorded bool) {
 	c := withoutPolicy(t)
+	record := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "pyrsia-system", Name: hostRecordName}, Data: map[string]string{recordedSince: "2026-11-24T00:00:00Z"}}
 	a := applier{client: c.WithWatch, live: c.WithWatch}
 	var old []*v1alpha1.PyrsiaNode
 	for range 2 {
@@ -223,6 +230,10 @@ func TestMirrorsFromBeforeTheClaimsGoOn(t *testing.T) {
 			t.Fatal(err)
 		}
 		old = append(old, n)
+		record.Data[string(n.UID)] = fmt.Sprintf(`{"pyrsiaNode":"%s/%s"}`, n.Namespace, n.Name)
+	}
+	if recorded {
+		c.create(t, record)
 	}
 	c.operate(t, DefaultHostRules("pyrsia-system"))
 	for _, n := range old {
@@ -255,6 +266,28 @@ func TestMirrorsFromBeforeTheClaimsGoOn(t *testing.T) {
 	c.create(t, third)
 	c.awaitRefused(t, third, "the port 5600")
 	c.nothingOf(t, third)
+}
+
+// One namespace cannot fill the record, which all share.
+func TestRecordHasRoomForOthers(t *testing.T) {
+	all := map[types.UID]recorded{}
+	for i := range maxRecorded {
+		all[types.UID(fmt.Sprint(i))] = recorded{PyrsiaNode: fmt.Sprint("images/", i)}
+	}
+	n, there := node(v1alpha1.RoleMirror, "mirror"), func(types.UID, recorded) bool { return false }
+	if got := crowded(n, nil, all, there); len(got) != 1 || !strings.Contains(got[0].why, "delete one") {
+		t.Errorf("one more: %+v", got)
+	}
+	if got := crowded(n, new(recorded), all, there); len(got) > 0 {
+		t.Errorf("one that is there: %+v", got)
+	}
+	if got := crowded(n, nil, all, func(uid types.UID, _ recorded) bool { return uid == "7" || uid == "8" }); len(got) > 0 {
+		t.Errorf("after others have gone: %+v", got)
+	}
+	n.Namespace = "others"
+	if got := crowded(n, nil, all, there); len(got) > 0 {
+		t.Errorf("another namespace: %+v", got)
+	}
 }
 
 // What a spec asks for at the end, and may not have, does not keep containerd

@@ -118,7 +118,7 @@ func (r HostRules) Check() error {
 type refusal struct {
 	rule    string // the rule and what breaks it, as it is recorded of those that may go on
 	why     string // for people, with the line that mends it
-	claimed bool   // by a PyrsiaNode of another namespace
+	claimed bool   // because of what other PyrsiaNodes have, which may end
 }
 
 const (
@@ -176,7 +176,7 @@ func (r HostRules) refusals(n *v1alpha1.PyrsiaNode, facts hostFacts) (out []refu
 	return out
 }
 
-var oneFolder = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]*$`)
+var oneFolder = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,254}$`) // as long as a name may be
 
 func (r HostRules) allowsPath(p string) bool {
 	return slices.ContainsFunc(r.HostPathRoots, func(root string) bool {

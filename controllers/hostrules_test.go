@@ -50,7 +50,7 @@ func ruleCases() map[string]ruleCase {
 		"annotations of the cluster": {annotated("cluster-autoscaler.kubernetes.io/safe-to-evict"), "", ""},
 	}
 	for _, p := range []string{"/.", "/etc", "/mnt/x", "/var/lib/pyrsia", "/var/lib/pyrsia/", "/var/lib/pyrsia/.", "/var/lib/pyrsia/.x", "/var/lib/pyrsia//x",
-		"/var/lib/pyrsia/x/", "/var/lib/pyrsia/x/link", "/var/lib/pyrsiax", "/var/lib/./pyrsia/x", "/x/var/lib/pyrsia/y"} {
+		"/var/lib/pyrsia/x/", "/var/lib/pyrsia/" + strings.Repeat("x", 256), "/var/lib/pyrsia/x/link", "/var/lib/pyrsiax", "/var/lib/./pyrsia/x", "/x/var/lib/pyrsia/y"} {
 		cases["the folder "+p] = ruleCase{at(p), "hostPath " + p, "spec.storage.hostPath " + p + " must be a folder directly below /var/lib/pyrsia"}
 	}
 	for _, p := range DefaultHostRules("").ContainerdConfigPaths {

@@ -62,7 +62,8 @@ func (r *PyrsiaNodeReconciler) judgeOnce(ctx context.Context, n *v1alpha1.Pyrsia
 	if v.refusals, err = r.refusals(ctx, n, claim); err != nil {
 		return v, err
 	}
-	v.refusals = append(v.refusals, taken(n, was, claim, seen.all, func(uid types.UID, other recorded) bool { return r.record.gone(ctx, uid, other) })...)
+	gone := func(uid types.UID, other recorded) bool { return r.record.gone(ctx, uid, other) }
+	v.refusals = slices.Concat(v.refusals, taken(n, was, claim, seen.all, gone), crowded(n, was, seen.all, gone))
 	v.host = was.last()
 	var keeps []string
 	if was != nil {
