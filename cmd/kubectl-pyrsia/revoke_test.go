@@ -59,6 +59,24 @@ func apiServer(t *testing.T) (api client.Client, kubeconfig string) {
 	return api, kubeconfig
 }
 
+// runPlugin runs a command, of which a node is at an address.
+func runPlugin(t *testing.T, node string, args ...string) (string, error) {
+	t.Helper()
+	root := command(&cluster{reach: func(context.Context) (string, func(), error) { return node, func() {}, nil }})
+	var out bytes.Buffer
+	root.SetOut(&out)
+	root.SetArgs(args)
+	err := root.ExecuteContext(t.Context())
+	return out.String(), err
+}
+
+func entry(image string, d digest.Digest, platform ledger.Platform) *ledger.AddArtifact {
+	return &ledger.AddArtifact{
+		Type: ledger.TypeAddArtifact, Version: 1, Artifact: image, Digest: d, MediaType: "application/vnd.oci.image.index.v1+json", Size: 1,
+		Platforms: []ledger.Platform{platform}, Pieces: digest.FromString("pieces"), Upstream: "registry.example", Time: time.Now().UTC().Truncate(time.Second),
+	}
+}
+
 func TestRevoke(t *testing.T) {
 	api, kubeconfig := apiServer(t)
 	skey, _, err := ledger.GenerateKey("ledger.example/plugin")
@@ -79,24 +97,14 @@ func TestRevoke(t *testing.T) {
 		if d == index {
 			platform.Digest = bad
 		}
-		_, err := w.Append(t.Context(), &ledger.AddArtifact{
-			Type: ledger.TypeAddArtifact, Version: 1, Artifact: image, Digest: d, MediaType: "application/vnd.oci.image.index.v1+json", Size: 1,
-			Platforms: []ledger.Platform{platform}, Pieces: digest.FromString("pieces"), Upstream: "registry.example", Time: time.Now().UTC().Truncate(time.Second),
-		})
-		if err != nil {
+		if _, err := w.Append(t.Context(), entry(image, d, platform)); err != nil {
 			t.Fatal(err)
 		}
 	}
 	node := httptest.NewServer(w.Handler())
 	defer node.Close()
 	run := func(args ...string) (string, error) {
-		c := &cluster{reach: func(context.Context) (string, func(), error) { return node.URL, func() {}, nil }}
-		root := command(c)
-		var out bytes.Buffer
-		root.SetOut(&out)
-		root.SetArgs(append([]string{"--kubeconfig", kubeconfig, "-n", "default", "revoke"}, args...))
-		err := root.ExecuteContext(t.Context())
-		return out.String(), err
+		return runPlugin(t, node.URL, append([]string{"--kubeconfig", kubeconfig, "-n", "default", "revoke"}, args...)...)
 	}
 	published := new(v1alpha1.Artifact)
 	published.Namespace, published.Name = "default", "alpine"

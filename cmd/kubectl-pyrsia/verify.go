@@ -16,6 +16,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
+	"github.com/pyrsia/pyrsia-operator/node/cli"
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
 )
 
@@ -27,7 +28,8 @@ func (c *cluster) verifyCommand() *cobra.Command {
 		Long: `Checks the proof of each Artifact of the image, of all its digests or of the one
 that is given: of its index, of a platform's manifest, or its image ID. The key is
 the one that the operator has pinned; --key is one that you know from elsewhere,
-and then nothing in the cluster is trusted.`,
+and then nothing in the cluster is trusted. Where the key was rotated since an
+Artifact was published, a node proves it again.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			name, want, _ := strings.Cut(args[0], "@")
@@ -103,6 +105,9 @@ func (c *cluster) check(ctx context.Context, a *v1alpha1.Artifact, key string) (
 		return nil, err
 	}
 	block, err := ledger.VerifyBlock(verifier, []byte(a.Status.Block.Entry), []byte(a.Status.Block.Proof))
+	if errors.Is(err, ledger.ErrOtherKey) {
+		block, err = c.proveAgain(ctx, verifier, a)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -110,6 +115,21 @@ func (c *cluster) check(ctx context.Context, a *v1alpha1.Artifact, key string) (
 		return nil, errors.New("the proof is good, but for another image")
 	}
 	return block, nil
+}
+
+// proveAgain has a node prove a block whose proof in the Artifact was made before
+// the ledger's key was rotated.
+func (c *cluster) proveAgain(ctx context.Context, verifier *ledger.Verifier, a *v1alpha1.Artifact) (*ledger.VerifiedBlock, error) {
+	address, closed, err := c.reach(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("the key was rotated since its proof was made, and a node is to make another: %w", err)
+	}
+	defer closed()
+	b, err := cli.Block(ctx, address, a.Status.Block.Height)
+	if err != nil {
+		return nil, err
+	}
+	return ledger.VerifyBlock(verifier, []byte(b.Entry), []byte(b.Proof))
 }
 
 func (c *cluster) planCommand() *cobra.Command {

@@ -122,6 +122,13 @@ func Query(ctx context.Context, nodeURL, what string) ([]ledger.BlockJSON, error
 	return blocks, get(ctx, nodeURL, "/api/v1/artifacts?"+v.Encode(), &blocks)
 }
 
+// Block asks a node for a block with its proof.
+func Block(ctx context.Context, nodeURL string, height int64) (ledger.BlockJSON, error) {
+	var b ledger.BlockJSON
+	err := get(ctx, nodeURL, "/api/v1/blocks/"+strconv.FormatInt(height, 10), &b)
+	return b, err
+}
+
 func get(ctx context.Context, nodeURL, path string, out any) error {
 	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
@@ -205,14 +212,14 @@ func proofCommand() *cobra.Command {
 			if len(blocks) == 0 {
 				return fmt.Errorf("%s is not on the ledger of %s", args[0], nodeURL)
 			}
-			var b ledger.BlockJSON
-			if err := get(cmd.Context(), nodeURL, "/api/v1/blocks/"+strconv.FormatInt(blocks[0].Height, 10), &b); err != nil {
+			b, err := Block(cmd.Context(), nodeURL, blocks[0].Height)
+			if err != nil {
 				return err
 			}
 			proof := bundle{Entry: b.Entry, Proof: b.Proof}
 			for _, w := range b.Withdrawn {
-				var by ledger.BlockJSON
-				if err := get(cmd.Context(), nodeURL, "/api/v1/blocks/"+strconv.FormatInt(w.By, 10), &by); err != nil {
+				by, err := Block(cmd.Context(), nodeURL, w.By)
+				if err != nil {
 					return err
 				}
 				proof.Withdrawn = append(proof.Withdrawn, bundle{Entry: by.Entry, Proof: by.Proof})

@@ -1,0 +1,88 @@
+package main
+
+import (
+	"log/slog"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
+	"github.com/pyrsia/pyrsia-operator/node/ledger"
+)
+
+// A proof in an Artifact that was made before the key was rotated proves nothing
+// by itself: a node makes another, which the newest key has signed.
+func TestVerifyAfterARotation(t *testing.T) {
+	api, kubeconfig := apiServer(t)
+	path, quiet := t.TempDir(), slog.New(slog.DiscardHandler)
+	oldSkey, oldKey, err := ledger.GenerateKey("ledger.example/plugin")
+	if err != nil {
+		t.Fatal(err)
+	}
+	newSkey, newKey, err := ledger.GenerateKey("ledger.example/plugin")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const image = "docker.io/library/alpine:3.20"
+	d := digest.FromString("image")
+	var block *ledger.Entry
+	var proof []byte
+	var w *ledger.Writer
+	for _, keys := range []string{oldSkey, oldSkey + "\n" + newSkey, newSkey} {
+		if w != nil {
+			if err := w.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if w, err = ledger.OpenWriter(t.Context(), path, keys, quiet); err != nil {
+			t.Fatal(err)
+		}
+		if block == nil {
+			height, err := w.Append(t.Context(), entry(image, d, ledger.Platform{Platform: "linux/amd64", Digest: digest.FromString("m"), Config: digest.FromString("c"), Size: 1}))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if block, proof, err = w.Block(t.Context(), height); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	defer w.Close()
+	node := httptest.NewServer(w.Handler())
+	defer node.Close()
+
+	publisher := new(v1alpha1.PyrsiaNode)
+	if err := api.Get(t.Context(), client.ObjectKey{Namespace: "default", Name: "publisher"}, publisher); err != nil {
+		t.Fatal(err)
+	}
+	publisher.Status.Ledger = &v1alpha1.LedgerStatus{Key: oldKey, NewestKey: newKey}
+	art := &v1alpha1.Artifact{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "alpine"}}
+	art.Spec = v1alpha1.ArtifactSpec{Image: image, Digest: d.String(), PublisherRef: v1alpha1.LocalReference{Name: "publisher"}}
+	if err := api.Create(t.Context(), art); err != nil {
+		t.Fatal(err)
+	}
+	art.Status.Block = &v1alpha1.Block{Height: block.Height, Entry: string(block.Data), Proof: string(proof)}
+	for _, obj := range []client.Object{publisher, art} {
+		if err := api.Status().Update(t.Context(), obj); err != nil {
+			t.Fatal(err)
+		}
+	}
+	verify := func(flags ...string) (string, error) {
+		return runPlugin(t, node.URL, append([]string{"--kubeconfig", kubeconfig, "-n", "default", "verify", "alpine:3.20"}, flags...)...)
+	}
+	if out, err := verify(); err != nil || !strings.Contains(out, "verified: "+image+"@"+d.String()) {
+		t.Errorf("after the rotation: %v\n%s", err, out)
+	}
+	// A node that shows another ledger proves nothing.
+	_, foreign, err := ledger.GenerateKey("ledger.example/plugin")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out, err := verify("--key", foreign); err == nil {
+		t.Errorf("by a key that signed nothing:\n%s", out)
+	}
+}
