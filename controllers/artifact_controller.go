@@ -47,22 +47,35 @@ func (r *ArtifactReconciler) Reconcile(ctx context.Context, req ctrl.Request) (c
 		}
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
-	if !art.DeletionTimestamp.IsZero() {
-		return ctrl.Result{}, nil
-	}
 	before := art.DeepCopy()
-	steps := []step[*v1alpha1.Artifact]{r.elsewhere, r.publish, r.verify, r.mirror}
-	switch {
-	case art.Spec.State == v1alpha1.StateRevoked:
-		steps = []step[*v1alpha1.Artifact]{r.revoke}
-	case art.Spec.State == v1alpha1.StateRestored:
-		steps = []step[*v1alpha1.Artifact]{r.restore, r.elsewhere, r.publish, r.verify, r.mirror}
-	case art.Spec.NodeRef.Name != "":
-		steps = []step[*v1alpha1.Artifact]{r.find, r.verify, r.withdrawn}
-	}
-	next, err := run(ctx, art, steps...)
+	next, err := run(ctx, art, r.steps(art)...)
 	r.Pulls.tell(art)
 	return r.status.finish(ctx, before, art, next, err)
+}
+
+// steps are what is to be done for an Artifact. One that is being deleted may be
+// kept by a finalizer for long: it goes on to tell whether its image is withdrawn,
+// and to withdraw it, and has nothing published or restored any more.
+func (r *ArtifactReconciler) steps(art *v1alpha1.Artifact) []step[*v1alpha1.Artifact] {
+	switch {
+	case art.Spec.State == v1alpha1.StateRevoked:
+		return []step[*v1alpha1.Artifact]{r.revoke}
+	case art.Spec.NodeRef.Name != "":
+		return []step[*v1alpha1.Artifact]{r.find, r.verify, r.withdrawn}
+	case isLeaving(art):
+		return []step[*v1alpha1.Artifact]{r.elsewhere, r.leave, r.verify, r.mirror}
+	case art.Spec.State == v1alpha1.StateRestored:
+		return []step[*v1alpha1.Artifact]{r.restore, r.elsewhere, r.publish, r.verify, r.mirror}
+	}
+	return []step[*v1alpha1.Artifact]{r.elsewhere, r.publish, r.verify, r.mirror}
+}
+
+// leave stands for the step publish where an Artifact is being deleted.
+func (r *ArtifactReconciler) leave(_ context.Context, art *v1alpha1.Artifact) (time.Duration, error) {
+	if art.Status.Block == nil {
+		setWaiting(art, v1alpha1.ConditionPublished, "Terminating", "the Artifact is being deleted: it is not published any more")
+	}
+	return 0, nil
 }
 
 // The stages of an Artifact in indexStage, each before the publisher's name.

@@ -81,7 +81,7 @@ func repository(art *v1alpha1.Artifact) string {
 // digestOf is an Artifact's value in indexDigest.
 func digestOf(obj client.Object) []string {
 	art, ok := obj.(*v1alpha1.Artifact)
-	if !ok || art.Spec.PublisherRef.Name == "" {
+	if !ok {
 		return nil
 	}
 	return []string{art.Spec.Digest}

@@ -15,7 +15,6 @@ import (
 	"golang.org/x/sync/errgroup"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
@@ -81,6 +80,7 @@ func (r *OfficialImageSetReconciler) ensure(ctx context.Context, set *v1alpha1.O
 		}
 	}
 	i.moved = false // what follows mends it, or is tried again after the next pass
+	i.tryToMake()
 	art := newArtifact(set, image, i.digest)
 	if err := controllerutil.SetOwnerReference(set, art, r.Client.Scheme()); err != nil {
 		return false, fmt.Errorf("making the Artifact of %s: %w", image, err)
@@ -93,31 +93,20 @@ func (r *OfficialImageSetReconciler) ensure(ctx context.Context, set *v1alpha1.O
 		return err == nil, wrap(ignoreAlreadyExists(err), "making the Artifact of %s", image)
 	case err != nil:
 		return false, fmt.Errorf("reading Artifact %s: %w", art.Name, err)
-	case !got.DeletionTimestamp.IsZero():
-		return false, nil
+	case isLeaving(got):
+		return i.leaving(got, image, r.Now()), nil
+	case !alike(got, art):
+		i.conflict(art, r.Now())
+		return true, nil
 	case ownedBy(got, set):
 		return true, nil // the next event shows more
 	}
-	return r.share(ctx, set, got, art, i)
-}
-
-func ownedBy(art *v1alpha1.Artifact, set *v1alpha1.OfficialImageSet) bool {
-	return hasOwner(art, set.UID)
-}
-
-func hasOwner(art *v1alpha1.Artifact, uid types.UID) bool {
-	return slices.ContainsFunc(art.OwnerReferences, func(ref metav1.OwnerReference) bool { return ref.UID == uid })
+	return r.share(ctx, set, got)
 }
 
 // share makes the set an owner of an Artifact that another set has made, or
 // somebody by hand.
-func (r *OfficialImageSetReconciler) share(ctx context.Context, set *v1alpha1.OfficialImageSet, got, want *v1alpha1.Artifact, i *resolution) (done bool, err error) {
-	same := got.Spec.Image == want.Spec.Image && got.Spec.Digest == want.Spec.Digest && got.Spec.PublisherRef == want.Spec.PublisherRef &&
-		slices.Equal(slices.Sorted(slices.Values(got.Spec.Platforms)), slices.Sorted(slices.Values(want.Spec.Platforms)))
-	if !same {
-		i.conflict(want.Spec.Image, want.Name, r.Now())
-		return true, nil
-	}
+func (r *OfficialImageSetReconciler) share(ctx context.Context, set *v1alpha1.OfficialImageSet, got *v1alpha1.Artifact) (done bool, err error) {
 	before := got.DeepCopy()
 	if err := controllerutil.SetOwnerReference(set, got, r.Client.Scheme()); err != nil {
 		return false, fmt.Errorf("sharing Artifact %s: %w", got.Name, err)
@@ -134,15 +123,6 @@ func ignoreAlreadyExists(err error) error {
 		return nil
 	}
 	return err
-}
-
-// conflict keeps the failure that an Artifact's name is taken.
-func (i *resolution) conflict(image, name string, now time.Time) {
-	i.retryAt = now.Add(retryMax)
-	i.failure = &v1alpha1.ImageFailure{
-		Image: image, Reason: "NameConflict",
-		Message: fmt.Sprintf("the Artifact %q exists with another publisher, or other platforms: take the image out of the other set, or delete that Artifact", name),
-	}
 }
 
 // giveUp takes the set out of an Artifact's owners; the last one deletes it.
@@ -210,10 +190,10 @@ func artifactName(image, digest string) string {
 }
 
 // byImage sorts Artifacts by image, the newest of each first.
-func byImage(items []v1alpha1.Artifact) map[string][]*v1alpha1.Artifact {
+func byImage(arts []*v1alpha1.Artifact) map[string][]*v1alpha1.Artifact {
 	out := map[string][]*v1alpha1.Artifact{}
-	for i := range items {
-		out[items[i].Spec.Image] = append(out[items[i].Spec.Image], &items[i])
+	for _, a := range arts {
+		out[a.Spec.Image] = append(out[a.Spec.Image], a)
 	}
 	height := func(a *v1alpha1.Artifact) int64 {
 		if a.Status.Block == nil {

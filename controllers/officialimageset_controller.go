@@ -65,7 +65,7 @@ func (r *OfficialImageSetReconciler) Reconcile(ctx context.Context, req ctrl.Req
 type work struct {
 	before  *v1alpha1.OfficialImageSetStatus // as it was read
 	planned bool                             // pass.images are what the set holds
-	have    map[string][]*v1alpha1.Artifact  // the set's Artifacts by image, newest first; read only
+	have    map[string][]*v1alpha1.Artifact  // the set's Artifacts that stay, by image, newest first; read only
 	blocks  int32                            // of them
 	bytes   int64
 	pass    *pass

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
@@ -38,7 +40,7 @@ func (r *OfficialImageSetReconciler) holdDeletion(ctx context.Context, set *v1al
 }
 
 // finalize has the publisher drop the content of the set's images, but not of
-// those that another set holds.
+// those that somebody else wants.
 func (r *OfficialImageSetReconciler) finalize(ctx context.Context, set *v1alpha1.OfficialImageSet) (ctrl.Result, error) {
 	if !controllerutil.ContainsFinalizer(set, contentFinalizer) {
 		return ctrl.Result{}, nil
@@ -57,17 +59,9 @@ func (r *OfficialImageSetReconciler) finalize(ctx context.Context, set *v1alpha1
 }
 
 func (r *OfficialImageSetReconciler) drop(ctx context.Context, set *v1alpha1.OfficialImageSet) (time.Duration, error) {
-	w := new(work)
-	if err := r.known(ctx, set, w); err != nil {
+	ids, err := r.wantedByNobody(ctx, set)
+	if err != nil {
 		return 0, err
-	}
-	var ids []control.ArtifactID
-	for _, list := range w.have {
-		for _, art := range list {
-			if len(setOwners(art)) == 1 {
-				ids = append(ids, control.ArtifactID{Image: art.Spec.Image, Digest: art.Spec.Digest})
-			}
-		}
 	}
 	_, node, err := r.Nodes.publisher(ctx, set.Namespace, set.Spec.PublisherRef.Name)
 	if unusable, ok := errors.AsType[*unusableError](err); ok {
@@ -89,4 +83,42 @@ func (r *OfficialImageSetReconciler) drop(ctx context.Context, set *v1alpha1.Off
 		}
 	}
 	return 0, nil
+}
+
+// wantedByNobody are the images of a set that goes which nothing else in the
+// cluster wants: no other Artifact of the digest, whoever made it.
+func (r *OfficialImageSetReconciler) wantedByNobody(ctx context.Context, set *v1alpha1.OfficialImageSet) (ids []control.ArtifactID, err error) {
+	own, err := r.own(ctx, set)
+	if err != nil {
+		return nil, err
+	}
+	sets := new(v1alpha1.OfficialImageSetList)
+	if err := r.Client.List(ctx, sets, client.UnsafeDisableDeepCopy); err != nil {
+		return nil, fmt.Errorf("listing the image sets: %w", err)
+	}
+	stay := map[types.UID]bool{}
+	for i := range sets.Items {
+		stay[sets.Items[i].UID] = sets.Items[i].DeletionTimestamp.IsZero()
+	}
+	for _, art := range own {
+		same := new(v1alpha1.ArtifactList)
+		if err := r.Client.List(ctx, same, client.MatchingFields{indexDigest: art.Spec.Digest}, client.UnsafeDisableDeepCopy); err != nil {
+			return nil, fmt.Errorf("listing the Artifacts of %s: %w", art.Spec.Digest, err)
+		}
+		if !slices.ContainsFunc(same.Items, func(a v1alpha1.Artifact) bool { return needsContent(&a, stay) }) {
+			ids = append(ids, control.ArtifactID{Image: art.Spec.Image, Digest: art.Spec.Digest})
+		}
+	}
+	return ids, nil
+}
+
+// needsContent tells whether an Artifact needs its content to stay: not if it goes, goes
+// with the last of its sets, or withdraws it.
+func needsContent(art *v1alpha1.Artifact, stay map[types.UID]bool) bool {
+	if isLeaving(art) || art.Spec.State == v1alpha1.StateRevoked {
+		return false
+	}
+	return len(art.OwnerReferences) == 0 || slices.ContainsFunc(art.OwnerReferences, func(ref metav1.OwnerReference) bool {
+		return ref.Kind != "OfficialImageSet" || stay[ref.UID]
+	})
 }

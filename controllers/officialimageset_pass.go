@@ -79,10 +79,12 @@ func (p *pass) want(set *v1alpha1.OfficialImageSet, have map[string][]*v1alpha1.
 	}
 }
 
-// remembered is what can be told of an image after the operator's restart.
+// remembered is what can be told of an image after the operator's restart. Which
+// digest is the tag's is told by the newest Artifact, unless an older one has the
+// newer block: then somebody else may have made it, and the tag is resolved anew.
 func remembered(set *v1alpha1.OfficialImageSet, image string, have []*v1alpha1.Artifact) *resolution {
 	i := &resolution{}
-	if len(have) > 0 && set.Status.LastResolvedTime != nil {
+	if len(have) > 0 && set.Status.LastResolvedTime != nil && !slices.ContainsFunc(have[1:], func(a *v1alpha1.Artifact) bool { return knownBlock(a) > knownBlock(have[0]) }) {
 		i.at, i.digest = set.Status.LastResolvedTime.Time, have[0].Spec.Digest
 	}
 	if len(have) > 0 && artifactFailure(have[0]) != nil {

@@ -3,11 +3,9 @@ package controllers
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"time"
 
-	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
@@ -38,16 +36,16 @@ func (r *OfficialImageSetReconciler) plan(w *work) step[*v1alpha1.OfficialImageS
 
 // known reads the set's Artifacts, and what this process remembers of it.
 func (r *OfficialImageSetReconciler) known(ctx context.Context, set *v1alpha1.OfficialImageSet, w *work) error {
-	all := new(v1alpha1.ArtifactList)
-	err := r.Client.List(ctx, all, client.InNamespace(set.Namespace), client.MatchingFields{indexOwner: string(set.UID)}, client.UnsafeDisableDeepCopy)
+	own, err := r.own(ctx, set)
 	if err != nil {
-		return fmt.Errorf("listing the Artifacts of %s: %w", set.Name, err)
+		return err
 	}
-	w.have = byImage(all.Items)
-	for i := range all.Items {
-		if all.Items[i].Status.Block != nil {
+	own = slices.DeleteFunc(own, isLeaving)
+	w.have = byImage(own)
+	for _, art := range own {
+		if art.Status.Block != nil {
 			w.blocks++
-			w.bytes += all.Items[i].Status.Bytes
+			w.bytes += art.Status.Bytes
 		}
 	}
 	w.pass = r.passOf(set)

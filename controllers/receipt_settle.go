@@ -103,7 +103,13 @@ func (r *ReceiptReconciler) known(ctx context.Context, n *v1alpha1.PyrsiaNode, b
 	for i := range own.Items {
 		art := &own.Items[i]
 		p := pull{key: pullKey{art.Spec.Image, art.Spec.Digest}, last: art.CreationTimestamp.Time, art: art}
+		if !alike(art, pulledArtifact(n, p.key)) {
+			continue // that the node is its owner, anybody can write
+		}
 		seen[p.key] = true
+		if isLeaving(art) {
+			continue // it has the name until it is gone
+		}
 		published, err := r.published(ctx, n, p.key)
 		if err != nil {
 			return nil, err
@@ -152,7 +158,7 @@ func (r *ReceiptReconciler) published(ctx context.Context, n *v1alpha1.PyrsiaNod
 	}
 	art := new(v1alpha1.Artifact)
 	err := r.Client.Get(ctx, types.NamespacedName{Namespace: n.Namespace, Name: artifactName(key.image, key.digest)}, art)
-	if err != nil || art.Spec.Image != key.image || art.Spec.Digest != key.digest || art.Spec.PublisherRef.Name != publisher {
+	if err != nil || art.Spec.Image != key.image || art.Spec.Digest != key.digest || art.Spec.PublisherRef.Name != publisher || isLeaving(art) {
 		return nil, client.IgnoreNotFound(err)
 	}
 	return art, nil

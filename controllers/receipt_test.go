@@ -138,6 +138,51 @@ func TestPulledImagesBecomeArtifacts(t *testing.T) {
 	}
 }
 
+// What names a node as its owner is not the node's by that: it takes no place in
+// the history of pulls, and is not deleted with it. An Artifact that is being
+// deleted already is not deleted over and over.
+func TestHistoryIsWhatTheNodeMade(t *testing.T) {
+	t.Parallel()
+	c := testCluster(t)
+	ns := c.namespace(t)
+	up := newUpstream(t)
+	at, digests := c.alpines(t, ns, up, "1", "2")
+	mirror, pod := c.elsewhere(t, publisherNode(ns, up.URL), at)
+	change(t, c, mirror, func(n *v1alpha1.PyrsiaNode) { n.Spec.PullHistory.Limit = new(int32(1)) })
+	const one = "docker.io/library/alpine:1"
+	pod.pull(t, "library/alpine:1")
+	own := c.artifact(t, mirror.Namespace, one, digests[one])
+	var forged []*v1alpha1.Artifact
+	for _, name := range []string{"forged", "also-forged"} {
+		art := byHand(mirror.Namespace, name, "docker.io/library/alpine:2", digests["docker.io/library/alpine:2"])
+		art.OwnerReferences = []metav1.OwnerReference{{APIVersion: v1alpha1.GroupVersion.String(), Kind: "PyrsiaNode", Name: mirror.Name, UID: mirror.UID}}
+		forged = append(forged, art)
+	}
+	forged[1].Spec.PublisherRef, forged[1].Spec.NodeRef = v1alpha1.LocalReference{}, v1alpha1.LocalReference{Name: mirror.Name}
+	c.create(t, forged[0], forged[1])
+	time.Sleep(receiptInterval + 2*time.Second)
+	for _, art := range append(forged, own) {
+		c.get(t, art)
+		if !art.DeletionTimestamp.IsZero() {
+			t.Errorf("%s is deleted", art.Name)
+		}
+	}
+
+	change(t, c, own, func(a *v1alpha1.Artifact) { a.Finalizers = []string{somebodysFinalizer} })
+	t.Cleanup(func() { _ = c.letGo(own) })
+	change(t, c, mirror, func(n *v1alpha1.PyrsiaNode) { n.Spec.PullHistory.Limit = new(int32(0)) })
+	eventually(t, func() error {
+		if c.get(t, own); own.DeletionTimestamp.IsZero() {
+			return errors.New("what is beyond the limit is not deleted")
+		}
+		return nil
+	})
+	time.Sleep(2 * time.Second) // what was on its way
+	if writes := c.writes.during(mirror.Namespace, func() { time.Sleep(2*receiptInterval + 2*time.Second) }); len(writes) > 0 {
+		t.Errorf("what is being deleted already is written:\n%s", strings.Join(writes, "\n"))
+	}
+}
+
 // An Artifact by hand looks an image up, and tells when the ledger withdraws it.
 func TestArtifactByHandIsLookedUp(t *testing.T) {
 	t.Parallel()

@@ -91,7 +91,8 @@ type OfficialImageSetSpec struct {
 
 	// deletionPolicy says what the publisher does with the content of the set's
 	// images when the set is deleted: Retain it, or Delete what no other image
-	// needs. The ledger keeps all blocks either way.
+	// needs and no other Artifact in the cluster has, whoever made that. The ledger
+	// keeps all blocks either way.
 	// +kubebuilder:default=Retain
 	// +optional
 	DeletionPolicy DeletionPolicy `json:"deletionPolicy,omitempty"`

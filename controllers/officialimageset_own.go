@@ -1,0 +1,96 @@
+package controllers
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
+)
+
+// leavingFor is how long an Artifact that is being deleted may keep a name that a
+// set needs, before that is a failure.
+const leavingFor = 30 * time.Second
+
+// The reasons why a set's Artifact cannot be made.
+const (
+	reasonNameConflict        = "NameConflict"
+	reasonArtifactTerminating = "ArtifactTerminating"
+)
+
+// own lists a set's Artifacts, those that are being deleted too.
+func (r *OfficialImageSetReconciler) own(ctx context.Context, set *v1alpha1.OfficialImageSet) (own []*v1alpha1.Artifact, err error) {
+	all := new(v1alpha1.ArtifactList)
+	err = r.Client.List(ctx, all, client.InNamespace(set.Namespace), client.MatchingFields{indexOwner: string(set.UID)}, client.UnsafeDisableDeepCopy)
+	if err != nil {
+		return nil, fmt.Errorf("listing the Artifacts of %s: %w", set.Name, err)
+	}
+	for i := range all.Items {
+		if isOwn(&all.Items[i], set) {
+			own = append(own, &all.Items[i])
+		}
+	}
+	return own, nil
+}
+
+// isOwn tells whether an Artifact is one that a set makes. That the set is its
+// owner proves nothing: whoever makes an Artifact can name any owner.
+func isOwn(art *v1alpha1.Artifact, set *v1alpha1.OfficialImageSet) bool {
+	return ownedBy(art, set) && alike(art, newArtifact(set, art.Spec.Image, art.Spec.Digest))
+}
+
+// alike tells whether two Artifacts have the same name, and publish or look up
+// the same.
+func alike(a, b *v1alpha1.Artifact) bool {
+	return a.Name == b.Name && a.Spec.Image == b.Spec.Image && a.Spec.Digest == b.Spec.Digest &&
+		a.Spec.PublisherRef == b.Spec.PublisherRef && a.Spec.NodeRef == b.Spec.NodeRef &&
+		slices.Equal(slices.Sorted(slices.Values(a.Spec.Platforms)), slices.Sorted(slices.Values(b.Spec.Platforms)))
+}
+
+func ownedBy(art *v1alpha1.Artifact, set *v1alpha1.OfficialImageSet) bool {
+	return hasOwner(art, set.UID)
+}
+
+func hasOwner(art *v1alpha1.Artifact, uid types.UID) bool {
+	return slices.ContainsFunc(art.OwnerReferences, func(ref metav1.OwnerReference) bool { return ref.UID == uid })
+}
+
+// isLeaving tells whether an Artifact is being deleted: a finalizer may keep it
+// for as long as somebody likes.
+func isLeaving(art *v1alpha1.Artifact) bool { return !art.DeletionTimestamp.IsZero() }
+
+// conflict keeps the failure that an Artifact's name is taken.
+func (i *resolution) conflict(want *v1alpha1.Artifact, now time.Time) {
+	i.unmade(want.Spec.Image, reasonNameConflict, now,
+		"the Artifact %q exists with another publisher, or other platforms: take the image out of the other set, or delete that Artifact", want.Name)
+}
+
+// leaving keeps the failure that the Artifact which has the name is being deleted
+// and does not go. It is none yet if it may go by itself.
+func (i *resolution) leaving(art *v1alpha1.Artifact, image string, now time.Time) (failed bool) {
+	if now.Sub(art.DeletionTimestamp.Time) < leavingFor {
+		return false
+	}
+	i.unmade(image, reasonArtifactTerminating, now,
+		"the Artifact %q is being deleted, and finalizers keep it: once whoever set them has no need of it, `kubectl patch artifact %s --type merge -p '{\"metadata\": {\"finalizers\": null}}'` lets it go, and it is made again; its finalizers: %s",
+		art.Name, art.Name, strings.Join(art.Finalizers, ", "))
+	return true
+}
+
+func (i *resolution) unmade(image, reason string, now time.Time, message string, args ...any) {
+	i.retryAt = now.Add(retryMax)
+	i.failure = &v1alpha1.ImageFailure{Image: image, Reason: reason, Message: bounded(fmt.Sprintf(message, args...), maxMessage)}
+}
+
+// tryToMake forgets why the Artifact could not be made the last time.
+func (i *resolution) tryToMake() {
+	if i.failure != nil && (i.failure.Reason == reasonNameConflict || i.failure.Reason == reasonArtifactTerminating) {
+		i.failure = nil
+	}
+}
