@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http/httptest"
@@ -52,6 +53,49 @@ func TestPaddingIsNotHandedOn(t *testing.T) {
 	}
 	check("adopted", f)
 	check("after a restart", f.reopen(t, p.vkey))
+}
+
+// Nor is what they add to the proofs that the ledger was handed over, in any file.
+func TestPaddedRotationsAreKeptWithoutIt(t *testing.T) {
+	t.Parallel()
+	r := newRotated(t)
+	f := newFollower(t, r.oldVkey)
+	padded := 0
+	_, err := f.Sync(t.Context(), altered(t, r.Ledger, func(path string, b []byte) []byte {
+		if path == "/checkpoint" {
+			padded++
+			return append(b, padding(4<<10)...)
+		}
+		if path != "/api/v1/rotations" {
+			return b
+		}
+		var rotations []Rotation
+		if err := json.Unmarshal(b, &rotations); err != nil {
+			t.Error(err)
+		}
+		for i := range rotations {
+			padded++
+			rotations[i].Proof += padding(4 << 10)
+		}
+		b, err := json.Marshal(rotations)
+		if err != nil {
+			t.Error(err)
+		}
+		return b
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustNewestKey(t, f, r.newVkey)
+	if padded < 2 {
+		t.Fatalf("%d answers were padded", padded)
+	}
+	for _, name := range []string{keysFile, rotationsFile, checkpointFile} {
+		data, err := os.ReadFile(filepath.Join(f.dir.path, name))
+		if err != nil || len(data) > 4<<10 {
+			t.Errorf("%s has %d bytes, %v", name, len(data), err)
+		}
+	}
 }
 
 // While two keys sign, a mirror hands on what both signed: some know the old alone.
