@@ -121,7 +121,8 @@ type ResolveResponse struct {
 
 // PublishRequest is the body of POST /v1/publish: copy the image from its
 // upstream and record it on the ledger. The call is idempotent. It starts the
-// work and waits a few seconds for its end, else it tells how far it is.
+// work and waits for its end during the first few seconds of it, else it tells how
+// far it is.
 // What the upstream says about the tag decides: where it does not point to the
 // digest, a publisher refuses with ReasonTagPointsElsewhere, or with
 // ReasonDigestNotInRepository. Publishers only.
@@ -148,6 +149,8 @@ type PublishRequest struct {
 type PublishResponse struct {
 	// Block is there when the image is on the ledger: done.
 	Block *Block `json:"block,omitempty"`
+	// Queued says that the work has not begun: others are copied first.
+	Queued bool `json:"queued,omitempty"`
 	// BytesDone of BytesTotal are copied; BytesTotal is 0 until it is known.
 	BytesDone  int64 `json:"bytesDone,omitempty"`
 	BytesTotal int64 `json:"bytesTotal,omitempty"`

@@ -43,7 +43,7 @@ func NewClient(addr string, keys Keys) (*Client, error) {
 				DialContext:         (&net.Dialer{Timeout: 5 * time.Second}).DialContext,
 				TLSHandshakeTimeout: 5 * time.Second,
 				IdleConnTimeout:     time.Minute,
-				MaxIdleConnsPerHost: 64, // as many as Artifacts are published at once
+				MaxIdleConnsPerHost: 64, // as many calls as the operator makes to one node at the same time
 			},
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},

@@ -417,3 +417,51 @@ func TestMetricsAreWellFormed(t *testing.T) {
 		t.Errorf("resolved: %+v, %v", resolved, err)
 	}
 }
+
+// A request for an image that waits for others is answered at once, also if those
+// take long; when they are done the image is published.
+func TestWhatWaitsIsAnsweredAtOnce(t *testing.T) {
+	w := newWorld(t, OnPull{})
+	release := make(chan struct{})
+	w.registry.Fault = func(_ http.ResponseWriter, r *http.Request) bool {
+		if strings.Contains(r.URL.Path, "/slow") && strings.Contains(r.URL.Path, "/blobs/") {
+			select {
+			case <-release:
+			case <-r.Context().Done():
+			}
+		}
+		return false
+	}
+	publish := func(name string, d digest.Digest) *control.PublishResponse {
+		resp, err := w.Publish(within(t, 5*time.Second), control.PublishRequest{Image: name, Digest: d.String()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return resp
+	}
+	var slow sync.WaitGroup
+	for i := range concurrency { // of a repository no more than half
+		name, tag := fmt.Sprint("slow", i%2), fmt.Sprint(i)
+		d := w.push(name, tag, "slow layer "+tag)
+		slow.Go(func() {
+			if resp := publish(name+":"+tag, d); resp.Queued || resp.Block != nil {
+				t.Errorf("%s:%s is copied, and the answer is %+v", name, tag, resp)
+			}
+		})
+	}
+	slow.Wait()
+	cheap := w.push("cheap", "1", "a layer")
+	ctx := within(t, 5*time.Second)
+	resp, err := w.Publish(ctx, control.PublishRequest{Image: "cheap:1", Digest: cheap.String()})
+	if err != nil || !resp.Queued || ctx.Err() != nil { // it would wait until ctx ends
+		t.Errorf("%+v, %v; the request waited: %v", resp, err, ctx.Err())
+	}
+	close(release)
+	for range 100 {
+		if resp := publish("cheap:1", cheap); resp.Block != nil {
+			return
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	t.Error("the image is not published when the others are done")
+}

@@ -92,8 +92,16 @@ func (p *Publisher) dispatch() {
 		if j == nil {
 			return
 		}
+		j.begun = time.Now()
 		p.done.Go(func() { p.work(j) })
 	}
+}
+
+// began is when the work at a job began; zero while it waits for others.
+func (p *Publisher) began(j *job) time.Time {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return j.begun
 }
 
 // work copies an image, gives its place to the next one, and then appends its

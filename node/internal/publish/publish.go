@@ -32,8 +32,8 @@ const (
 	concurrency = 8 // images copied at once, by default
 	maxJobs     = 4096
 	copyTimeout = 2 * time.Hour
-	// quickWait is how long Publish waits for the end of the work: most images
-	// need one call, and the control API's own time-out is longer.
+	// quickWait is for how long after the work has begun Publish waits for its end:
+	// most images need one call, and the control API's own time-out is longer.
 	quickWait = 10 * time.Second
 )
 
@@ -106,6 +106,7 @@ type job struct {
 	// before the signatures' tags were asked for.
 	word       word
 	attachedAt int64
+	begun      time.Time // zero while it waits in the queue; the publisher's mu guards it
 	ended      chan struct{}
 	height     int64 // after ended, of the block
 	err        error // after ended
@@ -264,8 +265,8 @@ func (p *Publisher) Publish(ctx context.Context, req control.PublishRequest) (*c
 	if err := p.dropped.forget(k); err != nil {
 		return nil, err
 	}
-	timer := time.NewTimer(quickWait)
-	defer timer.Stop()
+	short, cancel := context.WithTimeout(ctx, quickWait)
+	defer cancel()
 	for {
 		wanted := &job{key: k, image: image, registry: registry, platforms: req.Platforms, terms: terms{seen: req.Seen, pinned: req.Pinned}}
 		if resp, err := p.existing(ctx, wanted); resp != nil || err != nil {
@@ -275,11 +276,16 @@ func (p *Publisher) Publish(ctx context.Context, req control.PublishRequest) (*c
 		if err != nil {
 			return nil, err
 		}
+		began := p.began(j)
+		if began.IsZero() { // how long others take is not known: nobody waits for that
+			return &control.PublishResponse{Queued: true}, nil
+		}
+		wait, cancel := context.WithDeadline(short, began.Add(quickWait))
 		select {
 		case <-j.ended:
-		case <-timer.C:
-		case <-ctx.Done():
+		case <-wait.Done():
 		}
+		cancel()
 		if !j.over() {
 			return &control.PublishResponse{BytesDone: j.progress.Done.Load(), BytesTotal: j.progress.Total.Load()}, nil
 		}

@@ -80,7 +80,7 @@ func (w *world) publish(t *testing.T, name string) (*control.Block, error) {
 	if err != nil {
 		return nil, err
 	}
-	for range 10 {
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 		resp, err := w.Publish(t.Context(), control.PublishRequest{Image: name, Digest: resolved.Digest})
 		if err != nil || resp.Block != nil {
 			if err != nil {
