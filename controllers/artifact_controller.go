@@ -34,10 +34,6 @@ type ArtifactReconciler struct {
 	status statusWriter
 }
 
-// publishAtOnce is how many Artifacts are published at the same time: each
-// waits for the publisher, which takes them in turns.
-const publishAtOnce = 64
-
 // Reconcile brings an Artifact closer to being published, verified and mirrored.
 func (r *ArtifactReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
 	art := new(v1alpha1.Artifact)
@@ -49,6 +45,9 @@ func (r *ArtifactReconciler) Reconcile(ctx context.Context, req ctrl.Request) (c
 	}
 	before := art.DeepCopy()
 	next, err := run(ctx, art, r.steps(art)...)
+	if err == nil && onlyWaits(art, r.Now()) {
+		return ctrl.Result{RequeueAfter: next}, nil
+	}
 	r.Pulls.tell(art)
 	return r.status.finish(ctx, before, art, next, err)
 }
@@ -113,7 +112,7 @@ func (r *ArtifactReconciler) SetupWithManager(mgr ctrl.Manager) error {
 		Watches(&v1alpha1.PyrsiaNode{}, handler.EnqueueRequestsFromMapFunc(r.waitingForMirror), builder.WithPredicates(mirrorGrew)).
 		Watches(&v1alpha1.Artifact{}, handler.EnqueueRequestsFromMapFunc(r.sharing), builder.WithPredicates(withdrawalChanged)).
 		WatchesRawSource(source.Channel(r.Pulls.wake, &handler.EnqueueRequestForObject{})).
-		WithOptions(options(publishAtOnce)).
+		WithOptions(options(artifactsAtOnce)).
 		Complete(r)
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
@@ -28,20 +29,18 @@ func (r *ArtifactReconciler) find(ctx context.Context, art *v1alpha1.Artifact) (
 		return 0, err
 	}
 	node, pods, err := r.Nodes.usable(ctx, art.Namespace, art.Spec.NodeRef.Name, "node")
-	if unusable, ok := errors.AsType[*unusableError](err); ok {
-		setWaiting(art, condition, unusable.reason, unusable.message)
-		return waitForPublisher, nil
-	}
 	if err != nil {
-		return 0, err
+		return r.notAsked(art, condition, err)
 	}
-	key, absent := newestKey(node.Status.Ledger), 0
+	v, err := r.Nodes.visit(node, toLook)
+	if err != nil {
+		return r.notAsked(art, condition, err)
+	}
+	defer v.end()
+	absent := 0
+	var silent error // of the last pod that was not to be asked
 	for _, pod := range pods[:min(len(pods), podsToAsk)] {
-		c, err := r.Nodes.client(node, pod.Status.PodIP)
-		if err != nil {
-			return 0, err
-		}
-		block, err := proven(ctx, c, key, art.Spec.Image, art.Spec.Digest)
+		block, err := v.proven(ctx, pod, art.Spec.Image, art.Spec.Digest)
 		if err == nil {
 			art.Status.Block = &v1alpha1.Block{Height: block.Height, Entry: block.Entry, Proof: block.Proof}
 			setDone(art, condition, "Published", publishedMessage(block))
@@ -50,6 +49,12 @@ func (r *ArtifactReconciler) find(ctx context.Context, art *v1alpha1.Artifact) (
 		if refusal, ok := errors.AsType[*control.Error](err); ok && refusal.Reason == control.ReasonNotOnLedger {
 			absent++
 		}
+		if _, ok := errors.AsType[*unusableError](err); ok {
+			silent = err
+		}
+	}
+	if absent == 0 && silent != nil {
+		return r.notAsked(art, condition, silent)
 	}
 	if absent == 0 {
 		setWaiting(art, condition, reasonUnreachable, "no pod of the node that was asked gives a block which its ledger proves")
@@ -75,15 +80,22 @@ type unprovenError struct{ err error }
 
 func (e *unprovenError) Error() string { return e.err.Error() }
 
-// proven asks a node for the block of an image, and checks it against a key.
-func proven(ctx context.Context, c *control.Client, key, image, digest string) (*control.Block, error) {
-	ctx, cancel := context.WithTimeout(ctx, pollTimeout)
-	defer cancel()
-	resp, err := c.Find(ctx, control.FindRequest{Image: image, Digest: digest})
+// find asks a pod for the block of an image.
+func (v *visit) find(ctx context.Context, pod corev1.Pod, image, digest string) (resp *control.FindResponse, err error) {
+	err = v.ask(ctx, pod, func(ctx context.Context, c *control.Client) (err error) {
+		resp, err = c.Find(ctx, control.FindRequest{Image: image, Digest: digest})
+		return err
+	})
+	return resp, err
+}
+
+// proven asks a pod for the block of an image, and checks it against the ledger's key.
+func (v *visit) proven(ctx context.Context, pod corev1.Pod, image, digest string) (*control.Block, error) {
+	resp, err := v.find(ctx, pod, image, digest)
 	if err != nil {
 		return nil, err
 	}
-	if _, err := verifyBlock(key, resp.Block, image, digest); err != nil {
+	if _, err := verifyBlock(newestKey(v.node.Status.Ledger), resp.Block, image, digest); err != nil {
 		return nil, &unprovenError{fmt.Errorf("block of %s: %w", image, err)}
 	}
 	return &resp.Block, nil

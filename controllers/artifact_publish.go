@@ -21,8 +21,10 @@ const (
 	maxProof = 112 << 10
 	// maxRetryAfter bounds how long a node can ask to be left alone.
 	maxRetryAfter = time.Hour
-	// waitUnreachable is about when a publisher that does not answer is asked again.
-	waitUnreachable = 10 * time.Second
+	// tellQueuedAfter is how long an Artifact waits before its status says so.
+	tellQueuedAfter = time.Minute
+	// reasonQueued: the publisher copies other images first.
+	reasonQueued = "Queued"
 )
 
 // publish asks the publisher to copy the image and record it, until the block
@@ -35,35 +37,31 @@ func (r *ArtifactReconciler) publish(ctx context.Context, art *v1alpha1.Artifact
 	if err := checkName(art, condition); err != nil {
 		return 0, err
 	}
-	publisher, node, err := r.Nodes.publisher(ctx, art.Namespace, art.Spec.PublisherRef.Name)
-	if unusable, ok := errors.AsType[*unusableError](err); ok {
-		setWaiting(art, condition, unusable.reason, unusable.message)
-		if unusable.permanent {
-			return 0, reconcile.TerminalError(err)
+	var resp *control.PublishResponse
+	err := r.Nodes.askPublisher(ctx, art.Namespace, art.Spec.PublisherRef.Name, toPublish, func(ctx context.Context, publisher *v1alpha1.PyrsiaNode, c *control.Client) (err error) {
+		req := control.PublishRequest{
+			Image: art.Spec.Image, Digest: art.Spec.Digest, Platforms: art.Spec.Platforms, Pinned: art.Spec.Pinned, Floor: publisher.Status.Ledger.Checkpoint,
 		}
-		return waitForPublisher, nil
-	}
-	if err != nil {
-		return 0, err
-	}
-	req := control.PublishRequest{
-		Image: art.Spec.Image, Digest: art.Spec.Digest, Platforms: art.Spec.Platforms, Pinned: art.Spec.Pinned, Floor: publisher.Status.Ledger.Checkpoint,
-	}
-	resp, err := node.Publish(ctx, req)
-	if refusal, ok := errors.AsType[*control.Error](err); ok && refusal.Reason == control.ReasonTagPointsElsewhere && r.Saw(art) {
-		req.Seen = true
-		resp, err = node.Publish(ctx, req)
-	}
+		resp, err = c.Publish(ctx, req)
+		if refusal, ok := errors.AsType[*control.Error](err); ok && refusal.Reason == control.ReasonTagPointsElsewhere && r.Saw(art) {
+			req.Seen = true
+			resp, err = c.Publish(ctx, req)
+		}
+		return err
+	})
 	if err != nil {
 		return r.refused(art, condition, err)
 	}
-	if resp.Block == nil {
+	switch b := resp.Block; {
+	case b == nil && resp.Queued:
+		setWaiting(art, condition, reasonQueued, "the image waits in the publisher's queue until others are copied")
+		return r.itsTurn(art, condition), nil
+	case b == nil:
 		setWaiting(art, condition, "Publishing", "the publisher is copying the image")
 		return pollAfter(age(r.Now(), art.CreationTimestamp)), nil
-	}
-	if b := resp.Block; b.Height < 0 || len(b.Entry) > ledger.MaxEntrySize || len(b.Proof) > maxProof {
+	case b.Height < 0 || tooLarge(*b):
 		setFailed(art, condition, "InvalidBlock", "the publisher answered with an impossible block")
-		return 0, fmt.Errorf("the publisher %s answered with an impossible block", publisher.Name)
+		return 0, fmt.Errorf("the publisher %s answered with an impossible block", art.Spec.PublisherRef.Name)
 	}
 	art.Status.Block = &v1alpha1.Block{Height: resp.Block.Height, Entry: resp.Block.Entry, Proof: resp.Block.Proof}
 	setDone(art, condition, "Published", publishedMessage(resp.Block))
@@ -86,10 +84,7 @@ func publishedMessage(b *control.Block) string {
 func (r *ArtifactReconciler) refused(art *v1alpha1.Artifact, condition string, err error) (time.Duration, error) {
 	refusal, ok := errors.AsType[*control.Error](err)
 	if !ok {
-		// It restarts, perhaps: none of the Artifacts has failed by that. Not all
-		// come at once then.
-		setWaiting(art, condition, reasonUnreachable, "the publisher's control API does not answer")
-		return waitUnreachable/2 + rand.N(waitUnreachable), nil
+		return r.notAsked(art, condition, err)
 	}
 	if refusal.Reason == control.ReasonUpstreamRateLimited || refusal.Reason == control.ReasonBusy {
 		// Nothing is wrong: its turn comes. Not all come at once then.
@@ -103,6 +98,44 @@ func (r *ArtifactReconciler) refused(art *v1alpha1.Artifact, condition string, e
 	}
 	failed := meta.FindStatusCondition(*art.Conditions(), condition).LastTransitionTime
 	return max(failureWait(age(r.Now(), failed)), retryAfter(refusal)), nil
+}
+
+// notAsked says why a node was not asked: no Artifact has failed by that.
+func (r *ArtifactReconciler) notAsked(art *v1alpha1.Artifact, condition string, err error) (time.Duration, error) {
+	unusable, ok := errors.AsType[*unusableError](err)
+	if !ok {
+		return 0, err
+	}
+	setUnusable(art, condition, unusable)
+	switch {
+	case unusable.permanent:
+		return 0, reconcile.TerminalError(err)
+	case unusable.busy:
+		return r.itsTurn(art, condition), nil
+	}
+	return unusable.wait(), nil
+}
+
+// itsTurn is when to try again what waits for others: the longer it has waited, the
+// later. Not all come at once then.
+func (r *ArtifactReconciler) itsTurn(art *v1alpha1.Artifact, condition string) time.Duration {
+	waited := age(r.Now(), meta.FindStatusCondition(art.Status.Conditions, condition).LastTransitionTime)
+	if condition == v1alpha1.ConditionPublished {
+		waited = max(waited, age(r.Now(), art.CreationTimestamp))
+	}
+	wait := pollAfter(waited)
+	return wait + rand.N(wait/2)
+}
+
+// onlyWaits tells whether all that is known of a new Artifact is that others are
+// published before it. That is written once it has waited for a while: most wait
+// for a moment, and an Artifact costs few writes.
+func onlyWaits(art *v1alpha1.Artifact, now time.Time) bool {
+	if len(art.Status.Conditions) != 1 || age(now, art.CreationTimestamp) >= tellQueuedAfter {
+		return false
+	}
+	c := art.Status.Conditions[0]
+	return c.Type == v1alpha1.ConditionPublished && (c.Reason == reasonQueued || c.Reason == string(control.ReasonBusy))
 }
 
 // failureWait is when to try again what has failed for so long: the wait

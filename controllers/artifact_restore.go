@@ -24,25 +24,23 @@ func (r *ArtifactReconciler) restore(ctx context.Context, art *v1alpha1.Artifact
 	if err := checkName(art, condition); err != nil {
 		return 0, err
 	}
-	publisher, node, err := r.Nodes.publisher(ctx, art.Namespace, art.Spec.PublisherRef.Name)
-	if unusable, ok := errors.AsType[*unusableError](err); ok {
-		setWaiting(art, condition, unusable.reason, unusable.message)
-		return waitForPublisher, nil
-	}
-	if err != nil {
-		return 0, err
-	}
-	resp, err := node.Restore(ctx, control.RestoreRequest{
-		Image: art.Spec.Image, Digest: art.Spec.Digest, Reason: art.Spec.Reason, Floor: publisher.Status.Ledger.Checkpoint,
+	var resp *control.RestoreResponse
+	var key string
+	err := r.Nodes.askPublisher(ctx, art.Namespace, art.Spec.PublisherRef.Name, toWithdraw, func(ctx context.Context, publisher *v1alpha1.PyrsiaNode, c *control.Client) (err error) {
+		key = newestKey(publisher.Status.Ledger)
+		resp, err = c.Restore(ctx, control.RestoreRequest{
+			Image: art.Spec.Image, Digest: art.Spec.Digest, Reason: art.Spec.Reason, Floor: publisher.Status.Ledger.Checkpoint,
+		})
+		return err
 	})
 	if err != nil {
 		return r.refused(art, condition, err)
 	}
 	if tooLarge(resp.Block) {
 		setFailed(art, condition, "InvalidBlock", "the publisher answered with an impossible block")
-		return 0, fmt.Errorf("the publisher %s answered with an impossible block", publisher.Name)
+		return 0, fmt.Errorf("the publisher %s answered with an impossible block", art.Spec.PublisherRef.Name)
 	}
-	verified, lifted, err := verifyRestoration(newestKey(publisher.Status.Ledger), art, resp.Block)
+	verified, lifted, err := verifyRestoration(key, art, resp.Block)
 	if err != nil {
 		setRefused(art, condition, "ProofInvalid", "the block that restores the image does not verify: "+err.Error())
 		return 0, fmt.Errorf("verifying the restoration of %s: %w", art.Spec.Image, err)

@@ -26,17 +26,15 @@ func (r *ArtifactReconciler) revoke(ctx context.Context, art *v1alpha1.Artifact)
 	if err := checkName(art, condition); err != nil {
 		return 0, err
 	}
-	publisher, node, err := r.Nodes.publisher(ctx, art.Namespace, art.Spec.PublisherRef.Name)
-	if unusable, ok := errors.AsType[*unusableError](err); ok {
-		setWaiting(art, condition, unusable.reason, unusable.message)
-		return waitForPublisher, nil
-	}
-	if err != nil {
-		return 0, err
-	}
-	resp, err := node.Revoke(ctx, control.RevokeRequest{
-		Image: art.Spec.Image, Digest: art.Spec.Digest, Block: knownBlock(art),
-		Reason: art.Spec.Reason, Floor: publisher.Status.Ledger.Checkpoint,
+	var resp *control.RevokeResponse
+	var key string
+	err := r.Nodes.askPublisher(ctx, art.Namespace, art.Spec.PublisherRef.Name, toWithdraw, func(ctx context.Context, publisher *v1alpha1.PyrsiaNode, c *control.Client) (err error) {
+		key = newestKey(publisher.Status.Ledger)
+		resp, err = c.Revoke(ctx, control.RevokeRequest{
+			Image: art.Spec.Image, Digest: art.Spec.Digest, Block: knownBlock(art),
+			Reason: art.Spec.Reason, Floor: publisher.Status.Ledger.Checkpoint,
+		})
+		return err
 	})
 	if err != nil {
 		return r.refused(art, condition, err)
@@ -47,9 +45,9 @@ func (r *ArtifactReconciler) revoke(ctx context.Context, art *v1alpha1.Artifact)
 	}
 	if tooLarge(b) {
 		setFailed(art, condition, "InvalidBlock", "the publisher answered with an impossible block")
-		return 0, fmt.Errorf("the publisher %s answered with an impossible block", publisher.Name)
+		return 0, fmt.Errorf("the publisher %s answered with an impossible block", art.Spec.PublisherRef.Name)
 	}
-	verified, err := verifyRevocation(newestKey(publisher.Status.Ledger), art, b)
+	verified, err := verifyRevocation(key, art, b)
 	if err != nil {
 		setRefused(art, condition, "ProofInvalid", "the block that revokes the image does not verify: "+err.Error())
 		return 0, fmt.Errorf("verifying the revocation of %s: %w", art.Spec.Image, err)

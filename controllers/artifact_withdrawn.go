@@ -6,10 +6,10 @@ import (
 	"fmt"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
-	"github.com/pyrsia/pyrsia-operator/node/control"
 )
 
 // askWithdrawn is how often a node is asked whether its ledger has withdrawn an
@@ -30,12 +30,13 @@ func (r *ArtifactReconciler) withdrawn(ctx context.Context, art *v1alpha1.Artifa
 		if err != nil {
 			return 0, err
 		}
+		v, err := r.Nodes.visit(node, toLook)
+		if err != nil { // one that is busy is no reason to say anything
+			return pollAfter(askWithdrawn), nil
+		}
+		defer v.end()
 		for _, pod := range pods[:min(len(pods), podsToAsk)] {
-			c, err := r.Nodes.client(node, pod.Status.PodIP)
-			if err != nil {
-				return 0, err
-			}
-			if art.Status.Revocation = revocation(ctx, c, newestKey(node.Status.Ledger), art); art.Status.Revocation != nil {
+			if art.Status.Revocation = v.revocation(ctx, pod, art); art.Status.Revocation != nil {
 				break
 			}
 		}
@@ -53,12 +54,10 @@ func setWithdrawn(art *v1alpha1.Artifact, message string) error {
 	return reconcile.TerminalError(fmt.Errorf("%s is revoked", art.Spec.Image))
 }
 
-// revocation is the proven block that withdraws an Artifact's block, if the node
+// revocation is the proven block that withdraws an Artifact's block, if the pod
 // has one.
-func revocation(ctx context.Context, c *control.Client, key string, art *v1alpha1.Artifact) *v1alpha1.Block {
-	ctx, cancel := context.WithTimeout(ctx, pollTimeout)
-	defer cancel()
-	found, err := c.Find(ctx, control.FindRequest{Image: art.Spec.Image, Digest: art.Spec.Digest})
+func (v *visit) revocation(ctx context.Context, pod corev1.Pod, art *v1alpha1.Artifact) *v1alpha1.Block {
+	found, err := v.find(ctx, pod, art.Spec.Image, art.Spec.Digest)
 	if err != nil || found.Revocation == nil || tooLarge(*found.Revocation) {
 		return nil
 	}
@@ -66,7 +65,7 @@ func revocation(ctx context.Context, c *control.Client, key string, art *v1alpha
 	if found.Withdrawal != nil {
 		b = found.Withdrawal
 	}
-	verified, err := verifyRevocation(key, art, *b)
+	verified, err := verifyRevocation(newestKey(v.node.Status.Ledger), art, *b)
 	if err != nil {
 		return nil // nobody can withdraw an image but who signs the ledger
 	}

@@ -1,6 +1,7 @@
 package controllers
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net"
@@ -34,9 +35,10 @@ type Nodes struct {
 	keys   *Keyring
 	now    func() time.Time
 
-	mu      sync.Mutex // guards what follows
-	clients map[nodeAddress]*pooledClient
-	seeds   *seeds // that the clients have their keys of
+	mu       sync.Mutex // guards what follows
+	clients  map[nodeAddress]*pooledClient
+	seeds    *seeds           // that the clients have their keys of
+	visiting map[placeKey]int // the places that are taken
 }
 
 type nodeAddress struct {
@@ -46,17 +48,17 @@ type nodeAddress struct {
 
 type pooledClient struct {
 	*control.Client
-	used   time.Time
-	silent time.Time // when it last did not answer within pollTimeout; zero once it has answered
+	used  time.Time
+	lines [len(visits)]line // by purpose
 }
 
 // NewNodes reads pods from reader and has the nodes' keys from keys.
 func NewNodes(reader client.Reader, keys *Keyring, now func() time.Time) *Nodes {
-	return &Nodes{reader: reader, keys: keys, now: now, clients: map[nodeAddress]*pooledClient{}}
+	return &Nodes{reader: reader, keys: keys, now: now, clients: map[nodeAddress]*pooledClient{}, visiting: map[placeKey]int{}}
 }
 
 // client is a client of one pod, pinned to the PyrsiaNode's key.
-func (n *Nodes) client(node *v1alpha1.PyrsiaNode, ip string) (*control.Client, error) {
+func (n *Nodes) client(node *v1alpha1.PyrsiaNode, ip string) (*pooledClient, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	now, seeds := n.now(), n.keys.seeds.Load()
@@ -70,7 +72,7 @@ func (n *Nodes) client(node *v1alpha1.PyrsiaNode, ip string) (*control.Client, e
 	address := nodeAddress{uid: node.UID, ip: ip}
 	if c := n.clients[address]; c != nil {
 		c.used = now
-		return c.Client, nil
+		return c, nil
 	}
 	for a, c := range n.clients {
 		if now.Sub(c.used) > clientIdle {
@@ -78,46 +80,13 @@ func (n *Nodes) client(node *v1alpha1.PyrsiaNode, ip string) (*control.Client, e
 			delete(n.clients, a)
 		}
 	}
-	c, err := control.NewClient(net.JoinHostPort(ip, strconv.Itoa(control.Port)), seeds.operatorKeys(node))
+	made, err := control.NewClient(net.JoinHostPort(ip, strconv.Itoa(control.Port)), seeds.operatorKeys(node))
 	if err != nil {
 		return nil, err
 	}
-	n.clients[address] = &pooledClient{Client: c, used: now}
+	c := &pooledClient{Client: made, used: now}
+	n.clients[address] = c
 	return c, nil
-}
-
-// How long a pod may take to answer when it is polled. One that did not is
-// asked as often, but given as much time only once a minute, so that it does not
-// hold the others up.
-const (
-	pollTimeout       = 5 * time.Second
-	pollTimeoutSilent = time.Second
-	pollSilentAgain   = time.Minute
-)
-
-// patience is how long a pod that is polled may take.
-func (n *Nodes) patience(node *v1alpha1.PyrsiaNode, ip string) time.Duration {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	c := n.clients[nodeAddress{uid: node.UID, ip: ip}]
-	if c == nil || c.silent.IsZero() || n.now().Sub(c.silent) >= pollSilentAgain {
-		return pollTimeout
-	}
-	return pollTimeoutSilent
-}
-
-// answered notes whether a pod answered within the time that it was given.
-func (n *Nodes) answered(node *v1alpha1.PyrsiaNode, ip string, patience time.Duration, yes bool) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	c := n.clients[nodeAddress{uid: node.UID, ip: ip}]
-	switch {
-	case c == nil:
-	case yes:
-		c.silent = time.Time{}
-	case patience == pollTimeout:
-		c.silent = n.now()
-	}
 }
 
 // pods are the pods of a PyrsiaNode, by name.
@@ -144,23 +113,41 @@ func isReady(p corev1.Pod) bool {
 	})
 }
 
-// unusableError tells why a publisher cannot be asked.
+// unusableError tells why a node cannot be asked.
 type unusableError struct {
 	reason, message string
-	permanent       bool // until somebody changes the reference
+	permanent       bool          // until somebody changes the reference
+	busy            bool          // others are asked first
+	after           time.Duration // when to try again; 0: in waitForPublisher
 }
 
 func (e *unusableError) Error() string { return e.message }
 
-// publisher finds a publisher that can be asked. The error is an
-// *unusableError if there is none yet.
-func (n *Nodes) publisher(ctx context.Context, namespace, name string) (*v1alpha1.PyrsiaNode, *control.Client, error) {
+// wait is when to look again for a node that cannot be asked.
+func (e *unusableError) wait() time.Duration { return cmp.Or(e.after, waitForPublisher) }
+
+// setUnusable says why a node cannot be asked. That it is busy is no news of what
+// is known already.
+func setUnusable(obj object, condition string, e *unusableError) {
+	if c := meta.FindStatusCondition(*obj.Conditions(), condition); e.busy && c != nil && c.ObservedGeneration == obj.GetGeneration() {
+		return
+	}
+	setWaiting(obj, condition, e.reason, e.message)
+}
+
+// askPublisher asks a publisher. The error is an *unusableError if it cannot be
+// asked now, and its *control.Error if it refuses.
+func (n *Nodes) askPublisher(ctx context.Context, namespace, name string, why purpose, call func(context.Context, *v1alpha1.PyrsiaNode, *control.Client) error) error {
 	node, pods, err := n.usable(ctx, namespace, name, "publisher")
 	if err != nil {
-		return nil, nil, err
+		return err
 	}
-	c, err := n.client(node, pods[0].Status.PodIP)
-	return node, c, err
+	v, err := n.visit(node, why)
+	if err != nil {
+		return err
+	}
+	defer v.end()
+	return v.ask(ctx, pods[0], func(ctx context.Context, c *control.Client) error { return call(ctx, node, c) })
 }
 
 // usable finds a PyrsiaNode whose ledger is verified, with its ready pods, at

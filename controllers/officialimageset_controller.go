@@ -82,7 +82,7 @@ func (r *OfficialImageSetReconciler) SetupWithManager(mgr ctrl.Manager) error {
 		For(&v1alpha1.OfficialImageSet{}, builder.WithPredicates(predicate.GenerationChangedPredicate{})).
 		Watches(&v1alpha1.Artifact{}, ownersAfterAWhile).
 		Watches(&v1alpha1.PyrsiaNode{}, handler.EnqueueRequestsFromMapFunc(r.setsOf), builder.WithPredicates(usabilityChanged)).
-		WithOptions(options(4)).
+		WithOptions(options(setsAtOnce)).
 		Complete(r)
 }
 

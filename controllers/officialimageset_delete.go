@@ -63,18 +63,17 @@ func (r *OfficialImageSetReconciler) drop(ctx context.Context, set *v1alpha1.Off
 	if err != nil {
 		return 0, err
 	}
-	_, node, err := r.Nodes.publisher(ctx, set.Namespace, set.Spec.PublisherRef.Name)
-	if unusable, ok := errors.AsType[*unusableError](err); ok {
-		if unusable.permanent || unusable.reason == "PublisherNotFound" {
-			return 0, nil // its content went with it
-		}
-		return waitForPublisher, nil
-	}
-	if err != nil {
-		return 0, err
-	}
 	for part := range slices.Chunk(ids, control.MaxDrop) {
-		_, err := node.Drop(ctx, control.DropRequest{Artifacts: part})
+		err := r.Nodes.askPublisher(ctx, set.Namespace, set.Spec.PublisherRef.Name, toPlan, func(ctx context.Context, _ *v1alpha1.PyrsiaNode, c *control.Client) error {
+			_, err := c.Drop(ctx, control.DropRequest{Artifacts: part})
+			return err
+		})
+		if unusable, ok := errors.AsType[*unusableError](err); ok {
+			if unusable.permanent || unusable.reason == "PublisherNotFound" {
+				return 0, nil // its content went with it
+			}
+			return unusable.wait(), nil
+		}
 		if refusal, ok := errors.AsType[*control.Error](err); ok && refusal.RetryAfterSeconds > 0 {
 			return retryAfter(refusal), nil
 		}

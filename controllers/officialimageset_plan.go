@@ -60,11 +60,11 @@ func (r *OfficialImageSetReconciler) ask(ctx context.Context, set *v1alpha1.Offi
 	if !selection.NeedsUpstream() {
 		p.wanted, p.problems = explicit(selection)
 	} else {
-		_, node, err := r.Nodes.publisher(ctx, set.Namespace, set.Spec.PublisherRef.Name)
-		if err != nil {
+		var resp *control.ListResponse
+		err := r.Nodes.askPublisher(ctx, set.Namespace, set.Spec.PublisherRef.Name, toPlan, func(ctx context.Context, _ *v1alpha1.PyrsiaNode, c *control.Client) (err error) {
+			resp, err = c.List(ctx, control.ListRequest{Selection: *selection})
 			return err
-		}
-		resp, err := node.List(ctx, control.ListRequest{Selection: *selection})
+		})
 		if err != nil {
 			return err
 		}
@@ -91,15 +91,14 @@ func (r *OfficialImageSetReconciler) ask(ctx context.Context, set *v1alpha1.Offi
 func (r *OfficialImageSetReconciler) planFailed(set *v1alpha1.OfficialImageSet, w *work, err error) (time.Duration, error) {
 	const condition = v1alpha1.ConditionPlanned
 	if unusable, ok := errors.AsType[*unusableError](err); ok {
-		setWaiting(set, condition, unusable.reason, unusable.message)
+		setUnusable(set, condition, unusable)
 		if unusable.permanent {
 			return 0, reconcile.TerminalError(err)
 		}
-		return waitForPublisher, nil
+		return unusable.wait(), nil
 	}
 	refusal, ok := errors.AsType[*control.Error](err)
 	if !ok {
-		setWaiting(set, condition, reasonUnreachable, "the publisher's control API does not answer")
 		return 0, err
 	}
 	w.pass.listFailures++

@@ -38,27 +38,32 @@ func (r *OfficialImageSetReconciler) resolve(w *work) step[*v1alpha1.OfficialIma
 			}
 			return untilNext(now, next), nil
 		}
-		_, node, err := r.Nodes.publisher(ctx, set.Namespace, set.Spec.PublisherRef.Name)
-		if unusable, ok := errors.AsType[*unusableError](err); ok {
-			w.unusable = unusable
-			if unusable.permanent {
-				judgeResolved(set, w)
-				return 0, reconcile.TerminalError(err)
-			}
-			return waitForPublisher, nil
-		}
-		if err != nil {
+		answers, err := r.resolveAll(ctx, set, due)
+		unusable, ok := errors.AsType[*unusableError](err)
+		if err != nil && !ok {
 			return 0, err
 		}
-		w.pass.begin(now, due)
-		answers := resolveAll(ctx, node, due)
+		if len(answers) > 0 {
+			w.pass.begin(now, due)
+		}
 		now = r.Now()
 		w.pass.noteLimit(answers, now)
-		for i, image := range due {
-			w.pass.images[image].learn(image, answers[i], w.pass.began, now)
-			if answers[i].err == nil {
-				w.pass.seen.note(image, answers[i].Digest)
+		for _, a := range answers {
+			w.pass.images[a.image].learn(a, w.pass.began, now)
+			if a.err == nil {
+				w.pass.seen.note(a.image, a.Digest)
 			}
+		}
+		switch {
+		case unusable != nil && unusable.permanent:
+			w.unusable = unusable
+			judgeResolved(set, w)
+			return 0, reconcile.TerminalError(err)
+		case unusable != nil:
+			if !unusable.busy {
+				w.unusable = unusable
+			}
+			return unusable.wait(), nil
 		}
 		due, next = w.pass.due(now, interval, 1)
 		if len(due) == 0 && w.pass.running {
@@ -89,26 +94,48 @@ func (p *pass) begin(now time.Time, due []string) {
 
 // answer is what the publisher said about one image.
 type answer struct {
+	image string
 	*control.ResolveResponse
-	err error
+	err error // its *control.Error
 }
 
-func resolveAll(ctx context.Context, node *control.Client, images []string) []answer {
+// resolveAll asks for the digests of images. If the error is an *unusableError, the
+// images without an answer are as if they had not been asked for.
+func (r *OfficialImageSetReconciler) resolveAll(ctx context.Context, set *v1alpha1.OfficialImageSet, images []string) ([]answer, error) {
+	node, pods, err := r.Nodes.usable(ctx, set.Namespace, set.Spec.PublisherRef.Name, "publisher")
+	if err != nil {
+		return nil, err
+	}
+	v, err := r.Nodes.visit(node, toPlan)
+	if err != nil {
+		return nil, err
+	}
+	defer v.end()
 	answers := make([]answer, len(images)) // each goroutine owns one
-	var group errgroup.Group
+	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(resolveAtOnce)
 	for i, image := range images {
 		group.Go(func() error {
-			resp, err := node.Resolve(ctx, control.ResolveRequest{Image: image})
+			if ctx.Err() != nil {
+				return nil // another one got no answer
+			}
+			var resp *control.ResolveResponse
+			err := v.ask(ctx, pods[0], func(ctx context.Context, c *control.Client) (err error) {
+				resp, err = c.Resolve(ctx, control.ResolveRequest{Image: image})
+				return err
+			})
 			if err == nil && ledger.CheckDigest(digest.Digest(resp.Digest)) != nil {
 				err = &control.Error{Reason: control.ReasonUpstreamInvalid, Message: "the publisher answered with something that is no digest"}
 			}
-			answers[i] = answer{resp, err}
+			if _, refused := errors.AsType[*control.Error](err); err != nil && !refused {
+				return err
+			}
+			answers[i] = answer{image, resp, err}
 			return nil
 		})
 	}
-	_ = group.Wait() // no goroutine fails: answers say what went wrong
-	return answers
+	err = group.Wait()
+	return slices.DeleteFunc(answers, func(a answer) bool { return a.image == "" }), err
 }
 
 // noteLimit keeps what the answers tell of the upstream's limits.
@@ -130,12 +157,12 @@ func (p *pass) noteLimit(answers []answer, now time.Time) {
 func count32(n int) int32 { return int32(min(max(n, 0), math.MaxInt32)) }
 
 // learn keeps an answer. began is the pass it belongs to.
-func (i *resolution) learn(image string, a answer, began, now time.Time) {
+func (i *resolution) learn(a answer, began, now time.Time) {
 	if a.err == nil {
 		*i = resolution{at: began, digest: a.Digest, moved: a.Current != "" && a.Current != a.Digest}
 		return
 	}
-	failure := &v1alpha1.ImageFailure{Image: image, Reason: reasonUnreachable, Message: "the publisher's control API does not answer"}
+	failure := &v1alpha1.ImageFailure{Image: a.image}
 	i.failures++
 	wait := backoff(i.failures)
 	if refusal, ok := errors.AsType[*control.Error](a.err); ok {

@@ -34,9 +34,6 @@ const (
 	// when all is done, and while something is in progress.
 	pollSteady = 10 * time.Second
 	pollBusy   = time.Second
-	// nodesAtOnce is how many PyrsiaNodes are worked on at the same time: each
-	// waits for its pods, some of which may be slow.
-	nodesAtOnce = 16
 )
 
 // PyrsiaNodeReconciler runs the pods of PyrsiaNodes and watches their ledgers.

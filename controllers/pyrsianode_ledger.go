@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"time"
@@ -70,7 +71,12 @@ func (r *PyrsiaNodeReconciler) ledger(in *podInputs) step[*v1alpha1.PyrsiaNode] 
 			setWaiting(n, condition, "PodsNotReady", "waiting for a pod to be ready")
 			return 0, nil
 		}
-		reports, err := r.poll(ctx, n, pods, pinnedKey(n, *in))
+		v, err := r.Nodes.visit(n, toPoll)
+		if err != nil {
+			return pollBusy + rand.N(pollBusy), nil // what was found before stands
+		}
+		defer v.end()
+		reports, err := r.poll(ctx, v, pods, pinnedKey(n, *in))
 		if err != nil {
 			return 0, err
 		}
@@ -108,7 +114,8 @@ func (r *PyrsiaNodeReconciler) ledger(in *podInputs) step[*v1alpha1.PyrsiaNode] 
 }
 
 // poll asks all pods, a bounded number at once.
-func (r *PyrsiaNodeReconciler) poll(ctx context.Context, n *v1alpha1.PyrsiaNode, pods []corev1.Pod, pinned string) ([]report, error) {
+func (r *PyrsiaNodeReconciler) poll(ctx context.Context, v *visit, pods []corev1.Pod, pinned string) ([]report, error) {
+	n := v.node
 	floor, err := verifiedBefore(n)
 	if err != nil {
 		return nil, err
@@ -127,15 +134,12 @@ func (r *PyrsiaNodeReconciler) poll(ctx context.Context, n *v1alpha1.PyrsiaNode,
 	for i, pod := range pods {
 		group.Go(func() error {
 			reports[i] = report{pod: pod.Name, reason: reasonUnreachable, message: "its control API does not answer"}
-			c, err := r.Nodes.client(n, pod.Status.PodIP)
-			if err != nil {
+			var status *control.Status
+			err := v.ask(ctx, pod, func(ctx context.Context, c *control.Client) (err error) {
+				status, err = c.Status(ctx, since)
 				return err
-			}
-			patience := r.Nodes.patience(n, pod.Status.PodIP)
-			ctx, cancel := context.WithTimeout(ctx, patience)
-			defer cancel()
-			status, err := c.Status(ctx, since)
-			if r.Nodes.answered(n, pod.Status.PodIP, patience, err == nil); err != nil {
+			})
+			if err != nil {
 				return nil // the report says so; the cause may differ each time
 			}
 			status.Alarms = unacknowledged(n, status.Alarms, expected, r.Now())

@@ -77,9 +77,14 @@ func (r *ReceiptReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ct
 	if err != nil {
 		return ctrl.Result{}, err
 	}
+	v, err := r.Nodes.visit(n, toReceive)
+	if err != nil {
+		return again, nil
+	}
+	defer v.end()
 	b := r.bookOf(n)
-	r.read(ctx, n, b, pods)
-	if err := r.settle(ctx, n, b, pods); err != nil {
+	r.read(ctx, v, b, pods)
+	if err := r.settle(ctx, v, b, pods); err != nil {
 		return ctrl.Result{}, err
 	}
 	return again, nil
@@ -117,6 +122,6 @@ func (r *ReceiptReconciler) SetupWithManager(mgr ctrl.Manager) error {
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("receipt").
 		For(&v1alpha1.PyrsiaNode{}, builder.WithPredicates(predicate.GenerationChangedPredicate{})).
-		WithOptions(options(4)).
+		WithOptions(options(receiptsAtOnce)).
 		Complete(r)
 }

@@ -37,7 +37,7 @@ const (
 
 // read asks the pods for what is new of their receipts. A pod that does not
 // answer is asked again the next time.
-func (r *ReceiptReconciler) read(ctx context.Context, n *v1alpha1.PyrsiaNode, b *receiptBook, pods []corev1.Pod) {
+func (r *ReceiptReconciler) read(ctx context.Context, v *visit, b *receiptBook, pods []corev1.Pod) {
 	maps.DeleteFunc(b.pods, func(uid types.UID, _ *podReceipts) bool {
 		return !slices.ContainsFunc(pods, func(p corev1.Pod) bool { return p.UID == uid })
 	})
@@ -50,7 +50,7 @@ func (r *ReceiptReconciler) read(ctx context.Context, n *v1alpha1.PyrsiaNode, b 
 			b.pods[pod.UID] = p
 		}
 		group.Go(func() error {
-			if err := r.readPod(ctx, n, b, p, pod); err != nil {
+			if err := r.readPod(ctx, v, b, p, pod); err != nil {
 				ctrl.LoggerFrom(ctx).V(1).Info("reading the pull receipts", "pod", pod.Name, "error", err.Error())
 			}
 			return nil
@@ -60,20 +60,18 @@ func (r *ReceiptReconciler) read(ctx context.Context, n *v1alpha1.PyrsiaNode, b 
 	b.bound()
 }
 
-func (r *ReceiptReconciler) readPod(ctx context.Context, n *v1alpha1.PyrsiaNode, b *receiptBook, p *podReceipts, pod corev1.Pod) error {
-	ctx, cancel := context.WithTimeout(ctx, pollTimeout)
-	defer cancel()
-	c, err := r.Nodes.client(n, pod.Status.PodIP)
-	if err != nil {
-		return err
-	}
+func (r *ReceiptReconciler) readPod(ctx context.Context, v *visit, b *receiptBook, p *podReceipts, pod corev1.Pod) error {
 	for range maxPages {
-		page, err := c.Receipts(ctx, p.since)
+		var page *control.Receipts
+		err := v.ask(ctx, pod, func(ctx context.Context, c *control.Client) (err error) {
+			page, err = c.Receipts(ctx, p.since)
+			return err
+		})
 		if err != nil {
 			return err
 		}
 		if err := checkReceipts(p.since, page.Receipts); err != nil {
-			r.refuse(n, p, &pod, err)
+			r.refuse(v.node, p, &pod, err)
 			return nil
 		}
 		b.hear(pod.UID, page.Receipts, r.Now())

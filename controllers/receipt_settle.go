@@ -47,7 +47,8 @@ func history(pulls []pull, limit int, maxAge time.Duration, now time.Time) (keep
 }
 
 // settle brings the node's Artifacts in line with what was heard.
-func (r *ReceiptReconciler) settle(ctx context.Context, n *v1alpha1.PyrsiaNode, b *receiptBook, pods []corev1.Pod) error {
+func (r *ReceiptReconciler) settle(ctx context.Context, v *visit, b *receiptBook, pods []corev1.Pod) error {
+	n := v.node
 	pulls, err := r.known(ctx, n, b)
 	if err != nil {
 		return err
@@ -78,7 +79,7 @@ func (r *ReceiptReconciler) settle(ctx context.Context, n *v1alpha1.PyrsiaNode, 
 		if made == maxMade {
 			continue // the next turn goes on
 		}
-		ok, err := r.make(ctx, n, b, p, pods)
+		ok, err := r.make(ctx, v, b, p, pods)
 		if err != nil {
 			return err
 		}
@@ -165,21 +166,22 @@ func (r *ReceiptReconciler) published(ctx context.Context, n *v1alpha1.PyrsiaNod
 }
 
 // make makes an Artifact, if the node's ledger proves that the image is on it.
-func (r *ReceiptReconciler) make(ctx context.Context, n *v1alpha1.PyrsiaNode, b *receiptBook, p pull, pods []corev1.Pod) (made bool, err error) {
-	h := b.heard[p.key]
+func (r *ReceiptReconciler) make(ctx context.Context, v *visit, b *receiptBook, p pull, pods []corev1.Pod) (made bool, err error) {
+	n, h := v.node, b.heard[p.key]
 	i := slices.IndexFunc(pods, func(pod corev1.Pod) bool { return pod.UID == h.pod })
 	if i < 0 {
 		delete(b.heard, p.key) // the pod is gone: another one tells when the image is pulled again
 		return false, nil
 	}
-	if !b.pods[h.pod].budget.Allow() {
+	budget := b.pods[h.pod].budget
+	if budget.Tokens() < 1 {
 		return false, nil
 	}
-	c, err := r.Nodes.client(n, pods[i].Status.PodIP)
-	if err != nil {
-		return false, err
+	_, err = v.proven(ctx, pods[i], p.key.image, p.key.digest)
+	if _, ok := errors.AsType[*unusableError](err); ok {
+		return false, nil // it is asked again the next time
 	}
-	_, err = proven(ctx, c, newestKey(n.Status.Ledger), p.key.image, p.key.digest)
+	budget.Allow()
 	_, lies := errors.AsType[*unprovenError](err)
 	if refusal, ok := errors.AsType[*control.Error](err); ok && refusal.Reason == control.ReasonNotOnLedger {
 		lies = true

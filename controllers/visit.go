@@ -1,0 +1,207 @@
+package controllers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	ctrl "sigs.k8s.io/controller-runtime"
+
+	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
+	"github.com/pyrsia/pyrsia-operator/node/control"
+)
+
+// A worker that asks a node waits for it, and nodes belong to tenants. So each
+// call to a node is made on a visit. A visit has a place, of which a namespace has
+// few beside the workers, and a PyrsiaNode half; a worker that finds none goes on
+// with another object. A pod that does not answer is asked by one worker alone,
+// less and less often.
+
+// purpose is what a PyrsiaNode is visited for. None takes the places of another:
+// publications leave room for withdrawals.
+type purpose int
+
+const (
+	toPublish  purpose = iota
+	toWithdraw         // an image, or to restore it
+	toLook             // up an Artifact's block
+	toPlan             // what a set holds, to resolve its tags, and to drop its content
+	toPoll             // the state of a PyrsiaNode
+	toReceive          // receipts of pulls
+)
+
+// visits bounds the visits to the PyrsiaNodes of one namespace at the same time,
+// and the time that a pod has for an answer. Where the publisher waits for others
+// it answers within 25 s.
+var visits = [...]struct {
+	places int
+	answer time.Duration
+}{
+	toPublish:  {32, 30 * time.Second},
+	toWithdraw: {8, 30 * time.Second},
+	toLook:     {8, 5 * time.Second},
+	toPlan:     {4, 30 * time.Second},
+	toPoll:     {8, 5 * time.Second},
+	toReceive:  {2, 5 * time.Second},
+}
+
+// How many objects of each kind are worked on at the same time: at least four
+// times as many as one namespace has places.
+const (
+	artifactsAtOnce = 256
+	setsAtOnce      = 16
+	nodesAtOnce     = 32
+	receiptsAtOnce  = 8
+)
+
+const (
+	// hangFirst and hangMax are when a pod that did not answer is asked again: the
+	// wait doubles.
+	hangFirst = 5 * time.Second
+	hangMax   = time.Minute
+	// busyFirst is when a place is looked for again, at the earliest.
+	busyFirst = 2 * time.Second
+	// waitUnreachable is about when a node that cannot be reached is asked again.
+	waitUnreachable = 10 * time.Second
+)
+
+// placeKey names the places of a namespace, or of a PyrsiaNode.
+type placeKey struct {
+	namespace string
+	uid       types.UID // empty: of the namespace
+	why       purpose
+}
+
+// visit is the time in which one worker asks the pods of a PyrsiaNode.
+type visit struct {
+	nodes *Nodes
+	node  *v1alpha1.PyrsiaNode
+	why   purpose
+}
+
+// visit takes a place. The error is an *unusableError if none is free.
+func (n *Nodes) visit(node *v1alpha1.PyrsiaNode, why purpose) (*visit, error) {
+	v := &visit{nodes: n, node: node, why: why}
+	all, own := v.places()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.visiting[all] >= visits[why].places || n.visiting[own] >= visits[why].places/2 {
+		return nil, &unusableError{reason: string(node.Spec.Role) + "Busy", busy: true, after: busyFirst + rand.N(busyFirst),
+			message: fmt.Sprintf("the %s %q has other requests of the operator to answer: this one is sent when it has", component(node), node.Name)}
+	}
+	n.visiting[all]++
+	n.visiting[own]++
+	return v, nil
+}
+
+func (v *visit) places() (all, own placeKey) {
+	return placeKey{namespace: v.node.Namespace, why: v.why}, placeKey{v.node.Namespace, v.node.UID, v.why}
+}
+
+// end gives the place back.
+func (v *visit) end() {
+	n := v.nodes
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	all, own := v.places()
+	for _, key := range []placeKey{all, own} {
+		if n.visiting[key]--; n.visiting[key] == 0 {
+			delete(n.visiting, key)
+		}
+	}
+}
+
+// ask makes calls that belong together to a pod, and returns their error: the
+// node's *control.Error, or an *unusableError if there was no answer.
+func (v *visit) ask(ctx context.Context, pod corev1.Pod, call func(context.Context, *control.Client) error) error {
+	n := v.nodes
+	c, err := n.client(v.node, pod.Status.PodIP)
+	if err != nil {
+		return err
+	}
+	line, began := &c.lines[v.why], n.now()
+	n.mu.Lock()
+	allowed, hangs := line.begin(began), v.hangs(line, pod)
+	n.mu.Unlock()
+	if !allowed {
+		return hangs
+	}
+	limited, cancel := context.WithTimeout(ctx, visits[v.why].answer)
+	defer cancel()
+	err = call(limited, c.Client)
+	silent := ctx.Err() == nil && timedOut(err)
+	n.mu.Lock()
+	switch {
+	case silent:
+		line.noAnswer(began, n.now())
+	case ctx.Err() != nil:
+		line.probing = false // nothing was learned
+	default:
+		line.answered()
+	}
+	hangs = v.hangs(line, pod)
+	n.mu.Unlock()
+	if silent {
+		return hangs
+	}
+	if _, refused := errors.AsType[*control.Error](err); err == nil || refused {
+		return err
+	}
+	ctrl.LoggerFrom(ctx).V(1).Info("a node does not answer", "pod", pod.Name, "error", err.Error())
+	// It restarts, perhaps. Not all come at once then.
+	return &unusableError{reason: reasonUnreachable, after: waitUnreachable/2 + rand.N(waitUnreachable),
+		message: fmt.Sprintf("the %s's control API does not answer", component(v.node))}
+}
+
+// hangs tells of a pod that does not answer; the caller holds mu.
+func (v *visit) hangs(l *line, pod corev1.Pod) *unusableError {
+	return &unusableError{reason: string(v.node.Spec.Role) + "Hangs",
+		after: max(l.retry.Sub(v.nodes.now()), 0) + hangFirst/2 + rand.N(hangFirst),
+		message: fmt.Sprintf("the %s %q has answered no such request since %s: see the log of its pod %s and the network policies, and delete the pod to start it anew; it is asked again each minute",
+			component(v.node), v.node.Name, l.since.UTC().Format(time.RFC3339), pod.Name)}
+}
+
+func timedOut(err error) bool {
+	timeout, ok := errors.AsType[net.Error](err)
+	return ok && timeout.Timeout()
+}
+
+// line is how a pod answers calls for one purpose. Nodes.mu guards it.
+type line struct {
+	silent  int       // how often in sequence it was found silent
+	since   time.Time // when the first of the calls was made that were not answered
+	last    time.Time // when the last one of them was given up
+	retry   time.Time // when it may be asked again
+	probing bool      // somebody finds out whether it answers again
+}
+
+// begin tells whether a call may be made now.
+func (l *line) begin(now time.Time) bool {
+	if l.silent == 0 {
+		return true
+	}
+	if l.probing || now.Before(l.retry) {
+		return false
+	}
+	l.probing = true
+	return true
+}
+
+func (l *line) answered() { *l = line{} }
+
+// noAnswer notes that a call which began at a time was given up.
+func (l *line) noAnswer(began, now time.Time) {
+	if l.silent > 0 && !began.After(l.last) {
+		return // it waited beside one that counts
+	}
+	if l.silent == 0 {
+		l.since = began
+	}
+	l.retry = now.Add(min(hangFirst<<min(l.silent, 16), hangMax))
+	l.silent, l.last, l.probing = l.silent+1, now, false
+}
