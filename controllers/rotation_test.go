@@ -1,6 +1,7 @@
 package controllers
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -84,6 +85,109 @@ func TestSigningKeyIsRotatedByOneField(t *testing.T) {
 			t.Errorf("a rotation raised %s", alarm)
 		}
 	}
+}
+
+// remembering shows a PyrsiaNode as it was.
+type remembering struct {
+	client.Reader
+	node *v1alpha1.PyrsiaNode
+}
+
+func (r remembering) Get(ctx context.Context, key client.ObjectKey, obj client.Object, opts ...client.GetOption) error {
+	if n, ok := obj.(*v1alpha1.PyrsiaNode); ok && key == client.ObjectKeyFromObject(r.node) {
+		r.node.DeepCopyInto(n)
+		return nil
+	}
+	return r.Reader.Get(ctx, key, obj, opts...)
+}
+
+// What was withdrawn under one key is restored while two sign, and when the next
+// one signs alone, also before the status has followed it.
+func TestImagesAreRestoredAcrossARotation(t *testing.T) {
+	t.Parallel()
+	c, up := testCluster(t), newUpstream(t)
+	ns := c.namespace(t)
+	one := byHand(ns, "one", "docker.io/library/one:1", up.push(t, "library/one:1"))
+	two := byHand(ns, "two", "docker.io/library/two:1", up.push(t, "library/two:1"))
+	publisher := publisherNode(ns, up.URL)
+	c.create(t, publisher, one, two)
+	pod := c.runPod(t, publisher, "")
+	// to has an Artifact get into a state, and checks the block that does it by the
+	// newest key alone.
+	to := func(art *v1alpha1.Artifact, state v1alpha1.ArtifactState, reason string) {
+		t.Helper()
+		change(t, c, art, func(a *v1alpha1.Artifact) { a.Spec.State, a.Spec.Reason = state, reason })
+		eventually(t, func() error {
+			c.get(t, art)
+			if art.Status.ObservedGeneration != art.Generation || !isTrue(art, v1alpha1.ConditionReady) || !isTrue(art, string(state)) {
+				return fmt.Errorf("%s is not %s:\n%s", art.Name, state, conditionsText(art.Status.Conditions))
+			}
+			return nil
+		})
+		c.get(t, publisher)
+		key := newestKey(publisher.Status.Ledger)
+		var err error
+		if state == v1alpha1.StateRestored {
+			b := art.Status.Restoration
+			_, _, err = verifyRestoration(key, art, control.Block{Height: b.Height, Entry: b.Entry, Proof: b.Proof})
+		} else {
+			b := art.Status.Revocation
+			_, err = verifyRevocation(key, art, control.Block{Height: b.Height, Entry: b.Entry, Proof: b.Proof})
+		}
+		if err != nil {
+			t.Errorf("%s of %s is not proven by %s: %v", state, art.Name, key, err)
+		}
+	}
+	c.awaitCurrent(t, one)
+	c.awaitCurrent(t, two)
+	to(one, v1alpha1.StateRevoked, "it has a backdoor")
+	to(two, v1alpha1.StateRevoked, "it has a backdoor")
+
+	c.change(t, publisher, func(s *v1alpha1.PyrsiaNodeSpec) { s.Publisher.KeyGeneration = 2 })
+	c.awaitArgument(t, publisher, "--next-signing-key")
+	pod.stop()
+	pod = c.runPod(t, publisher, pod.data) // both keys sign
+	eventually(t, func() error {
+		if c.get(t, publisher); publisher.Status.KeyGeneration != 2 {
+			return fmt.Errorf("the key that signs is of generation %d", publisher.Status.KeyGeneration)
+		}
+		return nil
+	})
+	both := publisher.DeepCopy()
+	if l := both.Status.Ledger; l.NewestKey == "" || l.NewestKey == l.Key {
+		t.Fatalf("both keys sign, and the status says %+v", l)
+	}
+	to(one, v1alpha1.StateRestored, "a false alarm")
+	to(one, v1alpha1.StateRevoked, "it has one after all")
+
+	eventually(t, func() error {
+		if args := nodeContainerOf(c.awaitTemplate(t, publisher)).Args; slices.Contains(args, "--next-signing-key") {
+			return fmt.Errorf("the first key still signs: %q", args)
+		}
+		return nil
+	})
+	pod.stop()
+	c.runPod(t, publisher, pod.data) // the second key alone
+	keys, err := LoadKeyring(t.Context(), c, "pyrsia-system", time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &ArtifactReconciler{Client: c, Nodes: NewNodes(remembering{c, both}, keys, time.Now), Now: time.Now}
+	early := two.DeepCopy()
+	early.Spec.State, early.Spec.Reason = v1alpha1.StateRestored, "a false alarm"
+	if _, err := r.restore(t.Context(), early); err != nil || !isTrue(early, v1alpha1.ConditionRestored) {
+		t.Errorf("before the status follows: %v\n%s", err, conditionsText(early.Status.Conditions))
+	}
+	to(two, v1alpha1.StateRestored, "a false alarm")
+	to(one, v1alpha1.StateRestored, "a false alarm")
+	eventually(t, func() error {
+		if c.get(t, publisher); publisher.Status.Ledger.Key == both.Status.Ledger.Key {
+			return fmt.Errorf("the key is still %s", both.Status.Ledger.Key)
+		}
+		return nil
+	})
+	verifyOffline(t, publisher.Status.Ledger.Key, one)
+	verifyOffline(t, publisher.Status.Ledger.Key, two)
 }
 
 // One field gives a publisher whose disk is lost its ledger back.
