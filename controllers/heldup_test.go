@@ -196,8 +196,8 @@ func TestHangingPublisherHoldsUpNobody(t *testing.T) {
 	c.awaitReason(t, art, v1alpha1.ConditionPublished, "TagPointsElsewhere")
 }
 
-// Sets of a publisher that does not answer hold up no other set, also not while
-// they are deleted.
+// Sets of a publisher that does not answer hold up no other set, and say what is
+// wrong.
 func TestHangingPublisherHoldsUpNoSet(t *testing.T) {
 	t.Parallel()
 	c := testCluster(t)
