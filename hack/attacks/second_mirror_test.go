@@ -300,6 +300,7 @@ func (s *secondMirror) replace() {
 	}()
 	time.Sleep(time.Second)
 	s.kubectl("-n", "platform", "delete", "pyrsianode", "mirror", "--timeout=180s")
+	gone := time.Now()
 	if hosts := s.hosts("w1"); !strings.Contains(hosts, ":5003") {
 		s.Errorf("  containerd on w1 does not ask the successor: %s", hosts)
 	}
@@ -310,6 +311,7 @@ func (s *secondMirror) replace() {
 		s.Log("  the first one's clean-up handed over: at no moment would containerd on w1 have asked the registry itself")
 	}
 	s.kubectl("-n", "platform", "wait", "--for=condition=Ready", "pyrsianode/successor", "--timeout=360s")
+	s.Logf("  %.0f s later the successor is ready", time.Since(gone).Seconds())
 }
 
 func errText(err error) string {
