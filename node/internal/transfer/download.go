@@ -71,7 +71,7 @@ func newDownload(f *Fetcher, b pieces.Blob, key digest.Digest, part *store.Parti
 		refs: 1, have: pieces.NewSet(b.Count()), left: b.Count(), fetches: map[int][]*fetch{},
 		readers: map[int]time.Time{}, progress: time.Now(), changed: make(chan struct{}), whole: wholeHash{h: sha256.New()},
 	}
-	d.swarm = swarm{d: d, members: map[peer.ID]*member{}}
+	d.swarm = swarm{d: d, members: map[peer.ID]*member{}, left: map[peer.ID]time.Time{}}
 	return d
 }
 

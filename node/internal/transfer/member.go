@@ -33,8 +33,11 @@ type member struct {
 	s       *swarm
 	peer    *p2p.Peer
 	wake    chan struct{} // it asked for the same blob: it may have pieces now
-	hopeful bool          // guarded by the swarm
-	second  atomic.Bool   // its second slot is in use
+	leave   context.CancelFunc
+	hopeful bool        // guarded by the swarm
+	failing bool        // guarded by the swarm: it did not deliver the last time
+	second  atomic.Bool // its second slot is in use
+	proven  atomic.Bool // it has delivered a piece
 }
 
 // work has the peer deliver pieces until the download is over. Once the peer has
@@ -53,6 +56,7 @@ func (m *member) work(ctx context.Context, first bool) {
 		if !m.s.d.f.room(ctx) {
 			continue // and look again what is wanted
 		}
+		asked := time.Now()
 		i, err := m.offer(ctx, want, urgent, declined)
 		declined = -1
 		if err == nil {
@@ -60,7 +64,8 @@ func (m *member) work(ctx context.Context, first bool) {
 			m.s.d.foundSource()
 		}
 		if err == nil && i < 0 {
-			continue // the peer has waited already
+			m.pause(ctx, offerWait-time.Since(asked)) // an honest peer has waited already
+			continue
 		}
 		if err == nil {
 			if err = m.bring(ctx, i); errors.Is(err, errTaken) {
@@ -69,6 +74,7 @@ func (m *member) work(ctx context.Context, first bool) {
 			}
 		}
 		if err == nil {
+			m.s.delivered(m)
 			failures, rest = 0, restMin
 			if m.second.CompareAndSwap(false, true) {
 				m.s.done.Go(func() { m.work(ctx, false) })
@@ -83,6 +89,7 @@ func (m *member) work(ctx context.Context, first bool) {
 			continue
 		}
 		m.s.d.f.blame(m.peer, err)
+		m.s.fails(m)
 		if failures++; failures < maxFailures && !errors.Is(err, errLacks) && !m.peer.Banned() {
 			continue
 		}
@@ -98,6 +105,17 @@ func (m *member) work(ctx context.Context, first bool) {
 			return
 		}
 		rest = min(2*rest, restMax)
+	}
+}
+
+// pause waits, but not once there is reason to ask the peer.
+func (m *member) pause(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-m.wake:
+	case <-ctx.Done():
 	}
 }
 
@@ -170,7 +188,7 @@ func (m *member) bring(ctx context.Context, i int) error {
 	d := m.s.d
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(errLost)
-	arrived, ok := d.f.fetching()
+	flight, arrived, ok := d.f.fetching(cancel)
 	if !ok {
 		return errTaken
 	}
@@ -185,7 +203,7 @@ func (m *member) bring(ctx context.Context, i int) error {
 	defer pieceBuffers.Put(in)
 	in.data = in.data[:0]
 	err := d.f.get(ctx, wish{
-		peer: m.peer, blob: d.blob.Digest, header: ranged(offset, length), length: length, out: in,
+		peer: m.peer, blob: d.blob.Digest, header: ranged(offset, length), length: length, out: in, got: &flight.got,
 		check: func(got digest.Digest) error { return d.blob.CheckDigest(i, got) },
 	})
 	if err != nil {

@@ -58,6 +58,7 @@ type wish struct {
 	length int64 // in bytes; negative: what the peer has, but at most limit
 	limit  int64
 	out    *buffer
+	got    *atomic.Int64             // if not nil: bytes that have come so far
 	check  func(digest.Digest) error // of what came
 }
 
@@ -100,7 +101,7 @@ func (f *Fetcher) getWatched(ctx context.Context, w *watchdog, wish wish) error 
 	}
 	h := sha256.New()
 	body := f.limits.reader(ctx, resp.Body, p.ID.String())
-	if err := w.read(h, body, length, wish.out); err != nil {
+	if err := w.read(h, body, length, wish.out, wish.got); err != nil {
 		return fmt.Errorf("peer %s: %w", p.ID, err)
 	}
 	if err := wish.check(digest.NewDigest(digest.SHA256, h)); err != nil {
@@ -111,11 +112,14 @@ func (f *Fetcher) getWatched(ctx context.Context, w *watchdog, wish wish) error 
 
 // read reads length bytes, hashing them while they are in the processor's
 // cache.
-func (w *watchdog) read(h io.Writer, body io.Reader, length int64, out *buffer) error {
+func (w *watchdog) read(h io.Writer, body io.Reader, length int64, out *buffer, got *atomic.Int64) error {
 	for done := int64(0); done < length; {
 		part := out.room(int(min(chunk, length-done)))
 		n, err := io.ReadAtLeast(body, part, min(len(part), readAtLeast))
 		w.got.Add(int64(n))
+		if got != nil {
+			got.Add(int64(n))
+		}
 		done += int64(n)
 		_, _ = h.Write(part[:n]) // a hash never fails
 		out.took(n)
@@ -154,45 +158,3 @@ type diskError struct{ err error }
 
 func (e *diskError) Error() string { return e.err.Error() }
 func (e *diskError) Unwrap() error { return e.err }
-
-// maxFetching is from how many pieces on their way a node asks for no more: a
-// few that come fast are sooner passed on than many that come slowly.
-const maxFetching = 12
-
-// maxInMemory is how many pieces are on their way at the very most, 96 MiB:
-// those who wait for offers at the same time may each get one.
-const maxInMemory = 2 * maxFetching
-
-// fetching counts a piece on its way, until the function that it returns is
-// called; false if there is no memory for one more.
-func (f *Fetcher) fetching() (done func(), ok bool) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.onTheirWay >= maxInMemory {
-		return nil, false
-	}
-	f.onTheirWay++
-	return func() {
-		f.mu.Lock()
-		defer f.mu.Unlock()
-		f.onTheirWay--
-		close(f.arrived)
-		f.arrived = make(chan struct{})
-	}, true
-}
-
-// room waits, if too many pieces are on their way, until one has come, and
-// tells whether it did not have to.
-func (f *Fetcher) room(ctx context.Context) bool {
-	f.mu.Lock()
-	full, arrived := f.onTheirWay >= maxFetching, f.arrived
-	f.mu.Unlock()
-	if !full {
-		return true
-	}
-	select {
-	case <-arrived:
-	case <-ctx.Done():
-	}
-	return false
-}

@@ -30,6 +30,7 @@ type swarm struct {
 	mu        sync.Mutex // guards what follows
 	ctx       context.Context
 	members   map[peer.ID]*member
+	left      map[peer.ID]time.Time // that made room for others, and when
 	lookingUp bool
 	last      error // of a member that did not deliver
 	fatal     error // of this node: a disk that does not write
@@ -72,25 +73,70 @@ func (s *swarm) run(ctx context.Context) error {
 	}
 }
 
-// add makes peers members, the likely ones first.
+// add makes peers members, the likely ones first. If some find no room, one that
+// hardly delivers is given up.
 func (s *swarm) add(peers []*p2p.Peer) {
 	ordered := s.d.f.holders.order(s.d.key, peers, false)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	waiting := false
 	for _, p := range ordered {
-		s.join(p)
+		if time.Since(s.left[p.ID]) > restMax && !s.join(p) {
+			waiting = true
+		}
+	}
+	if waiting {
+		s.d.f.relieve(time.Now())
 	}
 }
 
-// join makes a peer a member; the caller holds mu.
-func (s *swarm) join(p *p2p.Peer) {
+// join makes a peer a member, if it may be one; false if there is no room. If
+// there are enough, one that does not deliver makes room. The caller holds mu.
+func (s *swarm) join(p *p2p.Peer) bool {
 	old, ok := s.members[p.ID]
-	if ok && old.peer == p || !ok && len(s.members) >= maxMembers || s.ctx == nil || s.ctx.Err() != nil || p.Banned() {
-		return
+	if ok && old.peer == p || s.ctx == nil || s.ctx.Err() != nil || p.Banned() {
+		return true
 	}
-	m := &member{s: s, peer: p, wake: make(chan struct{}, 1), hopeful: true}
+	if !ok && len(s.members) >= maxMembers && !s.makeRoom() {
+		return false
+	}
+	if ok {
+		old.leave() // it went, and came back
+	}
+	ctx, leave := context.WithCancel(s.ctx)
+	m := &member{s: s, peer: p, wake: make(chan struct{}, 1), leave: leave, hopeful: true}
 	s.members[p.ID] = m
-	s.done.Go(func() { m.work(s.ctx, true) })
+	s.done.Go(func() { m.work(ctx, true) })
+	return true
+}
+
+// makeRoom ends a member that does not deliver; false if there is none. The
+// caller holds mu.
+func (s *swarm) makeRoom() bool {
+	for id, m := range s.members {
+		if !m.hopeful || m.failing {
+			m.leave()
+			delete(s.members, id)
+			s.left[id] = time.Now()
+			return true
+		}
+	}
+	return false
+}
+
+// fails notes that a member did not deliver, and delivered that it did.
+func (s *swarm) fails(m *member) {
+	s.mu.Lock()
+	m.failing = true
+	s.mu.Unlock()
+	s.changed()
+}
+
+func (s *swarm) delivered(m *member) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m.failing = false
+	m.proven.Store(true)
 }
 
 // invite is called when a peer asks this node for pieces of the same blob.

@@ -70,8 +70,9 @@ type Fetcher struct {
 	done       sync.WaitGroup
 	mu         sync.Mutex // guards what follows
 	active     map[digest.Digest]*download
-	onTheirWay int           // pieces
+	onTheirWay map[*flight]bool
 	arrived    chan struct{} // closed when one of them has come, or failed
+	relieved   time.Time     // when one was given up last
 }
 
 // New makes a fetcher and registers its metrics. stored is called with the
@@ -79,7 +80,7 @@ type Fetcher struct {
 func New(s *store.Store, n Network, stored func(digest.Digest), limits *Limits, reg prometheus.Registerer, log *slog.Logger) *Fetcher {
 	f := &Fetcher{
 		store: s, network: n, stored: stored, limits: limits, log: log,
-		holders: newHolders(), active: map[digest.Digest]*download{}, arrived: make(chan struct{}),
+		holders: newHolders(), active: map[digest.Digest]*download{}, onTheirWay: map[*flight]bool{}, arrived: make(chan struct{}),
 	}
 	f.metrics = newMetrics(reg, f)
 	f.ctx, f.stop = context.WithCancel(context.Background())

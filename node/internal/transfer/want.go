@@ -16,7 +16,7 @@ func (d *download) want(m *member) (want pieces.Set, urgent bool) {
 	defer d.mu.Unlock()
 	n := d.blob.Count()
 	for i, since := range d.readers {
-		late := len(d.fetches[i]) == 0 && time.Since(since) > max(patience, 3*d.pace) || d.slow(i)
+		late := len(d.fetches[i]) == 0 && time.Since(since) > max(patience, 3*d.pace) || d.slow(i, m)
 		if !d.have.Has(i) && late && d.mayFetch(i, m) {
 			want = pieces.NewSet(n)
 			want.Add(i)
@@ -33,7 +33,7 @@ func (d *download) want(m *member) (want pieces.Set, urgent bool) {
 		return want, len(d.fetches) == 0 && time.Since(d.progress) > starving
 	}
 	for i := range d.fetches {
-		if !d.have.Has(i) && d.slow(i) && d.mayFetch(i, m) {
+		if !d.have.Has(i) && d.slow(i, m) && d.mayFetch(i, m) {
 			if want == nil {
 				want = pieces.NewSet(n)
 			}
@@ -43,11 +43,20 @@ func (d *download) want(m *member) (want pieces.Set, urgent bool) {
 	return want, true
 }
 
-// slow tells whether a piece has been on its way from one peer for much longer
-// than others take; the caller holds mu.
-func (d *download) slow(i int) bool {
+// slow tells whether a piece has been on its way for much longer than others
+// take, so that one more member may bring it. Unless that member has delivered
+// before, it waits the longer the more bring it already: they may be many, and
+// have no mind to. The caller holds mu.
+func (d *download) slow(i int, m *member) bool {
 	fetches := d.fetches[i]
-	return len(fetches) == 1 && time.Since(fetches[0].started) > max(quickSlow, 3*d.pace)
+	if len(fetches) == 0 {
+		return false
+	}
+	limit := max(quickSlow, 3*d.pace)
+	if !m.proven.Load() {
+		limit *= time.Duration(len(fetches))
+	}
+	return time.Since(fetches[len(fetches)-1].started) > limit
 }
 
 // mayFetch tells whether a member could bring a piece beside those who do; the
@@ -74,7 +83,7 @@ func (d *download) idle(ctx context.Context) {
 func (d *download) begin(i int, m *member, cancel context.CancelCauseFunc) (*fetch, bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.have.Has(i) || len(d.fetches[i]) > 0 && (!d.slow(i) || !d.mayFetch(i, m)) {
+	if d.have.Has(i) || len(d.fetches[i]) > 0 && (!d.slow(i, m) || !d.mayFetch(i, m)) {
 		return nil, false
 	}
 	f := &fetch{member: m, started: time.Now(), cancel: cancel}

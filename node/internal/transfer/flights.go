@@ -1,0 +1,110 @@
+package transfer
+
+import (
+	"context"
+	"sync/atomic"
+	"time"
+
+	"github.com/pyrsia/pyrsia-operator/node/internal/pieces"
+)
+
+const (
+	// maxFetching is from how many pieces on their way a node asks for no more: a
+	// few that come fast are sooner passed on than many that come slowly.
+	maxFetching = 12
+	// maxInMemory is how many pieces are on their way at the very most, 96 MiB:
+	// those who wait for offers at the same time may each get one, and those that
+	// hardly come do not keep others from being asked for.
+	maxInMemory = 2 * maxFetching
+	// A piece that has been on its way for trial, and would take longer than
+	// tolerable in all, hardly comes.
+	trial     = 2 * time.Second
+	tolerable = 20 * time.Second
+	// relief is how often at most one of them is given up, if others wait.
+	relief = time.Second
+)
+
+// flight is a piece on its way.
+type flight struct {
+	started time.Time
+	got     atomic.Int64 // bytes
+	cancel  context.CancelCauseFunc
+}
+
+// hardly tells whether the piece hardly comes.
+func (fl *flight) hardly(now time.Time) bool {
+	age := now.Sub(fl.started)
+	return age > trial && float64(fl.got.Load())*tolerable.Seconds() < pieces.Size*age.Seconds()
+}
+
+// fetching counts a piece on its way, until the function that it returns is
+// called; false if there is no memory for one more.
+func (f *Fetcher) fetching(cancel context.CancelCauseFunc) (fl *flight, done func(), ok bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.onTheirWay) >= maxInMemory {
+		return nil, nil, false
+	}
+	fl = &flight{started: time.Now(), cancel: cancel}
+	f.onTheirWay[fl] = true
+	return fl, func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		delete(f.onTheirWay, fl)
+		close(f.arrived)
+		f.arrived = make(chan struct{})
+	}, true
+}
+
+// room waits a while, if too many pieces are on their way, until one has come,
+// and tells whether it did not have to.
+func (f *Fetcher) room(ctx context.Context) bool {
+	coming, all, arrived := f.underWay(time.Now())
+	if coming < maxFetching && all < maxInMemory {
+		return true
+	}
+	timer := time.NewTimer(relief)
+	defer timer.Stop()
+	select {
+	case <-arrived:
+	case <-timer.C:
+		if all >= maxInMemory {
+			f.relieve(time.Now())
+		}
+	case <-ctx.Done():
+	}
+	return false
+}
+
+// underWay counts the pieces on their way, and those of them that do not hardly
+// come.
+func (f *Fetcher) underWay(now time.Time) (coming, all int, arrived chan struct{}) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for fl := range f.onTheirWay {
+		if !fl.hardly(now) {
+			coming++
+		}
+	}
+	return coming, len(f.onTheirWay), f.arrived
+}
+
+// relieve gives up a piece that hardly comes, for others wait: the one of which
+// the least is lost.
+func (f *Fetcher) relieve(now time.Time) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if now.Sub(f.relieved) < relief {
+		return
+	}
+	var least *flight
+	for fl := range f.onTheirWay {
+		if fl.hardly(now) && (least == nil || fl.got.Load() < least.got.Load()) {
+			least = fl
+		}
+	}
+	if least != nil {
+		f.relieved = now
+		least.cancel(errSlow)
+	}
+}
