@@ -207,7 +207,7 @@ func (h *Host) Start(handler http.Handler) error {
 	if err != nil {
 		return err
 	}
-	h.dht, err = dht.New(h.host, dht.ProtocolPrefix(h.prefix), dht.Mode(dht.ModeServer), dht.DisableValues(),
+	h.dht, err = dht.New(small{h.host}, dht.ProtocolPrefix(h.prefix), dht.Mode(dht.ModeServer), dht.DisableValues(),
 		dht.ProviderDatastore(newProviderRecords()), dht.ProviderManagerOpts(recordOptions()...))
 	if err != nil {
 		return fmt.Errorf("starting the DHT: %w", err)
