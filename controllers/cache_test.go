@@ -50,7 +50,7 @@ func TestCacheKeepsLittleOfOthers(t *testing.T) {
 		o.SetResourceVersion("7")
 		o.SetLabels(map[string]string{labelManagedBy: fieldOwner, labelInstance: "mirror"})
 		o.SetAnnotations(map[string]string{"example.com/large": large})
-		o.SetManagedFields([]metav1.ManagedFieldsEntry{{Manager: fieldOwner, FieldsV1: &metav1.FieldsV1{Raw: []byte(`{"f:x":"` + large + `"}`)}}})
+		o.SetManagedFields([]metav1.ManagedFieldsEntry{{Manager: fieldOwner, FieldsV1: metav1.NewFieldsV1(`{"f:x":"` + large + `"}`)}})
 		if owned {
 			o.SetOwnerReferences([]metav1.OwnerReference{*metav1.NewControllerRef(owner, v1alpha1.GroupVersion.WithKind("PyrsiaNode"))})
 		}

@@ -113,7 +113,8 @@ func TestSilentPodsAreAskedLessOften(t *testing.T) {
 		if now = now.Add(wait - 1); l.begin(now) {
 			t.Fatalf("after %d failures it is asked before %s are over", n+1, wait)
 		}
-		if now = now.Add(1); !l.begin(now) || l.begin(now) {
+		now = now.Add(1)
+		if once, again := l.begin(now), l.begin(now); !once || again {
 			t.Fatalf("after %d failures and %s it is not asked once", n+1, wait)
 		}
 		at := now
@@ -124,7 +125,9 @@ func TestSilentPodsAreAskedLessOften(t *testing.T) {
 		t.Errorf("it is silent since %s, not %s", l.since, began)
 	}
 	l.answered()
-	if !l.begin(now) || !l.begin(now) {
-		t.Error("it answers, and is not asked as any other")
+	for range 2 {
+		if !l.begin(now) {
+			t.Error("it answers, and is not asked as any other")
+		}
 	}
 }

@@ -157,7 +157,7 @@ func TestStrangersKeepNoNodeFromItsBootstrap(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, "the publisher is still connected", func() bool { return !connected() })
-	publisher = member(t, addr, key)
+	member(t, addr, key)
 	eventually(t, "the publisher is not reached again", connected)
 }
 
