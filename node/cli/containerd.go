@@ -61,7 +61,8 @@ func containerdInstall(s *containerd.Setup, config *string) *cobra.Command {
 		Long: `Sends pulls of the registries to the node, in place of what the same owner had
 set up before. The node must run: before anything is written its port must
 answer as a mirror of Pyrsia, with --port-secret as this very one. If another
-program answers there, what the same owner has sent there is restored.
+program answers there, what the same owner has sent there is restored, or with
+--mode Strict closed: pulls are refused until the port is the node's again.
 
 Exit status: 3 if another owner has one of the registries, 4 if the port is not
 the mirror's; then nothing was set up.`,
@@ -154,12 +155,15 @@ func (q portQuestion) ask(cmd *cobra.Command, s containerd.Setup, mirror string)
 	if !ok || !wrong.Foreign {
 		return err
 	}
-	disarmed, restoring := s.Disarm(mirror)
-	if len(disarmed) > 0 {
-		fmt.Fprintf(cmd.ErrOrStderr(), "Restored %s: another process has the port.\n", strings.Join(disarmed, ", "))
+	closed, restored, failed := s.Disarm(mirror)
+	if len(closed) > 0 {
+		fmt.Fprintf(cmd.ErrOrStderr(), "Closed %s until the port is the mirror's again: another process has it.\n", strings.Join(closed, ", "))
 	}
-	if restoring != nil {
-		return fmt.Errorf("%w (%s, which is asked: %s)", restoring, mirror, wrong.Found)
+	if len(restored) > 0 {
+		fmt.Fprintf(cmd.ErrOrStderr(), "Restored %s: another process has the port.\n", strings.Join(restored, ", "))
+	}
+	if failed != nil {
+		return fmt.Errorf("%w (which is asked: %s)", failed, wrong.Found)
 	}
 	return err
 }
@@ -185,7 +189,7 @@ func containerdGuard(s *containerd.Setup) *cobra.Command {
 	var port portQuestion
 	cmd := &cobra.Command{
 		Use:    "guard",
-		Short:  "Restore what was there before if another process has the node's port",
+		Short:  "Send no pulls to the node's port if another process has it",
 		Hidden: true,
 		Args:   exactly(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -255,6 +259,9 @@ func containerdStatus(s *containerd.Setup, config *string) *cobra.Command {
 			installed := false
 			for _, s := range states {
 				installed = installed || s.Mode != ""
+				if s.Mirror == containerd.Closed {
+					s.Mirror = "closed: another process has the mirror's port"
+				}
 				fmt.Fprintf(tw, "%s\t%s\t%s\t%s\n", s.Registry, cmp.Or(string(s.Mode), "-"), cmp.Or(s.Mirror, "-"), cmp.Or(s.Owner, "-"))
 			}
 			if err := tw.Flush(); err != nil || !installed {

@@ -216,9 +216,9 @@ func frontendAt(t *testing.T, addr, dir string) (stop func()) {
 }
 
 // A machine starts anew, and another process has the mirror's port first: what
-// sends pulls there is put back before the mirror starts, and set up again only
+// sends pulls there is closed before the mirror starts, and set up again only
 // when the port is the mirror's.
-func TestSetUpIsPutBackWhileAnotherHasThePort(t *testing.T) {
+func TestSetUpIsClosedWhileAnotherHasThePort(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -268,11 +268,11 @@ func TestSetUpIsPutBackWhileAnotherHasThePort(t *testing.T) {
 			foreign := &http.Server{Handler: handler}
 			go func() { _ = foreign.Serve(l) }()
 			stop := frontendAt(t, addr, dir)
-			if status, stderr := at("guard", "--wait", "1s"); status != 0 || !strings.Contains(stderr, "Restored docker.io") {
+			if status, stderr := at("guard", "--wait", "1s"); status != 0 || !strings.Contains(stderr, "Closed docker.io") {
 				t.Errorf("status %d: %s", status, stderr)
 			}
-			if got := hostsTOML(t, certs, "docker.io"); got != "server = \"https://own.test\"\n" {
-				t.Errorf("containerd asks the foreign process: %s", got)
+			if got := hostsTOML(t, certs, "docker.io"); strings.Contains(got, addr) || strings.Contains(got, "own.test") {
+				t.Errorf("containerd asks the foreign process, or the registry itself: %s", got)
 			}
 			if status, stderr := at("install", "--wait", "300ms"); status != control.ExitPortTaken || hostsTOML(t, certs, "docker.io") == armed {
 				t.Errorf("it is set up although another process has the port: status %d: %s", status, stderr)

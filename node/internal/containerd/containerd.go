@@ -184,19 +184,34 @@ func (s Setup) Uninstall(mirror string) error {
 	return nil
 }
 
-// Disarm gives back what sends pulls to the mirror at the given URL: another
-// process answers there. It tells which folders it was.
-func (s Setup) Disarm(mirror string) (disarmed []string, err error) {
+// Closed is the mirror of a strict folder whose mirror's port another process
+// has: nobody listens there, and only root could.
+const Closed = "http://127.0.0.1:1"
+
+// Disarm keeps pulls from the mirror at the given URL: another process answers
+// there. What is strict refuses all pulls until the next Install, unless another
+// mirror waits for it; of the rest the user gets back what was there. It tells
+// which folders these are.
+func (s Setup) Disarm(mirror string) (closed, restored []string, err error) {
 	if err := s.check(); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	err = s.locked(func() error {
-		names, err := s.armed(mirror)
-		for _, name := range names {
-			if err := s.uninstall(name); err != nil {
-				return fmt.Errorf("%s: %w", name, err)
+		armed, err := s.armed(mirror)
+		for _, f := range armed {
+			_, waits, err := s.claimant(f.Registry)
+			switch {
+			case err != nil:
+			case f.Mode == Strict && !waits:
+				closed = append(closed, f.Registry)
+				err = durable.WriteFile(s.hosts(f.Registry), s.content(folder{}, Closed, Strict))
+			default:
+				restored = append(restored, f.Registry)
+				err = s.uninstall(f.Registry)
 			}
-			disarmed = append(disarmed, name)
+			if err != nil {
+				return fmt.Errorf("%s: %w", f.Registry, err)
+			}
 		}
 		if err != nil {
 			return err
@@ -207,18 +222,18 @@ func (s Setup) Disarm(mirror string) (disarmed []string, err error) {
 		err = s.sweepBeside()
 	}
 	if err != nil {
-		return disarmed, fmt.Errorf("restoring containerd's set-up: %w", err)
+		return closed, restored, fmt.Errorf("keeping pulls from %s: %w", mirror, err)
 	}
-	return disarmed, nil
+	return closed, restored, nil
 }
 
 // Armed tells whether anything of s sends pulls to the mirror at the given URL.
 func (s Setup) Armed(mirror string) (bool, error) {
-	names, err := s.armed(mirror)
-	return len(names) > 0, err
+	armed, err := s.armed(mirror)
+	return len(armed) > 0, err
 }
 
-func (s Setup) armed(mirror string) (names []string, err error) {
+func (s Setup) armed(mirror string) (out []State, err error) {
 	taken, err := s.kept()
 	if err != nil {
 		return nil, err
@@ -226,13 +241,13 @@ func (s Setup) armed(mirror string) (names []string, err error) {
 	for _, name := range taken {
 		current, _, err := read(s.hosts(name))
 		if err != nil {
-			return names, err
+			return out, err
 		}
 		if h, ours := parse(current); ours && h.mirror == mirror && s.inherits(h, mirror) {
-			names = append(names, name)
+			out = append(out, State{name, h.mode, h.mirror, h.owner})
 		}
 	}
-	return names, nil
+	return out, nil
 }
 
 func (s Setup) uninstallAll(mirror string) error {

@@ -2,6 +2,7 @@ package containerd
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -292,30 +293,73 @@ func TestFolderOfARegistryWithAPort(t *testing.T) {
 	}
 }
 
-// Only what sends pulls to the port that another process has is put back, and only
-// a mirror's own.
+// Only what sends pulls to the port that another process has is kept from it, and
+// only a mirror's own: nothing is pulled by a strict one, and others are put back.
 func TestDisarm(t *testing.T) {
 	root := lay(t, before["own hosts.toml"])
 	s, other := setup(root, "docker.io"), Setup{CertsD: root, Owner: "other/mirror/2", Registries: []string{"quay.io"}}
 	install(t, other, mirror, Strict) // at the same port: that is not for s to judge
 	want := tree(t, root)
-	install(t, s, mirror, Strict)
-	armed := registryFiles(t, root)
-	if names, err := s.Disarm("http://127.0.0.1:5002"); err != nil || len(names) > 0 {
-		t.Errorf("at another port: %v, %v", names, err)
-	}
-	if diff := cmp.Diff(armed, registryFiles(t, root)); diff != "" {
-		t.Errorf("after that (-before +after):\n%s", diff)
-	}
-	for range 2 {
-		if _, err := s.Disarm(mirror); err != nil {
-			t.Fatal(err)
+	for _, mode := range []Mode{Strict, Fallback} {
+		install(t, s, mirror, mode)
+		armed := registryFiles(t, root)
+		if closed, restored, err := s.Disarm("http://127.0.0.1:5002"); err != nil || len(closed)+len(restored) > 0 {
+			t.Errorf("%s, at another port: %v, %v, %v", mode, closed, restored, err)
+		}
+		if diff := cmp.Diff(armed, registryFiles(t, root)); diff != "" {
+			t.Errorf("%s, after that (-before +after):\n%s", mode, diff)
+		}
+		for range 2 {
+			if _, _, err := s.Disarm(mirror); err != nil {
+				t.Fatal(err)
+			}
+			if armed, err := s.Armed(mirror); armed || err != nil {
+				t.Errorf("%s, armed: %v, %v", mode, armed, err)
+			}
+		}
+		if mode == Strict {
+			if got := text(t, s.hosts("docker.io")); strings.Contains(got, mirror) || !strings.Contains(got, fmt.Sprintf("server = %q", Closed)) {
+				t.Errorf("strict, but open:\n%s", got)
+			}
+			install(t, s, mirror, Strict)
+			if got := text(t, s.hosts("docker.io")); !strings.Contains(got, fmt.Sprintf("server = %q", mirror)) {
+				t.Errorf("after the port is the mirror's again:\n%s", got)
+			}
+			if _, _, err := s.Disarm(mirror); err != nil {
+				t.Fatal(err)
+			}
+			if err := s.Uninstall(mirror); err != nil {
+				t.Fatal(err)
+			}
 		}
 		if diff := cmp.Diff(want, tree(t, root)); diff != "" {
-			t.Errorf("after it was put back (-before +after):\n%s", diff)
+			t.Errorf("%s, after it was put back (-before +after):\n%s", mode, diff)
 		}
-		if armed, err := s.Armed(mirror); armed || err != nil {
-			t.Errorf("armed: %v, %v", armed, err)
-		}
+	}
+}
+
+func text(t *testing.T, name string) string {
+	t.Helper()
+	content, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(content)
+}
+
+// A mirror that waits for what another process took from the one before gets it.
+func TestDisarmHandsOver(t *testing.T) {
+	root := lay(t, before["own hosts.toml"])
+	s, next := setup(root, "docker.io"), setup(root, "docker.io")
+	s.Owner, next.Owner = "images/a/1", "images/b/2"
+	install(t, s, mirror, Strict)
+	if _, err := next.Install("http://127.0.0.1:5002", Strict); err == nil {
+		t.Fatal("it took what another mirror has")
+	}
+	if _, restored, err := s.Disarm(mirror); err != nil || len(restored) == 0 {
+		t.Fatalf("%v, %v", restored, err)
+	}
+	if armed, err := next.Armed("http://127.0.0.1:5002"); !armed || err != nil {
+		t.Errorf("who waits has nothing: %v", err)
 	}
 }
