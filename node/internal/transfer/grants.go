@@ -37,6 +37,7 @@ type grants struct {
 
 	mu      sync.Mutex // guards what follows
 	served  *lru.Cache[digest.Digest, *served]
+	lapses  lapses
 	open    []*grant      // on offer or being sent
 	changed chan struct{} // closed when a grant ends
 }
@@ -52,6 +53,7 @@ type grant struct {
 	blob    digest.Digest
 	piece   int
 	peer    peer.ID
+	client  string
 	expires time.Time // unless sending
 	sending bool
 }
@@ -61,6 +63,7 @@ type asking struct {
 	blob     digest.Digest
 	count    int // pieces of the blob
 	peer     peer.ID
+	client   string // whose identity the peer is, as server.Client says
 	want     pieces.Set
 	download *download // of which the pieces come; nil for a blob in the store
 	urgent   bool
@@ -72,7 +75,7 @@ func newGrants(connected func(peer.ID) bool) *grants {
 	if err != nil {
 		panic(err) // only for a size that is not positive
 	}
-	return &grants{connected: connected, served: blobs, changed: make(chan struct{})}
+	return &grants{connected: connected, served: blobs, lapses: newLapses(), changed: make(chan struct{})}
 }
 
 // wait returns the piece that the peer is offered, false if there is none.
@@ -118,6 +121,9 @@ func (g *grants) choose(ask *asking) (piece int, changed chan struct{}, again ti
 	defer g.mu.Unlock()
 	now := time.Now()
 	g.expire(now)
+	if wait := g.lapses.wait(ask.client, now); wait > 0 {
+		return -1, g.changed, wait
+	}
 	if !ask.urgent && !g.room(ask.peer) {
 		return -1, g.changed, offerValid
 	}
@@ -136,7 +142,7 @@ func (g *grants) choose(ask *asking) (piece int, changed chan struct{}, again ti
 	}
 	s.times[best]++
 	s.to[best] = ask.peer
-	g.open = append(g.open, &grant{blob: ask.blob, piece: best, peer: ask.peer, expires: now.Add(offerValid)})
+	g.open = append(g.open, &grant{blob: ask.blob, piece: best, peer: ask.peer, client: ask.client, expires: now.Add(offerValid)})
 	return best, nil, 0
 }
 
@@ -170,7 +176,13 @@ func (g *grants) elsewhere(blob digest.Digest, s *served, piece int, now time.Ti
 
 // expire ends the offers that nobody took up; the caller holds mu.
 func (g *grants) expire(now time.Time) {
-	g.remove(func(o *grant) bool { return !o.sending && now.After(o.expires) })
+	g.remove(func(o *grant) bool {
+		lapsed := !o.sending && now.After(o.expires)
+		if lapsed {
+			g.lapses.add(o.client, now)
+		}
+		return lapsed
+	})
 }
 
 func (g *grants) remove(which func(*grant) bool) {
@@ -205,6 +217,7 @@ func (g *grants) send(blob digest.Digest, piece int) (done func(sent bool)) {
 			defer g.mu.Unlock()
 			if s, ok := g.served.Peek(blob); ok && sent && piece < len(s.sent) {
 				s.sent[piece] = time.Now()
+				g.lapses.forgive(o.client)
 			}
 			g.remove(func(other *grant) bool { return other == o })
 		}

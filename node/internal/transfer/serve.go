@@ -20,6 +20,7 @@ import (
 
 	"github.com/pyrsia/pyrsia-operator/node/internal/pieces"
 	"github.com/pyrsia/pyrsia-operator/node/internal/store"
+	"github.com/pyrsia/pyrsia-operator/node/server"
 )
 
 // Headers of a request for an offer.
@@ -53,13 +54,13 @@ type Server struct {
 // NewServer makes a server and registers its metrics.
 func NewServer(s *store.Store, f *Fetcher, limits *Limits, reg prometheus.Registerer, log *slog.Logger) *Server {
 	connected := func(id peer.ID) bool { _, ok := f.network.Peer(id); return ok }
-	server := &Server{store: s, fetcher: f, limits: limits, grants: newGrants(connected), log: log,
+	srv := &Server{store: s, fetcher: f, limits: limits, grants: newGrants(connected), log: log,
 		sent: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "pyrsia_transfer_sent_bytes_total", Help: "Bytes of content that were sent to peers.",
 		}),
 	}
-	reg.MustRegister(server.sent)
-	return server
+	reg.MustRegister(srv.sent)
+	return srv
 }
 
 // Register adds the server's paths. How long a peer may take for each part of
@@ -224,7 +225,7 @@ func (s *Server) offer(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	ask := &asking{blob: d, count: pieces.Count(size), peer: id, want: want, download: active,
+	ask := &asking{blob: d, count: pieces.Count(size), peer: id, client: server.Client(r), want: want, download: active,
 		urgent: r.Header.Get(headerUrgent) != "", alone: r.Header.Get(headerAlone) != ""}
 	if declined, err := strconv.Atoi(r.Header.Get(headerDeclined)); err == nil {
 		s.grants.decline(d, declined, id)
