@@ -104,9 +104,11 @@ func (c *cluster) runFrontend(t *testing.T, n *v1alpha1.PyrsiaNode, p *pod) (sto
 	set := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: n.Namespace, Name: frontendName(n)}}
 	eventually(t, func() error { return c.Get(t.Context(), client.ObjectKeyFromObject(set), set) })
 	args := slices.Clone(set.Spec.Template.Spec.Containers[0].Args)
+	addr := ""
 	for i, a := range args {
 		if port, ok := strings.CutPrefix(a, "127.0.0.1:"); ok {
-			args[i] = net.JoinHostPort(p.ip, port)
+			addr = net.JoinHostPort(p.ip, port)
+			args[i] = addr
 		}
 		if a == "/sockets" {
 			args[i] = filepath.Join(p.data, frontendDir)
@@ -116,6 +118,13 @@ func (c *cluster) runFrontend(t *testing.T, n *v1alpha1.PyrsiaNode, p *pod) (sto
 	var out strings.Builder
 	ended := make(chan int, 1)
 	go func() { ended <- cli.Main(ctx, append(args, "--succession", "1ms", "--drain", "1ms"), &out, &out) }()
+	eventually(t, func() error { // a pod is ready when it listens
+		conn, err := net.Dial("tcp", addr)
+		if err != nil {
+			return err
+		}
+		return conn.Close()
+	})
 	return func() {
 		cancel()
 		if status := <-ended; status != 0 {
