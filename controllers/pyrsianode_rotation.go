@@ -131,15 +131,16 @@ func isMirrorOf(m, publisher *v1alpha1.PyrsiaNode) bool {
 	return err1 == nil && err2 == nil && its.Origin() == ours.Origin() && m.Status.Ledger.Checkpoint != ""
 }
 
-// expectedKeys are those to which keyGeneration of a publisher in this cluster has
-// handed its ledger over: somebody has asked for them.
+// expectedKeys are those to which keyGeneration of a publisher in the mirror's
+// namespace has handed its ledger over: somebody has asked for them. Whoever may make
+// a publisher in another one can have that ask for any key.
 func (r *PyrsiaNodeReconciler) expectedKeys(ctx context.Context, n *v1alpha1.PyrsiaNode) (keys []string, err error) {
 	if n.Spec.Role != v1alpha1.RoleMirror {
 		return nil, nil
 	}
 	nodes := new(v1alpha1.PyrsiaNodeList)
-	if err := r.Client.List(ctx, nodes, client.UnsafeDisableDeepCopy); err != nil {
-		return nil, fmt.Errorf("listing the publishers of this cluster: %w", err)
+	if err := r.Client.List(ctx, nodes, client.InNamespace(n.Namespace), client.UnsafeDisableDeepCopy); err != nil {
+		return nil, fmt.Errorf("listing the publishers of namespace %s: %w", n.Namespace, err)
 	}
 	for _, p := range nodes.Items {
 		if p.Status.KeyRotation != nil {

@@ -142,3 +142,26 @@ func TestNewPodWithTheNewestKeyWaits(t *testing.T) {
 		t.Errorf("a new pod is %q: %s", got.reason, got.message)
 	}
 }
+
+// A key that a publisher of one namespace has asked for is news to mirrors of
+// another: whoever has stolen their publisher's key could ask for any.
+func TestKeysAreExpectedInTheirNamespaceAlone(t *testing.T) {
+	t.Parallel()
+	c := testCluster(t)
+	ours, theirs := c.namespace(t), c.namespace(t)
+	for _, ns := range []string{ours, theirs} {
+		p := publisherNode(ns, "http://127.0.0.1:1")
+		c.create(t, p)
+		eventually(t, func() error {
+			c.get(t, p)
+			p.Status.KeyRotation = &v1alpha1.KeyRotation{Key: "key of " + ns, RecordedAt: metav1.Now()}
+			return c.Status().Update(t.Context(), p)
+		})
+	}
+	mirror := node(v1alpha1.RoleMirror, "mirror")
+	mirror.Namespace = ours
+	keys, err := (&PyrsiaNodeReconciler{Client: c}).expectedKeys(t.Context(), mirror)
+	if err != nil || len(keys) != 1 || keys[0] != "key of "+ours {
+		t.Errorf("%q are expected, %v", keys, err)
+	}
+}

@@ -296,8 +296,8 @@ type PyrsiaNodeStatus struct {
 	KeyGeneration int32 `json:"keyGeneration,omitempty"`
 
 	// keyRotation is the last rotation of a publisher's key that
-	// spec.publisher.keyGeneration has asked for. No alarm is raised about its key
-	// in this cluster.
+	// spec.publisher.keyGeneration has asked for. The mirrors of its namespace raise
+	// no alarm about its key.
 	// +optional
 	KeyRotation *KeyRotation `json:"keyRotation,omitempty"`
 
