@@ -52,8 +52,8 @@ type PyrsiaNodeReconciler struct {
 	status  statusWriter
 	record  *hostRecord
 
-	// keysApplied holds when the Secrets of a PyrsiaNode (by UID) were last
-	// written by this process.
+	// keysApplied holds by the name of each PyrsiaNode when its Secrets were last
+	// written by this process (keysWritten).
 	keysApplied sync.Map
 }
 
@@ -61,10 +61,10 @@ type PyrsiaNodeReconciler struct {
 func (r *PyrsiaNodeReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
 	n := new(v1alpha1.PyrsiaNode)
 	if err := r.Client.Get(ctx, req.NamespacedName, n); err != nil {
+		r.keysApplied.Delete(req.NamespacedName)
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
 	if !n.DeletionTimestamp.IsZero() {
-		r.keysApplied.Delete(n.UID)
 		next, err := r.cleanup(ctx, n)
 		return ctrl.Result{RequeueAfter: next}, err
 	}

@@ -10,7 +10,9 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	coreac "k8s.io/client-go/applyconfigurations/core/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
@@ -61,7 +63,7 @@ func (r *PyrsiaNodeReconciler) keys(ctx context.Context, n *v1alpha1.PyrsiaNode)
 		setFailed(n, v1alpha1.ConditionKeysReady, "SecretNotWritten", "the Secret of the signing key cannot be written: "+apiReason(err))
 		return 0, err
 	}
-	r.keysApplied.Store(n.UID, r.Now())
+	r.noteKeys(n)
 	setDone(n, v1alpha1.ConditionKeysReady, "Applied", done)
 	return 0, nil
 }
@@ -84,9 +86,22 @@ func (r *PyrsiaNodeReconciler) keysAgain(n *v1alpha1.PyrsiaNode) (due time.Time,
 	if isTrue(n, v1alpha1.ConditionWorkloadReady) && (reached == nil || reached.Reason != reasonUnreachable) {
 		return time.Time{}, false
 	}
-	last, _ := r.keysApplied.Load(n.UID)
-	at, _ := last.(time.Time) // the zero time: not by this process
-	return at.Add(r.KeysEvery), true
+	last, _ := r.keysApplied.Load(client.ObjectKeyFromObject(n))
+	written, _ := last.(keysWritten)
+	if written.uid != n.UID {
+		written.at = time.Time{} // not by this process
+	}
+	return written.at.Add(r.KeysEvery), true
+}
+
+// keysWritten is when the Secrets of a PyrsiaNode were written.
+type keysWritten struct {
+	uid types.UID
+	at  time.Time
+}
+
+func (r *PyrsiaNodeReconciler) noteKeys(n *v1alpha1.PyrsiaNode) {
+	r.keysApplied.Store(client.ObjectKeyFromObject(n), keysWritten{n.UID, r.Now()})
 }
 
 // awaitKeys asks to be called again when the Secrets are due to be written

@@ -5,6 +5,8 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
 )
@@ -41,7 +43,7 @@ func TestSecretsAreWrittenAgainWhenDue(t *testing.T) {
 				n.Status.Nodes = &v1alpha1.NodeCounts{Desired: 1}
 			}
 			if tt.written > 0 {
-				r.keysApplied.Store(n.UID, now.Add(-tt.written))
+				r.keysApplied.Store(client.ObjectKeyFromObject(n), keysWritten{n.UID, now.Add(-tt.written)})
 			}
 			setDone(n, v1alpha1.ConditionKeysReady, "Applied", "done")
 			for _, c := range tt.conditions {
@@ -55,4 +57,21 @@ func TestSecretsAreWrittenAgainWhenDue(t *testing.T) {
 			}
 		})
 	}
+}
+
+// What is remembered of a PyrsiaNode goes with it, also when nothing holds its deletion.
+func TestKeysOfWhatIsGoneAreForgotten(t *testing.T) {
+	t.Parallel()
+	c := testCluster(t)
+	n := publisherNode(c.namespace(t), "http://127.0.0.1:1") // it is not there any more
+	n.UID = "1"
+	r := &PyrsiaNodeReconciler{Client: c, Now: time.Now}
+	r.noteKeys(n)
+	if _, err := r.Reconcile(t.Context(), ctrl.Request{NamespacedName: client.ObjectKeyFromObject(n)}); err != nil {
+		t.Fatal(err)
+	}
+	r.keysApplied.Range(func(key, _ any) bool {
+		t.Errorf("%v is remembered for ever", key)
+		return true
+	})
 }
