@@ -158,22 +158,6 @@ func ledgerSize(n *v1alpha1.PyrsiaNode) int64 {
 	return n.Status.Ledger.Size
 }
 
-// stripArtifact keeps out of the cache what is only written: proofs, and who
-// manages which field. What is not in the cache is not in a patch either.
-func stripArtifact(obj any) (any, error) {
-	art, ok := obj.(*v1alpha1.Artifact)
-	if !ok {
-		return obj, nil
-	}
-	art.ManagedFields, art.Annotations, art.Labels = nil, nil, nil
-	for _, b := range []*v1alpha1.Block{art.Status.Block, art.Status.Revocation, art.Status.Restoration} {
-		if b != nil && isTrue(art, v1alpha1.ConditionReady) {
-			b.Entry, b.Proof, b.Checkpoint = "", "", ""
-		}
-	}
-	return art, nil
-}
-
 // pollAfter is when to ask again how far a publication is that began age ago.
 func pollAfter(age time.Duration) time.Duration {
 	return min(max(age/10, time.Second), 15*time.Second)

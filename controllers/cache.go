@@ -1,6 +1,8 @@
 package controllers
 
 import (
+	"slices"
+
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -24,10 +26,22 @@ const (
 	// is, and where.
 	maxOwnerReference = 1 << 10
 	maxPath           = 1 << 10
+	// maxOwners bounds the sets and nodes that an Artifact belongs to: each is in an
+	// index, and is told of each change.
+	maxOwners = 64
+	// maxFinalizers bounds what is kept of an Artifact's finalizers, in bytes.
+	maxFinalizers = 1 << 10
 )
 
-// annotationStripped is on what has only its identity in the cache. No other
-// annotations are on that.
+// The names of what is made for a PyrsiaNode are its own, and its own with these.
+const (
+	suffixFrontend = "-frontend"
+	suffixCleanup  = "-cleanup"
+	suffixExposure = "-p2p"
+)
+
+// annotationStripped is on what has only its identity in the cache, and on
+// Artifacts that are kept without their owners. No other annotations are on that.
 const annotationStripped = "pyrsia.io/stripped"
 
 // CacheOptions keep out of the cache what the operator has not made, and the
@@ -57,30 +71,35 @@ func stripMeta(obj any) (any, error) {
 	if m, err := meta.Accessor(obj); err == nil { // else it is the mark of one that is gone
 		m.SetManagedFields(nil)
 		m.SetAnnotations(nil)
+		m.SetOwnerReferences(nil)
 		m.SetLabels(only(m.GetLabels(), labelMirrors))
 	}
 	return obj, nil
 }
 
-// stripOwned leaves of what no PyrsiaNode controls, and of what is large, no more
-// than it takes to see whose it is.
+// stripOwned leaves of what is not made for a PyrsiaNode, of what is being deleted
+// and of what is large, no more than it takes to see whose it is. Anybody can name a
+// PyrsiaNode as an object's owner: what is made for one has certain names.
 func stripOwned(obj any) (any, error) {
 	var slim client.Object
+	var suffixes []string // of the names that are made
 	size := 0
 	switch o := obj.(type) {
 	case *appsv1.StatefulSet:
-		slim, size = new(appsv1.StatefulSet), o.Size()
+		slim, size, suffixes = new(appsv1.StatefulSet), o.Size(), []string{""}
 	case *appsv1.DaemonSet:
-		slim, size = new(appsv1.DaemonSet), o.Size()
+		slim, size, suffixes = new(appsv1.DaemonSet), o.Size(), []string{"", suffixFrontend, suffixCleanup}
 	case *corev1.Service:
-		slim, size = new(corev1.Service), o.Size()
+		slim, size, suffixes = new(corev1.Service), o.Size(), []string{"", suffixExposure}
 	default:
 		return obj, nil
 	}
-	if size <= maxCached && nodeOwner(obj.(client.Object)) != nil {
+	o := obj.(client.Object)
+	if owner := nodeOwner(o); owner != nil && size <= maxCached && o.GetDeletionTimestamp() == nil &&
+		slices.ContainsFunc(suffixes, func(suffix string) bool { return o.GetName() == owner.Name+suffix }) {
 		return obj, nil
 	}
-	copyIdentity(slim, obj.(client.Object))
+	copyIdentity(slim, o)
 	slim.SetAnnotations(map[string]string{annotationStripped: ""})
 	return slim, nil
 }
@@ -103,6 +122,32 @@ func stripPod(obj any) (any, error) {
 		slim.Status = corev1.PodStatus{}
 	}
 	return slim, nil
+}
+
+// stripArtifact keeps out of the cache what is only written: proofs, and who
+// manages which field; and what somebody has added beyond all measure. What is not
+// in the cache is not in a patch either.
+func stripArtifact(obj any) (any, error) {
+	art, ok := obj.(*v1alpha1.Artifact)
+	if !ok {
+		return obj, nil
+	}
+	art.ManagedFields, art.Annotations, art.Labels = nil, nil, nil
+	if len(art.OwnerReferences) > maxOwners || slices.ContainsFunc(art.OwnerReferences, func(ref metav1.OwnerReference) bool { return ref.Size() > maxOwnerReference }) {
+		art.OwnerReferences = nil // some of them would be a lie
+		art.Annotations = map[string]string{annotationStripped: ""}
+	}
+	for i, size := 0, 0; i < len(art.Finalizers); i++ {
+		if size += len(art.Finalizers[i]); size > maxFinalizers {
+			art.Finalizers = slices.Clone(art.Finalizers[:i])
+		}
+	}
+	for _, b := range []*v1alpha1.Block{art.Status.Block, art.Status.Revocation, art.Status.Restoration} {
+		if b != nil && isTrue(art, v1alpha1.ConditionReady) {
+			b.Entry, b.Proof, b.Checkpoint = "", "", ""
+		}
+	}
+	return art, nil
 }
 
 // affinityTo is that of a DaemonSet's pod to its Kubernetes node.

@@ -13,6 +13,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
@@ -56,6 +57,14 @@ func TestCacheKeepsLittleOfOthers(t *testing.T) {
 		}
 		return o
 	}
+	crowd := fill(new(v1alpha1.Artifact), false)
+	for i := range 10_000 {
+		crowd.SetOwnerReferences(append(crowd.GetOwnerReferences(), metav1.OwnerReference{APIVersion: v1alpha1.GroupVersion.String(), Kind: "OfficialImageSet", Name: "x", UID: types.UID(fmt.Sprint(i))}))
+	}
+	held := fill(new(v1alpha1.Artifact), false)
+	held.SetFinalizers([]string{"example.com/" + large, "example.com/small"})
+	heir := fill(node(v1alpha1.RoleMirror, "mirror"), false)
+	heir.SetOwnerReferences(crowd.GetOwnerReferences())
 	template := corev1.PodTemplateSpec{Spec: corev1.PodSpec{Containers: []corev1.Container{{Args: []string{large}}}}}
 	affinity := &corev1.Affinity{PodAffinity: &corev1.PodAffinity{RequiredDuringSchedulingIgnoredDuringExecution: []corev1.PodAffinityTerm{{TopologyKey: large}}}}
 	for name, obj := range map[string]client.Object{
@@ -66,6 +75,9 @@ func TestCacheKeepsLittleOfOthers(t *testing.T) {
 		"a pod":             fill(&corev1.Pod{Spec: corev1.PodSpec{Affinity: affinity}, Status: corev1.PodStatus{Message: large}}, true),
 		"a PyrsiaNode":      fill(node(v1alpha1.RoleMirror, "mirror"), false),
 		"an Artifact":       fill(new(v1alpha1.Artifact), false),
+		"one of many":       crowd, // owners
+		"one that is held":  held,
+		"an owned node":     heir,
 		"an image set":      fill(new(v1alpha1.OfficialImageSet), false),
 		"a namespace":       fill(&metav1.PartialObjectMetadata{}, false),
 		"a pod of the past": fill(&corev1.Pod{Status: corev1.PodStatus{ContainerStatuses: []corev1.ContainerStatus{{Name: large}}}}, false),
@@ -82,10 +94,42 @@ func TestCacheKeepsLittleOfOthers(t *testing.T) {
 			t.Errorf("%s is not the same any more: %s", name, data)
 		}
 	}
-	own := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Name: "mirror", OwnerReferences: []metav1.OwnerReference{*metav1.NewControllerRef(owner, v1alpha1.GroupVersion.WithKind("PyrsiaNode"))}},
-		Spec: appsv1.DaemonSetSpec{MinReadySeconds: 3}}
-	if diff := cmp.Diff(client.Object(own), cached(t, own)); diff != "" {
-		t.Errorf("what the operator has made is not kept whole: %s", diff)
+}
+
+// What the operator makes for a PyrsiaNode is kept whole, and nothing else that
+// names it as its owner: that may be thousands of objects.
+func TestCacheKeepsWhatTheOperatorMakes(t *testing.T) {
+	owner := node(v1alpha1.RoleMirror, "mirror")
+	for _, tc := range []struct {
+		obj     client.Object
+		name    string
+		leaving bool
+		want    bool
+	}{
+		{new(appsv1.DaemonSet), "mirror", false, true},
+		{new(appsv1.DaemonSet), frontendName(owner), false, true},
+		{new(appsv1.DaemonSet), cleanupName(owner), false, true},
+		{new(appsv1.DaemonSet), "mirror", true, false}, // somebody's finalizer keeps it
+		{new(appsv1.DaemonSet), "other", false, false},
+		{new(appsv1.StatefulSet), "mirror", false, true},
+		{new(appsv1.StatefulSet), frontendName(owner), false, false},
+		{new(corev1.Service), "mirror", false, true},
+		{new(corev1.Service), exposureName(owner), false, true},
+		{new(corev1.Service), "mirror-1", false, false},
+	} {
+		tc.obj.SetName(tc.name)
+		tc.obj.SetAnnotations(map[string]string{"example.com/large": strings.Repeat("x", 20<<10)})
+		tc.obj.SetOwnerReferences([]metav1.OwnerReference{*metav1.NewControllerRef(owner, v1alpha1.GroupVersion.WithKind("PyrsiaNode"))})
+		if tc.leaving {
+			tc.obj.SetDeletionTimestamp(new(metav1.Now()))
+		}
+		kept := cached(t, tc.obj)
+		if diff := cmp.Diff(tc.obj, kept); (diff == "") != tc.want {
+			t.Errorf("the %T %s (deleted: %v) is kept whole: %v", tc.obj, tc.name, tc.leaving, diff == "")
+		}
+		if !metav1.IsControlledBy(kept, owner) || kept.GetName() != tc.name || (kept.GetDeletionTimestamp() != nil) != tc.leaving {
+			t.Errorf("the %T %s is not the same any more: %+v", tc.obj, tc.name, kept)
+		}
 	}
 }
 

@@ -100,6 +100,9 @@ func (r *OfficialImageSetReconciler) ensure(ctx context.Context, set *v1alpha1.O
 		return true, nil
 	case ownedBy(got, set):
 		return true, nil // the next event shows more
+	case isFull(got):
+		i.full(art, r.Now())
+		return true, nil
 	}
 	return r.share(ctx, set, got)
 }

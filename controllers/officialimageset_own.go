@@ -53,6 +53,13 @@ func alike(a, b *v1alpha1.Artifact) bool {
 		slices.Equal(slices.Sorted(slices.Values(a.Spec.Platforms)), slices.Sorted(slices.Values(b.Spec.Platforms)))
 }
 
+// isFull tells whether an Artifact has no room for another owner: with more, it
+// would be kept without any.
+func isFull(art *v1alpha1.Artifact) bool {
+	_, stripped := art.Annotations[annotationStripped]
+	return stripped || len(art.OwnerReferences) >= maxOwners
+}
+
 func ownedBy(art *v1alpha1.Artifact, set *v1alpha1.OfficialImageSet) bool {
 	return hasOwner(art, set.UID)
 }
@@ -69,6 +76,12 @@ func isLeaving(art *v1alpha1.Artifact) bool { return !art.DeletionTimestamp.IsZe
 func (i *resolution) conflict(want *v1alpha1.Artifact, now time.Time) {
 	i.unmade(want.Spec.Image, reasonNameConflict, now,
 		"the Artifact %q exists with another publisher, or other platforms: take the image out of the other set, or delete that Artifact", want.Name)
+}
+
+// full keeps the failure that the Artifact belongs to too many others.
+func (i *resolution) full(want *v1alpha1.Artifact, now time.Time) {
+	i.unmade(want.Spec.Image, reasonNameConflict, now,
+		"the Artifact %q has %d owners or more, or one whose name is too long: take those that are gone out of its metadata.ownerReferences, or delete it", want.Name, maxOwners)
 }
 
 // leaving keeps the failure that the Artifact which has the name is being deleted

@@ -15,6 +15,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
@@ -239,5 +240,49 @@ func TestWhatIsRemembered(t *testing.T) {
 				t.Errorf("it is remembered as %q, resolved at %v, want %q", got.digest, got.at, tc.want)
 			}
 		})
+	}
+}
+
+// An Artifact may name thousands of owners, each of which is looked up by an
+// index. A set neither counts one of these nor adds to its owners.
+func TestArtifactsOfManyOwners(t *testing.T) {
+	t.Parallel()
+	c := testCluster(t)
+	ns := c.namespace(t)
+	up := newUpstream(t)
+	d := up.push(t, "library/alpine:3.20")
+	const image = "docker.io/library/alpine:3.20"
+	many, full := byHand(ns, artifactName(image, d), image, d), byHand(ns, artifactName(image, d), image, d)
+	owners := func(n int) (refs []metav1.OwnerReference) {
+		for i := range n {
+			refs = append(refs, metav1.OwnerReference{APIVersion: v1alpha1.GroupVersion.String(), Kind: "OfficialImageSet", Name: fmt.Sprint("set-", i), UID: types.UID(fmt.Sprint(i))})
+		}
+		return refs
+	}
+	c.aPublisher(t, ns, up.URL)
+	for _, tc := range []struct {
+		art  *v1alpha1.Artifact
+		have int
+	}{{many, maxOwners + 1}, {full, maxOwners}} {
+		tc.art.OwnerReferences = owners(tc.have)
+		set := imageSet(ns, 10*time.Second, v1alpha1.ImageTags{Repository: "alpine", Tags: []string{"3.20"}})
+		c.create(t, tc.art, set)
+		eventually(t, func() error {
+			c.get(t, set)
+			if f := set.Status.Failures; len(f) != 1 || f[0].Reason != reasonNameConflict || !strings.Contains(f[0].Message, "owners") {
+				return fmt.Errorf("the set's failures are %+v", f)
+			}
+			return nil
+		})
+		if c.get(t, tc.art); len(tc.art.OwnerReferences) != tc.have {
+			t.Errorf("the Artifact of %d owners has %d", tc.have, len(tc.art.OwnerReferences))
+		}
+		if tc.have > maxOwners { // once somebody mends it
+			change(t, c, tc.art, func(a *v1alpha1.Artifact) { a.OwnerReferences = owners(1) })
+			c.awaitCurrent(t, set)
+		}
+		if err := errors.Join(c.Delete(t.Context(), set), c.Delete(t.Context(), tc.art)); err != nil {
+			t.Fatal(err)
+		}
 	}
 }

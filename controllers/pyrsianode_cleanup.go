@@ -247,4 +247,4 @@ func onNodes(spec *coreac.PodSpecApplyConfiguration, n *v1alpha1.PyrsiaNode, at 
 	spec.WithAffinity(affinity).WithTolerations(coreac.Toleration().WithOperator(corev1.TolerationOpExists))
 }
 
-func cleanupName(n *v1alpha1.PyrsiaNode) string { return n.Name + "-cleanup" }
+func cleanupName(n *v1alpha1.PyrsiaNode) string { return n.Name + suffixCleanup }

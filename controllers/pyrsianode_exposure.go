@@ -37,7 +37,7 @@ func exposure(n *v1alpha1.PyrsiaNode) *v1alpha1.Exposure {
 	return &e
 }
 
-func exposureName(n *v1alpha1.PyrsiaNode) string { return n.Name + "-p2p" }
+func exposureName(n *v1alpha1.PyrsiaNode) string { return n.Name + suffixExposure }
 
 // expose makes the way to the node from outside, and finds out where it begins.
 func (r *PyrsiaNodeReconciler) expose(ctx context.Context, n *v1alpha1.PyrsiaNode, in *podInputs) error {

@@ -36,7 +36,7 @@ const (
 	waitFallback = 5 * time.Second
 )
 
-func frontendName(n *v1alpha1.PyrsiaNode) string { return n.Name + "-frontend" }
+func frontendName(n *v1alpha1.PyrsiaNode) string { return n.Name + suffixFrontend }
 
 // frontendDaemonSet holds the mirror's port on each Kubernetes node.
 func frontendDaemonSet(n *v1alpha1.PyrsiaNode, in podInputs) *appsac.DaemonSetApplyConfiguration {
