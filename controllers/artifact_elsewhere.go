@@ -3,6 +3,7 @@ package controllers
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -18,7 +19,7 @@ import (
 // elsewhere looks whether another Artifact has withdrawn the digest of this one
 // in the same repository, or restored it since: a withdrawal concerns all tags.
 func (r *ArtifactReconciler) elsewhere(ctx context.Context, art *v1alpha1.Artifact) (time.Duration, error) {
-	others, err := r.sameDigest(ctx, art)
+	others, err := r.sameImage(ctx, art, indexWithdrawal, maxWithdrawals)
 	if err != nil {
 		return 0, err
 	}
@@ -55,19 +56,28 @@ func withdrawalOf(art *v1alpha1.Artifact) (b *v1alpha1.Block, revoked bool) {
 	return nil, false
 }
 
-// sameDigest are the other Artifacts of a digest in a repository of a publisher.
-func (r *ArtifactReconciler) sameDigest(ctx context.Context, art *v1alpha1.Artifact) (others []v1alpha1.Artifact, err error) {
+// maxWithdrawals and maxSharing bound how many Artifacts of a digest are looked at
+// for another one. An image has a few tags: somebody may make Artifacts of thousands,
+// and none of these may cost a look at all the others.
+const (
+	maxWithdrawals = 100
+	maxSharing     = 1000
+)
+
+// sameImage are other Artifacts of a digest in a repository of a publisher, by an
+// index of them.
+func (r *ArtifactReconciler) sameImage(ctx context.Context, art *v1alpha1.Artifact, index string, limit int64) ([]v1alpha1.Artifact, error) {
 	list := new(v1alpha1.ArtifactList)
-	err = r.Client.List(ctx, list, client.InNamespace(art.Namespace), client.MatchingFields{indexDigest: art.Spec.Digest}, client.UnsafeDisableDeepCopy)
+	err := r.Client.List(ctx, list, client.InNamespace(art.Namespace), client.MatchingFields{index: imageKey(art)}, client.Limit(limit), client.UnsafeDisableDeepCopy)
 	if err != nil {
 		return nil, fmt.Errorf("listing the Artifacts of %s: %w", art.Spec.Digest, err)
 	}
-	for _, o := range list.Items {
-		if o.Name != art.Name && o.Spec.PublisherRef == art.Spec.PublisherRef && repository(&o) == repository(art) {
-			others = append(others, o)
-		}
-	}
-	return others, nil
+	return slices.DeleteFunc(list.Items, func(o v1alpha1.Artifact) bool { return o.Name == art.Name }), nil
+}
+
+// imageKey names a digest in a repository of a publisher.
+func imageKey(art *v1alpha1.Artifact) string {
+	return art.Spec.PublisherRef.Name + "/" + repository(art) + "@" + art.Spec.Digest
 }
 
 func repository(art *v1alpha1.Artifact) string {
@@ -87,13 +97,34 @@ func digestOf(obj client.Object) []string {
 	return []string{art.Spec.Digest}
 }
 
+// imageOf is an Artifact's value in indexImage: none if it publishes nothing.
+func imageOf(obj client.Object) []string {
+	art, ok := obj.(*v1alpha1.Artifact)
+	if !ok || art.Spec.PublisherRef.Name == "" {
+		return nil
+	}
+	return []string{imageKey(art)}
+}
+
+// withdrawnImageOf is an Artifact's value in indexWithdrawal.
+func withdrawnImageOf(obj client.Object) []string {
+	art, ok := obj.(*v1alpha1.Artifact)
+	if !ok {
+		return nil
+	}
+	if b, _ := withdrawalOf(art); b == nil {
+		return nil
+	}
+	return imageOf(art)
+}
+
 // sharing are the Artifacts that a withdrawal or a restoration concerns.
 func (r *ArtifactReconciler) sharing(ctx context.Context, obj client.Object) []reconcile.Request {
 	art, ok := obj.(*v1alpha1.Artifact)
 	if !ok {
 		return nil
 	}
-	others, err := r.sameDigest(ctx, art)
+	others, err := r.sameImage(ctx, art, indexImage, maxSharing)
 	if err != nil {
 		ctrl.LoggerFrom(ctx).Error(err, "waking those that a withdrawal concerns")
 		return nil

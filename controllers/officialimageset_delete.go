@@ -99,13 +99,18 @@ func (r *OfficialImageSetReconciler) wantedByNobody(ctx context.Context, set *v1
 	for i := range sets.Items {
 		stay[sets.Items[i].UID] = sets.Items[i].DeletionTimestamp.IsZero()
 	}
+	needed := map[string]bool{} // by digest: thousands of tags may have the same
 	for _, art := range own {
-		same := new(v1alpha1.ArtifactList)
-		if err := r.Client.List(ctx, same, client.MatchingFields{indexDigest: art.Spec.Digest}, client.UnsafeDisableDeepCopy); err != nil {
-			return nil, fmt.Errorf("listing the Artifacts of %s: %w", art.Spec.Digest, err)
+		digest := art.Spec.Digest
+		if _, known := needed[digest]; !known {
+			same := new(v1alpha1.ArtifactList)
+			if err := r.Client.List(ctx, same, client.MatchingFields{indexDigest: digest}, client.UnsafeDisableDeepCopy); err != nil {
+				return nil, fmt.Errorf("listing the Artifacts of %s: %w", digest, err)
+			}
+			needed[digest] = slices.ContainsFunc(same.Items, func(a v1alpha1.Artifact) bool { return needsContent(&a, stay) })
 		}
-		if !slices.ContainsFunc(same.Items, func(a v1alpha1.Artifact) bool { return needsContent(&a, stay) }) {
-			ids = append(ids, control.ArtifactID{Image: art.Spec.Image, Digest: art.Spec.Digest})
+		if !needed[digest] {
+			ids = append(ids, control.ArtifactID{Image: art.Spec.Image, Digest: digest})
 		}
 	}
 	return ids, nil

@@ -168,8 +168,12 @@ func (p *pass) keep(have map[string][]*v1alpha1.Artifact) {
 	if len(unlisted) == 0 {
 		return
 	}
+	wanted := make(map[string]bool, len(p.wanted))
+	for _, name := range p.wanted {
+		wanted[name] = true
+	}
 	for name := range have {
-		if image, err := ledger.ParseImage(name); err == nil && unlisted[image.Name()] && !slices.Contains(p.wanted, name) {
+		if image, err := ledger.ParseImage(name); err == nil && unlisted[image.Name()] && !wanted[name] {
 			p.wanted = append(p.wanted, name)
 		}
 	}

@@ -31,6 +31,10 @@ const (
 	indexStage = "stage"
 	// indexDigest finds the Artifacts of a digest.
 	indexDigest = "digest"
+	// indexImage finds the Artifacts of a digest in a repository of a publisher, and
+	// indexWithdrawal those of them that have withdrawn or restored it.
+	indexImage      = "image"
+	indexWithdrawal = "withdrawal"
 	// indexOwner finds the Artifacts that an OfficialImageSet holds, by its UID.
 	indexOwner = "owner"
 )
@@ -110,6 +114,8 @@ func setupIndexes(ctx context.Context, indexer client.FieldIndexer) error {
 		{&v1alpha1.OfficialImageSet{}, indexPublisher, publisherOf},
 		{&v1alpha1.Artifact{}, indexStage, stageOf},
 		{&v1alpha1.Artifact{}, indexDigest, digestOf},
+		{&v1alpha1.Artifact{}, indexImage, imageOf},
+		{&v1alpha1.Artifact{}, indexWithdrawal, withdrawnImageOf},
 		{&v1alpha1.Artifact{}, indexOwner, owners},
 	} {
 		if err := indexer.IndexField(ctx, index.obj, index.field, index.value); err != nil {

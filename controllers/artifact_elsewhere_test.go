@@ -1,0 +1,94 @@
+package controllers
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
+)
+
+// countedLists counts what is read by lists.
+type countedLists struct {
+	client.Client
+	lists, items int
+}
+
+func (l *countedLists) List(ctx context.Context, list client.ObjectList, opts ...client.ListOption) error {
+	err := l.Client.List(ctx, list, opts...)
+	l.lists++
+	l.items += meta.LenList(list)
+	return err
+}
+
+// cachedClient reads from a cache like the operator's, of one namespace.
+func (c *cluster) cachedClient(t *testing.T, namespace string) *countedLists {
+	t.Helper()
+	options := CacheOptions(DefaultHostRules("pyrsia-system"))
+	options.Scheme, options.DefaultNamespaces = c.scheme, map[string]cache.Config{namespace: {}}
+	reader, err := cache.New(c.env.Config, options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := setupIndexes(t.Context(), reader); err != nil {
+		t.Fatal(err)
+	}
+	go func() { _ = reader.Start(t.Context()) }()
+	if !reader.WaitForCacheSync(t.Context()) {
+		t.Fatal("the cache is not filled")
+	}
+	cached, err := client.New(c.env.Config, client.Options{Scheme: c.scheme, Cache: &client.CacheOptions{Reader: reader}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &countedLists{Client: cached}
+}
+
+// Whoever may make Artifacts can give thousands the same digest: to look at one
+// takes no look at all the others, and to drop the content of a set's takes one
+// for each digest.
+func TestArtifactsOfOneDigestTakeLittleWork(t *testing.T) {
+	t.Parallel()
+	c := testCluster(t)
+	ns := c.namespace(t)
+	const many = 30
+	d := digest.FromString("x").String()
+	set := imageSet(ns, time.Hour, v1alpha1.ImageTags{Repository: "alpine"})
+	for i := range many {
+		set.Spec.Images[0].Tags = append(set.Spec.Images[0].Tags, fmt.Sprint(i))
+	}
+	c.create(t, set) // it waits for its publisher
+	for i := range many {
+		image := fmt.Sprintf("docker.io/library/alpine:%d", i)
+		c.create(t, ownedByHand(byHand(ns, artifactName(image, d), image, d), set))
+	}
+	cached := c.cachedClient(t, ns)
+	art := byHand(ns, artifactName("docker.io/library/alpine:1", d), "", "")
+	if err := cached.Get(t.Context(), client.ObjectKeyFromObject(art), art); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := (&ArtifactReconciler{Client: cached}).elsewhere(t.Context(), art); err != nil || cached.items > 0 {
+		t.Errorf("to look at an Artifact %d others are looked at that have withdrawn nothing, %v", cached.items, err)
+	}
+	cached.lists = 0
+	ids, err := (&OfficialImageSetReconciler{Client: cached}).wantedByNobody(t.Context(), deleted(set))
+	if err != nil || cached.lists > 3 {
+		t.Errorf("to find out who else wants a digest %d lists are read, %v", cached.lists, err)
+	}
+	if len(ids) != 0 { // the set stays, in the cache
+		t.Errorf("%d of them are wanted by nobody", len(ids))
+	}
+}
+
+func deleted(set *v1alpha1.OfficialImageSet) *v1alpha1.OfficialImageSet {
+	set = set.DeepCopy()
+	set.DeletionTimestamp = new(metav1.Now())
+	return set
+}
