@@ -51,8 +51,7 @@ func outdated[O client.Object, A runtime.ApplyConfiguration](ctx context.Context
 ) (bool, error) {
 	key := client.ObjectKey{Namespace: n.Namespace, Name: name}
 	err := a.client.Get(ctx, key, live)
-	_, stripped := live.GetAnnotations()[annotationStripped]
-	if apierrors.IsNotFound(err) || err == nil && stripped && metav1.IsControlledBy(live, n) {
+	if apierrors.IsNotFound(err) || err == nil && isStripped(live) && metav1.IsControlledBy(live, n) {
 		live.SetAnnotations(nil) // what is read is put into it
 		if err = a.live.Get(ctx, key, live); apierrors.IsNotFound(err) {
 			return true, nil

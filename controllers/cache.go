@@ -40,8 +40,9 @@ const (
 	suffixExposure = "-p2p"
 )
 
-// annotationStripped is on what has only its identity in the cache, and on
-// Artifacts that are kept without their owners. No other annotations are on that.
+// annotationStripped is on what has only its identity in the cache, on Artifacts
+// without their owners, and on PyrsiaNodes without their place. No other annotations
+// are on that.
 const annotationStripped = "pyrsia.io/stripped"
 
 // CacheOptions keep out of the cache what the operator has not made, and the
@@ -58,11 +59,12 @@ func CacheOptions(hosts HostRules) cache.Options {
 		namespaces[ns] = cache.Config{}
 	}
 	return cache.Options{DefaultNamespaces: namespaces, DefaultTransform: stripMeta, ByObject: map[client.Object]cache.ByObject{
-		&appsv1.StatefulSet{}: own(stripOwned),
-		&appsv1.DaemonSet{}:   own(stripOwned),
-		&corev1.Service{}:     own(stripOwned),
-		&corev1.Pod{}:         own(stripPod),
-		&v1alpha1.Artifact{}:  {Transform: stripArtifact},
+		&appsv1.StatefulSet{}:  own(stripOwned),
+		&appsv1.DaemonSet{}:    own(stripOwned),
+		&corev1.Service{}:      own(stripOwned),
+		&corev1.Pod{}:          own(stripPod),
+		&v1alpha1.Artifact{}:   {Transform: stripArtifact},
+		&v1alpha1.PyrsiaNode{}: {Transform: stripNode},
 	}}
 }
 
@@ -75,6 +77,24 @@ func stripMeta(obj any) (any, error) {
 		m.SetLabels(only(m.GetLabels(), labelMirrors))
 	}
 	return obj, nil
+}
+
+// stripNode leaves out what a PyrsiaNode says of its pods' place and resources if
+// that is large: the API bounds neither, and an empty term of 3 bytes takes 50 here,
+// and as much again in each copy.
+func stripNode(obj any) (any, error) {
+	obj, err := stripMeta(obj)
+	if n, ok := obj.(*v1alpha1.PyrsiaNode); ok && n.Spec.Affinity.Size()+n.Spec.Resources.Size() > maxCached {
+		n.Spec.Affinity, n.Spec.Resources = nil, nil
+		n.SetAnnotations(map[string]string{annotationStripped: ""})
+	}
+	return obj, err
+}
+
+// isStripped tells whether an object of the cache lacks something.
+func isStripped(o client.Object) bool {
+	_, stripped := o.GetAnnotations()[annotationStripped]
+	return stripped
 }
 
 // stripOwned leaves of what is not made for a PyrsiaNode, of what is being deleted

@@ -65,6 +65,8 @@ func TestCacheKeepsLittleOfOthers(t *testing.T) {
 	held.SetFinalizers([]string{"example.com/" + large, "example.com/small"})
 	heir := fill(node(v1alpha1.RoleMirror, "mirror"), false)
 	heir.SetOwnerReferences(crowd.GetOwnerReferences())
+	placed := node(v1alpha1.RoleMirror, "mirror")
+	placed.Spec.Affinity = placement(100_000)
 	template := corev1.PodTemplateSpec{Spec: corev1.PodSpec{Containers: []corev1.Container{{Args: []string{large}}}}}
 	affinity := &corev1.Affinity{PodAffinity: &corev1.PodAffinity{RequiredDuringSchedulingIgnoredDuringExecution: []corev1.PodAffinityTerm{{TopologyKey: large}}}}
 	for name, obj := range map[string]client.Object{
@@ -78,6 +80,7 @@ func TestCacheKeepsLittleOfOthers(t *testing.T) {
 		"one of many":       crowd, // owners
 		"one that is held":  held,
 		"an owned node":     heir,
+		"a placed node":     fill(placed, false),
 		"an image set":      fill(new(v1alpha1.OfficialImageSet), false),
 		"a namespace":       fill(&metav1.PartialObjectMetadata{}, false),
 		"a pod of the past": fill(&corev1.Pod{Status: corev1.PodStatus{ContainerStatuses: []corev1.ContainerStatus{{Name: large}}}}, false),
@@ -131,6 +134,30 @@ func TestCacheKeepsWhatTheOperatorMakes(t *testing.T) {
 			t.Errorf("the %T %s is not the same any more: %+v", tc.obj, tc.name, kept)
 		}
 	}
+}
+
+// placement is an affinity of many terms, each of which says nothing.
+func placement(terms int) *corev1.Affinity {
+	return &corev1.Affinity{NodeAffinity: &corev1.NodeAffinity{RequiredDuringSchedulingIgnoredDuringExecution: &corev1.NodeSelector{
+		NodeSelectorTerms: make([]corev1.NodeSelectorTerm, terms)}}}
+}
+
+// A PyrsiaNode whose rules of placement are too large for the cache says so, and
+// goes on when they are smaller.
+func TestPlacementThatIsTooLarge(t *testing.T) {
+	t.Parallel()
+	c := testCluster(t)
+	n := publisherNode(c.namespace(t), "http://127.0.0.1:1")
+	n.Spec.Affinity = placement(20_000)
+	c.create(t, n)
+	got := c.awaitCondition(t, n, v1alpha1.ConditionKeysReady, metav1.ConditionFalse, "SpecTooLarge")
+	if !strings.Contains(got.Message, "spec.affinity") || len(n.Spec.Affinity.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms) != 20_000 {
+		t.Errorf("it is changed, or told %q", got.Message)
+	}
+	c.awaitCondition(t, n, v1alpha1.ConditionStalled, metav1.ConditionTrue, "SpecTooLarge")
+	c.change(t, n, func(s *v1alpha1.PyrsiaNodeSpec) { s.Affinity = placement(1) })
+	c.awaitCondition(t, n, v1alpha1.ConditionKeysReady, metav1.ConditionTrue, "")
+	c.awaitTemplate(t, n)
 }
 
 // A workload that is too large for the cache is put right like any other, and then

@@ -56,8 +56,7 @@ func alike(a, b *v1alpha1.Artifact) bool {
 // isFull tells whether an Artifact has no room for another owner: with more, it
 // would be kept without any.
 func isFull(art *v1alpha1.Artifact) bool {
-	_, stripped := art.Annotations[annotationStripped]
-	return stripped || len(art.OwnerReferences) >= maxOwners
+	return isStripped(art) || len(art.OwnerReferences) >= maxOwners
 }
 
 func ownedBy(art *v1alpha1.Artifact, set *v1alpha1.OfficialImageSet) bool {

@@ -53,14 +53,17 @@ func (r *PyrsiaNodeReconciler) cleanup(ctx context.Context, n *v1alpha1.PyrsiaNo
 	if !controllerutil.ContainsFinalizer(n, containerdFinalizer) {
 		return 0, nil
 	}
-	// The cache may still show what is gone already: nothing may be made for that.
-	if err := r.applier.live.Get(ctx, client.ObjectKeyFromObject(n), n); err != nil || !controllerutil.ContainsFinalizer(n, containerdFinalizer) || n.DeletionTimestamp.IsZero() {
-		return 0, wrap(client.IgnoreNotFound(err), "reading the PyrsiaNode again")
-	}
 	// Whoever makes the PyrsiaNode can write any finalizer: it gives no power over
 	// the Kubernetes nodes, which publishers do not have.
 	if n.Spec.Role != v1alpha1.RoleMirror {
 		return 0, r.release(ctx, n)
+	}
+	// The cache may still show what is gone already: nothing may be made for that.
+	if err := r.applier.live.Get(ctx, client.ObjectKeyFromObject(n), n); err != nil || !controllerutil.ContainsFinalizer(n, containerdFinalizer) || n.DeletionTimestamp.IsZero() {
+		return 0, wrap(client.IgnoreNotFound(err), "reading the PyrsiaNode again")
+	}
+	if _, err := stripNode(n); err != nil {
+		return 0, err
 	}
 	before := n.DeepCopy()
 	done, err := r.restoreAll(ctx, n)

@@ -2,6 +2,8 @@ package controllers
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"sync"
 	"time"
 
@@ -67,6 +69,12 @@ func (r *PyrsiaNodeReconciler) Reconcile(ctx context.Context, req ctrl.Request) 
 	if !n.DeletionTimestamp.IsZero() {
 		next, err := r.cleanup(ctx, n)
 		return ctrl.Result{RequeueAfter: next}, err
+	}
+	if isStripped(n) {
+		before := n.DeepCopy()
+		message := fmt.Sprintf("spec.affinity and spec.resources take more than %d KiB together: nothing is made or changed for this PyrsiaNode until they are smaller", maxCached>>10)
+		setFailed(n, v1alpha1.ConditionKeysReady, "SpecTooLarge", message)
+		return r.status.finish(ctx, before, n, 0, reconcile.TerminalError(errors.New(message)))
 	}
 	may, err := r.judge(ctx, n)
 	if err != nil {

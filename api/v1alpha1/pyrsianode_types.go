@@ -116,7 +116,7 @@ type PyrsiaNodeSpec struct {
 	Tolerations []corev1.Toleration `json:"tolerations,omitempty"`
 
 	// affinity chooses the Kubernetes nodes on which the pods run by more than
-	// labels that must be there.
+	// labels that must be there. It takes at most 32 KiB, together with resources.
 	// +optional
 	Affinity *corev1.Affinity `json:"affinity,omitempty"`
 
