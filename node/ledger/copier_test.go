@@ -306,3 +306,38 @@ func TestMirrorServesEveryTile(t *testing.T) {
 		}
 	}
 }
+
+// What contradicts the verified ledger, be it signed by the key that counts, replaces
+// no tile of it on the disk: a restart finds all that was there.
+func TestTilesOfAForkReplaceNothing(t *testing.T) {
+	t.Parallel()
+	p := newPublisher(t)
+	fork := &publisher{skey: p.skey, vkey: p.vkey, path: t.TempDir()}
+	fork.open(t)
+	const blocks = torchwood.TileWidth + 20 // a tile of the second level
+	p.publishMany(t, blocks)
+	fork.mustAppend(t, stolenImage, "another history")
+	fork.publishMany(t, blocks+1)
+	f := newFollower(t, p.vkey)
+	mustFollow(t, f, p)
+	var asked sync.Map
+	// Each tile is bad when it is asked for first: all are fetched once more.
+	hostile := altered(t, fork.Ledger, func(path string, b []byte) []byte {
+		if _, again := asked.LoadOrStore(path, true); !again && strings.HasPrefix(path, "/tile/") {
+			return make([]byte, len(b))
+		}
+		return b
+	})
+	for range 2 {
+		if grown, err := f.Sync(t.Context(), hostile); err == nil || grown {
+			t.Errorf("the fork: %v, %v", grown, err)
+		}
+	}
+	if n := f.Refused(EvidenceFork); n == 0 {
+		t.Error("the fork was not seen as one")
+	}
+	f = f.reopen(t, p.vkey)
+	if f.Size() != blocks {
+		t.Errorf("%d blocks after a restart, want %d", f.Size(), blocks)
+	}
+}

@@ -243,7 +243,9 @@ func (f *Follower) adopt(ctx context.Context, head, c Checkpoint, offer *offered
 		return ctx.Err()
 	}
 	tr := &copier{dir: f.dir, source: offer.source, useLocal: useLocal}
-	if err := f.checkGrowth(ctx, tr, head, c); err != nil {
+	// Until c is known to extend the head, its tiles must not take the place of those
+	// that were verified.
+	if err := f.checkGrowth(ctx, discarding{tr}, head, c); err != nil {
 		return err
 	}
 	return f.commit(ctx, tr, c, offer)
