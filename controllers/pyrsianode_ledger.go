@@ -266,7 +266,8 @@ func judgeCheckpoint(out report, role v1alpha1.Role, v *ledger.Verifier, floor *
 		return out
 	}
 	if floor != nil {
-		if err := ledger.VerifyConsistency(*floor, checkpoint, got.Consistency); err != nil {
+		err := ledger.VerifyConsistency(*floor, checkpoint, got.Consistency)
+		if err != nil && !(role == v1alpha1.RoleMirror && cameBack(v, floor, checkpoint)) {
 			out.reason = reasonForked
 			out.message = "its ledger does not extend the one verified before, in status.ledger.checkpoint: two histories were signed; do not trust this ledger before you know why"
 			return out
@@ -274,6 +275,19 @@ func judgeCheckpoint(out report, role v1alpha1.Role, v *ledger.Verifier, floor *
 	}
 	out.checkpoint = &checkpoint
 	return out
+}
+
+// cameBack tells whether what was verified of a mirror was signed by keys alone that had
+// handed the ledger over to the one that signs now. Then it was misled by whoever has
+// such a key, until it was given the publisher's; its pods keep evidence of it.
+func cameBack(v *ledger.Verifier, floor *ledger.Checkpoint, now ledger.Checkpoint) bool {
+	newest, err := ledger.NewVerifier(v.Newest())
+	if err != nil {
+		return false
+	}
+	_, before := ledger.VerifyCheckpoint(newest, floor.Signed)
+	_, after := ledger.VerifyCheckpoint(newest, now.Signed)
+	return before != nil && after == nil
 }
 
 func rolledBack(got, want int64) string {

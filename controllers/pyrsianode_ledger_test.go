@@ -184,6 +184,53 @@ func TestAlarmsAreJudged(t *testing.T) {
 	}
 }
 
+// A mirror that followed whoever has a retired key, and was then given the publisher's,
+// has another history than what was verified of it: that is the end of the misuse, and
+// no fork. What the retired key alone signs, or a publisher, takes nothing back.
+func TestMirrorComesBackFromARetiredKey(t *testing.T) {
+	b, next := newBook(t).add(t, "a"), newBook(t)
+	misled := b.fork().add(t, "a", "x")
+	after, rotation := b.handOver(t, next)
+	next.hashes, next.size = after.hashes, after.size
+	next.add(t, "c")
+	for name, tc := range map[string]struct {
+		role   v1alpha1.Role
+		signer *book
+		want   string
+		key    string // in the status
+	}{
+		"a mirror, by the next key":              {v1alpha1.RoleMirror, next, "", next.key},
+		"a mirror, by the key before":            {v1alpha1.RoleMirror, after.add(t, "c", "d"), reasonForked, b.key},
+		"a mirror, by the next key, and again":   {v1alpha1.RoleMirror, next.fork().add(t, "z", "z", "z", "z"), reasonForked, next.key},
+		"a publisher, which has no other ledger": {v1alpha1.RolePublisher, next, reasonForked, b.key},
+	} {
+		n := node(tc.role, "mirror")
+		look := func(said control.LedgerStatus) report {
+			t.Helper()
+			floor, err := verifiedBefore(n)
+			if err != nil {
+				t.Fatal(err)
+			}
+			said.Rotations = []control.Rotation{rotation}
+			got := judge(tc.role, pinnedKey(n, podInputs{ledgerKey: b.key}), floor, &control.Status{PeerID: "12D3KooW", Ledger: said})
+			record(n, []report{got})
+			return got
+		}
+		if got := look(misled.status(t, 0)); got.reason != "" {
+			t.Fatalf("%s: at first %q: %s", name, got.reason, got.message)
+		}
+		if tc.key == next.key && tc.want != "" {
+			look(next.status(t, 2))
+		}
+		if got := look(tc.signer.status(t, n.Status.Ledger.Size)); got.reason != tc.want || n.Status.Ledger.Key != tc.key {
+			t.Errorf("%s: %q (%s), and the key is %s", name, got.reason, got.message, n.Status.Ledger.Key)
+		}
+		if tc.want == "" && n.Status.Ledger.Size != tc.signer.size {
+			t.Errorf("%s: the floor is of %d blocks", name, n.Status.Ledger.Size)
+		}
+	}
+}
+
 // A key that was handed over is pinned from then on, with a checkpoint of its own.
 func TestRecordFollowsARotation(t *testing.T) {
 	b, next := newBook(t).add(t, "a"), newBook(t)
