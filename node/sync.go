@@ -122,10 +122,10 @@ func (n *Node) syncFrom(ctx context.Context, s source) (grown bool, err error) {
 	before := n.ledger.Size()
 	grown, err = n.follower.Sync(ctx, s)
 	switch {
-	case errors.Is(err, ledger.ErrForked), errors.Is(err, ledger.ErrRolledBack):
-		n.log.Error("ALARM: the publisher has signed what contradicts the verified ledger: see 'pyrsia evidence'", "peer", s.name, "error", err)
 	case errors.Is(err, ledger.ErrRetiredKey), errors.Is(err, ledger.ErrTwoSuccessors):
 		n.log.Error("ALARM: a key of the ledger is in the wrong hands: see 'pyrsia evidence'", "peer", s.name, "error", err)
+	case errors.Is(err, ledger.ErrForked), errors.Is(err, ledger.ErrRolledBack):
+		n.log.Error("ALARM: the publisher has signed what contradicts the verified ledger: see 'pyrsia evidence'", "peer", s.name, "error", err)
 	case err != nil && ctx.Err() == nil:
 		n.log.Debug("asking a peer for the ledger", "peer", s.name, "error", err)
 	case grown:

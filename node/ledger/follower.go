@@ -77,8 +77,7 @@ func (f *Follower) Sync(ctx context.Context, source torchwood.TileReader) (grown
 	if err != nil || c.Signed == nil {
 		return false, err
 	}
-	head, _ := was.at()
-	if newest := was.trust.newest.vkey; c.Tree.N > head.Tree.N && !f.heard.wasAsked(newest) {
+	if newest := was.trust.newest.vkey; f.mustAsk(was, c) {
 		// Before all the blocks are fetched: it may count no more.
 		if err := f.askOthers(ctx, &unaskedError{keys: []string{newest}, previous: []string{newest}}, growTimeout); err != nil {
 			return false, err
@@ -113,7 +112,11 @@ func (f *Follower) adoptNext(ctx context.Context, was *position, c Checkpoint, o
 		}
 	}
 	if c.Tree.N < head.Tree.N {
-		return false, f.checkOlder(ctx, head, c, offer.who)
+		err := f.checkOlder(ctx, head, c)
+		if errors.Is(err, ErrForked) || errors.Is(err, ErrRolledBack) {
+			err = f.refuseOffer(ctx, c, offer, f.blame(ctx, was.trust, c, err))
+		}
+		return false, err
 	}
 	if ok && c.Tree == head.Tree {
 		return false, f.refresh(ctx, head, c)
@@ -139,8 +142,8 @@ func (f *Follower) adoptNext(ctx context.Context, was *position, c Checkpoint, o
 			return f.adoptInstead(ctx, before, c, offer)
 		}
 	}
-	if both := f.heard.outside(was.trust); errors.Is(err, ErrForked) && len(both) > 1 {
-		err = errors.Join(&twoSuccessorsError{both}, err) // it is not the publisher's doing
+	if errors.Is(err, ErrForked) {
+		err = f.blame(ctx, was.trust, c, err)
 	}
 	if err == nil {
 		f.before.Store(nil)
@@ -161,10 +164,14 @@ func (f *Follower) refuseOffer(ctx context.Context, c Checkpoint, offer *offered
 		if both, ok := errors.AsType[*twoSuccessorsError](err); ok {
 			e.Rotations = both.rotations
 		}
-	case errors.Is(err, ErrForked):
-		e.Kind = EvidenceFork
+	case errors.Is(err, errUnsigned):
+		e.Kind = EvidenceBadSignature
 	case errors.Is(err, ErrRetiredKey):
 		e.Kind, e.Key = EvidenceRetiredKey, c.signers[0]
+	case errors.Is(err, ErrForked):
+		e.Kind = EvidenceFork
+	case errors.Is(err, ErrRolledBack):
+		e.Kind = EvidenceRollback
 	case errors.Is(err, errHandOver), errors.Is(err, errNoTime):
 		e.Kind = EvidenceBadSignature
 	}
@@ -180,7 +187,7 @@ func (f *Follower) refuse(e Evidence, err error) error {
 // checkOlder looks at a checkpoint that is smaller than the head. A peer may
 // be behind; but what the publisher signed must be in the verified ledger, and
 // must not be newer by its clock.
-func (f *Follower) checkOlder(ctx context.Context, head, c Checkpoint, who string) error {
+func (f *Follower) checkOlder(ctx context.Context, head, c Checkpoint) error {
 	if f.before.Load() != nil {
 		return nil // the head's tree is not verified by this key yet
 	}
@@ -190,12 +197,10 @@ func (f *Follower) checkOlder(ctx context.Context, head, c Checkpoint, who strin
 	}
 	switch {
 	case root != c.Tree.Hash:
-		err := fmt.Errorf("%w: at %d blocks, root %s was verified and the checkpoint has root %s", ErrForked, c.Tree.N, root, c.Tree.Hash)
-		return f.refuse(Evidence{Kind: EvidenceFork, Peer: who, Received: string(c.Signed), by: c.signers}, err)
+		return fmt.Errorf("%w: at %d blocks, root %s was verified and the checkpoint has root %s", ErrForked, c.Tree.N, root, c.Tree.Hash)
 	case c.rolledBack(head, time.Now()):
-		err := fmt.Errorf("%w: %d blocks at %s, and %d blocks at %s", ErrRolledBack,
+		return fmt.Errorf("%w: %d blocks at %s, and %d blocks at %s", ErrRolledBack,
 			head.Tree.N, head.Time.Format(time.RFC3339), c.Tree.N, c.Time.Format(time.RFC3339))
-		return f.refuse(Evidence{Kind: EvidenceRollback, Peer: who, Received: string(c.Signed), by: c.signers}, err)
 	default:
 		return nil
 	}

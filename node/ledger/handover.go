@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,10 +11,6 @@ import (
 	"filippo.io/torchwood"
 	"golang.org/x/mod/sumdb/tlog"
 )
-
-// ErrRetiredKey is returned for a checkpoint that a key signed which has handed
-// the ledger over.
-var ErrRetiredKey = errors.New("signed by a retired key")
 
 // trust is who may sign what follows on a tree, by the RotateKey blocks in it.
 // It does not change; follow makes another one.
@@ -45,6 +42,14 @@ func (t *trust) newRotations() (out []Rotation) {
 		out = append(out, t.rotations[i])
 	}
 	return out
+}
+
+// unproven are the RotateKey entries in the tree of which no proof is at hand: a
+// copy that began with a later key was not told any.
+func (t *trust) unproven() []string {
+	return slices.DeleteFunc(slices.Clone(t.entries), func(entry string) bool {
+		return slices.ContainsFunc(t.rotations, func(r Rotation) bool { return r.Entry == entry })
+	})
 }
 
 // verifier accepts what the newest key signed.
@@ -102,11 +107,10 @@ func (l *Ledger) follow(ctx context.Context, tr torchwood.TileReader, c Checkpoi
 	next := *was.trust
 	next.handedOver = nil
 	told = slices.Concat(was.trust.rotations, told)
-	if from == 0 {
-		// What was kept may be of a tree that never became the head.
-		next.rotations = nil
-	}
 	p := proven{ctx, l.cache.over(tr), c.Tree}
+	if next.rotations, err = l.proofsBelow(p, from, c, told); err != nil {
+		return c, nil, err
+	}
 	for _, b := range blocks {
 		counts := b.Previous == next.newest.vkey && !slices.Contains(next.given, b.Key) && b.Key != b.Previous
 		proof, err := handOverProof(p, c, b, told)
@@ -126,9 +130,37 @@ func (l *Ledger) follow(ctx context.Context, tr torchwood.TileReader, c Checkpoi
 	}
 	signed, err := VerifyCheckpoint(next.verifier(), c.Signed)
 	if err != nil {
-		return c, nil, fmt.Errorf("%w: %w: the ledger of %d blocks was handed over to the key %s, which has not signed it: %w", errHandOver, ErrRetiredKey, c.Tree.N, next.newest.vkey, err)
+		return c, nil, fmt.Errorf("%w: %w: the ledger of %d blocks was handed over to %s: %w", errHandOver, errUnsigned, c.Tree.N, next.newest.vkey, err)
 	}
 	return signed, &next, nil
+}
+
+// proofsBelow are the proofs of the blocks below the head's size, with those that are
+// told now of blocks that had none. The caller holds mu.
+func (l *Ledger) proofsBelow(p proven, size int64, c Checkpoint, told []Rotation) ([]Rotation, error) {
+	if size == 0 {
+		return nil, nil // what was kept may be of a tree that never became the head
+	}
+	t := l.now().trust
+	unproven := t.unproven()
+	if len(unproven) == 0 {
+		return t.rotations, nil
+	}
+	blocks, err := l.rotationBlocks(p.ctx, p.tree, 0)
+	if err != nil {
+		return nil, err
+	}
+	out := slices.Clone(t.rotations)
+	for _, b := range blocks {
+		if !slices.Contains(unproven, string(b.data)) {
+			continue
+		}
+		if proof, err := handOverProof(p, c, b, told); err == nil {
+			out = append(out, proof)
+		}
+	}
+	slices.SortStableFunc(out, func(a, b Rotation) int { return cmp.Compare(heightOf(a), heightOf(b)) })
+	return out, nil
 }
 
 // rotationBlocks are the RotateKey blocks of an indexed tree from a height on,

@@ -192,9 +192,76 @@ func TestOldKeyAloneIsRefusedOnceTheBlockIsThere(t *testing.T) {
 	both := r.thief(t, copyDir(t, r.both), r.oldSkey, r.newSkey)
 	mustFollow(t, f, both)
 	mustNewestKey(t, f, r.newVkey)
+	named := newFollower(t, r.oldVkey)
+	mustFollow(t, named, both)
+	stolen, _ := newKey(t)
+	mustRefuse(t, named, serve(t, r.thief(t, copyDir(t, r.both), r.oldSkey, stolen).Ledger), EvidenceRetiredKey, both)
 	thief := r.thief(t, r.both, r.oldSkey)
 	thief.mustAppend(t, "docker.io/library/evil:1", "evil")
-	mustRefuse(t, f, serve(t, thief.Ledger), EvidenceRetiredKey, r.publisher)
+	source := serve(t, thief.Ledger)
+	mustRefuse(t, f, source, EvidenceBadSignature, r.publisher) // which somebody may have taken off
+	mustRefuse(t, f, source, EvidenceRetiredKey, r.publisher)   // no: it is another ledger
+}
+
+// While both keys sign, anyone can take the new one's signature off: that is no proof
+// that somebody else has the old key, neither to a mirror that has followed nor to
+// one that has not.
+func TestSignatureTakenOffIsNoMisuse(t *testing.T) {
+	t.Parallel()
+	p := newPublisher(t)
+	old, oldV := p.skey, p.vkey
+	p.mustAppend(t, alpine, "one")
+	behind := newFollower(t, oldV)
+	mustFollow(t, behind, p)
+	second, secondV := newKey(t)
+	if err := p.reopen(t, old, second); err != nil {
+		t.Fatal(err)
+	}
+	f := newFollower(t, oldV)
+	mustFollow(t, f, p)
+	p.mustAppend(t, alpine, "two")
+	v, err := NewVerifier(oldV)
+	if err != nil {
+		t.Fatal(err)
+	}
+	head, _ := p.Head()
+	for _, m := range []*Follower{f, behind} {
+		mustRefuse(t, m, withCheckpoint(t, p.Ledger, v.only(head.Signed)), EvidenceBadSignature, p)
+		mustNewestKey(t, m, secondV)
+		if n := m.Refused(EvidenceRetiredKey); n != 0 {
+			t.Errorf("%d refusals for a key that is misused", n)
+		}
+	}
+}
+
+// Mirrors that were given a later key tell those with an earlier one of the hand-over
+// as well, also if they were not told the proof at first.
+func TestMirrorsOfALaterKeyTellOfTheHandOver(t *testing.T) {
+	t.Parallel()
+	r := newRotated(t)
+	began, lost := newFollower(t, r.newVkey), newFollower(t, r.newVkey)
+	for _, m := range []*Follower{began, lost} {
+		mustFollow(t, m, r.publisher)
+	}
+	mustRemove(t, lost.dir.path, rotationsFile)
+	lost = lost.reopen(t, r.newVkey)
+	if n := len(lost.Rotations()); n != 0 {
+		t.Fatalf("it has %d proofs", n)
+	}
+	r.mustAppend(t, alpine, "four")
+	mustFollow(t, lost, r.publisher)
+	lost = lost.reopen(t, r.newVkey) // they are on the disk
+	for _, m := range []*Follower{began, lost} {
+		f, witness := r.missedRotation(t), serve(t, m.Ledger)
+		f.Others = func() []torchwood.TileReader { return []torchwood.TileReader{witness} }
+		if grown, err := f.Sync(t.Context(), serve(t, r.plainThief(t).Ledger)); !errors.Is(err, ErrRetiredKey) || grown {
+			t.Errorf("the thief's ledger: %v, %v", grown, err)
+		}
+		if _, err := f.Sync(t.Context(), witness); err != nil || f.Size() != m.Size() {
+			t.Errorf("%d blocks of %d, %v", f.Size(), m.Size(), err)
+		}
+		mustNewestKey(t, f, r.newVkey)
+	}
 }
 
 // What a peer has that is behind is no attack: the old key signed it while it counted.

@@ -118,8 +118,17 @@ func (l *Ledger) keepKeys(newest string, more []Rotation) error {
 }
 
 // recorded is who may sign while no checkpoint on this disk is verified: the newest
-// key that this copy has followed to, although the blocks that say so are damaged.
+// key that this copy has followed to, although the blocks that say so are damaged. If
+// the record is lost too, the proofs say it: they were kept as their tree was adopted.
 func (l *Ledger) recorded(pinned *trust) (*trust, error) {
+	if l.record.newest() == "" {
+		v := (&Verifier{keys: []publicKey{pinned.newest}}).WithAll(pinned.rotations)
+		out := &trust{newest: v.newest(), rotations: pinned.rotations}
+		for _, k := range v.keys[:len(v.keys)-1] {
+			out.given = append(out.given, k.vkey)
+		}
+		return out, nil
+	}
 	if !l.record.leadsFrom(l.vkey) {
 		return pinned, nil
 	}

@@ -175,7 +175,7 @@ func (l *Ledger) distrust(signed []byte, cause error) error {
 // loadCheckpoint makes a stored checkpoint the head.
 func (l *Ledger) loadCheckpoint(ctx context.Context, c Checkpoint) error {
 	err := l.advance(ctx, l.dir, c, nil, l.keepRotations)
-	if errors.Is(err, ErrRetiredKey) {
+	if errors.Is(err, errUnsigned) {
 		switch {
 		case l.record == nil || slices.Contains(c.signers, l.record.newest()):
 			err = l.advanceAsBefore(ctx, c)

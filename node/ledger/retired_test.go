@@ -99,6 +99,72 @@ func TestNewMirrorAsksBeforeItsFirstCheckpoint(t *testing.T) {
 	mustNotHave(t, f.Ledger, stolenImage)
 }
 
+// A mirror that ran on, cut off from all others, while the key was rotated asks them
+// again before it takes a block by the old key, or believes that this key is alive.
+func TestMirrorThatWasCutOffAsksAgain(t *testing.T) {
+	t.Parallel()
+	r := newRotated(t)
+	thief := r.plainThief(t)
+	honest := serve(t, r.publisher.Ledger)
+	for name, offers := range map[string]func(f *Follower) *Source{
+		"a block": func(*Follower) *Source { return serve(t, thief.Ledger) },
+		"the same blocks, signed again": func(f *Follower) *Source {
+			had, _ := f.Head()
+			old := &publisher{skey: r.oldSkey, vkey: r.oldVkey}
+			return withCheckpoint(t, f.Ledger, old.signed(t, had.Origin, had.Tree, had.Time.Add(time.Minute)))
+		},
+	} {
+		f := r.missedRotation(t)
+		f.heard.asked[r.oldVkey] = true // when there was no hand-over yet
+		f.Others = func() []torchwood.TileReader { return []torchwood.TileReader{honest} }
+		at := *f.now()
+		at.since = at.since.Add(-2 * silence)
+		f.position.Store(&at)
+		before, _ := f.Head()
+		for range 2 {
+			if grown, _ := f.Sync(t.Context(), offers(f)); grown {
+				t.Errorf("%s: the mirror has grown", name)
+			}
+		}
+		if after, _ := f.Head(); !after.Time.Equal(before.Time) {
+			t.Errorf("%s: the old key counts as alive", name)
+		}
+		mustNotHave(t, f.Ledger, stolenImage)
+		mustFollow(t, f, r.publisher)
+	}
+}
+
+// What a key signs that has handed the ledger over is not held against the publisher,
+// if it contradicts what was verified.
+func TestContradictionByARetiredKeyIsNotThePublishers(t *testing.T) {
+	t.Parallel()
+	r := newRotated(t)
+	f := r.missedRotation(t)
+	honest := serve(t, r.publisher.Ledger)
+	f.Others = func() []torchwood.TileReader { return []torchwood.TileReader{honest} }
+	head, _ := f.Head()
+	fork := r.thief(t, t.TempDir(), r.oldSkey)
+	for i := range 3 {
+		fork.mustAppend(t, stolenImage, fmt.Sprint("fork ", i))
+	}
+	other := head.Tree
+	other.Hash[0] ^= 1
+	old := &publisher{skey: r.oldSkey, vkey: r.oldVkey}
+	for name, source := range map[string]*Source{
+		"larger":   serve(t, fork.Ledger),
+		"as large": withCheckpoint(t, fork.Ledger, old.signed(t, head.Origin, other, time.Now())),
+	} {
+		if grown, err := f.Sync(t.Context(), source); err == nil || grown {
+			t.Errorf("%s: %v, %v", name, grown, err)
+		}
+	}
+	mustHaveEvidence(t, f, EvidenceRetiredKey, r.oldVkey)
+	if n := f.Refused(EvidenceFork); n != 0 {
+		t.Errorf("%d forks by the publisher", n)
+	}
+	mustFollow(t, f, r.publisher)
+}
+
 // A peer that is behind has blocks of before the hand-over: that is no misuse.
 func TestPeerBehindTheHandOverIsNoThief(t *testing.T) {
 	t.Parallel()
@@ -194,6 +260,12 @@ func TestDamagedMirrorKeepsTheNewestKey(t *testing.T) {
 		"the proofs are lost": func(t *testing.T, path string) { mustRemove(t, path, rotationsFile) },
 		"the proofs and the record are lost": func(t *testing.T, path string) {
 			mustRemove(t, path, rotationsFile, keysFile)
+		},
+		"the checkpoint and the record are lost": func(t *testing.T, path string) {
+			mustRemove(t, path, checkpointFile, keysFile)
+		},
+		"the checkpoint and the proofs are lost": func(t *testing.T, path string) {
+			mustRemove(t, path, checkpointFile, rotationsFile)
 		},
 		"the checkpoint is lost": func(t *testing.T, path string) { mustRemove(t, path, checkpointFile) },
 		"bundles are damaged": func(t *testing.T, path string) {

@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"time"
 )
 
 // ErrTwoSuccessors is returned when a key has handed the ledger over to two keys,
@@ -18,14 +17,6 @@ var ErrTwoSuccessors = errors.New("the ledger's key names two keys that follow i
 // errHandOver is in the errors of a checkpoint that does not follow by the keys,
 // whatever its source sends.
 var errHandOver = errors.New("the ledger is not handed over to its signer")
-
-const (
-	// askTimeout bounds how long the other sources are asked about a new key.
-	askTimeout = 5 * time.Second
-	// growTimeout is the bound before the first growth by the key that counts, which
-	// is at each start. Who is slower is heard in one of the next rounds.
-	growTimeout = time.Second
-)
 
 // maxHeard bounds the hand-overs that are remembered of keys which nobody follows
 // yet: whoever has one key can make any number of keys after it.
@@ -105,16 +96,6 @@ func (e *twoSuccessorsError) Error() string {
 
 func (e *twoSuccessorsError) Unwrap() []error { return []error{ErrTwoSuccessors, errHandOver} }
 
-// unaskedError names keys of which the other sources were not asked yet, and those
-// that may have handed over to others.
-type unaskedError struct{ keys, previous []string }
-
-func (e *unaskedError) Error() string {
-	return "the other sources were not asked yet about the key " + e.keys[0]
-}
-
-func (e *unaskedError) Unwrap() error { return errHandOver }
-
 // errBefore is in the errors of a ledger that ends before it is handed over: its
 // source is behind.
 var errBefore = errors.New("the ledger was handed over since: another peer has more of it")
@@ -126,7 +107,7 @@ var errBefore = errors.New("the ledger was handed over since: another peer has m
 // block or not; and the others were asked since the start. What is in the blocks
 // that this copy has verified before was answered then.
 func (f *Follower) maySign(next *trust, c Checkpoint) error {
-	verified := int64(0)
+	was, verified := f.now().trust, int64(0)
 	if before := f.before.Load(); before != nil {
 		verified = before.Tree.N // c extends it
 	}
@@ -139,8 +120,10 @@ func (f *Follower) maySign(next *trust, c Checkpoint) error {
 		if err := f.hear(r); err != nil {
 			return err
 		}
-		if both := f.heard.of(b.Previous); len(both) > 1 {
-			return &twoSuccessorsError{both}
+		for _, other := range f.heard.notIn(was, b.Previous) {
+			if successorOf(other) != b.Key {
+				return &twoSuccessorsError{[]Rotation{r, other}}
+			}
 		}
 		if !f.heard.wasAsked(b.Key) {
 			ask.keys, ask.previous = append(ask.keys, b.Key), append(ask.previous, b.Previous)
@@ -183,14 +166,11 @@ func heightOf(r Rotation) int64 {
 
 // outside are the hand-overs by the newest key that are not in its own tree. Those
 // that are have been judged with it.
-func (s *successors) outside(t *trust) []Rotation {
-	return slices.DeleteFunc(s.of(t.newest.vkey), func(r Rotation) bool { return slices.Contains(t.entries, r.Entry) })
-}
+func (s *successors) outside(t *trust) []Rotation { return s.notIn(t, t.newest.vkey) }
 
-func (s *successors) wasAsked(vkey string) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.asked[vkey]
+// notIn are the hand-overs by a key that are not in a tree.
+func (s *successors) notIn(t *trust, vkey string) []Rotation {
+	return slices.DeleteFunc(s.of(vkey), func(r Rotation) bool { return slices.Contains(t.entries, r.Entry) })
 }
 
 // hear notes hand-overs that the key before has signed, and keeps those by the
@@ -209,69 +189,17 @@ func (f *Follower) hear(rotations ...Rotation) error {
 	return f.keepKeys(newest, f.heard.of(newest))
 }
 
-// askOthers asks the other sources whether they know of keys to which the same keys
-// have handed the ledger over.
-func (f *Follower) askOthers(ctx context.Context, unasked *unaskedError, timeout time.Duration) error {
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	var mu sync.Mutex // guards told
-	var told []Rotation
-	var group sync.WaitGroup
-	if f.Others != nil {
-		for _, source := range f.Others() {
-			r, ok := source.(rotationReader)
-			if !ok {
-				continue
-			}
-			group.Go(func() {
-				rotations, err := r.ReadRotations(ctx)
-				if err != nil {
-					return // who does not answer, says nothing
-				}
-				for _, vkey := range unasked.previous {
-					signed := signedBy(vkey, rotations)
-					mu.Lock()
-					told = append(told, signed...)
-					mu.Unlock()
-				}
-			})
-		}
-	}
-	group.Wait()
-	if err := f.hear(told...); err != nil {
-		return err
-	}
-	f.heard.mu.Lock()
-	defer f.heard.mu.Unlock()
-	for _, vkey := range unasked.keys {
-		f.heard.asked[vkey] = true
-	}
-	return nil
-}
-
-// signedBy are those hand-overs that the key signed which they say hands over.
-func signedBy(vkey string, told []Rotation) (out []Rotation) {
-	v, err := NewVerifier(vkey)
-	if err != nil {
-		return nil
-	}
-	for _, r := range told {
-		if _, err := v.With(r); err == nil {
-			out = append(out, r)
-		}
-	}
-	return out
-}
-
 // verifyNext verifies the signature of a checkpoint that may follow on a
 // position: by the newest key, or by one to which that one leads by what the
 // source tells. Nothing of it is kept before the checkpoint is adopted, and its
 // tree proves it. A checkpoint without content is what a peer has that is behind.
 func (f *Follower) verifyNext(ctx context.Context, was *position, offer *offered) (Checkpoint, error) {
 	c, err := VerifyCheckpoint(was.trust.verifier(), offer.signed)
-	if err == nil && (was.head != nil || f.before.Load() == nil) {
+	if err == nil && was.head != nil && (c.Tree.N <= was.head.Tree.N || len(was.trust.unproven()) == 0) {
 		return c, nil
 	}
+	// Proofs are read too for others, who have an earlier key: whoever asks this copy
+	// is to hear of all hand-overs.
 	if r, ok := offer.source.(rotationReader); ok {
 		if told, rerr := r.ReadRotations(ctx); rerr == nil {
 			offer.told = slices.Concat(offer.told, told)
@@ -292,37 +220,6 @@ func (f *Follower) verifyNext(ctx context.Context, was *position, offer *offered
 		return c, nil
 	}
 	return f.byRetired(ctx, was, offer, err)
-}
-
-// byRetired looks at what no key signed that counts. A peer may be behind, and
-// have what a retired key signed while it counted. Whatever else such a key signs,
-// or names as the next one, its holder is not the publisher.
-func (f *Follower) byRetired(ctx context.Context, was *position, offer *offered, cause error) (Checkpoint, error) {
-	e := Evidence{Kind: EvidenceBadSignature, Peer: offer.who, Received: string(offer.signed)}
-	retired := was.trust.retired()
-	if retired == nil {
-		return Checkpoint{}, f.refuse(e, cause)
-	}
-	c, err := VerifyCheckpoint(retired, offer.signed)
-	head, _ := was.at()
-	if err == nil && c.Tree.N <= head.Tree.N {
-		root, err := f.rootAt(ctx, head.Tree, c.Tree.N)
-		if err != nil || root == c.Tree.Hash {
-			return Checkpoint{}, err
-		}
-	}
-	if err == nil {
-		e.Kind, e.Key = EvidenceRetiredKey, c.signers[0]
-		return Checkpoint{}, f.refuse(e, fmt.Errorf("%w: %s, which has handed the ledger over: fetch it from another peer", ErrRetiredKey, c.signers[0]))
-	}
-	for _, r := range offer.told {
-		known := slices.Contains(was.trust.entries, r.Entry)
-		if b, err := proveBlock(retired, []byte(r.Entry), []byte(r.Proof)); err == nil && !known {
-			e.Kind, e.Key, e.Rotations = EvidenceRetiredKey, b.Checkpoint.signers[0], []Rotation{r}
-			return Checkpoint{}, f.refuse(e, fmt.Errorf("%w: it names the key %s as the next one, after it has handed the ledger over", ErrRetiredKey, successorOf(r)))
-		}
-	}
-	return Checkpoint{}, f.refuse(e, cause)
 }
 
 // tellNewKeys keeps an alarm for each key to which the ledger is handed over.

@@ -4,6 +4,8 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"filippo.io/torchwood"
 )
 
 // What version 0.1.0 wrote goes on: a rotation that was given up, and a second key
@@ -57,6 +59,7 @@ func TestLedgersOfVersion010GoOn(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer f.Close()
+			f.Others = func() []torchwood.TileReader { return []torchwood.TileReader{serve(t, p.Ledger)} } // who tell of all hand-overs
 			fourth, fourthV := newKey(t)
 			for _, keys := range [][]string{{signs}, {signs, fourth}, {fourth}} {
 				if err := p.reopen(t, keys...); err != nil {
