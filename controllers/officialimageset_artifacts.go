@@ -88,6 +88,9 @@ func (r *OfficialImageSetReconciler) ensure(ctx context.Context, set *v1alpha1.O
 	got := new(v1alpha1.Artifact)
 	err = r.Client.Get(ctx, client.ObjectKeyFromObject(art), got)
 	switch {
+	case apierrors.IsNotFound(err) && !r.mayMake(set.Namespace):
+		i.tooMany(image, client.ObjectKeyFromObject(set), r.Now())
+		return true, nil
 	case apierrors.IsNotFound(err):
 		err = r.Client.Create(ctx, art)
 		return err == nil, wrap(ignoreAlreadyExists(err), "making the Artifact of %s", image)

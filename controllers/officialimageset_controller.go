@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/time/rate"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/workqueue"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -37,8 +38,9 @@ type OfficialImageSetReconciler struct {
 
 	status statusWriter
 
-	mu     sync.Mutex
-	passes map[types.NamespacedName]*pass // owned by mu; a pass by the set's reconciliation
+	mu      sync.Mutex
+	passes  map[types.NamespacedName]*pass // owned by mu; a pass by the set's reconciliation
+	budgets map[string]*rate.Limiter       // of a namespace's Artifacts; owned by mu
 }
 
 // Reconcile brings an OfficialImageSet closer to having all its images published.
@@ -75,7 +77,7 @@ type work struct {
 
 // SetupWithManager registers the controller.
 func (r *OfficialImageSetReconciler) SetupWithManager(mgr ctrl.Manager) error {
-	r.passes = map[types.NamespacedName]*pass{}
+	r.passes, r.budgets = map[types.NamespacedName]*pass{}, map[string]*rate.Limiter{}
 	r.status = statusWriter{client: mgr.GetClient(), recorder: mgr.GetEventRecorder("officialimageset-controller")}
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("officialimageset").

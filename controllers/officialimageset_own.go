@@ -102,7 +102,7 @@ func (i *resolution) unmade(image, reason string, now time.Time, message string,
 
 // tryToMake forgets why the Artifact could not be made the last time.
 func (i *resolution) tryToMake() {
-	if i.failure != nil && (i.failure.Reason == reasonNameConflict || i.failure.Reason == reasonArtifactTerminating) {
+	if i.failure != nil && slices.Contains([]string{reasonNameConflict, reasonArtifactTerminating, reasonTooManyArtifacts}, i.failure.Reason) {
 		i.failure = nil
 	}
 }
