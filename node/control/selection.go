@@ -1,5 +1,7 @@
 package control
 
+import "fmt"
+
 // Selection says which images are wanted. Its members are those of an
 // OfficialImageSet's spec, so that 'pyrsia plan' reads either.
 type Selection struct {
@@ -82,6 +84,11 @@ type ListRequest struct {
 
 // MaxImages bounds what one selection may hold.
 const MaxImages = 50_000
+
+// TooManyImages refuses a selection that holds more than MaxImages.
+func TooManyImages() *Error {
+	return &Error{Reason: ReasonInvalidRequest, Message: fmt.Sprintf("the selection holds more than %d images: exclude some, or make several sets of it", MaxImages)}
+}
 
 // ListResponse is the answer, sorted.
 type ListResponse struct {

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/pyrsia/pyrsia-operator/node/control"
+	"github.com/pyrsia/pyrsia-operator/node/ledger"
 )
 
 const (
@@ -24,6 +25,7 @@ const (
 	maxUnpacked     = 1 << 30
 	maxFiles        = 100_000
 	maxRepositories = 5000
+	maxTagged       = 4 * control.MaxImages // in all files; a set may leave most of them out
 	fetchTimeout    = 5 * time.Minute
 )
 
@@ -39,7 +41,7 @@ func (l *Lister) archiveImages(ctx context.Context, a control.Archive) ([]string
 			return nil, nil, err
 		}
 		known = &parsedArchive{sha256: a.SHA256}
-		if known.images, known.problems, err = readArchive(bytes.NewReader(data)); err != nil {
+		if known.images, known.problems, err = readArchive(ctx, data); err != nil {
 			return nil, nil, fmt.Errorf("the catalog's archive: %w", err)
 		}
 		l.mu.Lock()
@@ -96,9 +98,10 @@ func get(ctx context.Context, client *http.Client, url string, limit int64) ([]b
 }
 
 // readArchive reads the files library/NAME of a .tar.gz. Whatever else is in
-// it does not matter.
-func readArchive(r io.Reader) (images []string, problems []control.Problem, err error) {
-	unzipped, err := gzip.NewReader(r)
+// it does not matter. Whoever wants images names an archive of his own, which may
+// say far more than its size lets expect.
+func readArchive(ctx context.Context, data []byte) (images []string, problems []control.Problem, err error) {
+	unzipped, err := gzip.NewReader(bytes.NewReader(data))
 	if err != nil {
 		return nil, nil, err
 	}
@@ -113,6 +116,9 @@ func readArchive(r io.Reader) (images []string, problems []control.Problem, err 
 		if limited.N == 0 || n == maxFiles {
 			return nil, nil, fmt.Errorf("more than %d files or %d bytes", maxFiles, maxUnpacked)
 		}
+		if ctx.Err() != nil {
+			return nil, nil, ctx.Err()
+		}
 		if err != nil {
 			return nil, nil, err
 		}
@@ -123,12 +129,18 @@ func readArchive(r io.Reader) (images []string, problems []control.Problem, err 
 		if repositories++; repositories > maxRepositories {
 			return nil, nil, fmt.Errorf("more than %d repositories", maxRepositories)
 		}
+		if _, err := ledger.ParseImage(repository + ":x"); err != nil {
+			problems = append(problems, problem(repository, "InvalidImage", err))
+			continue
+		}
 		builds, err := ParseLibrary(archive)
 		if err != nil {
 			problems = append(problems, problem(repository, control.ReasonInvalidRequest, fmt.Errorf("library/%s: %w", repository, err)))
 			continue
 		}
-		images = append(images, tagged(repository, builds)...)
+		if images = append(images, tagged(repository, builds)...); len(images) > maxTagged {
+			return nil, nil, fmt.Errorf("more than %d images", maxTagged)
+		}
 	}
 	if repositories == 0 {
 		return nil, nil, errors.New("no file library/NAME in it")

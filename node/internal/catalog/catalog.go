@@ -18,8 +18,12 @@ import (
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
 )
 
-// listAtOnce is how many repositories' tags are listed at the same time.
-const listAtOnce = 4
+const (
+	// listAtOnce is how many repositories' tags are listed at the same time.
+	listAtOnce = 4
+	// maxProblems bounds the parts of a selection that could not be listed.
+	maxProblems = maxRepositories
+)
 
 // Tags lists the tags that an upstream has of a repository
 // ("docker.io/library/alpine"). Its errors are *control.Error where they can be.
@@ -56,7 +60,7 @@ func (l *Lister) List(ctx context.Context, s control.Selection) (*control.ListRe
 	b := &builder{exclude: s.Exclude, images: map[string]bool{}}
 	for _, rule := range s.Images {
 		for _, tag := range rule.Tags {
-			b.add(rule.Repository + ":" + tag)
+			b.add(ctx, rule.Repository+":"+tag)
 		}
 	}
 	if err := l.rules(ctx, b, s.Images); err != nil {
@@ -64,6 +68,9 @@ func (l *Lister) List(ctx context.Context, s control.Selection) (*control.ListRe
 	}
 	if err := l.catalog(ctx, b, s.Catalog); err != nil {
 		return nil, err
+	}
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
 	}
 	return b.result()
 }
@@ -105,7 +112,7 @@ func (l *Lister) repository(ctx context.Context, b *builder, repository string, 
 		return
 	}
 	for _, tag := range f.apply(tags) {
-		b.add(repository + ":" + tag)
+		b.add(ctx, repository+":"+tag)
 	}
 }
 
@@ -119,7 +126,7 @@ func (l *Lister) catalog(ctx context.Context, b *builder, c *control.Catalog) er
 			return &control.Error{Reason: control.ReasonCatalogInvalid, Message: err.Error()}
 		}
 		for _, image := range images {
-			b.add(image)
+			b.add(ctx, image)
 		}
 		for _, p := range problems {
 			b.problem(p)
@@ -140,7 +147,11 @@ type builder struct {
 	problems []control.Problem
 }
 
-func (b *builder) add(name string) {
+// add adds an image. Nobody waits for what is added when the request has ended.
+func (b *builder) add(ctx context.Context, name string) {
+	if ctx.Err() != nil {
+		return
+	}
 	image, err := ledger.ParseImage(name)
 	if err == nil && image.Matches(b.exclude) {
 		return
@@ -151,20 +162,28 @@ func (b *builder) add(name string) {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.images[image.String()] = true
+	if len(b.images) <= control.MaxImages { // one more tells that there are too many
+		b.images[image.String()] = true
+	}
 }
 
 func (b *builder) problem(p control.Problem) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.problems = append(b.problems, p)
+	if len(b.problems) <= maxProblems {
+		b.problems = append(b.problems, p)
+	}
 }
 
 func (b *builder) result() (*control.ListResponse, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if len(b.images) > control.MaxImages {
-		return nil, invalidRequest(fmt.Errorf("the selection holds %d images: at most %d; exclude some", len(b.images), control.MaxImages))
+		return nil, control.TooManyImages()
+	}
+	if len(b.problems) > maxProblems {
+		return nil, &control.Error{Reason: b.problems[0].Reason,
+			Message: fmt.Sprintf("more than %d parts of the selection could not be listed, one of them %s: %s", maxProblems, b.problems[0].What, b.problems[0].Message)}
 	}
 	out := &control.ListResponse{Images: make([]string, 0, len(b.images)), Problems: b.problems}
 	for image := range b.images {

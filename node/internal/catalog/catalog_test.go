@@ -193,7 +193,7 @@ func TestArchiveIsTheOneThatWasReviewed(t *testing.T) {
 		if diff := cmp.Diff(want, got.Images); diff != "" {
 			t.Errorf("images (-want +got):\n%s", diff)
 		}
-		if len(got.Problems) != 2 || got.Problems[0].What != "App:X:1" || got.Problems[1].What != "bad" {
+		if len(got.Problems) != 2 || got.Problems[0].What != "App:X" || got.Problems[1].What != "bad" {
 			t.Errorf("problems: %+v", got.Problems)
 		}
 	}
@@ -208,13 +208,13 @@ func TestArchiveIsTheOneThatWasReviewed(t *testing.T) {
 
 func TestArchivesAreBounded(t *testing.T) {
 	bomb := archive(t, map[string]string{"x/library/app": "Tags: 1", "x/filler": strings.Repeat("\x00", 8<<20)})
-	if _, _, err := readArchive(bytes.NewReader(bomb[:len(bomb)/2])); err == nil {
+	if _, _, err := readArchive(t.Context(), bomb[:len(bomb)/2]); err == nil {
 		t.Error("half an archive was read")
 	}
-	if _, _, err := readArchive(strings.NewReader("not gzip")); err == nil {
+	if _, _, err := readArchive(t.Context(), []byte("not gzip")); err == nil {
 		t.Error("no archive was read")
 	}
-	if _, _, err := readArchive(bytes.NewReader(archive(t, map[string]string{"x/y": "z"}))); err == nil || !strings.Contains(err.Error(), "library/NAME") {
+	if _, _, err := readArchive(t.Context(), archive(t, map[string]string{"x/y": "z"})); err == nil || !strings.Contains(err.Error(), "library/NAME") {
 		t.Errorf("an archive of something else: %v", err)
 	}
 }

@@ -19,6 +19,7 @@ const (
 	hubEndpoint = "https://hub.docker.com"
 	hubPageSize = 100
 	maxHubPage  = 1 << 20 // bytes
+	maxName     = 255     // bytes of a repository
 )
 
 // dockerHub adds the repositories that Docker Hub lists, each with the tags
@@ -67,6 +68,9 @@ func (l *Lister) hubRepositories(ctx context.Context, endpoint, namespace string
 			return nil, fmt.Errorf("page %d: %w", page, err)
 		}
 		for _, r := range answer.Results {
+			if len(r.Name) > maxName {
+				return nil, fmt.Errorf("page %d: a repository's name of %d bytes", page, len(r.Name))
+			}
 			names = append(names, r.Name)
 		}
 		if answer.Next == "" || len(answer.Results) == 0 {

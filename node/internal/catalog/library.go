@@ -34,10 +34,10 @@ func ParseLibrary(r io.Reader) ([]Build, error) {
 		return nil, err
 	}
 	var builds []Build
-	global := map[string]string{}
+	global := map[string][]byte{}
 	count := 0
 	for i, stanza := range stanzas {
-		if i == 0 && stanza["tags"] == "" && stanza["sharedtags"] == "" {
+		if i == 0 && len(stanza["tags"]) == 0 && len(stanza["sharedtags"]) == 0 {
 			global = stanza
 			continue
 		}
@@ -53,12 +53,12 @@ func ParseLibrary(r io.Reader) ([]Build, error) {
 	return builds, nil
 }
 
-func newBuild(stanza, global map[string]string) (Build, error) {
+func newBuild(stanza, global map[string][]byte) (Build, error) {
 	field := func(name string) []string {
 		if v, ok := stanza[name]; ok {
-			return fields(v)
+			return fields(string(v))
 		}
-		return fields(global[name])
+		return fields(string(global[name]))
 	}
 	b := Build{Tags: field("tags"), SharedTags: field("sharedtags"), Architectures: field("architectures")}
 	if len(b.Tags)+len(b.SharedTags) == 0 {
@@ -76,9 +76,9 @@ func newBuild(stanza, global map[string]string) (Build, error) {
 }
 
 // readStanzas reads the fields of each stanza, by their names in lower case.
-func readStanzas(r io.Reader) ([]map[string]string, error) {
-	var stanzas []map[string]string
-	var stanza map[string]string // nil between stanzas
+func readStanzas(r io.Reader) ([]map[string][]byte, error) {
+	var stanzas []map[string][]byte
+	var stanza map[string][]byte // nil between stanzas
 	last := ""                   // name of the field that a line may continue
 	size := 0
 	lines := bufio.NewScanner(r)
@@ -96,7 +96,7 @@ func readStanzas(r io.Reader) ([]map[string]string, error) {
 			if last == "" {
 				return nil, fmt.Errorf("line %d continues no field", n)
 			}
-			if stanza[last] += " " + strings.TrimSpace(line); len(stanza[last]) > maxField {
+			if stanza[last] = append(stanza[last], " "+strings.TrimSpace(line)...); len(stanza[last]) > maxField {
 				return nil, fmt.Errorf("line %d: a field of more than %d bytes", n, maxField)
 			}
 		default:
@@ -105,14 +105,14 @@ func readStanzas(r io.Reader) ([]map[string]string, error) {
 				return nil, fmt.Errorf("line %d is not 'NAME: VALUE'", n)
 			}
 			if stanza == nil {
-				stanza = map[string]string{}
+				stanza = map[string][]byte{}
 				stanzas = append(stanzas, stanza)
 			}
 			last = strings.ToLower(name)
 			if _, twice := stanza[last]; twice {
 				return nil, fmt.Errorf("line %d: %.100s a second time", n, name)
 			}
-			stanza[last] = strings.TrimSpace(value)
+			stanza[last] = []byte(strings.TrimSpace(value))
 		}
 	}
 	if err := lines.Err(); err != nil {
@@ -123,8 +123,10 @@ func readStanzas(r io.Reader) ([]map[string]string, error) {
 
 // fields takes a comma-separated list apart.
 func fields(s string) (out []string) {
+	seen := map[string]bool{}
 	for item := range strings.SplitSeq(s, ",") {
-		if item = strings.TrimSpace(item); item != "" && !slices.Contains(out, item) {
+		if item = strings.TrimSpace(item); item != "" && !seen[item] {
+			seen[item] = true
 			out = append(out, item)
 		}
 	}
