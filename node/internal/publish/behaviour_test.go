@@ -279,6 +279,26 @@ func TestWithdrawnDigestsComeBackByRestoreAlone(t *testing.T) {
 	}
 }
 
+// What was never published has no content to drop: nothing is remembered of it, for
+// whoever may make Artifacts can name any number of such images.
+func TestDropRemembersWhatThereWas(t *testing.T) {
+	w := newWorld(t, OnPull{})
+	d := w.push("app", "1", "layer")
+	w.mustPublish(t, "docker.io/library/app:1")
+	for round := range 3 {
+		req := control.DropRequest{Artifacts: []control.ArtifactID{{Image: "docker.io/library/app:1", Digest: d.String()}}}
+		for n := range control.MaxDrop - 1 {
+			req.Artifacts = append(req.Artifacts, control.ArtifactID{Image: fmt.Sprintf("docker.io/library/app%d:%d", round, n), Digest: d.String()})
+		}
+		if _, err := w.Drop(t.Context(), req); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if kept, err := openDropped(w.StateFile); err != nil || len(kept.keys) != 1 {
+		t.Errorf("%d images are remembered, of 1 that was dropped: %v", len(kept.keys), err)
+	}
+}
+
 // Dropped content goes, unless another image needs it; blocks stay; and what
 // is wanted again is fetched again.
 func TestDropFreesWhatNobodyNeeds(t *testing.T) {

@@ -18,6 +18,7 @@ import (
 	"github.com/pyrsia/pyrsia-operator/node/internal/durable"
 	"github.com/pyrsia/pyrsia-operator/node/internal/pieces"
 	"github.com/pyrsia/pyrsia-operator/node/internal/store"
+	"github.com/pyrsia/pyrsia-operator/node/ledger"
 )
 
 // Drop frees the content of images that no other image needs. Their blocks
@@ -31,9 +32,9 @@ func (p *Publisher) Drop(ctx context.Context, req control.DropRequest) (*control
 		return nil, &control.Error{Reason: control.ReasonBusy, RetryAfterSeconds: 5, Message: "images are being published: content is dropped after that"}
 	}
 	defer p.content.Unlock()
-	var keys []key
-	for _, a := range req.Artifacts {
-		keys = append(keys, key{a.Image, digest.Digest(a.Digest)})
+	keys, err := p.onLedger(ctx, req.Artifacts)
+	if err != nil {
+		return nil, err
 	}
 	// Crash after this: content that nobody needs, until it is dropped again.
 	if err := p.dropped.add(keys); err != nil {
@@ -62,6 +63,29 @@ func (p *Publisher) Drop(ctx context.Context, req control.DropRequest) (*control
 	}
 	p.Log.Info("dropped", "images", len(keys), "blobs", resp.Blobs, "bytes", resp.Bytes)
 	return resp, nil
+}
+
+// onLedger are those images that the ledger records. Of any others there is nothing
+// to drop, nor to remember: everybody can think of more of them.
+func (p *Publisher) onLedger(ctx context.Context, ids []control.ArtifactID) (keys []key, err error) {
+	for _, id := range ids {
+		k := key{id.Image, digest.Digest(id.Digest)}
+		image, err := ledger.ParseImage(k.image)
+		if err == nil {
+			err = ledger.CheckDigest(k.digest)
+		}
+		if err != nil {
+			continue // no block has such a name or digest
+		}
+		_, err = p.Writer.Find(ctx, image, k.digest)
+		if err != nil && !errors.Is(err, ledger.ErrNotFound) {
+			return nil, err
+		}
+		if err == nil {
+			keys = append(keys, k)
+		}
+	}
+	return keys, nil
 }
 
 // lists are the piece lists of all images that are kept, and those of the
