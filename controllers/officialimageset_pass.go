@@ -24,6 +24,7 @@ const (
 // it can be lost: Artifacts and the set's status tell enough to begin again.
 type pass struct {
 	uid     types.UID
+	held    int       // images that were admitted; the reconciler's mu guards it
 	began   time.Time // of the pass that runs, or ran last
 	running bool
 	images  map[string]*resolution

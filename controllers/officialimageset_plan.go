@@ -57,33 +57,45 @@ func (r *OfficialImageSetReconciler) known(ctx context.Context, set *v1alpha1.Of
 func (r *OfficialImageSetReconciler) ask(ctx context.Context, set *v1alpha1.OfficialImageSet, w *work) error {
 	p := w.pass
 	selection := selectionOf(set)
-	if !selection.NeedsUpstream() {
-		p.wanted, p.problems = explicit(selection)
-	} else {
-		var resp *control.ListResponse
-		err := r.Nodes.askPublisher(ctx, set.Namespace, set.Spec.PublisherRef.Name, toPlan, func(ctx context.Context, _ *v1alpha1.PyrsiaNode, c *control.Client) (err error) {
-			resp, err = c.List(ctx, control.ListRequest{Selection: *selection})
-			return err
-		})
-		if err != nil {
-			return err
-		}
-		p.wanted, p.problems = nil, nil
-		for _, image := range resp.Images {
-			if parsed, err := ledger.ParseImage(image); err == nil && parsed.String() == image && len(p.wanted) < control.MaxImages {
-				p.wanted = append(p.wanted, image)
-			}
-		}
-		for _, problem := range resp.Problems {
-			p.problems = append(p.problems, v1alpha1.ImageFailure{
-				Image: bounded(problem.What, 512), Reason: conditionReason(problem.Reason), Message: bounded(problem.Message, maxMessage),
-			})
-		}
-		p.keep(w.have)
+	list := explicit
+	if selection.NeedsUpstream() {
+		list = func(s *control.Selection) ([]string, []v1alpha1.ImageFailure, error) { return r.list(ctx, set, s) }
 	}
+	wanted, problems, err := list(selection)
+	if err == nil {
+		err = r.admit(ctx, set, p, len(wanted)+len(problems))
+	}
+	if err != nil {
+		return err
+	}
+	p.wanted, p.problems = wanted, problems
+	p.keep(w.have)
 	p.listedAt, p.listedOf = r.Now(), set.Generation
 	w.planned = true
 	return nil
+}
+
+// list has the publisher list a selection.
+func (r *OfficialImageSetReconciler) list(ctx context.Context, set *v1alpha1.OfficialImageSet, s *control.Selection) (images []string, problems []v1alpha1.ImageFailure, err error) {
+	var resp *control.ListResponse
+	err = r.Nodes.askPublisher(ctx, set.Namespace, set.Spec.PublisherRef.Name, toPlan, func(ctx context.Context, _ *v1alpha1.PyrsiaNode, c *control.Client) (err error) {
+		resp, err = c.List(ctx, control.ListRequest{Selection: *s})
+		return err
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, image := range resp.Images {
+		if parsed, err := ledger.ParseImage(image); err == nil && parsed.String() == image {
+			images = append(images, image)
+		}
+	}
+	for _, problem := range resp.Problems {
+		problems = append(problems, v1alpha1.ImageFailure{
+			Image: bounded(problem.What, 512), Reason: conditionReason(problem.Reason), Message: bounded(problem.Message, maxMessage),
+		})
+	}
+	return images, problems, nil
 }
 
 // planFailed says why it is not known what the set holds. Until it is,
@@ -138,23 +150,26 @@ func selectionOf(set *v1alpha1.OfficialImageSet) *control.Selection {
 }
 
 // explicit are the images of a selection that is nothing but lists.
-func explicit(s *control.Selection) (images []string, problems []v1alpha1.ImageFailure) {
+func explicit(s *control.Selection) (images []string, problems []v1alpha1.ImageFailure, err error) {
 	seen := map[string]bool{}
 	for _, i := range s.Images {
 		for _, tag := range i.Tags {
+			if len(images)+len(problems) > control.MaxImages {
+				return nil, nil, control.TooManyImages()
+			}
 			name := i.Repository + ":" + tag
 			image, err := ledger.ParseImage(name)
 			if err != nil {
 				problems = append(problems, v1alpha1.ImageFailure{Image: bounded(name, 512), Reason: "InvalidImage", Message: bounded(err.Error(), maxMessage)})
 				continue
 			}
-			if canonical := image.String(); !seen[canonical] {
+			if canonical := image.String(); !seen[canonical] && !image.Matches(s.Exclude) {
 				seen[canonical] = true
 				images = append(images, canonical)
 			}
 		}
 	}
-	return images, problems
+	return images, problems, nil
 }
 
 // keep holds on to the images of a repository that could not be listed now.
