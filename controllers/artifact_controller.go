@@ -62,11 +62,11 @@ func (r *ArtifactReconciler) steps(art *v1alpha1.Artifact) []step[*v1alpha1.Arti
 	case art.Spec.NodeRef.Name != "":
 		return []step[*v1alpha1.Artifact]{r.find, r.verify, r.withdrawn}
 	case isLeaving(art):
-		return []step[*v1alpha1.Artifact]{r.elsewhere, r.leave, r.verify, r.mirror}
+		return []step[*v1alpha1.Artifact]{r.elsewhere, r.leave, r.verify, r.mirror, r.withdrawn}
 	case art.Spec.State == v1alpha1.StateRestored:
-		return []step[*v1alpha1.Artifact]{r.restore, r.elsewhere, r.publish, r.verify, r.mirror}
+		return []step[*v1alpha1.Artifact]{r.restore, r.elsewhere, r.publish, r.verify, r.mirror, r.withdrawn}
 	}
-	return []step[*v1alpha1.Artifact]{r.elsewhere, r.publish, r.verify, r.mirror}
+	return []step[*v1alpha1.Artifact]{r.elsewhere, r.publish, r.verify, r.mirror, r.withdrawn}
 }
 
 // leave stands for the step publish where an Artifact is being deleted.

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
@@ -22,7 +23,7 @@ func (r *ArtifactReconciler) verify(ctx context.Context, art *v1alpha1.Artifact)
 	if !isTrue(art, v1alpha1.ConditionPublished) || isTrue(art, condition) || art.Status.Revocation != nil {
 		return 0, nil
 	}
-	node, err := r.source(ctx, art)
+	node, _, err := r.source(ctx, art)
 	if unusable, ok := errors.AsType[*unusableError](err); ok {
 		setWaiting(art, condition, unusable.reason, unusable.message)
 		return pollAfter(age(r.Now(), art.CreationTimestamp)), nil
@@ -49,14 +50,12 @@ func (r *ArtifactReconciler) verify(ctx context.Context, art *v1alpha1.Artifact)
 	return 0, nil
 }
 
-// source is the PyrsiaNode whose ledger an Artifact is on.
-func (r *ArtifactReconciler) source(ctx context.Context, art *v1alpha1.Artifact) (*v1alpha1.PyrsiaNode, error) {
-	name, what := art.Spec.PublisherRef.Name, "publisher"
+// source is the PyrsiaNode whose ledger an Artifact is on, with its pods.
+func (r *ArtifactReconciler) source(ctx context.Context, art *v1alpha1.Artifact) (*v1alpha1.PyrsiaNode, []corev1.Pod, error) {
 	if art.Spec.NodeRef.Name != "" {
-		name, what = art.Spec.NodeRef.Name, "node"
+		return r.Nodes.usable(ctx, art.Namespace, art.Spec.NodeRef.Name, "node")
 	}
-	node, _, err := r.Nodes.usable(ctx, art.Namespace, name, what)
-	return node, err
+	return r.Nodes.usable(ctx, art.Namespace, art.Spec.PublisherRef.Name, "publisher")
 }
 
 // verifyBlock checks a block against a key, and that it is about an image.

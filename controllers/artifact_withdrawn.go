@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -13,26 +14,37 @@ import (
 )
 
 // askWithdrawn is how often a node is asked whether its ledger has withdrawn an
-// image that was looked up.
-const askWithdrawn = 10 * time.Minute
+// image that was looked up, and askPublished how often a publisher is, about one that
+// it published: there the Artifact that withdraws it tells, unless it is gone.
+const (
+	askWithdrawn = 10 * time.Minute
+	askPublished = time.Hour
+)
 
-// withdrawn looks whether the ledger has withdrawn the image of an Artifact that
-// names a node: then it is verified no more. One pod with a proof is enough.
+// withdrawn looks whether the ledger has withdrawn the image of an Artifact: then it
+// is verified no more. One pod with a proof is enough.
 func (r *ArtifactReconciler) withdrawn(ctx context.Context, art *v1alpha1.Artifact) (time.Duration, error) {
 	if art.Status.Revocation == nil {
 		if !isTrue(art, v1alpha1.ConditionVerified) {
 			return 0, nil
 		}
-		node, pods, err := r.Nodes.usable(ctx, art.Namespace, art.Spec.NodeRef.Name, "node")
+		again := askWithdrawn
+		if art.Spec.NodeRef.Name == "" {
+			var its bool
+			if again, its = itsTurnToLook(art, r.Now()); !its {
+				return again, nil
+			}
+		}
+		node, pods, err := r.source(ctx, art)
 		if _, ok := errors.AsType[*unusableError](err); ok {
-			return askWithdrawn, nil
+			return again, nil
 		}
 		if err != nil {
 			return 0, err
 		}
 		v, err := r.Nodes.visit(node, toLook)
 		if err != nil { // one that is busy is no reason to say anything
-			return pollAfter(askWithdrawn), nil
+			return pollAfter(again), nil
 		}
 		defer v.end()
 		for _, pod := range pods[:min(len(pods), podsToAsk)] {
@@ -41,10 +53,25 @@ func (r *ArtifactReconciler) withdrawn(ctx context.Context, art *v1alpha1.Artifa
 			}
 		}
 		if art.Status.Revocation == nil {
-			return askWithdrawn, nil
+			return again, nil
 		}
 	}
-	return 0, setWithdrawn(art, fmt.Sprintf("Block %d of the ledger withdraws the image, its proof was checked: mirrors refuse it", art.Status.Revocation.Height))
+	checked := ", its proof was checked"
+	if art.Status.Revocation.Proof == "" {
+		checked = "" // another Artifact had it
+	}
+	return 0, setWithdrawn(art, fmt.Sprintf("Block %d of the ledger withdraws the image%s: mirrors refuse it", art.Status.Revocation.Height, checked))
+}
+
+// itsTurnToLook tells whether it is an Artifact's turn, and when it is next. Each has
+// a time of its own in askPublished, so that not all are looked at together, nor all
+// when the operator starts; what is late by an eighth waits for the next time.
+func itsTurnToLook(art *v1alpha1.Artifact, now time.Time) (next time.Duration, its bool) {
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(art.UID)) // it never fails
+	own := time.Duration(h.Sum32()) * time.Second % askPublished
+	late := (time.Duration(now.UnixNano()) - own) % askPublished
+	return askPublished - late, late < askPublished/8
 }
 
 // setWithdrawn says that an Artifact's image is withdrawn, but not by it.

@@ -1,16 +1,20 @@
 package controllers
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
+	"github.com/pyrsia/pyrsia-operator/node/control"
 )
 
 // A digest is withdrawn under all its tags: each Artifact of it says so, and a
@@ -134,4 +138,59 @@ func TestRestoringNeedsARightOfItsOwn(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// The Artifact that withdrew a digest may be gone before others were told of it: it
+// was deleted while the publisher withdrew, or the cluster is that of an older backup.
+// They ask the ledger themselves, each at its own time.
+func TestWithdrawnByAnArtifactThatIsGone(t *testing.T) {
+	t.Parallel()
+	c := testCluster(t)
+	ns := c.namespace(t)
+	up := newUpstream(t)
+	d := up.push(t, "library/app:1")
+	c.aPublisher(t, ns, up.URL)
+	one := byHand(ns, "one", "docker.io/library/app:1", d)
+	c.create(t, one)
+	c.awaitCurrent(t, one)
+	keys, err := LoadKeyring(t.Context(), c, "pyrsia-system", time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	nodes := NewNodes(c, keys, time.Now)
+	err = nodes.askPublisher(t.Context(), ns, "publisher", toWithdraw, func(ctx context.Context, _ *v1alpha1.PyrsiaNode, c *control.Client) error {
+		_, err := c.Revoke(ctx, control.RevokeRequest{Image: one.Spec.Image, Digest: d, Block: -1, Reason: "it has a backdoor"})
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, change := range map[string]func(*v1alpha1.Artifact){
+		"published": func(*v1alpha1.Artifact) {},
+		"restored": func(a *v1alpha1.Artifact) {
+			a.Spec.State, a.Spec.Reason = v1alpha1.StateRestored, "a false alarm"
+			setDone(a, v1alpha1.ConditionRestored, "Restored", "")
+		},
+		"leaving": func(a *v1alpha1.Artifact) { a.DeletionTimestamp = new(metav1.Now()) },
+	} {
+		art, now := one.DeepCopy(), time.Now()
+		change(art)
+		r := &ArtifactReconciler{Client: c, Nodes: nodes, Now: func() time.Time { return now }}
+		steps := r.steps(art)
+		last := steps[len(steps)-1]
+		var errs []error
+		for range 3 { // its turn, and once more if that has just begun to be over
+			wait, err := last(t.Context(), art)
+			if errs = append(errs, err); err != nil {
+				break
+			}
+			now = now.Add(wait)
+		}
+		if !errors.Is(errors.Join(errs...), reconcile.TerminalError(nil)) || isTrue(art, v1alpha1.ConditionVerified) || !isTrue(art, v1alpha1.ConditionRevoked) {
+			t.Errorf("%s: it goes on as if nothing was withdrawn: %v\n%s", name, errs, conditionsText(art.Status.Conditions))
+		}
+		if _, err := last(t.Context(), art); !errors.Is(err, reconcile.TerminalError(nil)) {
+			t.Errorf("%s: it is forgotten again: %v", name, err)
+		}
+	}
 }
