@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/pyrsia/pyrsia-operator/node/control"
 )
@@ -105,4 +106,24 @@ func TestProblemsAreBounded(t *testing.T) {
 	if got, err := NewLister(noTags).List(t.Context(), s); err != nil || len(got.Problems) != maxProblems {
 		t.Errorf("%v", err)
 	}
+}
+
+// No catalog's URL, nor where it redirects to, has the publisher ask for what a cloud
+// tells its machines. The addresses are of nobody, should they be asked.
+func TestCatalogsAreNotAtLinkLocalAddresses(t *testing.T) {
+	redirect := httptest.NewServer(http.RedirectHandler("http://169.254.77.77/", http.StatusFound))
+	defer redirect.Close()
+	for _, url := range []string{redirect.URL, "http://169.254.77.77/", "http://[fe80::4d4d]/", "http://[::ffff:169.254.77.77]/"} {
+		_, err := get(within(t), NewLister(noTags).client, url, 1)
+		if err == nil || !strings.Contains(err.Error(), "link-local") {
+			t.Errorf("%s: %v", url, err)
+		}
+	}
+}
+
+// within is for a request that is refused at once, or fails without a network.
+func within(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	t.Cleanup(cancel)
+	return ctx
 }

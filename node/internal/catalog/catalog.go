@@ -6,10 +6,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -41,7 +44,10 @@ type Lister struct {
 // NewLister makes a Lister that asks an upstream by tags.
 func NewLister(tags Tags) *Lister {
 	return &Lister{tags: tags, client: &http.Client{
-		Transport: &http.Transport{Proxy: http.ProxyFromEnvironment, TLSHandshakeTimeout: 10 * time.Second, ResponseHeaderTimeout: 30 * time.Second},
+		Transport: &http.Transport{
+			Proxy: http.ProxyFromEnvironment, DialContext: (&net.Dialer{Timeout: 10 * time.Second, Control: notLinkLocal}).DialContext,
+			TLSHandshakeTimeout: 10 * time.Second, ResponseHeaderTimeout: 30 * time.Second,
+		},
 		CheckRedirect: func(req *http.Request, via []*http.Request) error {
 			if len(via) > 5 || req.URL.Scheme != "https" && via[0].URL.Scheme == "https" {
 				return errors.New("refused: it redirects too often, or out of TLS")
@@ -49,6 +55,16 @@ func NewLister(tags Tags) *Lister {
 			return nil
 		},
 	}}
+}
+
+// notLinkLocal refuses the addresses at which clouds tell a machine its credentials,
+// whichever name or redirect leads there: who names a catalog's URL need not be
+// somebody who may ask for these, and nobody keeps a catalog there.
+func notLinkLocal(_, address string, _ syscall.RawConn) error {
+	if a, err := netip.ParseAddrPort(address); err == nil && a.Addr().Unmap().IsLinkLocalUnicast() {
+		return fmt.Errorf("refused: %s is a link-local address, where no catalog is", a.Addr())
+	}
+	return nil
 }
 
 // List lists the images of a selection: canonical names, sorted. What could
