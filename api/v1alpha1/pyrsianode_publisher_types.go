@@ -18,7 +18,7 @@ type Publisher struct {
 	// a day from when the ledger records that the second one follows, and until the
 	// mirrors of this namespace have seen it, but for at most seven days, and then
 	// that one alone.
-	// Mirrors of this cluster and of others follow by themselves; others raise
+	// Mirrors follow by themselves; those of other namespaces and clusters raise
 	// LedgerKeyChanged until somebody acknowledges it. From then on the key before
 	// is worth nothing: who verifies proofs by a pinned key pins the new one, and
 	// fetches proofs again that were saved. status.keyGeneration tells when it is
