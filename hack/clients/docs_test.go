@@ -14,7 +14,7 @@ const docsTail = `
 - *resume after cut*: the connection is reset in the middle of a layer.
 - *image not on the ledger*: Docker Hub has it. The refusal that the client shows names the image, the ledger's size and age, and how to
   publish it. containerd makes "not found" of it, and the reason is in the node's access log. dockerd takes every refusal by a mirror for a failure of the mirror, and has no setting against that.
-- *revoked*: the publisher has withdrawn it. The refusal names the block and the reason.
+- *revoked*: the publisher has withdrawn its digest, under every tag. The refusal names the block and the reason.
 - *mirror restarted mid-pull*: it is killed in the middle of a layer and started again. A client that gives up finds the mirror as it was
   on the next try.
 - *peer corrupt*: one of the two peers that have the image has a flipped byte in its layer.
@@ -31,4 +31,6 @@ const docsTail = `
 | crane | name the mirror: ` + "`crane pull 127.0.0.1:5001/library/alpine:3.20`" + ` | by that name there is none |
 
 containerd 2.x can also have each pull checked against the ledger, wherever its bytes came from: ` + "`pyrsia image-verifier --help`" + `.
+It looks at images of the registries in its settings alone: one of ` + "`mirror.gcr.io` or `public.ecr.aws`" + `, which serve copies of Docker Hub's
+images, is another registry's, and is let through unless that registry is listed too; then it is refused.
 `
