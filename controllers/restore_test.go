@@ -218,9 +218,12 @@ func TestUnmanagedPutsBackOnce(t *testing.T) {
 	c.cleanedUp(t, mirror, cleanup, nodes...)
 	c.awaitPlaces(t, mirror, "")
 	c.awaitGone(t, cleanup)
-	if slices.Contains(mirror.Finalizers, containerdFinalizer) {
-		t.Error("the finalizer stays, though nothing is to be put back")
-	}
+	eventually(t, func() error {
+		if c.get(t, mirror); slices.Contains(mirror.Finalizers, containerdFinalizer) {
+			return fmt.Errorf("the finalizer stays, though nothing is to be put back")
+		}
+		return nil
+	})
 	if err := c.Delete(t.Context(), mirror); err != nil {
 		t.Fatal(err)
 	}
