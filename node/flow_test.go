@@ -25,6 +25,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/pyrsia/pyrsia-operator/hack/demo/upstream"
+	"github.com/pyrsia/pyrsia-operator/hack/loopback"
 	"github.com/pyrsia/pyrsia-operator/node/control"
 	"github.com/pyrsia/pyrsia-operator/node/internal/p2p"
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
@@ -53,12 +54,11 @@ func dockerRegistry(t *testing.T) *upstream.Registry {
 
 func freeAddr(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	addr, err := loopback.FreeAddr()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return l.Addr().String()
+	return addr
 }
 
 func testLogger(t *testing.T) *slog.Logger {

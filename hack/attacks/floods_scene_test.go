@@ -28,6 +28,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/pyrsia/pyrsia-operator/hack/internal/rig"
+	"github.com/pyrsia/pyrsia-operator/hack/loopback"
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
 )
 
@@ -78,7 +79,7 @@ func newScene(t *testing.T, program string) *scene {
 
 func freePort(t *testing.T) string {
 	t.Helper()
-	addr, err := rig.FreeAddr()
+	addr, err := loopback.FreeAddr()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,7 +13,7 @@ import (
 
 	"github.com/prometheus/procfs"
 
-	"github.com/pyrsia/pyrsia-operator/hack/internal/rig"
+	"github.com/pyrsia/pyrsia-operator/hack/loopback"
 )
 
 // rawCommand has this program serve one file and nothing else, in a process
@@ -31,7 +31,7 @@ func startRaw(ctx context.Context, file string) (*rawServer, error) {
 	if err != nil {
 		return nil, err
 	}
-	addr, err := rig.FreeAddr()
+	addr, err := loopback.FreeAddr()
 	if err != nil {
 		return nil, err
 	}

@@ -24,6 +24,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
+	"github.com/pyrsia/pyrsia-operator/hack/loopback"
 )
 
 // stage is a real API server, with the operator and nodes in processes of their
@@ -76,7 +77,7 @@ func (s *stage) startOperator(ctx context.Context) error {
 	if err := os.WriteFile(kubeconfig, s.env.KubeConfig, 0o600); err != nil {
 		return err
 	}
-	addr, err := freeAddr()
+	addr, err := loopback.FreeAddr()
 	if err != nil {
 		return err
 	}

@@ -9,7 +9,6 @@ import (
 	"io"
 	"log"
 	"math/rand/v2"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -27,6 +26,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/random"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 
+	"github.com/pyrsia/pyrsia-operator/hack/loopback"
 	"github.com/pyrsia/pyrsia-operator/node/control"
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
 )
@@ -110,7 +110,7 @@ func startNetwork(ctx context.Context, dir string) (*network, error) {
 		return n, fmt.Errorf("the publisher listens at %v only", status.Addrs)
 	}
 	for i := range visibleMirrors {
-		open, err := freeAddr()
+		open, err := loopback.FreeAddr()
 		if err != nil {
 			return n, err
 		}
@@ -150,8 +150,8 @@ func (n *network) startPublisher(ctx context.Context) (string, error) {
 		os.WriteFile(file("control.key"), ownPEM, 0o600), os.WriteFile(file("operator.pub"), operatorPEM, 0o600)); err != nil {
 		return "", err
 	}
-	open, err1 := freeAddr()
-	addr, err2 := freeAddr()
+	open, err1 := loopback.FreeAddr()
+	addr, err2 := loopback.FreeAddr()
 	if err := errors.Join(err1, err2); err != nil {
 		return "", err
 	}
@@ -289,12 +289,4 @@ func until(ctx context.Context, done func() bool) error {
 		}
 	}
 	return nil
-}
-
-func freeAddr() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	return l.Addr().String(), l.Close()
 }

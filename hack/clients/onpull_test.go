@@ -7,13 +7,13 @@ import (
 	"testing"
 
 	"github.com/pyrsia/pyrsia-operator/hack/internal/image"
-	"github.com/pyrsia/pyrsia-operator/hack/internal/rig"
+	"github.com/pyrsia/pyrsia-operator/hack/loopback"
 )
 
 // A publisher that may publishes what a client pulls and the ledger does not
 // have; the client gets it at the same pull. Nothing else is published.
 func TestPullsPublish(t *testing.T) {
-	addr, err := rig.FreeAddr()
+	addr, err := loopback.FreeAddr()
 	if err != nil {
 		t.Fatal(err)
 	}

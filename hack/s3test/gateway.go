@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/pyrsia/pyrsia-operator/hack/internal/rig"
+	"github.com/pyrsia/pyrsia-operator/hack/loopback"
 )
 
 // Gateway is a server with the bucket "pyrsia".
@@ -32,7 +32,7 @@ const (
 // Start starts a server with an empty bucket, which ends with the test.
 func Start(t testing.TB) *Gateway {
 	t.Helper()
-	addr, err := rig.FreeAddr()
+	addr, err := loopback.FreeAddr()
 	if err != nil {
 		t.Fatal(err)
 	}

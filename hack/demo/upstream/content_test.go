@@ -3,7 +3,6 @@ package upstream
 import (
 	"compress/gzip"
 	"io"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,6 +14,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 
 	"github.com/pyrsia/pyrsia-operator/hack/internal/image"
+	"github.com/pyrsia/pyrsia-operator/hack/loopback"
 )
 
 // dockerRegistry finds the real registry, or skips.
@@ -36,12 +36,11 @@ func dockerRegistry(t *testing.T) string {
 
 func freeAddr(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	addr, err := loopback.FreeAddr()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return l.Addr().String()
+	return addr
 }
 
 func TestContentOnARealRegistry(t *testing.T) {

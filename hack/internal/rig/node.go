@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/pyrsia/pyrsia-operator/hack/loopback"
 	"github.com/pyrsia/pyrsia-operator/node/control"
 )
 
@@ -39,8 +40,8 @@ func newNode(r *Rig, name string, args []string) (*Node, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
-	open, err1 := FreeAddr()
-	controlAddr, err2 := FreeAddr()
+	open, err1 := loopback.FreeAddr()
+	controlAddr, err2 := loopback.FreeAddr()
 	if err := errors.Join(err1, err2); err != nil {
 		return nil, err
 	}
@@ -67,7 +68,7 @@ func newNode(r *Rig, name string, args []string) (*Node, error) {
 
 // mustFree gives a port that is free now. It stays the node's over restarts.
 func mustFree() string {
-	addr, err := FreeAddr()
+	addr, err := loopback.FreeAddr()
 	if err != nil {
 		return "127.0.0.1:0"
 	}

@@ -8,12 +8,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -22,6 +19,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/pyrsia/pyrsia-operator/hack/demo/upstream"
+	"github.com/pyrsia/pyrsia-operator/hack/loopback"
 	"github.com/pyrsia/pyrsia-operator/node/control"
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
 )
@@ -50,7 +48,7 @@ func Start(ctx context.Context, dir, dockerRegistry string, publisher ...string)
 	if r.Pyrsia, err = program(ctx, dir); err != nil {
 		return nil, err
 	}
-	addr, err := FreeAddr()
+	addr, err := loopback.FreeAddr()
 	if err != nil {
 		return nil, err
 	}
@@ -86,7 +84,7 @@ func program(ctx context.Context, dir string) (string, error) {
 // StartMirror starts a mirror. Each peer is another mirror's address; the
 // publisher is known to all.
 func (r *Rig) StartMirror(ctx context.Context, name string, args ...string) (*Node, error) {
-	addr, err := FreeAddr()
+	addr, err := loopback.FreeAddr()
 	if err != nil {
 		return nil, err
 	}
@@ -185,24 +183,4 @@ func (r *Rig) Revoke(ctx context.Context, height int64, reason string) (int64, e
 		return 0, err
 	}
 	return by, r.Publisher.Start(ctx)
-}
-
-// FreeAddr is a loopback address whose port is free now, for TCP and for UDP and
-// on all addresses. It is below those that the kernel gives to connections: among
-// thousands of these, one that was free a moment ago is soon somebody's.
-func FreeAddr() (string, error) {
-	const first, count = 20_000, 10_000
-	for range 100 {
-		port := strconv.Itoa(first + rand.IntN(count))
-		l, err := net.Listen("tcp", ":"+port)
-		if err != nil {
-			continue
-		}
-		p, err := net.ListenPacket("udp", ":"+port)
-		if err := errors.Join(err, l.Close()); err != nil {
-			continue
-		}
-		return "127.0.0.1:" + port, p.Close()
-	}
-	return "", fmt.Errorf("no port is free between %d and %d", first, first+count)
 }

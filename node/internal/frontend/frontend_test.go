@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pyrsia/pyrsia-operator/hack/loopback"
 	"github.com/pyrsia/pyrsia-operator/node/internal/portproof"
 )
 
@@ -33,12 +34,11 @@ func folder(t *testing.T) string {
 // freeAddr is a loopback address that was free a moment ago.
 func freeAddr(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	addr, err := loopback.FreeAddr()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return l.Addr().String()
+	return addr
 }
 
 func config(t *testing.T, dir string) Config {
