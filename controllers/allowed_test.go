@@ -8,7 +8,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -396,11 +395,17 @@ func TestRecordOfMirrors(t *testing.T) {
 		}
 		return nil
 	})
-	time.Sleep(500 * time.Millisecond) // the operator's cache
-	third := lonely(t, ns, "third")
-	c.create(t, third)
-	wait(third.UID, true)
-	wait(first.UID, false)
+	more := 0
+	eventually(t, func() error { // what is gone goes when another one comes, and the operator's cache knows of it
+		more++
+		next := lonely(t, ns, fmt.Sprint("more-", more))
+		c.create(t, next)
+		wait(next.UID, true)
+		if has(first.UID) {
+			return errors.New("the record keeps what is gone")
+		}
+		return nil
+	})
 }
 
 // An operator that is told its namespaces needs no right in the cluster as a

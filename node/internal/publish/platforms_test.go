@@ -159,14 +159,7 @@ func TestWhoJoinsAPublicationGetsItsOwnPlatforms(t *testing.T) {
 			w := newWorld(t, OnPull{})
 			d := w.pushPlatforms("app", "1", "amd64", "s390x")
 			w.see(t, "app:1", d)
-			begun, release := make(chan struct{}), make(chan struct{})
-			var once sync.Once
-			w.registry.Fault = func(_ http.ResponseWriter, r *http.Request) bool {
-				if strings.HasSuffix(r.URL.Path, "/manifests/"+d.String()) {
-					once.Do(func() { close(begun); <-release })
-				}
-				return false
-			}
+			begun, release := w.hold(d)
 			var group sync.WaitGroup
 			group.Go(func() { first(w, d) })
 			<-begun
@@ -189,13 +182,9 @@ func TestWhoJoinsAPublicationGetsItsOwnPlatforms(t *testing.T) {
 	}
 }
 
-// A client that pulls on demand, while somebody has fewer platforms published,
-// waits for all of them.
-func TestWhoPullsGetsAllPlatforms(t *testing.T) {
-	w := newWorld(t, OnPull{Allow: []string{"*"}})
-	d := w.pushPlatforms("app", "1", "amd64", "s390x")
-	w.see(t, "app:1", d)
-	begun, release := make(chan struct{}), make(chan struct{})
+// hold keeps the first answer about a manifest back until it is released.
+func (w *world) hold(d digest.Digest) (begun, release chan struct{}) {
+	begun, release = make(chan struct{}), make(chan struct{})
 	var once sync.Once
 	w.registry.Fault = func(_ http.ResponseWriter, r *http.Request) bool {
 		if strings.HasSuffix(r.URL.Path, "/manifests/"+d.String()) {
@@ -203,6 +192,16 @@ func TestWhoPullsGetsAllPlatforms(t *testing.T) {
 		}
 		return false
 	}
+	return begun, release
+}
+
+// A client that pulls on demand, while somebody has fewer platforms published,
+// waits for all of them.
+func TestWhoPullsGetsAllPlatforms(t *testing.T) {
+	w := newWorld(t, OnPull{Allow: []string{"*"}})
+	d := w.pushPlatforms("app", "1", "amd64", "s390x")
+	w.see(t, "app:1", d)
+	begun, release := w.hold(d)
 	var group sync.WaitGroup
 	group.Go(func() {
 		_, _ = w.Publish(t.Context(), control.PublishRequest{Image: "app:1", Digest: d.String(), Platforms: []string{"linux/s390x"}})
