@@ -33,6 +33,7 @@ over from the first, which is never closed: start it, then end the first.`,
 	f.DurationVar(&c.PortWait, "port-wait", time.Minute, "how long to wait for the port while another process has it")
 	f.DurationVar(&c.Succession, "succession", 10*time.Second, "how long to wait for the next frontend at the end")
 	f.DurationVar(&c.Drain, "drain", 2*time.Minute, "how long connections may go on at the end")
+	f.StringVar(&c.Canary, "canary", "", "name of the mirror, such as the UID of its PyrsiaNode, to answer for the image NAME.canary.pyrsia.invalid/canary, by which it is proven that containerd asks it")
 	_ = cmd.MarkFlagRequired("dir") // the flag exists
 	return cmd
 }

@@ -61,7 +61,9 @@ type Config struct {
 	Succession time.Duration
 	// Drain is how long connections may go on at the end.
 	Drain time.Duration
-	Log   *slog.Logger
+	// Canary is the mirror's name whose canary it answers for; empty for none.
+	Canary string
+	Log    *slog.Logger
 }
 
 type frontend struct {
@@ -75,6 +77,9 @@ type frontend struct {
 
 // Run serves until ctx ends and a successor has taken over, or none comes.
 func Run(ctx context.Context, c Config) error {
+	if err := checkCanary(c.Canary); err != nil {
+		return err
+	}
 	if err := errors.Join(os.MkdirAll(c.Dir, 0o700), os.Chmod(c.Dir, 0o700)); err != nil {
 		return fmt.Errorf("preparing the folder of the mirror's sockets: %w", err)
 	}
@@ -178,6 +183,9 @@ func (f *frontend) serve(client *net.TCPConn) {
 	first = first[:n]
 	if bytes.HasPrefix(first, []byte("GET "+portproof.Path+"?")) {
 		f.prove(client, first)
+		return
+	}
+	if f.answerCanary(client, first) {
 		return
 	}
 	deadline := time.Now().Add(f.Wait)
