@@ -46,7 +46,7 @@ hands over to those of its own namespace.)`,
 	f.StringArrayVar(&s.Registries, "registry", []string{"docker.io"}, "registry that the node mirrors, Docker Hub under all its names; may be repeated")
 	f.StringVar(&s.Owner, "owner", localOwner, "whose set-up it is, for more than one node on this machine")
 	f.StringVar(&config, "config", "/etc/containerd/config.toml", "containerd's configuration")
-	cmd.AddCommand(containerdInstall(&s, &config), containerdGuard(&s), containerdUninstall(&s), containerdStatus(&s, &config))
+	cmd.AddCommand(containerdInstall(&s, &config), containerdKeep(&s), containerdGuard(&s), containerdUninstall(&s), containerdStatus(&s, &config))
 	return cmd
 }
 
