@@ -77,10 +77,8 @@ func verifyBlock(key string, b control.Block, image, digest string) (*ledger.Ver
 // platforms are the names of the platforms, bounded as the API wants them.
 func platforms(entry *ledger.AddArtifact) []string {
 	var out []string
-	for _, p := range entry.Platforms {
-		if p.Platform != "unknown/unknown" { // so indexes mark attestations
-			out = append(out, bounded(p.Platform, 256))
-		}
+	for _, p := range entry.Images() {
+		out = append(out, bounded(p.Platform, 256))
 	}
 	slices.Sort(out)
 	return slices.Compact(out)

@@ -44,6 +44,9 @@ func (c *cluster) forward(use, short string, args cobra.PositionalArgs) *cobra.C
 			return runPyrsia(cmd, argv)
 		},
 	}
+	if name == "log" || name == "proof" {
+		cmd.Long = cli.LogHelp
+	}
 	if name == "proof" {
 		cmd.Flags().StringVar(&file, "out", "", "file to write (default: standard output)")
 	} else {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,7 +10,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/opencontainers/go-digest"
 	"github.com/spf13/cobra"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -64,8 +64,7 @@ the right to restore.`,
 // artifact is the Artifact by which an image is withdrawn: the one that was named,
 // else one of the image and digest, else a new one, which is not created yet.
 func (c *cluster) artifact(ctx context.Context, arg string) (*v1alpha1.Artifact, error) {
-	name, d, ok := strings.Cut(arg, "@")
-	if !ok {
+	if !strings.Contains(arg, "@") {
 		art := new(v1alpha1.Artifact)
 		if err := c.client.Get(ctx, client.ObjectKey{Namespace: c.namespace, Name: arg}, art); err != nil {
 			return nil, fmt.Errorf("reading the Artifact: %w; give IMAGE@DIGEST, or the name of one", err)
@@ -78,21 +77,26 @@ func (c *cluster) artifact(ctx context.Context, arg string) (*v1alpha1.Artifact,
 		}
 		return art, nil
 	}
-	image, err := ledger.ParseImage(name)
-	if err == nil {
-		err = ledger.CheckDigest(digest.Digest(d))
-	}
+	ref, err := ledger.ParseReference(arg)
 	if err != nil {
 		return nil, err
 	}
+	if !ref.Whole() {
+		return nil, fmt.Errorf("%s has %d digits of its digest: withdrawn is what has all 64", arg, len(ref.Digits))
+	}
+	d := ref.Digest().String()
 	var list v1alpha1.ArtifactList
 	if err := c.client.List(ctx, &list, client.InNamespace(c.namespace)); err != nil {
 		return nil, fmt.Errorf("listing the Artifacts: %w", err)
 	}
 	for _, a := range list.Items {
-		if a.Spec.Image == image.String() && a.Spec.Digest == d && a.Spec.PublisherRef.Name != "" && a.DeletionTimestamp.IsZero() {
+		if ref.Means(a.Spec.Image) && a.Spec.Digest == d && a.Spec.PublisherRef.Name != "" && a.DeletionTimestamp.IsZero() {
 			return &a, nil
 		}
+	}
+	image, err := c.recorded(ctx, ref)
+	if err != nil {
+		return nil, err
 	}
 	publisher, err := c.find(ctx)
 	if err != nil {
@@ -104,6 +108,38 @@ func (c *cluster) artifact(ctx context.Context, arg string) (*v1alpha1.Artifact,
 	art := &v1alpha1.Artifact{ObjectMeta: metav1.ObjectMeta{Namespace: c.namespace, GenerateName: "revoke-"}}
 	art.Spec.Image, art.Spec.Digest, art.Spec.PublisherRef.Name = image.String(), d, publisher.Name
 	return art, nil
+}
+
+// recorded is the name under which a digest is withdrawn that has no Artifact: the
+// one that the ledger records it under, if a name at a mirror may be two.
+func (c *cluster) recorded(ctx context.Context, ref *ledger.Reference) (ledger.Image, error) {
+	for i := range ref.Names {
+		ref.Names[i].Tag = cmp.Or(ref.Names[i].Tag, "latest") // of any: it is withdrawn under all
+	}
+	if len(ref.Names) == 1 {
+		return ref.Names[0], nil
+	}
+	address, closed, err := c.reach(ctx)
+	if err != nil {
+		return ledger.Image{}, err
+	}
+	defer closed()
+	blocks, err := cli.Query(ctx, address, ref.Digest().String())
+	if err != nil {
+		return ledger.Image{}, err
+	}
+	for _, b := range blocks {
+		a, err := ledger.ParseEntry([]byte(b.Entry))
+		if err != nil {
+			continue
+		}
+		for _, image := range ref.Names {
+			if a.Repository() == image.Name() {
+				return image, nil
+			}
+		}
+	}
+	return ledger.Image{}, fmt.Errorf("the ledger records no %s: name the image as 'kubectl pyrsia log %s' does", ref, ref.Digest())
 }
 
 // showNaming shows what a withdrawal concerns.

@@ -115,7 +115,8 @@ func TestRevoke(t *testing.T) {
 	name := "alpine:3.20@" + bad.String()
 
 	// What it concerns is shown first, and nothing is changed.
-	for _, args := range [][]string{{name, "--reason", "malware"}, {"alpine", "--reason", "malware"}} {
+	for _, args := range [][]string{{name, "--reason", "malware"}, {"alpine", "--reason", "malware"}, {"alpine@" + bad.String(), "--reason", "malware"},
+		{"127.0.0.1:5001/library/alpine:3.20@" + bad.String(), "--reason", "malware"}, {"127.0.0.1:5001/library/alpine@" + bad.String(), "--reason", "malware"}} {
 		out, err := run(args...)
 		if err == nil || !strings.Contains(err.Error(), "--yes") {
 			t.Errorf("%v without --yes: %v", args, err)
@@ -137,6 +138,8 @@ func TestRevoke(t *testing.T) {
 		"alpine:3.20 --reason x":            "reading the Artifact",
 		"alpine:3.20@sha256:1 --reason x":   "digest",
 		"no-such-artifact --reason malware": "not found",
+		"alpine@sha256:" + bad.Encoded()[:12] + " --reason x":                                    "all 64",
+		"127.0.0.1:5001/library/alpine@" + digest.FromString("nothing").String() + " --reason x": "the ledger records no",
 	} {
 		if _, err := run(strings.Fields(args)...); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", args, err, want)
@@ -152,8 +155,8 @@ func TestRevoke(t *testing.T) {
 	if _, err := run(name, "--reason", "again", "--yes"); err == nil || !strings.Contains(err.Error(), "contains malware") {
 		t.Errorf("again: %v, want that it is revoked already", err)
 	}
-	// A digest without an Artifact gets one.
-	out, err := run("alpine:multi@"+index.String(), "--reason", "contains malware", "--yes")
+	// A digest without an Artifact gets one, under the name that the ledger has for it.
+	out, err := run("127.0.0.1:5001/library/alpine:multi@"+index.String(), "--reason", "contains malware", "--yes")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -162,7 +165,7 @@ func TestRevoke(t *testing.T) {
 		t.Fatalf("%d Artifacts, %v", len(list.Items), err)
 	}
 	for _, a := range list.Items {
-		if a.Name != "alpine" && (a.Spec.State != v1alpha1.StateRevoked || a.Spec.Digest != index.String() || !strings.Contains(out, a.Name)) {
+		if a.Name != "alpine" && (a.Spec.State != v1alpha1.StateRevoked || a.Spec.Digest != index.String() || a.Spec.Image != "docker.io/library/alpine:multi" || !strings.Contains(out, a.Name)) {
 			t.Errorf("the new Artifact: %+v\n%s", a.Spec, out)
 		}
 	}

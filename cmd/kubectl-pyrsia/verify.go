@@ -8,10 +8,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
-	"github.com/opencontainers/go-digest"
 	"github.com/spf13/cobra"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -23,22 +21,22 @@ import (
 func (c *cluster) verifyCommand() *cobra.Command {
 	var key string
 	cmd := &cobra.Command{
-		Use:   "verify IMAGE[@DIGEST]",
+		Use:   "verify IMAGE[@DIGEST]|DIGEST",
 		Short: "Check on this machine that an image is on the ledger, by the proofs of the Artifacts",
 		Long: `Checks the proof of each Artifact of the image, of all its digests or of the one
-that is given: of its index, of a platform's manifest, or its image ID. The key is
+that is given: of its index, of a platform's manifest, or its image ID. IMAGE is a
+name in any way in which clients show it, also the one at a mirror. The key is
 the one that the operator has pinned; --key is one that you know from elsewhere,
 and then nothing in the cluster is trusted. Where the key was rotated since an
 Artifact was published, a node proves it again.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			name, want, _ := strings.Cut(args[0], "@")
-			image, err := ledger.ParseImage(name)
+			ref, err := ledger.ParseReference(args[0])
 			if err != nil {
 				return err
 			}
-			if want != "" && digest.Digest(want).Validate() != nil {
-				return fmt.Errorf("%q is no digest", want)
+			if ref.Digits != "" && !ref.Whole() {
+				return errors.New("a proof is checked for all digits of a digest: give IMAGE@sha256:DIGITS with all 64, or IMAGE alone")
 			}
 			var list v1alpha1.ArtifactList
 			if err := c.client.List(cmd.Context(), &list, client.InNamespace(c.namespace)); err != nil {
@@ -46,18 +44,21 @@ Artifact was published, a node proves it again.`,
 			}
 			found := 0
 			for _, a := range list.Items {
-				if a.Spec.Image != image.String() || a.Status.Block == nil {
+				if a.Status.Block == nil || ref.Named() && !ref.Means(a.Spec.Image) {
+					continue
+				}
+				if entry, err := ledger.ParseEntry([]byte(a.Status.Block.Entry)); err == nil && ref.Digits != "" && !entry.Names(ref.Digest()) {
 					continue
 				}
 				block, err := c.check(cmd.Context(), &a, key)
 				if err != nil {
 					return fmt.Errorf("verifying Artifact %s: %w", a.Name, err)
 				}
-				if want != "" && !block.Artifact.Names(digest.Digest(want)) {
+				if ref.Digits != "" && !block.Artifact.Names(ref.Digest()) {
 					continue
 				}
 				found++
-				fmt.Fprintf(cmd.OutOrStdout(), "verified: %s@%s is block %d of %s, recorded %s%s%s\n", image, block.Artifact.Digest,
+				fmt.Fprintf(cmd.OutOrStdout(), "verified: %s@%s is block %d of %s, recorded %s%s%s\n", block.Artifact.Name(), block.Artifact.Digest,
 					block.Height, block.Checkpoint.Origin, block.Artifact.Time.Format(time.RFC3339), exception(block.Artifact), withdrawn(&a))
 			}
 			if found == 0 {

@@ -71,18 +71,25 @@ func TestVerifyAfterARotation(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	verify := func(flags ...string) (string, error) {
-		return runPlugin(t, node.URL, append([]string{"--kubeconfig", kubeconfig, "-n", "default", "verify", "alpine:3.20"}, flags...)...)
+	verify := func(what string, flags ...string) (string, error) {
+		return runPlugin(t, node.URL, append([]string{"--kubeconfig", kubeconfig, "-n", "default", "verify", what}, flags...)...)
 	}
-	if out, err := verify(); err != nil || !strings.Contains(out, "verified: "+image+"@"+d.String()) {
-		t.Errorf("after the rotation: %v\n%s", err, out)
+	for _, what := range []string{"alpine:3.20", "127.0.0.1:5001/library/alpine:3.20", "alpine@" + d.String(), d.String(), digest.FromString("c").Encoded()} {
+		if out, err := verify(what); err != nil || !strings.Contains(out, "verified: "+image+"@"+d.String()) {
+			t.Errorf("%s after the rotation: %v\n%s", what, err, out)
+		}
+	}
+	for what, says := range map[string]string{"alpine:3.19@" + d.String(): "no Artifact", digest.FromString("other").String(): "no Artifact", d.Encoded()[:12]: "all digits", "alpine 3.20": "more than one word"} {
+		if out, err := verify(what); err == nil || !strings.Contains(err.Error(), says) {
+			t.Errorf("%s: %v, want %q\n%s", what, err, says, out)
+		}
 	}
 	// A node that shows another ledger proves nothing.
 	_, foreign, err := ledger.GenerateKey("ledger.example/plugin")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if out, err := verify("--key", foreign); err == nil {
+	if out, err := verify("alpine:3.20", "--key", foreign); err == nil {
 		t.Errorf("by a key that signed nothing:\n%s", out)
 	}
 }

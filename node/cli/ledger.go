@@ -3,10 +3,10 @@ package cli
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
-	"net/url"
 	"os"
 	"strconv"
 	"strings"
@@ -61,13 +61,24 @@ the first line: from then on the old key is worth nothing.`,
 	return cmd
 }
 
+// LogHelp says what can be asked for.
+var LogHelp = fmt.Sprintf(`Asks a node for all blocks of an image, or of a digest: of an index, of a
+platform's manifest, or an image ID. Any way will do in which a client shows one:
+by its name, also the one at a mirror of this machine (127.0.0.1:5001/library/alpine:3.20),
+by the digest that 'docker images --digests', crictl or a pod's imageID shows, by
+both, or by the first %d digits of an ID or more. PLATFORMS counts what can be run:
+attestations are none.`, ledger.MinDigits)
+
 func logCommand() *cobra.Command {
 	var nodeURL, output string
 	cmd := &cobra.Command{
 		Use:   "log IMAGE|DIGEST",
 		Short: "Show what the ledger says of an image, newest first",
-		Long: `Asks a node for all blocks of an image (alpine:3.20), or of a digest: of an
-index, of a platform's manifest, or the image ID that 'docker images' shows.`,
+		Long:  LogHelp,
+		Example: `  pyrsia log alpine:3.20
+  pyrsia log alpine@sha256:...
+  pyrsia log 127.0.0.1:5001/quay.io/org/image:1
+  pyrsia log "$(docker images --quiet alpine:3.20)"`,
 		Args: exactly(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := checkOutput(output); err != nil {
@@ -81,7 +92,7 @@ index, of a platform's manifest, or the image ID that 'docker images' shows.`,
 				return json.NewEncoder(cmd.OutOrStdout()).Encode(blocks)
 			}
 			if len(blocks) == 0 {
-				return fmt.Errorf("%s is not on the ledger of %s", args[0], nodeURL)
+				return absent(args[0], nodeURL)
 			}
 			return table(cmd.OutOrStdout(), blocks)
 		},
@@ -111,17 +122,6 @@ func checkOutput(output string) error {
 	return nil
 }
 
-// Query asks a node which blocks are of an image, or name a digest: newest first,
-// and no more than its first page.
-func Query(ctx context.Context, nodeURL, what string) ([]ledger.BlockJSON, error) {
-	v := url.Values{"image": {what}}
-	if digest.Digest(what).Validate() == nil {
-		v = url.Values{"digest": {what}}
-	}
-	var blocks []ledger.BlockJSON
-	return blocks, get(ctx, nodeURL, "/api/v1/artifacts?"+v.Encode(), &blocks)
-}
-
 // Block asks a node for a block with its proof.
 func Block(ctx context.Context, nodeURL string, height int64) (ledger.BlockJSON, error) {
 	var b ledger.BlockJSON
@@ -145,6 +145,9 @@ func get(ctx context.Context, nodeURL, path string, out any) error {
 	if err != nil {
 		return fmt.Errorf("asking the node: %w", err)
 	}
+	if resp.StatusCode == http.StatusConflict { // it has understood the question, which has no one answer
+		return errors.New(strings.TrimSpace(string(data)))
+	}
 	if resp.StatusCode != http.StatusOK {
 		return fmt.Errorf("the node answered %s: %s", resp.Status, strings.TrimSpace(string(data)))
 	}
@@ -163,7 +166,7 @@ func table(w io.Writer, blocks []ledger.BlockJSON) error {
 			fmt.Fprintf(tw, "%d\t(%v)\n", b.Height, err)
 			continue
 		}
-		fmt.Fprintf(tw, "%d\t%s\t%s\t%s\t%d", b.Height, a.Time.Format(time.RFC3339), a.Artifact, a.Digest, len(a.Platforms))
+		fmt.Fprintf(tw, "%d\t%s\t%s\t%s\t%d", b.Height, a.Time.Format(time.RFC3339), a.Artifact, a.Digest, len(a.Images()))
 		notes := withdrawals(b, a)
 		if why := a.Exception(); why != "" {
 			notes = append(notes, why)
@@ -210,7 +213,7 @@ func proofCommand() *cobra.Command {
 				return err
 			}
 			if len(blocks) == 0 {
-				return fmt.Errorf("%s is not on the ledger of %s", args[0], nodeURL)
+				return absent(args[0], nodeURL)
 			}
 			b, err := Block(cmd.Context(), nodeURL, blocks[0].Height)
 			if err != nil {
@@ -249,25 +252,28 @@ func verifyCommand() *cobra.Command {
 		Long: `Needs nothing but the ledger's verifier key and the file that 'pyrsia proof' wrote.
 The key is the newest one that you have seen: whoever holds an earlier one, which
 was rotated since, proves nothing by it. DIGEST is that of the image's index, of a
-platform's manifest, or the image ID.`,
+platform's manifest, or the image ID, with all its digits. IMAGE may be left out:
+then the proof is for whatever name the digest is recorded under, which is shown.`,
 		Args: exactly(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			name, d, ok := strings.Cut(args[0], "@")
-			if !ok || vkey == "" || file == "" {
-				return fmt.Errorf("%w: give IMAGE:TAG@sha256:..., --key and --proof", errUsage)
+			if vkey == "" || file == "" {
+				return fmt.Errorf("%w: give IMAGE@sha256:..., --key and --proof", errUsage)
 			}
 			if err := checkOutput(output); err != nil {
 				return err
 			}
-			image, err := ledger.ParseImage(name)
+			ref, err := ledger.ParseReference(args[0])
+			if err != nil {
+				return fmt.Errorf("%w: %w", errUsage, err)
+			}
+			if !ref.Whole() {
+				return fmt.Errorf("%w: a proof is checked for all digits of a digest: give IMAGE@sha256:DIGITS with all 64", errUsage)
+			}
+			b, err := verifyBundle(vkey, file, ref.Digest())
 			if err != nil {
 				return err
 			}
-			b, err := verifyBundle(vkey, file, digest.Digest(d))
-			if err != nil {
-				return err
-			}
-			if b.Artifact.Name() != image.String() || !b.Artifact.Names(digest.Digest(d)) {
+			if ref.Named() && !ref.Means(b.Artifact.Artifact) || !b.Artifact.Names(ref.Digest()) {
 				return fmt.Errorf("the proof is good, but for %s@%s", b.Artifact.Artifact, b.Artifact.Digest)
 			}
 			if output == outputJSON {
@@ -276,8 +282,8 @@ platform's manifest, or the image ID.`,
 					Origin: b.Checkpoint.Origin, Recorded: b.Artifact.Time, SeenAt: b.Artifact.SeenAt, Pinned: b.Artifact.Pinned,
 				})
 			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "verified: %s is block %d of %s, recorded %s%s\n",
-				args[0], b.Height, b.Checkpoint.Origin, b.Artifact.Time.Format(time.RFC3339), exception(b.Artifact))
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "verified: %s@%s is block %d of %s, recorded %s%s\n",
+				b.Artifact.Name(), ref.Digest(), b.Height, b.Checkpoint.Origin, b.Artifact.Time.Format(time.RFC3339), exception(b.Artifact))
 			return err
 		},
 	}

@@ -84,6 +84,19 @@ type Platform struct {
 	Size     int64         `json:"size"`     // config and layers, bytes
 }
 
+// UnknownPlatform is how indexes mark what is not to be run: attestations.
+const UnknownPlatform = "unknown/unknown"
+
+// Images are the platforms that can be run, without the attestations of them.
+func (e *AddArtifact) Images() (out []Platform) {
+	for _, p := range e.Platforms {
+		if p.Platform != UnknownPlatform || p.Digest == e.Digest { // without an index there are none
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
 // body is the content of an entry.
 type body interface{ validate() error }
 
@@ -246,6 +259,15 @@ func checkTime(at time.Time) error {
 func (e *AddArtifact) Names(d digest.Digest) bool {
 	return e.Digest == d || e.Pieces == d ||
 		slices.ContainsFunc(e.Platforms, func(p Platform) bool { return p.Digest == d || p.Config == d })
+}
+
+// digests are those that the entry names.
+func (e *AddArtifact) digests() []digest.Digest {
+	out := []digest.Digest{e.Digest, e.Pieces}
+	for _, p := range e.Platforms {
+		out = append(out, p.Digest, p.Config)
+	}
+	return out
 }
 
 // Includes tells whether the entry is about the digest of another one, and has

@@ -48,7 +48,8 @@ type WithdrawnJSON struct {
 // Handler serves this copy of the ledger, read-only and open to everyone:
 //
 //	/checkpoint, /tile/...               c2sp.org/tlog-tiles
-//	/api/v1/artifacts?image= or digest=  blocks, newest first, paged by n= and before=
+//	/api/v1/artifacts?image= or digest=  blocks, newest first, paged by n= and before=;
+//	                                     of a digest the first 12 digits will do
 //	/api/v1/blocks/HEIGHT                one block with its proof
 //	/api/v1/entries/HEIGHT?n=            entries from a height on, as in a bundle
 //	/api/v1/rotations                    proofs that the ledger was handed over to other keys
@@ -116,11 +117,19 @@ func (l *Ledger) serveArtifacts(w http.ResponseWriter, r *http.Request) {
 		}
 		find = func() ([]*Entry, error) { return l.historyBelow(r.Context(), name, below, n+1) }
 	case d != "" && image == "":
-		if err := CheckDigest(d); err != nil {
+		digits, cut := firstDigits(d)
+		if err := CheckDigest(d); err != nil && !cut {
 			http.Error(w, err.Error(), http.StatusBadRequest)
 			return
 		}
-		find = func() ([]*Entry, error) { return l.byDigestBelow(r.Context(), d, below, n+1) }
+		find = func() (_ []*Entry, err error) {
+			if cut {
+				if d, err = l.wholeDigest(r.Context(), digits); err != nil {
+					return nil, err
+				}
+			}
+			return l.byDigestBelow(r.Context(), d, below, n+1)
+		}
 	default:
 		http.Error(w, "give image=NAME:TAG or digest=sha256:...", http.StatusBadRequest)
 		return
@@ -258,6 +267,10 @@ func (l *Ledger) serveEntries(w http.ResponseWriter, r *http.Request) {
 func (l *Ledger) fail(w http.ResponseWriter, err error) {
 	if errors.Is(err, ErrNotFound) {
 		http.Error(w, err.Error(), http.StatusNotFound)
+		return
+	}
+	if _, ok := errors.AsType[*AmbiguousError](err); ok {
+		http.Error(w, err.Error(), http.StatusConflict)
 		return
 	}
 	l.log.Error("answering a query", "error", err)

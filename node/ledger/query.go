@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 
 	"filippo.io/torchwood"
 	"github.com/opencontainers/go-digest"
@@ -189,6 +191,54 @@ func (l *Ledger) byDigestBelow(ctx context.Context, d digest.Digest, below int64
 		return nil, fmt.Errorf("digest %.80q: only sha256 is supported", string(d))
 	}
 	return l.find(ctx, key, below, limit, func(e *Entry) bool { return e.Artifact != nil && e.Artifact.Names(d) })
+}
+
+// AmbiguousError says that the first digits of a digest begin several ones.
+type AmbiguousError struct {
+	Digits  string
+	Digests []digest.Digest
+}
+
+func (e *AmbiguousError) Error() string {
+	return fmt.Sprintf("%s begins several digests on the ledger, %s and %s: give more digits of the one that is meant", e.Digits, e.Digests[0], e.Digests[1])
+}
+
+// maxNamesakes bounds the blocks that are read for the first digits of a digest.
+const maxNamesakes = 1000
+
+// firstDigits are those of a digest that is cut, and lead to it still.
+func firstDigits(d digest.Digest) (digits string, cut bool) {
+	digits, _ = cutAlgorithm(string(d))
+	return strings.ToLower(digits), isDigits(digits) && MinDigits <= len(digits) && len(digits) < digestDigits
+}
+
+// wholeDigest gives the digest that begins with some digits. Digits that begin
+// none are filled up: no block has the result either.
+func (l *Ledger) wholeDigest(ctx context.Context, digits string) (digest.Digest, error) {
+	begins := digest.NewDigestFromEncoded(digest.SHA256, digits)
+	filled := begins + digest.Digest(strings.Repeat("0", digestDigits-len(digits)))
+	key, _ := digestKey([]byte(filled)) // MinDigits are all of it
+	var found []digest.Digest
+	_, err := l.find(ctx, key, l.Size(), maxNamesakes, func(e *Entry) bool {
+		if e.Artifact == nil {
+			return false
+		}
+		for _, d := range e.Artifact.digests() {
+			if strings.HasPrefix(string(d), string(begins)) && !slices.Contains(found, d) {
+				found = append(found, d)
+			}
+		}
+		return true
+	})
+	switch {
+	case err != nil:
+		return "", err
+	case len(found) == 0:
+		return filled, nil
+	case len(found) > 1:
+		return "", &AmbiguousError{digits, found}
+	}
+	return found[0], nil
 }
 
 // Find finds the newest block that records an image with a digest.

@@ -107,7 +107,7 @@ func (p *Publisher) platformsOf(ctx context.Context, a *ledger.AddArtifact) (pla
 		return nil, err
 	}
 	for _, one := range a.Platforms {
-		if one.Platform != upstream.UnknownPlatform { // attestations come with what they are of
+		if one.Platform != ledger.UnknownPlatform { // attestations come with what they are of
 			platforms = append(platforms, one.Platform)
 		}
 	}

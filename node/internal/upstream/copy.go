@@ -29,8 +29,10 @@ const (
 	blobAttempts    = 3
 
 	// annotationSubject on an index's manifest names the manifest that it is
-	// an attestation of (docs.docker.com/build/metadata/attestations).
+	// an attestation of, and annotationType is there on nothing else
+	// (docs.docker.com/build/metadata/attestations).
 	annotationSubject = "vnd.docker.reference.digest"
+	annotationType    = "vnd.docker.reference.type"
 )
 
 // Selection says which manifests of an index are copied.
@@ -173,6 +175,9 @@ func (c *copier) platforms(ctx context.Context, top *Manifest) ([]ledger.Platfor
 		p, err := c.platform(ctx, m, desc.Platform)
 		if err != nil {
 			return nil, err
+		}
+		if desc.Annotations[annotationType] != "" { // whatever it says of a platform, it is not to be run
+			p.Platform = ledger.UnknownPlatform
 		}
 		out = append(out, p)
 	}

@@ -282,7 +282,7 @@ func (r *Registry) Blob(ctx context.Context, image ledger.Image, d digest.Digest
 // Platform names a platform as the ledger does: os/architecture[/variant].
 func Platform(p *v1.Platform) string {
 	if p == nil || p.OS == "" {
-		return UnknownPlatform
+		return ledger.UnknownPlatform
 	}
 	s := p.OS + "/" + p.Architecture
 	if p.Variant != "" {
@@ -290,6 +290,3 @@ func Platform(p *v1.Platform) string {
 	}
 	return s
 }
-
-// UnknownPlatform is how indexes mark what is not to be run: attestations.
-const UnknownPlatform = "unknown/unknown"

@@ -147,6 +147,13 @@ func TestPlatformsComeWithTheirAttestations(t *testing.T) {
 	if _, err := w.copy(t, "a:1", "linux/s390x"); kindOf(err) != NotFound {
 		t.Errorf("no such platform: %v", err)
 	}
+	// One that is said to be for the platform that it is of is an attestation still.
+	marked := w.AddImage(amd64, "marked", []byte("sbom"))
+	marked.Annotations = map[string]string{annotationSubject: one.Digest.String(), annotationType: "attestation-manifest"}
+	w.Tag("library/a", "2", w.AddIndex(one, marked))
+	if two, err := w.copy(t, "a:2"); err != nil || len(two.Platforms) != 2 || len(two.Images()) != 1 || two.Images()[0].Digest != one.Digest {
+		t.Errorf("with an attestation that has a platform: %+v, %v", two, err)
+	}
 }
 
 func TestReferrersAndSignaturesComeAlong(t *testing.T) {
