@@ -140,7 +140,8 @@ func sameRegistry(a, b string) bool {
 
 // setUpRefusal tells why the mirror does not run, or cannot set containerd up, on
 // the first Kubernetes node where that is refused: another mirror has a registry or
-// the folder there, or another process has the mirror's port.
+// the folder there, another process has the mirror's port, or of what is set up there
+// something could not be kept.
 func setUpRefusal(pods []corev1.Pod) (reason, message string) {
 	count := 0
 	for _, p := range pods {
@@ -172,4 +173,5 @@ var refusals = map[int32]struct{ container, reason, what string }{
 	control.ExitRegistryTaken: {containerSetUp, "RegistryTaken", "containerd is not set up"},
 	control.ExitPortTaken:     {containerSetUp, "PortTaken", "containerd is not set up"},
 	control.ExitFolderTaken:   {containerInitData, "FolderTaken", "the mirror does not run"},
+	control.ExitSetUpRefused:  {containerSetUp, "SetUpRefused", "containerd is not set up"},
 }

@@ -263,7 +263,7 @@ func TestRefusedSetUpIsACondition(t *testing.T) {
 	t.Parallel()
 	c := testCluster(t)
 	mirror, pods := c.spread(t, "a", "b")
-	for code, reason := range map[int32]string{control.ExitRegistryTaken: "RegistryTaken", control.ExitPortTaken: "PortTaken"} {
+	for code, reason := range map[int32]string{control.ExitRegistryTaken: "RegistryTaken", control.ExitPortTaken: "PortTaken", control.ExitSetUpRefused: "SetUpRefused"} {
 		ended := corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: code, Message: "pyrsia: said the container\n"}}
 		for _, p := range pods {
 			c.get(t, p)

@@ -71,6 +71,9 @@ func exitStatus(err error) int {
 	if _, ok := errors.AsType[*datafolder.OwnedError](err); ok {
 		return control.ExitFolderTaken
 	}
+	if _, ok := errors.AsType[*containerd.RefusedError](err); ok {
+		return control.ExitSetUpRefused
+	}
 	return 1
 }
 

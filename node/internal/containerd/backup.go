@@ -21,6 +21,8 @@ const (
 	absentFile = "absent"
 	// createdFile stands in the backup if all of certs.d was not there.
 	createdFile = "created"
+	// folderWasNotThere is what absentFile says of a folder that we have made.
+	folderWasNotThere = "false\n"
 )
 
 func (s Setup) backup(folder string) string { return filepath.Join(s.CertsD, backupDir, folder) }
@@ -35,6 +37,9 @@ func (s Setup) begin() error {
 	}
 	if _, err := os.Stat(s.CertsD); !errors.Is(err, fs.ErrNotExist) {
 		return err
+	}
+	if to, err := os.Readlink(s.CertsD); err == nil {
+		return refused("%s is a link to %s, which is not there: make that folder, or remove the link", s.CertsD, to)
 	}
 	making := s.beside("new")
 	if err := os.MkdirAll(filepath.Join(making, backupDir), 0o755); err != nil {
@@ -75,11 +80,12 @@ func (s Setup) end() error {
 		return err
 	}
 	if _, err := os.Stat(filepath.Join(s.CertsD, backupDir, createdFile)); err == nil {
-		if all, err := os.ReadDir(s.CertsD); err != nil || len(all) > 1 {
+		all, err := os.ReadDir(s.CertsD)
+		if _, noLink := os.Readlink(s.CertsD); err != nil || len(all) > 1 || noLink == nil {
 			return errors.Join(err, os.RemoveAll(filepath.Join(s.CertsD, backupDir))) // the user keeps something there
 		}
 		// Crash after: a folder beside, which the next run removes.
-		err := s.renameDir(s.CertsD, s.beside("old"))
+		err = s.renameDir(s.CertsD, s.beside("old"))
 		if errors.Is(err, unix.EBUSY) || errors.Is(err, unix.EROFS) { // a mount, in a pod: the empty folder stays
 			return os.RemoveAll(filepath.Join(s.CertsD, backupDir))
 		}
@@ -148,7 +154,7 @@ func (s Setup) restore(registry string) error {
 		return err
 	}
 	hadDir, _, err := read(filepath.Join(s.backup(registry), absentFile))
-	if err != nil || string(hadDir) != "false\n" {
+	if err != nil || string(hadDir) != folderWasNotThere {
 		return err
 	}
 	return removeEmpty(s.dir(registry))

@@ -6,7 +6,9 @@ package containerd
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -32,7 +34,8 @@ type Setup struct {
 	CertsD string // such as /etc/containerd/certs.d
 	Owner  string // whose set-up it is, such as NAMESPACE/NAME/UID of a PyrsiaNode
 	// Registries are those whose pulls go to the mirror. Docker Hub is set up
-	// under all its names, whichever is listed.
+	// under all its names, whichever is listed. _default stands for all
+	// registries without a folder of their own.
 	Registries []string
 }
 
@@ -51,12 +54,16 @@ func (s Setup) check() error {
 // Install sends pulls of these registries to the mirror at the given URL. What
 // the user had is kept for Uninstall. What the same owner had set up otherwise,
 // at another URL or for registries that are not listed any more, is changed or
-// restored: it tells which folders were. If another owner has one of the
+// restored: it tells which folders were. With Fallback the registries and mirrors that
+// the user had set up are asked after the mirror, as they were at this Install. If another owner has one of the
 // registries, nothing is changed but for a claim to it within a team, and the
 // error is an *OwnedError. To install again is safe, also after a crash at any moment.
 func (s Setup) Install(mirror string, mode Mode) (restored []string, err error) {
 	if mode != Strict && mode != Fallback {
 		return nil, fmt.Errorf("mode %q: want %s or %s", mode, Strict, Fallback)
+	}
+	if mode == Strict && slices.Contains(s.Registries, defaultFolder) {
+		return nil, fmt.Errorf("strict for %s would keep this machine from every registry without a folder of its own, from those of its own system too: name the registries that are to be strict, or set %[1]s up with mode %s", defaultFolder, Fallback)
 	}
 	if err := s.check(); err != nil {
 		return nil, err
@@ -72,12 +79,15 @@ func (s Setup) Install(mirror string, mode Mode) (restored []string, err error) 
 }
 
 func (s Setup) installAll(mirror string, mode Mode) (restored []string, err error) {
-	wanted := folders(s.Registries)
-	if err := s.refuse(wanted, mirror, mode); err != nil {
+	wanted, err := s.files(mirror, mode)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.refuse(wanted, mirror); err != nil {
 		return nil, err
 	}
 	for _, f := range wanted {
-		if err := s.install(f.name, s.content(f, mirror, mode)); err != nil {
+		if err := s.install(f); err != nil {
 			return nil, fmt.Errorf("setting containerd up for %s: %w", f.registry, err)
 		}
 	}
@@ -93,7 +103,12 @@ func (s Setup) installAll(mirror string, mode Mode) (restored []string, err erro
 
 // refuse looks at all folders before any is written, and claims those that
 // another mirror has.
-func (s Setup) refuse(wanted []folder, mirror string, mode Mode) error {
+func (s Setup) refuse(wanted []file, mirror string) error {
+	for _, f := range wanted {
+		if err := s.checkPlace(f.name); err != nil {
+			return fmt.Errorf("setting containerd up for %s: %w", f.registry, err)
+		}
+	}
 	var owned error
 	for _, f := range wanted {
 		current, _, err := read(s.hosts(f.name))
@@ -107,46 +122,63 @@ func (s Setup) refuse(wanted []folder, mirror string, mode Mode) error {
 		if owned == nil {
 			owned = &OwnedError{Registry: f.registry, File: s.hosts(f.name), Owner: h.owner, Mirror: h.mirror}
 		}
-		if err := s.putClaim(f.name, h.owner, s.content(f, mirror, mode)); err != nil {
+		if err := s.putClaim(f.name, h.owner, f.content); err != nil {
 			return fmt.Errorf("waiting for %s: %w", f.registry, err)
 		}
 	}
 	return owned
 }
 
-func (s Setup) install(folder string, content []byte) error {
-	if err := s.sweep(folder); err != nil {
+func (s Setup) install(f file) error {
+	if err := s.sweep(f.name); err != nil {
 		return err
 	}
-	current, exists, err := read(s.hosts(folder))
+	current, exists, err := read(s.hosts(f.name))
 	if err != nil {
 		return err
 	}
 	if _, ours := parse(current); !ours {
-		if err := s.keep(folder, exists); err != nil {
+		if err := s.keep(f.name, exists); err != nil {
 			return err
 		}
 	}
-	if bytes.Equal(current, content) {
+	if bytes.Equal(current, f.content) {
 		return nil
 	}
-	if err := os.MkdirAll(s.dir(folder), 0o755); err != nil {
+	if err := os.MkdirAll(s.dir(f.name), 0o755); err != nil {
 		return err
 	}
 	// Crash before: a backup of what is still in place, which the next Install
 	// renews and the next Uninstall drops.
-	return durable.WriteFile(s.hosts(folder), content)
+	return s.put(f.name, f.content)
+}
+
+// put writes a folder's hosts.toml. What it has from another folder can be read
+// by no more users here: it may hold a password.
+func (s Setup) put(folder string, content []byte) error {
+	if h, _ := parse(content); h.below == "" || h.below == folder {
+		return durable.WriteFile(s.hosts(folder), content)
+	}
+	return writeSecret(s.hosts(folder), content)
+}
+
+// writeSecret is durable.WriteSecret for a file that more users could read before.
+func writeSecret(name string, content []byte) error {
+	if err := os.Chmod(name, 0o600); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return durable.WriteSecret(name, content)
 }
 
 // restoreOthers restores what an earlier Install of the same owner set up and
 // this one did not.
-func (s Setup) restoreOthers(wanted []folder, mirror string) (restored []string, err error) {
+func (s Setup) restoreOthers(wanted []file, mirror string) (restored []string, err error) {
 	taken, err := s.kept()
 	if err != nil {
 		return nil, err
 	}
 	for _, name := range taken {
-		if slices.ContainsFunc(wanted, func(f folder) bool { return f.name == name }) {
+		if slices.ContainsFunc(wanted, func(f file) bool { return f.name == name }) {
 			continue
 		}
 		current, _, err := read(s.hosts(name))
@@ -204,7 +236,7 @@ func (s Setup) Disarm(mirror string) (closed, restored []string, err error) {
 			case err != nil:
 			case f.Mode == Strict && !waits:
 				closed = append(closed, f.Registry)
-				err = durable.WriteFile(s.hosts(f.Registry), s.content(folder{}, Closed, Strict))
+				err = durable.WriteFile(s.hosts(f.Registry), s.strict(Closed))
 			default:
 				restored = append(restored, f.Registry)
 				err = s.uninstall(f.Registry)
@@ -233,7 +265,15 @@ func (s Setup) Armed(mirror string) (bool, error) {
 	return len(armed) > 0, err
 }
 
-func (s Setup) armed(mirror string) (out []State, err error) {
+func (s Setup) armed(mirror string) ([]State, error) {
+	installed, err := s.Installed()
+	return slices.DeleteFunc(installed, func(f State) bool {
+		return f.Mirror != mirror || !s.inherits(hosts{mirror: f.Mirror, owner: f.Owner}, mirror)
+	}), err
+}
+
+// Installed are all folders whose pulls go to a Pyrsia node, whoever owns them.
+func (s Setup) Installed() (out []State, err error) {
 	taken, err := s.kept()
 	if err != nil {
 		return nil, err
@@ -243,7 +283,7 @@ func (s Setup) armed(mirror string) (out []State, err error) {
 		if err != nil {
 			return out, err
 		}
-		if h, ours := parse(current); ours && h.mirror == mirror && s.inherits(h, mirror) {
+		if h, ours := parse(current); ours {
 			out = append(out, State{name, h.mode, h.mirror, h.owner})
 		}
 	}
@@ -264,17 +304,18 @@ func (s Setup) uninstallAll(mirror string) error {
 	if err := s.dropClaims(); err != nil {
 		return err
 	}
+	var failed error // one folder keeps no other from being restored
 	for _, name := range names {
 		current, _, err := read(s.hosts(name))
+		if h, ours := parse(current); err == nil && (!ours || s.owns(h, mirror)) {
+			err = s.uninstall(name)
+		}
 		if err != nil {
-			return fmt.Errorf("%s: %w", name, err)
+			failed = errors.Join(failed, fmt.Errorf("%s: %w", name, err))
 		}
-		if h, ours := parse(current); ours && !s.owns(h, mirror) {
-			continue
-		}
-		if err := s.uninstall(name); err != nil {
-			return fmt.Errorf("%s: %w", name, err)
-		}
+	}
+	if failed != nil {
+		return failed
 	}
 	return s.end()
 }
@@ -289,6 +330,12 @@ func (s Setup) uninstall(folder string) error {
 		return err
 	}
 	_, ours := parse(current)
+	if _, err := os.Stat(s.backup(folder)); !ours && errors.Is(err, fs.ErrNotExist) {
+		return nil // nothing of ours was ever there
+	}
+	if err := s.checkPlace(folder); err != nil {
+		return err
+	}
 	next, waits, err := s.claimant(folder)
 	if err != nil {
 		return err
@@ -296,7 +343,7 @@ func (s Setup) uninstall(folder string) error {
 	if ours && waits {
 		// Crash before: all is as it was, and the next run does it again. Crash
 		// after: a claim to what the claimant has, which its next Install drops.
-		if err := durable.WriteFile(s.hosts(folder), next); err != nil {
+		if err := s.put(folder, next); err != nil {
 			return err
 		}
 		return removeFile(s.claim(folder))
@@ -347,23 +394,4 @@ func checkName(registry string) error {
 		return fmt.Errorf("%q is not the name of a registry", registry)
 	}
 	return nil
-}
-
-// content is the file for one folder. containerd 1.6 knows strictness only when
-// the node is both the server and the host; 2.x takes it the same way.
-func (s Setup) content(f folder, mirror string, mode Mode) []byte {
-	server := mirror
-	if mode == Fallback {
-		server = "https://" + f.registry
-		if isDockerHub(f.registry) {
-			server = "https://registry-1.docker.io"
-		}
-	}
-	return fmt.Appendf(nil, `%s# Mode: %s
-# Owner: %s
-server = %q
-
-[host.%q]
-  capabilities = ["pull", "resolve"]
-`, header, mode, s.Owner, server, mirror)
 }

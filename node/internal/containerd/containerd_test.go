@@ -36,7 +36,7 @@ func hub(mode Mode, mirror, owner string, registries ...string) (out []State) {
 
 func TestFoldersOfDockerHub(t *testing.T) {
 	var want []string
-	for _, name := range []string{"docker.io", "index.docker.io", "registry-1.docker.io"} {
+	for _, name := range []string{"docker.io", "index.docker.io", "registry-1.docker.io", "registry.hub.docker.com"} {
 		want = append(want, name, name+":443", name+"_443_")
 	}
 	for _, registry := range []string{"docker.io", "index.docker.io", "registry-1.docker.io", "registry-1.docker.io:443"} {
@@ -195,11 +195,13 @@ func TestStrictNamesTheMirrorAlone(t *testing.T) {
 	want := header + `# Mode: Strict
 # Owner: images/mirror/1
 server = "http://127.0.0.1:5001"
+dial_timeout = "1s"
 
 [host."http://127.0.0.1:5001"]
   capabilities = ["pull", "resolve"]
+  dial_timeout = "1s"
 `
-	if diff := cmp.Diff(want, string(setup("").content(folder{"docker.io", "docker.io"}, mirror, Strict))); diff != "" {
+	if diff := cmp.Diff(want, string(setup("").strict(mirror))); diff != "" {
 		t.Error(diff)
 	}
 }

@@ -11,12 +11,16 @@ import (
 // Drifted names the first file that is not byte for byte what Install with the
 // same arguments has left; empty if there is none.
 func (s Setup) Drifted(mirror string, mode Mode) (file string, err error) {
-	for _, f := range folders(s.Registries) {
+	wanted, err := s.files(mirror, mode)
+	if err != nil {
+		return "", err
+	}
+	for _, f := range wanted {
 		current, _, err := read(s.hosts(f.name))
 		if err != nil {
 			return "", fmt.Errorf("reading containerd's set-up for %s: %w", f.registry, err)
 		}
-		if !bytes.Equal(current, s.content(f, mirror, mode)) {
+		if !bytes.Equal(current, f.content) {
 			return s.hosts(f.name), nil
 		}
 	}

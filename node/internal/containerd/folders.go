@@ -13,6 +13,10 @@ type folder struct {
 	registry string // as pulls name it
 }
 
+// hubWebsite is a host of Docker Hub that serves its images too. Ledgers know no
+// image by its name: a strict machine pulls none.
+const hubWebsite = "registry.hub.docker.com"
+
 // folders are those of some registries, each once: containerd looks each name of
 // a registry up in a folder of its own, and strictness under one name alone
 // would be no strictness. (Of index.docker.io it makes docker.io first; other
@@ -39,7 +43,11 @@ func namesOf(registry string) (out []string) {
 	if err != nil {
 		return []string{registry}
 	}
-	for _, name := range append(ledger.RegistryNames(canonical), registry) {
+	names := append(ledger.RegistryNames(canonical), registry)
+	if isDockerHub(canonical) {
+		names = append(names, hubWebsite)
+	}
+	for _, name := range names {
 		out = append(out, name)
 		if !strings.Contains(name, ":") {
 			out = append(out, name+":443")

@@ -2,6 +2,7 @@ package containerd
 
 import (
 	"bytes"
+	"errors"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -15,8 +16,12 @@ import (
 func TestMain(m *testing.M) {
 	killpoint.Main(m, func(args []string) error {
 		s := Setup{CertsD: args[1], Owner: args[2], Registries: []string{"quay.io"}}
-		if args[0] == "install" {
+		switch args[0] {
+		case "install":
 			_, err := s.Install(urls[args[2]], Strict)
+			return err
+		case "install below":
+			_, err := s.Install(urls[args[2]], Fallback)
 			return err
 		}
 		return s.Uninstall(urls[args[2]])
@@ -41,7 +46,7 @@ var urls = map[string]string{"images/a/1": mirror, "images/b/2": "http://127.0.0
 // and the next Uninstall brings everything back.
 func TestKillBetweenAnyTwoSteps(t *testing.T) {
 	killpoint.Need(t)
-	for _, what := range []string{"install", "uninstall"} {
+	for _, what := range []string{"install", "install below", "uninstall"} {
 		for _, had := range []string{"no certs.d", "nothing there", "own hosts.toml", "certificates alone"} {
 			t.Run(what+", "+had, func(t *testing.T) {
 				points := 0
@@ -65,10 +70,15 @@ func killAt(t *testing.T, what, had string, n int) (killed bool) {
 	if what == "uninstall" {
 		install(t, s, mirror, Strict)
 	}
+	mode := Strict
+	if what == "install below" {
+		mode = Fallback
+	}
 	killed = killpoint.Run(t, n, what, certsD, s.Owner)
 	for _, f := range folders(s.Registries) {
-		if got, _, err := read(s.hosts(f.name)); err != nil ||
-			string(got) != quay(before[had])[f.name+"/hosts.toml"] && !bytes.Equal(got, s.content(f, mirror, Strict)) {
+		ours, err1 := s.content(f, mirror, mode)
+		got, _, err2 := read(s.hosts(f.name))
+		if err := errors.Join(err1, err2); err != nil || string(got) != quay(before[had])[f.name+"/hosts.toml"] && !bytes.Equal(got, ours) {
 			t.Errorf("killed at step %d: hosts.toml of %s is neither the user's nor ours: %q, %v", n, f.name, got, err)
 		}
 	}

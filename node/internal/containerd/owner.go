@@ -10,8 +10,6 @@ import (
 	"regexp"
 	"strings"
 	"time"
-
-	"github.com/pyrsia/pyrsia-operator/node/internal/durable"
 )
 
 const header = "# Written by Pyrsia. 'pyrsia containerd uninstall' restores what was here before.\n"
@@ -35,16 +33,28 @@ func (e *OwnedError) Error() string {
 		e.Registry, owner, e.Mirror, e.File)
 }
 
+// RefusedError says what is on the machine that a set-up could not keep as it is,
+// and what to do.
+type RefusedError struct{ why string }
+
+func (e *RefusedError) Error() string { return e.why }
+
+func refused(format string, args ...any) error {
+	return &RefusedError{fmt.Sprintf(format, args...)}
+}
+
 // hosts is what a hosts.toml of ours says.
 type hosts struct {
 	mode   Mode
 	owner  string // empty in one that v0.1.0 wrote
 	mirror string // URL
+	below  string // the folder whose hosts of the user's are in it too, or empty
 }
 
 var (
 	modeLine  = regexp.MustCompile(`(?m)^# Mode: (\w+)$`)
 	ownerLine = regexp.MustCompile(`(?m)^# Owner: (.+)$`)
+	belowLine = regexp.MustCompile(`(?m)^# Below: (.+)$`)
 	hostLine  = regexp.MustCompile(`(?m)^\[host\."([^"]+)"\]$`)
 )
 
@@ -60,7 +70,7 @@ func parse(content []byte) (h hosts, ours bool) {
 		}
 		return ""
 	}
-	return hosts{Mode(first(modeLine)), first(ownerLine), first(hostLine)}, true
+	return hosts{Mode(first(modeLine)), first(ownerLine), first(hostLine), first(belowLine)}, true
 }
 
 // owns tells whether s may change or restore a file of ours. What has no owner
@@ -141,7 +151,7 @@ func (s Setup) putClaim(folder, owner string, content []byte) error {
 		return err
 	}
 	// Crash before: no claim, or the one from the attempt before.
-	return durable.WriteFile(s.claim(folder), content)
+	return writeSecret(s.claim(folder), content)
 }
 
 // waits tells whether s has a claim to a folder that is younger than age.

@@ -1,0 +1,471 @@
+package containerd
+
+import (
+	"fmt"
+	"net/http"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/pelletier/go-toml/v2"
+	"github.com/pelletier/go-toml/v2/unstable"
+)
+
+// endpoint is one that containerd asks, with all that it sends there.
+type endpoint struct {
+	URL          string
+	Capabilities []string
+	CA           []string
+	Client       [][2]string
+	SkipVerify   *bool
+	OverridePath bool
+	Header       http.Header
+	DialTimeout  string
+}
+
+// asked are the endpoints that containerd asks for pulls by a name, as its own
+// source has it (core/remotes/docker/config, of 2.4).
+func asked(t *testing.T, certsD, name string) (out []endpoint) {
+	t.Helper()
+	dir := ""
+	for _, d := range []string{strings.Replace(name, ":", "_", 1) + "_", name, "_default"} {
+		if d == name+"_" {
+			continue // without a port
+		}
+		if _, err := os.Stat(filepath.Join(certsD, d)); err == nil {
+			dir = filepath.Join(certsD, d)
+			break
+		}
+	}
+	last := endpoint{URL: "https://" + name}
+	switch {
+	case isDockerHub(name):
+		last.URL = "https://registry-1.docker.io" // by all its names, where the user has said nothing else
+	case isLocalhost(name):
+		last.URL = "" // containerd looks how it can be reached
+	}
+	content, _ := os.ReadFile(filepath.Join(dir, "hosts.toml"))
+	if len(content) == 0 {
+		entries, _ := os.ReadDir(dir)
+		for _, e := range entries {
+			if at := filepath.Join(dir, e.Name()); strings.HasSuffix(at, ".crt") {
+				last.CA = append(last.CA, at)
+			} else if base, ok := strings.CutSuffix(at, ".cert"); ok {
+				key := base + ".key"
+				if _, err := os.Stat(key); err != nil {
+					key = at
+				}
+				last.Client = append(last.Client, [2]string{at, key})
+			}
+		}
+		return []endpoint{last}
+	}
+	var all struct {
+		hostSettings
+		Server string                  `toml:"server"`
+		Hosts  map[string]hostSettings `toml:"host"`
+	}
+	if err := toml.Unmarshal(content, &all); err != nil {
+		t.Fatalf("%s: %v\n%s", name, err, content)
+	}
+	p := unstable.Parser{}
+	p.Reset(content)
+	before := ""
+	for p.NextExpression() {
+		if p.Expression().Kind != unstable.Table {
+			continue
+		}
+		if key, _ := keyOf(p.Expression()); len(key) > 1 && key[0] == "host" && key[1] != before {
+			before = key[1]
+			out = append(out, settled(dir, before, all.Hosts[before]))
+		}
+	}
+	server := settled(dir, all.Server, all.hostSettings)
+	if server.URL == "" {
+		server.URL = last.URL
+	}
+	return append(out, server)
+}
+
+func settled(dir, url string, h hostSettings) endpoint {
+	e := endpoint{URL: url, Capabilities: h.Capabilities, SkipVerify: h.SkipVerify, OverridePath: h.OverridePath, DialTimeout: h.DialTimeout}
+	abs := func(p string) string {
+		if path.IsAbs(p) {
+			return p
+		}
+		return filepath.Join(dir, p)
+	}
+	for _, v := range listed(h.CA) {
+		e.CA = append(e.CA, abs(v.(string)))
+	}
+	for _, v := range listed(h.Client) {
+		pair := listed(v)
+		e.Client = append(e.Client, [2]string{abs(pair[0].(string)), abs(pair[len(pair)-1].(string))})
+	}
+	for name, v := range h.Header {
+		if e.Header == nil {
+			e.Header = http.Header{}
+		}
+		for _, value := range listed(v) {
+			e.Header[name] = append(e.Header[name], value.(string))
+		}
+	}
+	return e
+}
+
+func listed(v any) []any {
+	switch v := v.(type) {
+	case nil:
+		return nil
+	case []any:
+		return v
+	}
+	return []any{v}
+}
+
+// setUps are what users have, for a registry reg.test:5000 or for all.
+var setUps = map[string]map[string]string{
+	"nothing":                      {},
+	"http server":                  {"reg.test:5000/hosts.toml": "server = \"http://127.0.0.1:5078\"\n\n[host.\"http://127.0.0.1:5078\"]\n  capabilities = [\"pull\", \"resolve\"]\n  skip_verify = true\n"},
+	"in _default":                  {"_default/hosts.toml": "server = \"http://127.0.0.1:5078\"\n[host.\"http://127.0.0.1:5078\"]\n  capabilities = [\"pull\", \"resolve\"]\n"},
+	"server alone, no end of line": {"reg.test:5000/hosts.toml": `server = "https://real.test" # mine`},
+	"no server":                    {"reg.test:5000/hosts.toml": "[host.\"https://cache.test\"]\n"},
+	"comments alone":               {"reg.test:5000/hosts.toml": "# nothing yet\n"},
+	"many hosts": {"reg.test:5000/hosts.toml": "# ours\r\nserver = 'https://real.test'\r\ncapabilities = [\"pull\"]\r\n\r\n[host.'https://b.test/v2/x']\r\noverride_path = true\r\n" +
+		"[host.\"https://a.test\"]\r\ndial_timeout = \"3s\"\r\n[host.\"https://a.test\".header]\r\nX-Two = [\"2\", \"3\"]\r\n[host.\"http://c.test\"]\r\n"},
+	"certificates, headers": {
+		"reg.test:5000/ca.pem": "PEM",
+		"reg.test:5000/hosts.toml": `
+server = "https://real.test"
+ca = "ca.pem"
+client = [["c.pem", "/keys/k.pem"], "both.pem"]
+new_in_some_version = { a = 1 }
+[header]
+  Authorization = "Basic c2VjcmV0"
+[host."https://cache.test"]
+  ca = ["ca.pem", "/etc/ssl/other.pem"]
+  client = "both.pem"
+  [host."https://cache.test".header]
+    X-Names = """
+[host."https://no.test"]
+"""
+`},
+	"as k3s writes it":        {"reg.test:5000/hosts.toml": "# File generated by k3s. DO NOT EDIT.\n\nserver = \"https://reg.test:5000/v2\"\ncapabilities = [\"pull\", \"resolve\", \"push\"]\nskip_verify = true\n\n[host]\n[host.\"https://cache.test/v2\"]\n  capabilities = [\"pull\", \"resolve\"]\n  [host.\"https://cache.test/v2\".rewrite]\n    \"^a/(.*)\" = \"b/$1\"\n"},
+	"as k3s writes it, alone": {"reg.test:5000/hosts.toml": "server = \"https://reg.test:5000/v2\"\n\n[host]\n"},
+	"paths in _default": {
+		"_default/hosts.toml": "ca = 'my \"ca\".pem'\nclient = [ # two\n  ['c.pem', 'k.pem'],\n  \"\"\"\nd.pem\"\"\",\n]\n[host.\"https://cache.test\"]\nca = [\"./sub/ca.pem\", \"/abs.pem\"]\n[host.\"https://cache.test\".header]\nca = \"ca.pem\"\n",
+	},
+	"both folders of a port": {
+		"reg.test_5000_/hosts.toml": "server = \"https://first.test\"\nca = \"ca.pem\"\n", "reg.test:5000/hosts.toml": "server = \"https://second.test\"\n",
+		"_default/hosts.toml": "server = \"https://third.test\"\n",
+	},
+	"certificates alone":              {"reg.test:5000/ca.crt": "PEM", "reg.test:5000/a.cert": "PEM", "reg.test:5000/a.key": "PEM", "reg.test:5000/b.cert": "PEM", "reg.test:5000/x.txt": ""},
+	"certificates in _default":        {"_default/ca.crt": "PEM"},
+	"an empty hosts.toml":             {"reg.test:5000/hosts.toml": "", "reg.test:5000/ca.crt": "PEM", "_default/hosts.toml": "server = \"https://no.test\"\n"},
+	"a folder that hides _default":    {"reg.test:5000/notes.txt": "", "_default/hosts.toml": "server = \"https://no.test\"\n"},
+	"another registry's":              {"quay.io/hosts.toml": "server = \"https://no.test\"\n"},
+	"the mirror's own in some file":   {"quay.io/hosts.toml": "[host.\"http://127.0.0.1:5001\"]\n"},
+	"a registry of this very machine": {"localhost:5000/ca.crt": "PEM"},
+}
+
+// With Fallback all that containerd asked before is asked after the mirror, with
+// the same certificates, headers and settings, by whatever name, and however
+// often and in which mode it was installed before; and in the end all is as it was.
+func TestFallbackIsBelowTheMirror(t *testing.T) {
+	names := []string{"reg.test:5000", "localhost:5000", "docker.io", "docker.io:443", "index.docker.io", "registry-1.docker.io:443"}
+	for name, files := range setUps {
+		t.Run(name, func(t *testing.T) {
+			root := lay(t, files)
+			want, wantTree := map[string][]endpoint{}, tree(t, root)
+			for _, name := range names {
+				want[name] = append([]endpoint{{URL: mirror, Capabilities: []string{"pull", "resolve"}, DialTimeout: dialTimeout}}, asked(t, root, name)...)
+			}
+			s := setup(root, "reg.test:5000", "localhost:5000", "docker.io")
+			for _, modes := range [][]Mode{{Fallback}, {Fallback}, {Strict, Fallback}} {
+				for _, mode := range modes {
+					install(t, s, mirror, mode)
+				}
+				for _, name := range names {
+					if diff := cmp.Diff(want[name], asked(t, root, name)); diff != "" {
+						t.Errorf("%v, pulls of %s (-want +got):\n%s", modes, name, diff)
+					}
+				}
+				states, err := s.Status()
+				if err != nil || slices.ContainsFunc(states, func(st State) bool { return st.Mode != Fallback || st.Mirror != mirror || st.Owner != s.Owner }) {
+					t.Errorf("%v: status: %v, %v", modes, states, err)
+				}
+			}
+			if err := s.Uninstall(mirror); err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(wantTree, tree(t, root)); diff != "" {
+				t.Errorf("after uninstall (-before +after):\n%s", diff)
+			}
+		})
+	}
+}
+
+// What the user wrote stays, byte for byte: also what this release does not know.
+func TestFallbackKeepsTheText(t *testing.T) {
+	text := setUps["certificates, headers"]["reg.test:5000/hosts.toml"]
+	root := lay(t, setUps["certificates, headers"])
+	s := setup(root, "reg.test:5000")
+	install(t, s, mirror, Fallback)
+	got, _, _ := read(s.hosts("reg.test:5000"))
+	if without := strings.Replace(string(got), host(mirror)+"\n", "", 1); !strings.HasSuffix(without, text) {
+		t.Errorf("%s", got)
+	}
+}
+
+// A hosts.toml that is a link, as of a ConfigMap, leads from its own folder.
+func TestFallbackBelowALink(t *testing.T) {
+	root := lay(t, map[string]string{"shared/mine.toml": "server = \"https://real.test\"\n", "quay.io/x": ""})
+	if err := os.Symlink("../shared/mine.toml", filepath.Join(root, "quay.io", hostsFile)); err != nil {
+		t.Fatal(err)
+	}
+	want := asked(t, root, "quay.io")
+	s := setup(root, "quay.io")
+	for range 2 {
+		install(t, s, mirror, Fallback)
+		if diff := cmp.Diff(want, asked(t, root, "quay.io")[1:]); diff != "" {
+			t.Errorf("(-want +got):\n%s", diff)
+		}
+	}
+	if err := s.Uninstall(mirror); err != nil {
+		t.Fatal(err)
+	}
+	if to, err := os.Readlink(s.hosts("quay.io")); err != nil || to != "../shared/mine.toml" {
+		t.Errorf("after uninstall: %q, %v", to, err)
+	}
+}
+
+// A file that cannot be kept below the mirror's is not lost: nothing is written.
+func TestWhatCannotBeKeptBelowIsRefused(t *testing.T) {
+	for name, tc := range map[string]struct{ hosts, says string }{
+		"no TOML":                {"server = https://x", "containerd does not read it"},
+		"a byte order mark":      {"\ufeffserver = \"https://x.test\"\n", "containerd does not read it"},
+		"an unknown capability":  {"[host.\"https://x.test\"]\ncapabilities = [\"mirror\"]\n", `unknown capability "mirror"`},
+		"a number for ca":        {"ca = 1\n", `"ca" is neither`},
+		"three files for client": {"client = [[\"a\", \"b\", \"c\"]]\n", `"client" has what`},
+		"a number in client":     {"client = [1]\n", `"client" has what`},
+		"a table for client":     {"client = {a = 1}\n", `"client" is neither`},
+		"a number for a header":  {"[header]\nX = 1\n", `header "X"`},
+		"a timeout":              {"dial_timeout = \"soon\"\n", "dial_timeout"},
+		"an URL":                 {"server = \"https://x.test:port\"\n", "invalid port"},
+		"the mirror":             {"[host.\"" + mirror + "\"]\n", mirror + " itself"},
+		"dotted hosts":           {"host.\"https://x.test\".skip_verify = true\n", "which containerd 2.x does not see"},
+		"inline hosts":           {"host = {\"https://x.test\" = {}}\n", "which containerd 2.x does not see"},
+		"hosts in one table":     {"[host]\n\"https://x.test\" = {}\n", "which containerd 2.x does not see"},
+		"a list of hosts":        {"[[host]]\n", "containerd does not read it"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, folder := range []string{"quay.io", "_default"} {
+				root := lay(t, map[string]string{folder + "/hosts.toml": tc.hosts})
+				want := registryFiles(t, root)
+				s := setup(root, "quay.io", "ghcr.io")
+				if _, err := s.Install(mirror, Fallback); err == nil || !strings.Contains(err.Error(), tc.says) || !strings.Contains(err.Error(), s.hosts(folder)) {
+					t.Errorf("in %s: %v, want %q", folder, err, tc.says)
+				}
+				if diff := cmp.Diff(want, registryFiles(t, root)); diff != "" {
+					t.Errorf("in %s, something was written (-before +after):\n%s", folder, diff)
+				}
+				install(t, s, mirror, Strict) // which does not ask the user's hosts
+				if err := s.Uninstall(mirror); err != nil {
+					t.Fatal(err)
+				}
+				if diff := cmp.Diff(want, registryFiles(t, root)); diff != "" {
+					t.Errorf("in %s, after uninstall (-before +after):\n%s", folder, diff)
+				}
+			}
+		})
+	}
+}
+
+// What is copied from another folder can be read by no more users than there,
+// also where a file that all could read was before, and while another mirror waits.
+func TestPasswordsOfADefaultStaySecret(t *testing.T) {
+	root := lay(t, map[string]string{"_default/hosts.toml": "[header]\nAuthorization = \"Basic c2VjcmV0\"\n"})
+	if err := os.Chmod(filepath.Join(root, "_default", hostsFile), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	a, b := setup(root, "quay.io"), Setup{CertsD: root, Owner: "images/b/2", Registries: []string{"quay.io"}}
+	secret := func(when, name string) {
+		t.Helper()
+		info, err := os.Stat(name)
+		if err != nil || info.Mode().Perm() != 0o600 || !strings.Contains(text(t, name), "c2VjcmV0") {
+			t.Errorf("%s: %v, %v", when, info.Mode(), err)
+		}
+	}
+	install(t, a, mirror, Strict)
+	install(t, a, mirror, Fallback)
+	secret("after a strict set-up", a.hosts("quay.io"))
+	if _, err := b.Install("http://127.0.0.1:5002", Fallback); err == nil {
+		t.Fatal("a second mirror is not refused")
+	}
+	secret("a claim", b.claim("quay.io"))
+	install(t, a, mirror, Strict)
+	if err := os.Chmod(a.hosts("quay.io"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Uninstall(mirror); err != nil {
+		t.Fatal(err)
+	}
+	secret("after a hand-over", b.hosts("quay.io"))
+}
+
+// _default is for all registries without a folder of their own, and leads each
+// of them to its own host after the mirror. It is no registry that can be strict.
+func TestAllRegistriesFallBack(t *testing.T) {
+	for name, files := range map[string]map[string]string{
+		"nothing":    {"own.test/hosts.toml": "server = \"https://real.test\"\n"},
+		"a _default": {"own.test/hosts.toml": "server = \"https://real.test\"\n", "_default/hosts.toml": "[host.\"https://cache.test\"]\nca = \"ca.pem\"\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			root := lay(t, files)
+			names, want, wantTree := []string{"quay.io", "docker.io", "reg.test:5000", "own.test"}, map[string][]endpoint{}, tree(t, root)
+			for _, name := range names {
+				if want[name] = asked(t, root, name); name != "own.test" {
+					want[name] = append([]endpoint{{URL: mirror, Capabilities: []string{"pull", "resolve"}, DialTimeout: dialTimeout}}, want[name]...)
+				}
+			}
+			s := setup(root, "_default")
+			if _, err := s.Install(mirror, Strict); err == nil || !strings.Contains(err.Error(), "strict for _default") {
+				t.Errorf("strict for all: %v", err)
+			}
+			install(t, s, mirror, Fallback)
+			for _, name := range names {
+				if diff := cmp.Diff(want[name], asked(t, root, name)); diff != "" {
+					t.Errorf("pulls of %s (-want +got):\n%s", name, diff)
+				}
+			}
+			// A registry of its own beside it has the user's hosts below it, not the mirror's twice.
+			both := setup(root, "_default", "quay.io")
+			for range 2 {
+				install(t, both, mirror, Fallback)
+				if diff := cmp.Diff(want["quay.io"], asked(t, root, "quay.io")); diff != "" {
+					t.Errorf("pulls of quay.io, beside _default (-want +got):\n%s", diff)
+				}
+			}
+			if err := both.Uninstall(mirror); err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(wantTree, tree(t, root)); diff != "" {
+				t.Errorf("after uninstall (-before +after):\n%s", diff)
+			}
+		})
+	}
+}
+
+// By none of its names does Docker Hub lead around a strict mirror, and by none
+// back to a mirror that it has asked already.
+func TestAllNamesOfDockerHubEnd(t *testing.T) {
+	root := lay(t, nil)
+	s := setup(root, "docker.io")
+	for _, mode := range []Mode{Strict, Fallback} {
+		install(t, s, mirror, mode)
+		for _, name := range []string{"docker.io", "index.docker.io", "registry-1.docker.io", "registry.hub.docker.com"} {
+			for _, name := range []string{name, name + ":443"} {
+				var urls []string
+				for _, e := range asked(t, root, name) {
+					urls = append(urls, e.URL)
+				}
+				want := []string{mirror, mirror}
+				if mode == Fallback {
+					want[1] = "https://registry-1.docker.io"
+					if strings.HasPrefix(name, "registry.hub") {
+						want[1] = "https://" + name
+					}
+				}
+				if diff := cmp.Diff(want, urls); diff != "" {
+					t.Errorf("%s, %s (-want +got):\n%s", mode, name, diff)
+				}
+			}
+		}
+	}
+}
+
+// One owner has one mirror: what it has no more is not left at a port where
+// nothing listens, and an uninstall without a list leaves nothing.
+func TestTwoInstallsOfOneOwner(t *testing.T) {
+	for _, mode := range []Mode{Strict, Fallback} {
+		root := lay(t, map[string]string{"b.test/hosts.toml": "server = \"https://real.test\"\n"})
+		want := tree(t, root)
+		install(t, setup(root, "a.test", "b.test"), mirror, mode)
+		install(t, setup(root, "a.test"), "http://127.0.0.1:5002", mode)
+		installed, err := setup(root).Installed()
+		if err != nil || len(installed) == 0 || slices.ContainsFunc(installed, func(s State) bool { return s.Mirror == mirror }) {
+			t.Errorf("%s: %v, %v", mode, installed, err)
+		}
+		if err := setup(root, "a.test").Uninstall(""); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want, tree(t, root)); diff != "" {
+			t.Errorf("%s (-before +after):\n%s", mode, diff)
+		}
+	}
+}
+
+// certs.d may be a link, as where it lies on another disk.
+func TestCertsDIsALink(t *testing.T) {
+	for name, files := range before {
+		dir := t.TempDir()
+		link, to := filepath.Join(dir, "certs.d"), filepath.Join(dir, "disk")
+		if err := os.Symlink("disk", link); err != nil {
+			t.Fatal(err)
+		}
+		s := setup(link, "docker.io")
+		if files == nil {
+			if _, err := s.Install(mirror, Strict); err == nil || !strings.Contains(err.Error(), "is a link to disk, which is not there") {
+				t.Errorf("%s: %v", name, err)
+			}
+			continue
+		}
+		if err := os.Mkdir(to, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		for file, content := range files {
+			write(t, filepath.Join(to, file), content)
+		}
+		want := tree(t, to)
+		for _, mode := range []Mode{Strict, Fallback} {
+			install(t, s, mirror, mode)
+		}
+		if err := s.Uninstall(mirror); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want, tree(t, to)); diff != "" {
+			t.Errorf("%s (-before +after):\n%s", name, diff)
+		}
+		if got, err := os.Readlink(link); err != nil || got != "disk" {
+			t.Errorf("%s: the link: %q, %v", name, got, err)
+		}
+	}
+}
+
+// FuzzPutBelow: whatever containerd reads is read with the mirror before it.
+func FuzzPutBelow(f *testing.F) {
+	for _, files := range setUps {
+		for _, content := range files {
+			f.Add(content)
+		}
+	}
+	f.Fuzz(func(t *testing.T, hosts string) {
+		out, err := putBelow([]byte(hosts), mirror, func(p string) string { return p })
+		if err != nil {
+			return
+		}
+		if err := checkHosts(out); err != nil {
+			t.Fatalf("%v: %q of %q", err, out, hosts)
+		}
+		if !strings.Contains(string(out), host(mirror)) || len(out) > len(hosts)+len(host(mirror))+2 {
+			t.Fatalf("%q of %q", out, hosts)
+		}
+		if want := fmt.Sprintf("[host.%q]", mirror); string(hostLine.Find(out)) != want && !strings.Contains(hosts, `"""`) && !strings.Contains(hosts, `'''`) {
+			t.Fatalf("%q is not the first host: %q", want, out)
+		}
+	})
+}
