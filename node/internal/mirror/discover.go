@@ -25,8 +25,7 @@ func (m *Mirror) tags(w http.ResponseWriter, r *http.Request, req request) error
 	if err != nil {
 		return err
 	}
-	_, name, _ := strings.Cut(req.repository, "/")
-	writeJSON(w, http.StatusOK, map[string]any{"name": name, "tags": cut(w, r, tags, n)})
+	writeJSON(w, http.StatusOK, map[string]any{"name": req.name, "tags": cut(w, r, tags, n)})
 	return nil
 }
 

@@ -13,6 +13,7 @@ const defaultRegistry = "docker.io"
 // request is a parsed request of a client.
 type request struct {
 	kind       string // base, manifest, blob, tags, catalog, referrers; other
+	name       string // of the repository, as the client wrote it
 	repository string // canonical: "docker.io/library/alpine"
 	reference  string // tag or digest
 }
@@ -37,12 +38,12 @@ func parse(r *http.Request) (request, error) {
 	if kind == "" || reference == "" {
 		return request{kind: "other"}, &refusal{http.StatusNotFound, "UNSUPPORTED", "not a path of the OCI distribution-spec"}
 	}
-	req := request{kind: kind, reference: reference}
-	host, err := registry(r)
+	req := request{kind: kind, name: name, reference: reference}
+	host, repository, err := named(r, name)
 	if err != nil {
 		return req, err
 	}
-	image, err := ledger.ParseImage(host + "/" + name)
+	image, err := ledger.ParseImage(host + "/" + repository)
 	if err != nil || strings.Contains(name, ":") {
 		return req, &refusal{http.StatusBadRequest, "NAME_INVALID", "not a repository name: " + name}
 	}
@@ -72,6 +73,22 @@ func split(path string) (name, kind, reference string) {
 		}
 	}
 	return "", "", ""
+}
+
+// named tells which registry and repository a client means. Clients that send no
+// ns= can name other registries than Docker Hub as image names do, in front:
+// 127.0.0.1:5001/quay.io/org/image. What would be taken for a host there is no
+// part of a name on Docker Hub, which has no dots in the names of its users. A
+// host with a port can be named by ns= alone: no repository has a colon in its name.
+func named(r *http.Request, name string) (host, repository string, err error) {
+	first, rest, _ := strings.Cut(name, "/")
+	if isHost := strings.Contains(first, ".") || first == "localhost"; isHost && rest != "" && r.URL.Query().Get("ns") == "" {
+		if host, err := ledger.CanonicalRegistry(first); err == nil {
+			return host, rest, nil
+		}
+	}
+	host, err = registry(r)
+	return host, name, err
 }
 
 // registry is the registry whose mirror the client thinks this is: containerd
