@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -17,6 +19,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/pyrsia/pyrsia-operator/node/distributions"
 	"github.com/pyrsia/pyrsia-operator/node/internal/containerd"
 	"github.com/pyrsia/pyrsia-operator/node/internal/datafolder"
 	"github.com/pyrsia/pyrsia-operator/node/internal/portproof"
@@ -27,7 +30,7 @@ const localOwner = "local"
 
 func containerdCommand() *cobra.Command {
 	var s containerd.Setup
-	var config string
+	var config, distribution string
 	cmd := &cobra.Command{
 		Use:   "containerd",
 		Short: "Make a node the registry mirror of this machine's containerd, or take that back",
@@ -40,14 +43,38 @@ node on this machine takes other registries and an --owner of its own. Who is
 refused waits: when the owner uninstalls, it hands over to the one that waits,
 if that one has tried again within a quarter of an hour. (A PyrsiaNode's mirror
 hands over to those of its own namespace.)`,
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error { return preset(cmd, distribution) },
 	}
 	f := cmd.PersistentFlags()
 	f.StringVar(&s.CertsD, "certs-d", "/etc/containerd/certs.d", "containerd's config_path")
-	f.StringArrayVar(&s.Registries, "registry", []string{"docker.io"}, "registry that the node mirrors, Docker Hub under all its names; may be repeated")
+	f.StringArrayVar(&s.Registries, "registry", []string{"docker.io"}, "registry that the node mirrors, Docker Hub under all its names, or _default for all that have no folder of their own (with --mode Fallback); may be repeated")
 	f.StringVar(&s.Owner, "owner", localOwner, "whose set-up it is, for more than one node on this machine")
 	f.StringVar(&config, "config", "/etc/containerd/config.toml", "containerd's configuration")
+	f.StringVar(&distribution, "distribution", "", "Kubernetes distribution of this machine, such as k3s, instead of --certs-d and --config")
 	cmd.AddCommand(containerdInstall(&s, &config), containerdKeep(&s), containerdGuard(&s), containerdUninstall(&s), containerdStatus(&s, &config))
 	return cmd
+}
+
+// preset sets the flags that a Kubernetes distribution stands for.
+func preset(cmd *cobra.Command, distribution string) error {
+	if distribution == "" {
+		return nil
+	}
+	d, err := distributions.Find(distribution)
+	if err != nil {
+		return fmt.Errorf("--distribution: %w", err)
+	}
+	if cmd.Name() == "install" {
+		fmt.Fprintf(cmd.ErrOrStderr(), "%s: %s\n", d.Name, d.Note)
+	}
+	for name, value := range map[string]string{"certs-d": d.CertsD, "config": d.Config} {
+		if !cmd.Flags().Changed(name) {
+			if err := cmd.Flags().Set(name, value); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 func containerdInstall(s *containerd.Setup, config *string) *cobra.Command {
@@ -59,13 +86,17 @@ func containerdInstall(s *containerd.Setup, config *string) *cobra.Command {
 		Use:   "install",
 		Short: "Send pulls to the node",
 		Long: `Sends pulls of the registries to the node, in place of what the same owner had
-set up before. The node must run: before anything is written its port must
-answer as a mirror of Pyrsia, with --port-secret as this very one. If another
-program answers there, what the same owner has sent there is restored, or with
---mode Strict closed: pulls are refused until the port is the node's again.
+set up before: registries that are not listed any more are restored. With --mode
+Fallback the mirrors and registries that hosts.toml named before are asked after
+the node. Install again after you have changed a folder _default.
+
+The node must run: before anything is written its port must answer as a mirror
+of Pyrsia, with --port-secret as this very one. If another program answers there,
+what the same owner has sent there is restored, or with --mode Strict closed:
+pulls are refused until the port is the node's again.
 
 Exit status: 3 if another owner has one of the registries, 4 if the port is not
-the mirror's; then nothing was set up.`,
+the mirror's, 6 if what is set up already cannot be kept; then nothing was set up.`,
 		Args: exactly(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := checkMirror(mirror); err != nil {
@@ -216,30 +247,39 @@ func containerdUninstall(s *containerd.Setup) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "uninstall",
 		Short: "Restore what was there before",
-		Args:  exactly(0),
+		Long: `Restores what was there before install, for all registries that the owner has,
+or for those of --registry alone. What another owner has set up stays.`,
+		Args: exactly(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if all {
+			if all || !cmd.Flags().Changed("registry") {
 				s.Registries = nil
 			}
 			if err := s.Uninstall(mirror); err != nil {
 				return err
 			}
-			return tellOthers(cmd, *s)
+			return tellWhatStays(cmd, *s)
 		},
 	}
-	cmd.Flags().BoolVar(&all, "all", false, "restore all registries that the owner has, not only those of --registry")
+	cmd.Flags().BoolVar(&all, "all", false, "restore all registries that the owner has, whatever --registry says")
 	cmd.Flags().StringVar(&mirror, "mirror", "", "URL of the node's mirror port: of what v0.1.0 set up, which names no owner, restore this node's alone")
 	return cmd
 }
 
-// tellOthers says which of the registries another owner still has: that is no
-// failure, but may be a surprise.
-func tellOthers(cmd *cobra.Command, s containerd.Setup) error {
-	states, err := s.Status()
-	for _, state := range states {
-		if state.Mode != "" && state.Owner != s.Owner {
-			fmt.Fprintf(cmd.ErrOrStderr(), "%s stays with %s at %s: it is not the set-up of %s\n", state.Registry, cmp.Or(state.Owner, "a mirror of v0.1.0"), state.Mirror, s.Owner)
+// tellWhatStays says which folders go on to send pulls to a node, and why: that
+// is no failure, but may be a surprise.
+func tellWhatStays(cmd *cobra.Command, s containerd.Setup) error {
+	installed, err := s.Installed()
+	folders := map[string][]string{}
+	for _, f := range installed {
+		why := "it is not the set-up of " + s.Owner
+		if f.Owner == s.Owner {
+			why = "--registry does not name it"
 		}
+		stays := fmt.Sprintf("stays with %s at %s: %s", cmp.Or(f.Owner, "a mirror of v0.1.0"), f.Mirror, why)
+		folders[stays] = append(folders[stays], f.Registry)
+	}
+	for _, stays := range slices.Sorted(maps.Keys(folders)) {
+		fmt.Fprintln(cmd.ErrOrStderr(), strings.Join(folders[stays], ", "), stays)
 	}
 	return err
 }

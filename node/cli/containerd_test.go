@@ -327,3 +327,77 @@ func TestSetUpWaitsForAHandOver(t *testing.T) {
 		t.Errorf("after the hand-over: %s", got)
 	}
 }
+
+// One owner, two registries, and a second install at another port for one of
+// them: nothing goes on to the first port, and an uninstall without a list leaves
+// nothing behind.
+func TestUninstallIsOfAllThatTheOwnerHas(t *testing.T) {
+	urlA, secretA := port(t)
+	urlB, secretB := port(t)
+	certs := t.TempDir()
+	run := func(args ...string) string {
+		t.Helper()
+		status, stdout, stderr := pyrsia(t, append([]string{"containerd", args[0], "--certs-d", certs}, args[1:]...)...)
+		if status != 0 {
+			t.Fatalf("%q: status %d: %s%s", args, status, stdout, stderr)
+		}
+		return stderr
+	}
+	run("install", "--mirror", urlA, "--port-secret", secretA, "--registry", "a.test", "--registry", "b.test")
+	run("install", "--mirror", urlB, "--port-secret", secretB, "--registry", "a.test")
+	run("uninstall", "--registry", "a.test")
+	if got := hostsTOML(t, certs, "b.test"); got != "" {
+		t.Errorf("b.test goes on to a port that is not the node's any more: %s", got)
+	}
+
+	run("install", "--owner", "other", "--mirror", urlA, "--port-secret", secretA, "--registry", "c.test")
+	run("install", "--mirror", urlB, "--port-secret", secretB, "--registry", "a.test", "--registry", "b.test")
+	if stderr := run("uninstall", "--registry", "a.test"); !strings.Contains(stderr, "b.test, b.test:443, b.test_443_ stays with local at "+urlB+": --registry does not name it") {
+		t.Errorf("what stays is not told: %s", stderr)
+	}
+	if stderr := run("uninstall"); !strings.Contains(stderr, "c.test, c.test:443, c.test_443_ stays with other at "+urlA+": it is not the set-up of local") {
+		t.Errorf("what stays is not told: %s", stderr)
+	}
+	if hostsTOML(t, certs, "b.test") != "" || hostsTOML(t, certs, "c.test") == "" {
+		t.Error("uninstall without a list took another owner's, or left its own")
+	}
+	if stderr := run("uninstall", "--owner", "other", "--all", "--registry", "a.test"); stderr != "" {
+		t.Error(stderr)
+	}
+	if left, err := os.ReadDir(certs); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+}
+
+// A distribution stands for its folders; where no mirror can write, nothing is
+// written, and it is told what can.
+func TestDistributionPicksTheFolder(t *testing.T) {
+	certs := filepath.Join(t.TempDir(), "certs.d")
+	status, _, stderr := pyrsia(t, "containerd", "install", "--no-port-check", "--distribution", "k3s", "--certs-d", certs, "--mirror", "http://127.0.0.1:1")
+	if status != 0 || !strings.Contains(stderr, "registries.yaml") || hostsTOML(t, certs, "docker.io") == "" {
+		t.Errorf("k3s: status %d: %s", status, stderr)
+	}
+	if status, stdout, _ := pyrsia(t, "containerd", "status", "--distribution", "k0s", "--registry", "none.test"); status != 0 || !strings.Contains(stdout, "none.test") {
+		t.Errorf("k0s: status %d: %s", status, stdout)
+	}
+	for name, want := range map[string]string{"talos": "skipFallback", "none": "none of the known distributions"} {
+		if status, _, stderr := pyrsia(t, "containerd", "install", "--no-port-check", "--distribution", name); status == 0 || !strings.Contains(stderr, want) {
+			t.Errorf("%s: status %d: %s", name, status, stderr)
+		}
+	}
+}
+
+// What cannot be kept has an exit status of its own, by which the operator knows it.
+func TestWhatCannotBeKeptIsRefused(t *testing.T) {
+	certs := t.TempDir()
+	if err := os.Mkdir(filepath.Join(certs, "_default"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(certs, "_default", "hosts.toml"), []byte("server = https://x\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	status, _, stderr := pyrsia(t, "containerd", "install", "--no-port-check", "--mode", "Fallback", "--certs-d", certs)
+	if status != control.ExitSetUpRefused || !strings.Contains(stderr, filepath.Join(certs, "_default", "hosts.toml")+" cannot be kept below the mirror") {
+		t.Errorf("status %d: %s", status, stderr)
+	}
+}
