@@ -95,6 +95,7 @@ func DefaultHostRules(namespace string) HostRules {
 			"/etc/docker/certs.d", // containerd 2 looks there too
 			"/var/lib/rancher/k3s/agent/etc/containerd/certs.d",
 			"/var/lib/rancher/rke2/agent/etc/containerd/certs.d",
+			"/etc/k0s/containerd.d/certs.d",
 			"/var/snap/microk8s/current/args/certs.d",
 		},
 		MirrorPorts: []PortRange{{1024, 65535}}, // their user is not root

@@ -16,6 +16,7 @@ import (
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
 	"github.com/pyrsia/pyrsia-operator/node/control"
+	"github.com/pyrsia/pyrsia-operator/node/distributions"
 )
 
 // The labels of all that belongs to a PyrsiaNode
@@ -232,6 +233,9 @@ func mirrorSpec(n *v1alpha1.PyrsiaNode) v1alpha1.Mirror {
 	m.Port = cmp.Or(m.Port, portMirror)
 	m.Containerd = cmp.Or(m.Containerd, v1alpha1.ContainerdStrict)
 	m.ContainerdConfigPath = cmp.Or(m.ContainerdConfigPath, defaultConfigPath)
+	if d, err := distributions.Find(m.Distribution); err == nil {
+		m.ContainerdConfigPath = d.CertsD
+	}
 	if len(m.Registries) == 0 {
 		m.Registries = []string{"docker.io"}
 	}

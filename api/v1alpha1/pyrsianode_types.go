@@ -203,14 +203,19 @@ type PullHistory struct {
 }
 
 // Mirror configures the role Mirror.
+// +kubebuilder:validation:XValidation:rule="!has(self.registries) || !has(self.containerd) || self.containerd != 'Strict' || !self.registries.exists(r, r == '_default')",message="registries: _default cannot be Strict, which would keep the Kubernetes nodes from the images of their own system: name the registries that are to be strict, or set containerd: Fallback"
+// +kubebuilder:validation:XValidation:rule="!has(self.distribution) || !has(self.containerdConfigPath) || self.containerdConfigPath == '/etc/containerd/certs.d'",message="distribution picks the folder: leave containerdConfigPath out"
+// +kubebuilder:validation:XValidation:rule="!has(self.distribution) || !(self.distribution in ['Bottlerocket', 'GKE', 'OpenShift', 'Talos']) || has(self.containerd) && self.containerd == 'Unmanaged'",message="no mirror can set containerd up on Bottlerocket, GKE, OpenShift or Talos: set containerd: Unmanaged, and do what docs/distributions.md says"
 type Mirror struct {
-	// registries are the registries that containerd asks the mirror for.
+	// registries are the registries that containerd asks the mirror for; _default
+	// stands for all that have no set-up of their own on the Kubernetes node, and
+	// cannot be Strict.
 	// +kubebuilder:default={"docker.io"}
 	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=32
 	// +kubebuilder:validation:items:MinLength=1
 	// +kubebuilder:validation:items:MaxLength=253
-	// +kubebuilder:validation:items:Pattern=`^[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]{1,5})?$`
+	// +kubebuilder:validation:items:Pattern=`^(_default|[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]{1,5})?)$`
 	// +listType=set
 	// +optional
 	Registries []string `json:"registries,omitempty"`
@@ -227,7 +232,8 @@ type Mirror struct {
 	// containerd says what the operator does with containerd on each Kubernetes
 	// node. Strict: the registries are reached through the mirrors alone, so that
 	// only images on the ledger can be pulled; other registries are not touched.
-	// Fallback: the mirrors are asked first, then the registry. Unmanaged:
+	// Fallback: the mirrors are asked first, then what was set up before, or the
+	// registry. Unmanaged:
 	// containerd's configuration is left as it is. It is set up when the mirror
 	// on that node is ready, without a restart of containerd, and put back when
 	// the PyrsiaNode is deleted. Delete it before its namespace: in one that is
@@ -244,6 +250,14 @@ type Mirror struct {
 	// +kubebuilder:validation:XValidation:rule="!self.split('/').exists(s, s == '..')",message="containerdConfigPath must not contain '..'"
 	// +optional
 	ContainerdConfigPath string `json:"containerdConfigPath,omitempty"`
+
+	// distribution is that of the Kubernetes nodes. It picks the folder in which
+	// containerd is set up, in place of containerdConfigPath. docs/distributions.md
+	// says what each one needs, what removes the set-up there, and what to do where
+	// no mirror can write it.
+	// +kubebuilder:validation:Enum=AKS;Bottlerocket;EKS;GKE;K0s;K3s;Kind;Kubeadm;MicroK8s;Minikube;OpenShift;RKE2;Talos
+	// +optional
+	Distribution string `json:"distribution,omitempty"`
 
 	// maxLedgerAge has the pods refuse to resolve tags when the publisher has not
 	// signed the ledger for longer than that: a tag may have moved since, or what

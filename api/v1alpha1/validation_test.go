@@ -164,10 +164,24 @@ func TestPyrsiaNodeIsValidated(t *testing.T) {
 		"publication on pull": {publisher(func(s *PyrsiaNodeSpec) {
 			s.Publisher = &Publisher{OnPull: &OnPull{Policy: OnPullPublish, Allow: []string{"alpine:*"}}}
 		}), ""},
-		"all publication on pull":        {publisher(func(s *PyrsiaNodeSpec) { s.Publisher = &Publisher{OnPull: &OnPull{Policy: OnPullPublish}} }), "allow must name the images"},
-		"a registry that is a URL":       {publisher(upstream("https://docker.io", "https://registry-1.docker.io")), "registry"},
-		"a containerd path":              {mirror(func(s *PyrsiaNodeSpec) { s.Mirror = &Mirror{ContainerdConfigPath: "/etc/rancher/certs.d"} }), ""},
-		"a containerd path that climbs":  {mirror(func(s *PyrsiaNodeSpec) { s.Mirror = &Mirror{ContainerdConfigPath: "/etc/../root"} }), "must not contain '..'"},
+		"all publication on pull":       {publisher(func(s *PyrsiaNodeSpec) { s.Publisher = &Publisher{OnPull: &OnPull{Policy: OnPullPublish}} }), "allow must name the images"},
+		"a registry that is a URL":      {publisher(upstream("https://docker.io", "https://registry-1.docker.io")), "registry"},
+		"a containerd path":             {mirror(func(s *PyrsiaNodeSpec) { s.Mirror = &Mirror{ContainerdConfigPath: "/etc/rancher/certs.d"} }), ""},
+		"a containerd path that climbs": {mirror(func(s *PyrsiaNodeSpec) { s.Mirror = &Mirror{ContainerdConfigPath: "/etc/../root"} }), "must not contain '..'"},
+		"all registries": {mirror(func(s *PyrsiaNodeSpec) {
+			s.Mirror = &Mirror{Registries: []string{"_default"}, Containerd: ContainerdFallback}
+		}), ""},
+		"all registries, strictly": {mirror(func(s *PyrsiaNodeSpec) { s.Mirror = &Mirror{Registries: []string{"quay.io", "_default"}} }), "_default cannot be Strict"},
+		"another folder than a registry": {mirror(func(s *PyrsiaNodeSpec) {
+			s.Mirror = &Mirror{Registries: []string{"_defaults"}, Containerd: ContainerdFallback}
+		}), "spec.mirror.registries"},
+		"a distribution": {mirror(func(s *PyrsiaNodeSpec) { s.Mirror = &Mirror{Distribution: "K3s"} }), ""},
+		"a distribution and a path": {mirror(func(s *PyrsiaNodeSpec) {
+			s.Mirror = &Mirror{Distribution: "K3s", ContainerdConfigPath: "/etc/rancher/certs.d"}
+		}), "leave containerdConfigPath out"},
+		"an unknown distribution":        {mirror(func(s *PyrsiaNodeSpec) { s.Mirror = &Mirror{Distribution: "k3s"} }), "supported values"},
+		"one that cannot be set up":      {mirror(func(s *PyrsiaNodeSpec) { s.Mirror = &Mirror{Distribution: "Talos", Containerd: ContainerdFallback} }), "set containerd: Unmanaged"},
+		"one that is not set up":         {mirror(func(s *PyrsiaNodeSpec) { s.Mirror = &Mirror{Distribution: "Talos", Containerd: ContainerdUnmanaged} }), ""},
 		"an unknown containerd mode":     {mirror(func(s *PyrsiaNodeSpec) { s.Mirror = &Mirror{Containerd: "Maybe"} }), "supported values"},
 		"images to prefetch":             {mirror(func(s *PyrsiaNodeSpec) { s.Mirror = &Mirror{Prefetch: []string{"alpine:*", "ghcr.io/o/*:v1.?"}} }), ""},
 		"no images to prefetch":          {mirror(func(s *PyrsiaNodeSpec) { s.Mirror = &Mirror{Prefetch: []string{""}} }), "spec.mirror.prefetch"},
