@@ -26,9 +26,13 @@ const docsTail = `
 | client | to the mirror | no way around it |
 | --- | --- | --- |
 | containerd 1.6, 2.x | ` + "`pyrsia containerd install`" + ` | its default mode, ` + "`--mode Strict`" + ` |
-| dockerd | ` + "`pyrsia docker install`" + ` | none; name the mirror: ` + "`docker pull 127.0.0.1:5001/library/alpine:3.20`" + ` |
-| podman, skopeo, buildah | ` + "`[[registry.mirror]]`" + ` of ` + "`docker.io`" + ` in registries.conf | ` + "`blocked = true`" + ` on ` + "`docker.io`" + ` itself |
+| dockerd, with the containerd image store (new installations of 29) | ` + "`pyrsia docker install`" + ` | its default mode there, ` + "`--mode Strict`" + ` |
+| dockerd, with the graph-driver one | ` + "`pyrsia docker install`" + ` | none; name the mirror: ` + "`docker pull 127.0.0.1:5001/library/alpine:3.20`" + ` |
+| podman, skopeo, buildah, CRI-O | ` + "`pyrsia registries install`" + ` | its default mode, ` + "`--mode Strict`" + ` |
 | crane | name the mirror: ` + "`crane pull 127.0.0.1:5001/library/alpine:3.20`" + ` | by that name there is none |
+
+` + "`pyrsia docker status`" + ` says which image store a Docker has, and whether it goes by what was set up. ` + "`pyrsia registries status`" + ` finds other files
+that lead around the node: of two prefixes these clients take the longer, and of equal ones that in the last file.
 
 containerd 2.x can also have each pull checked against the ledger, wherever its bytes came from: ` + "`pyrsia image-verifier --help`" + `.
 It looks at images of the registries in its settings alone: one of ` + "`mirror.gcr.io` or `public.ecr.aws`" + `, which serve copies of Docker Hub's

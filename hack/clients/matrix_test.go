@@ -134,9 +134,9 @@ func TestClientMatrix(t *testing.T) {
 		b.world.containerd(t, "containerd 1.6", b.world.programs, b.rig.Pyrsia, b.wire.addr, "Strict", ""),
 		b.world.containerd(t, "containerd 2.4", b.world.newer, b.rig.Pyrsia, b.wire.addr, "Strict", ""),
 		b.world.dockerd(t, b.rig.Pyrsia, b.wire.addr),
-		b.world.containersTool(t, "podman 4.3", "podman", b.wire.addr),
-		b.world.skopeo(t, b.wire.addr),
-		b.world.containersTool(t, "buildah 1.28", "buildah", b.wire.addr),
+		b.world.containersTool(t, "podman 4.3", "podman", b.rig.Pyrsia, b.wire.addr, "Strict"),
+		b.world.skopeo(t, b.rig.Pyrsia, b.wire.addr, "Strict"),
+		b.world.containersTool(t, "buildah 1.28", "buildah", b.rig.Pyrsia, b.wire.addr, "Strict"),
 		b.world.craneAt(t, b.wire.addr),
 	}
 	b.publishAll(clients)

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/pyrsia/pyrsia-operator/hack/internal/image"
 )
@@ -77,14 +78,36 @@ func altered(t *testing.T, node string) string {
 // has everything; Fallback goes on to it. Both in the old and the new containerd.
 func TestModes(t *testing.T) {
 	b := start(t)
+	checkModes(t, b, func(mode string) (out []client) {
+		for name, program := range map[string]string{"containerd 1.6": b.world.programs, "containerd 2.4": b.world.newer} {
+			out = append(out, b.world.containerd(t, name, program, b.rig.Pyrsia, b.wire.addr, mode, ""))
+		}
+		return out
+	})
+}
+
+// The same of 'pyrsia registries install', for all that read its drop-in.
+func TestRegistriesModes(t *testing.T) {
+	b := start(t)
+	checkModes(t, b, func(mode string) []client {
+		return []client{
+			b.world.containersTool(t, "podman 4.3", "podman", b.rig.Pyrsia, b.wire.addr, mode),
+			b.world.containersTool(t, "buildah 1.28", "buildah", b.rig.Pyrsia, b.wire.addr, mode),
+			b.world.skopeo(t, b.rig.Pyrsia, b.wire.addr, mode),
+		}
+	})
+}
+
+func checkModes(t *testing.T, b *bench, install func(mode string) []client) {
 	b.publish("published:1", image.OCI, 1, 1<<20)
 	b.publish("later:1", image.OCI, 1, 1<<20)
 	b.push("unpublished:1", image.OCI, 1, 1<<10)
-	programs := map[string]string{"containerd 1.6": b.world.programs, "containerd 2.4": b.world.newer}
 	strict, fallback := map[string]client{}, map[string]client{}
-	for name, program := range programs {
-		strict[name] = b.world.containerd(t, name, program, b.rig.Pyrsia, b.wire.addr, "Strict", "")
-		fallback[name] = b.world.containerd(t, name, program, b.rig.Pyrsia, b.wire.addr, "Fallback", "")
+	for _, c := range install("Strict") {
+		strict[c.name] = c
+	}
+	for _, c := range install("Fallback") {
+		fallback[c.name] = c
 	}
 	hub := &b.world.hub.requests
 	for name, c := range strict {
@@ -122,6 +145,111 @@ func TestModes(t *testing.T) {
 			t.Errorf("%s, Fallback, node down: %v, %d requests to Docker Hub", name, err, hub.Load())
 		}
 		hub.Store(0)
+	}
+}
+
+// A longer prefix in another file leads around the node; 'pyrsia registries' says so
+// before and after, and the real skopeo does so.
+func TestLongerPrefixLeadsAround(t *testing.T) {
+	b := start(t)
+	b.publish("published:1", image.OCI, 1, 1<<20)
+	b.publish("later:1", image.OCI, 1, 1<<20)
+	c := b.world.skopeo(t, b.rig.Pyrsia, b.wire.addr, "Strict")
+	folder := registriesFolder(c.home)
+	run := func(args ...string) (string, error) {
+		out, err := exec.CommandContext(t.Context(), b.rig.Pyrsia, append([]string{"registries"}, append(args, "--folder", folder)...)...).CombinedOutput()
+		return string(out), err
+	}
+	if out, err := run("status"); err != nil || !strings.Contains(out, "Strict") {
+		t.Errorf("status: %v: %s", err, out)
+	}
+	if got, err := b.pull(c, "published:1", 1); got != pulled || b.world.hub.requests.Load() != 0 {
+		t.Fatalf("%s, %v, %d requests to Docker Hub", got, err, b.world.hub.requests.Load())
+	}
+	longer := filepath.Join(folder, "registries.conf.d", "000-mine.conf")
+	if err := os.WriteFile(longer, []byte("[[registry]]\nlocation = \"docker.io/library\"\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if out, _, err := c.pull(t.Context(), "later:1"); err != nil || b.world.hub.requests.Load() == 0 {
+		t.Errorf("with a longer prefix: %v, %d requests to Docker Hub: %s", err, b.world.hub.requests.Load(), out)
+	}
+	if out, err := run("status"); err == nil || !strings.Contains(out, longer) {
+		t.Errorf("status with a longer prefix: %v: %s", err, out)
+	}
+	if out, err := run("install", "--no-port-check", "--mirror", "http://"+b.wire.addr); err == nil || !strings.Contains(out, longer) {
+		t.Errorf("install with a longer prefix: %v: %s", err, out)
+	}
+}
+
+// What is taken out of daemon.json is asked until a reload: of a real dockerd, which
+// keeps mirrors of which the file says nothing.
+func TestDockerdReload(t *testing.T) {
+	w := findPrograms(t)
+	w.hub = &hub{hosts: "/etc/hosts", roots: "/dev/null"} // nothing is pulled
+	program := filepath.Join(t.TempDir(), "pyrsia")
+	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", program, "../../cmd/pyrsia").CombinedOutput(); err != nil {
+		t.Fatalf("building pyrsia: %v: %s", err, out)
+	}
+	dir := shortDir(t)
+	file, socket, certs := filepath.Join(dir, "daemon.json"), filepath.Join(dir, "d.sock"), filepath.Join(dir, "certs.d")
+	if err := os.WriteFile(file, []byte("{\"debug\": true}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	w.daemon(t, dir, socket, filepath.Join(w.programs, "bin", "dockerd"), "--data-root", filepath.Join(dir, "data"), "--exec-root", filepath.Join(dir, "exec"),
+		"--pidfile", filepath.Join(dir, "pid"), "--host", "unix://"+socket, "--bridge=none", "--iptables=false", "--ip6tables=false", "--storage-driver=vfs", "--config-file", file)
+	run := func(fails bool, says string, args ...string) {
+		t.Helper()
+		out, err := exec.CommandContext(t.Context(), program, append([]string{"docker"}, append(args, "--config-file", file, "--certs-d", certs, "--docker-socket", socket)...)...).CombinedOutput()
+		if (err != nil) != fails || !strings.Contains(string(out), says) {
+			t.Errorf("pyrsia docker %s: %v: %s, want %q", strings.Join(args, " "), err, out, says)
+		}
+	}
+	eventually := func(fails bool, says string) { // after a reload, which takes a moment
+		t.Helper()
+		for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+			out, err := exec.CommandContext(t.Context(), program, "docker", "status", "--config-file", file, "--certs-d", certs, "--docker-socket", socket).CombinedOutput()
+			if (err != nil) == fails && strings.Contains(string(out), says) {
+				return
+			}
+		}
+		run(fails, says, "status")
+	}
+	reload := func() {
+		t.Helper()
+		pid, err := os.ReadFile(filepath.Join(dir, "pid"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if out, err := exec.CommandContext(t.Context(), "kill", "-HUP", strings.TrimSpace(string(pid))).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+	}
+	eventually(false, "its image store is graph-driver")
+	run(true, "no strict mode", "install", "--no-port-check", "--mode", "Strict")
+	run(false, "goes on to Docker Hub", "install", "--no-port-check")
+	run(true, "has not taken registry-mirrors", "status")
+	reload()
+	eventually(false, "http://127.0.0.1:5001")
+	run(false, "says until then that there are no mirrors", "uninstall")
+	run(false, "after Docker was reloaded", "status")
+	run(false, "says until then that there are no mirrors", "uninstall") // it is too early
+	reload()
+	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+		if out, err := exec.CommandContext(t.Context(), program, "docker", "uninstall", "--config-file", file, "--certs-d", certs, "--docker-socket", socket).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		if content, err := os.ReadFile(file); err == nil && string(content) == "{\"debug\": true}\n" {
+			break
+		}
+	}
+	if content, err := os.ReadFile(file); err != nil || string(content) != "{\"debug\": true}\n" {
+		t.Errorf("after the reload and uninstall: %q, %v", content, err)
+	}
+	// The reload that finds no mirrors in the file does not bring ours back.
+	reload()
+	run(false, "docker.io   -", "status")
+	if _, err := os.Stat(certs); err == nil {
+		t.Errorf("%s is there", certs)
 	}
 }
 

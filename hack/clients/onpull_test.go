@@ -23,7 +23,7 @@ func TestPullsPublish(t *testing.T) {
 		b.world.containerd(t, "containerd 1.6", b.world.programs, b.rig.Pyrsia, addr, "Strict", ""),
 		b.world.containerd(t, "containerd 2.4", b.world.newer, b.rig.Pyrsia, addr, "Strict", ""),
 		b.world.dockerd(t, b.rig.Pyrsia, addr),
-		b.world.skopeo(t, addr),
+		b.world.skopeo(t, b.rig.Pyrsia, addr, "Strict"),
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			b.t = t

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -23,6 +22,7 @@ type client struct {
 	// pull pulls an image of Docker Hub ("busybox:1" or "busybox@sha256:...")
 	// and returns what the client printed, and the digest that it then has.
 	pull func(ctx context.Context, image string) (output, digest string, err error)
+	home string // of podman, skopeo and buildah, which has their set-up
 }
 
 // world is what the clients run in.
@@ -119,7 +119,7 @@ func (w *world) containerd(t *testing.T, name, programs, pyrsia, mirror, mode, m
 	ctr := func(ctx context.Context, args ...string) (string, error) {
 		return w.run(ctx, dir, filepath.Join(programs, "bin", "ctr"), append([]string{"--address", socket}, args...)...)
 	}
-	return client{name, func(ctx context.Context, image string) (string, string, error) {
+	return client{name: name, pull: func(ctx context.Context, image string) (string, string, error) {
 		ref := "docker.io/library/" + image
 		out, err := ctr(ctx, "images", "pull", "--hosts-dir", certs, "--snapshotter", "native", "--platform", "linux/amd64", ref)
 		if err != nil {
@@ -141,7 +141,7 @@ func (w *world) dockerd(t *testing.T, pyrsia, mirror string) client {
 	docker := func(ctx context.Context, args ...string) (string, error) {
 		return w.run(ctx, dir, filepath.Join(w.programs, "bin", "docker"), append([]string{"--host", "unix://" + socket}, args...)...)
 	}
-	return client{"dockerd 20.10", func(ctx context.Context, image string) (string, string, error) {
+	return client{name: "dockerd 20.10", pull: func(ctx context.Context, image string) (string, string, error) {
 		out, err := docker(ctx, "pull", image)
 		if err != nil {
 			return out, "", err
@@ -154,51 +154,46 @@ func (w *world) dockerd(t *testing.T, pyrsia, mirror string) client {
 func (w *world) dockerConfig(t *testing.T, dir, pyrsia, mirror string) string {
 	t.Helper()
 	file := filepath.Join(dir, "daemon.json")
-	if out, err := exec.CommandContext(t.Context(), pyrsia, "docker", "install", "--config-file", file, "--mirror", "http://"+mirror).CombinedOutput(); err != nil {
+	if out, err := exec.CommandContext(t.Context(), pyrsia, "docker", "install", "--no-port-check", "--image-store", "graph-driver", "--config-file", file, "--certs-d", filepath.Join(dir, "certs.d"), "--mirror", "http://"+mirror).CombinedOutput(); err != nil {
 		t.Fatalf("pyrsia docker install: %v: %s", err, out)
 	}
 	return file
 }
 
-// containersConfig sets podman, skopeo and buildah up: Docker Hub itself is
-// blocked, so that only its mirror is asked.
-func (w *world) containersConfig(t *testing.T, dir, mirror string) (env []string) {
+// containersConfig sets podman, skopeo and buildah up by 'pyrsia registries install'.
+func (w *world) containersConfig(t *testing.T, dir, pyrsia, mirror, mode string) (env []string) {
 	t.Helper()
-	registries, engine := filepath.Join(dir, "registries.conf"), filepath.Join(dir, "containers.conf")
-	err := errors.Join(
-		os.WriteFile(registries, fmt.Appendf(nil, `unqualified-search-registries = ["docker.io"]
-[[registry]]
-location = "docker.io"
-blocked = true
-[[registry.mirror]]
-location = %q
-insecure = true
-`, mirror), 0o644),
-		os.WriteFile(engine, fmt.Appendf(nil, `[engine]
+	if out, err := exec.CommandContext(t.Context(), pyrsia, "registries", "install", "--no-port-check", "--folder", registriesFolder(dir), "--mirror", "http://"+mirror, "--mode", mode).CombinedOutput(); err != nil {
+		t.Fatalf("pyrsia registries install: %v: %s", err, out)
+	}
+	engine := filepath.Join(dir, "containers.conf")
+	if err := os.WriteFile(engine, fmt.Appendf(nil, `[engine]
 cgroup_manager = "cgroupfs"
 events_logger = "none"
 runtime = "runc"
 conmon_path = [%q]
 [engine.runtimes]
 runc = [%q]
-`, filepath.Join(w.programs, "bin", "conmon"), filepath.Join(w.programs, "bin", "runc")), 0o644))
-	if err != nil {
+`, filepath.Join(w.programs, "bin", "conmon"), filepath.Join(w.programs, "bin", "runc")), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	return []string{"CONTAINERS_REGISTRIES_CONF=" + registries, "CONTAINERS_CONF=" + engine}
+	return []string{"CONTAINERS_CONF=" + engine}
 }
 
+// registriesFolder is that of a user whose home a folder is.
+func registriesFolder(dir string) string { return filepath.Join(dir, ".config", "containers") }
+
 // containersTool is podman or buildah.
-func (w *world) containersTool(t *testing.T, name, program, mirror string) client {
+func (w *world) containersTool(t *testing.T, name, program, pyrsia, mirror, mode string) client {
 	t.Helper()
 	dir := shortDir(t)
-	env := w.containersConfig(t, dir, mirror)
+	env := w.containersConfig(t, dir, pyrsia, mirror, mode)
 	policy := filepath.Join(w.programs, "root", "etc", "containers", "policy.json")
 	run := func(ctx context.Context, args ...string) (string, error) {
 		args = append([]string{"--root", filepath.Join(dir, "root"), "--runroot", filepath.Join(dir, "run"), "--storage-driver", "vfs"}, args...)
 		return w.run(ctx, dir, "env", append(append(env, filepath.Join(w.programs, "bin", program)), args...)...)
 	}
-	return client{name, func(ctx context.Context, image string) (string, string, error) {
+	return client{name: name, home: dir, pull: func(ctx context.Context, image string) (string, string, error) {
 		ref := "docker.io/library/" + image
 		out, err := run(ctx, "pull", "--signature-policy", policy, ref)
 		if err != nil {
@@ -220,16 +215,16 @@ func digestOfLine(list, image string) string {
 	return ""
 }
 
-func (w *world) skopeo(t *testing.T, mirror string) client {
+func (w *world) skopeo(t *testing.T, pyrsia, mirror, mode string) client {
 	t.Helper()
 	dir := shortDir(t)
-	env := w.containersConfig(t, dir, mirror)
-	return client{"skopeo 1.9", func(ctx context.Context, image string) (string, string, error) {
+	env := w.containersConfig(t, dir, pyrsia, mirror, mode)
+	return client{name: "skopeo 1.9", home: dir, pull: func(ctx context.Context, image string) (string, string, error) {
 		to := filepath.Join(dir, "image")
 		if err := os.RemoveAll(to); err != nil {
 			return "", "", err
 		}
-		args := append(env, filepath.Join(w.programs, "bin", "skopeo"), "--insecure-policy", "--registries-conf", filepath.Join(dir, "registries.conf"), "copy", "--all", "docker://docker.io/library/"+image, "dir:"+to)
+		args := append(env, filepath.Join(w.programs, "bin", "skopeo"), "--insecure-policy", "copy", "--all", "docker://docker.io/library/"+image, "dir:"+to)
 		out, err := w.run(ctx, dir, "env", args...)
 		if err != nil {
 			return out, "", err
@@ -243,7 +238,7 @@ func (w *world) skopeo(t *testing.T, mirror string) client {
 func (w *world) craneAt(t *testing.T, mirror string) client {
 	t.Helper()
 	dir := shortDir(t)
-	return client{"crane 0.22", func(ctx context.Context, image string) (string, string, error) {
+	return client{name: "crane 0.22", pull: func(ctx context.Context, image string) (string, string, error) {
 		to := filepath.Join(dir, "image")
 		if err := os.RemoveAll(to); err != nil {
 			return "", "", err

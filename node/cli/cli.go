@@ -47,7 +47,7 @@ only what the ledger vouches for.`,
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return fmt.Errorf("%w: %w (%s --help)", errUsage, err, c.CommandPath())
 	})
-	root.AddCommand(dockerCommand(), imageVerifierCommand())
+	root.AddCommand(dockerCommand(), registriesCommand(), imageVerifierCommand())
 	root.AddCommand(nodeCommand(), keygenCommand(), logCommand(), proofCommand(), verifyCommand(),
 		evidenceCommand(), fsckCommand(), restoreCommand(), statusCommand(), peersCommand(),
 		containerdCommand(), planCommand(), frontendCommand(), initDataCommand(), removeDataCommand(), pauseCommand())

@@ -27,9 +27,14 @@ const (
 // Setup is the set-up of one daemon.json.
 type Setup struct {
 	File string // such as /etc/docker/daemon.json
+	// Units are the folders of the systemd units that start dockerd, and Standard
+	// is the daemon.json that it reads if it is not told of another one.
+	Units    []string
+	Standard string
 }
 
-func (s Setup) state(name string) string { return filepath.Join(filepath.Dir(s.File), stateDir, name) }
+func (s Setup) folder() string           { return filepath.Dir(s.File) }
+func (s Setup) state(name string) string { return filepath.Join(s.folder(), stateDir, name) }
 
 // Install makes dockerd ask the mirror at the given URL first. All other
 // settings stay. To install again is safe, also after a crash at any moment.
@@ -41,11 +46,8 @@ func (s Setup) Install(mirror string) error {
 }
 
 func (s Setup) install(mirror string) error {
-	if _, err := os.Stat(filepath.Dir(s.File)); err != nil {
-		return fmt.Errorf("%w: is Docker installed here?", err)
-	}
 	// What another Install did is taken back first, so that one original is kept.
-	if err := s.uninstall(); err != nil {
+	if _, err := s.uninstall(false); err != nil {
 		return err
 	}
 	original, exists, err := read(s.File)
@@ -56,12 +58,15 @@ func (s Setup) install(mirror string) error {
 	if err != nil {
 		return err
 	}
-	if err := s.checkFlags(); err != nil {
+	if err := s.MakeFolder(); err != nil {
 		return err
+	}
+	if err := s.check(content); err != nil {
+		return errors.Join(err, s.DropFolder())
 	}
 	// Crash before the last line: a backup of what is still in place, which the
 	// next run drops.
-	if err := os.Mkdir(s.state(""), 0o755); err != nil {
+	if err := os.Mkdir(s.state(""), 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
 	if exists {
@@ -71,57 +76,74 @@ func (s Setup) install(mirror string) error {
 		}
 	}
 	if err := errors.Join(durable.WriteFile(s.state(mirrorFile), []byte(mirror)), durable.WriteSecret(s.state(installedFile), content),
-		durable.SyncDir(filepath.Dir(s.File))); err != nil {
+		durable.SyncDir(s.folder())); err != nil {
 		return err
 	}
 	return durable.WriteFile(s.File, content)
 }
 
 // Uninstall restores what was there before Install. If somebody has changed
-// the file since, only the mirror is taken out of it.
-func (s Setup) Uninstall() error {
-	if err := s.uninstall(); err != nil {
-		return fmt.Errorf("restoring %s: %w", s.File, err)
+// the file since, only the mirror is taken out of it. asks tells that a dockerd
+// may still ask the mirror: when it is told to read the file again, it goes on with
+// the mirrors that it had, unless the file says of mirrors that there are none.
+// So it may be left saying that, which emptied tells, until Uninstall is called
+// when no dockerd asks the mirror any more.
+func (s Setup) Uninstall(asks bool) (emptied bool, err error) {
+	if emptied, err = s.uninstall(asks); err != nil {
+		return emptied, fmt.Errorf("restoring %s: %w", s.File, err)
 	}
-	return nil
+	return emptied, nil
 }
 
-func (s Setup) uninstall() error {
+func (s Setup) uninstall(asks bool) (emptied bool, err error) {
 	if err := s.sweep(); err != nil {
-		return err
+		return false, err
 	}
 	installed, complete, err := read(s.state(installedFile))
 	if err != nil {
-		return err
+		return false, err
 	}
 	if complete {
-		if err := s.restore(installed); err != nil {
-			return err
+		if emptied, err = s.restore(installed, asks); err != nil || emptied {
+			return emptied, err
 		}
 	}
 	// installed goes first: without it nothing is restored any more.
 	if err := removeFile(s.state(installedFile)); err != nil {
-		return err
+		return false, err
 	}
-	return os.RemoveAll(s.state(""))
+	return false, s.DropFolder()
 }
 
-func (s Setup) restore(installed []byte) error {
+func (s Setup) restore(installed []byte, asks bool) (emptied bool, err error) {
 	current, exists, err := read(s.File)
 	if err != nil || !exists {
-		return err // the user has removed it: that stands
+		return false, err // the user has removed it: that stands
 	}
-	if !bytes.Equal(current, installed) {
-		return s.takeOut(current)
+	none, err := setMirrors(installed, nil)
+	if err != nil {
+		return false, err
 	}
-	err = os.Rename(s.state(originalFile), s.File)
-	if errors.Is(err, fs.ErrNotExist) { // there was none
+	if !bytes.Equal(current, installed) && !bytes.Equal(current, none) {
+		return false, s.takeOut(current)
+	}
+	original, existed, err := read(s.state(originalFile))
+	if err != nil {
+		return false, err
+	}
+	if asks && !hasMirrors(original) {
+		// Crash before: all is as Install left it.
+		return true, durable.WriteFile(s.File, none)
+	}
+	if existed {
+		err = os.Rename(s.state(originalFile), s.File)
+	} else {
 		err = removeFile(s.File)
 	}
 	if err != nil {
-		return err
+		return false, err
 	}
-	return durable.SyncDir(filepath.Dir(s.File))
+	return false, durable.SyncDir(s.folder())
 }
 
 // takeOut removes the mirror from a file that is the user's.
@@ -141,29 +163,42 @@ func (s Setup) takeOut(current []byte) error {
 	return durable.WriteFile(s.File, content)
 }
 
-// Installed gives the mirrors that dockerd is told to ask, and which of them
-// Install added; empty if none.
-func (s Setup) Installed() (mirrors []string, ours string, err error) {
-	current, exists, err := read(s.File)
-	if err != nil || !exists {
-		return nil, "", err
+// State is what a daemon.json tells dockerd of mirrors.
+type State struct {
+	Mirrors   []string
+	Installed string // the mirror that Install added, as long as Uninstall has to do
+	Ours      string // the same, if it is among the mirrors
+	Emptied   bool   // the mirror was taken out, and Uninstall is to be called again
+	// ImageStore is the one that the settings choose; empty if they choose none.
+	ImageStore string
+}
+
+// Status reads what the file tells dockerd.
+func (s Setup) Status() (out State, err error) {
+	current, _, err := read(s.File)
+	if err != nil {
+		return out, err
 	}
-	if mirrors, err = mirrorsOf(current); err != nil {
-		return nil, "", fmt.Errorf("%s: %w", s.File, err)
+	if out.Mirrors, err = mirrorsOf(current); err != nil {
+		return out, fmt.Errorf("%s: %w", s.File, err)
 	}
+	out.ImageStore = imageStoreOf(current)
 	mirror, _, err := read(s.state(mirrorFile))
 	if err != nil {
-		return nil, "", err
+		return out, err
 	}
-	if slices.Contains(mirrors, string(mirror)) {
-		ours = string(mirror)
+	out.Installed = string(mirror)
+	if slices.Contains(out.Mirrors, out.Installed) {
+		out.Ours = out.Installed
 	}
-	return mirrors, ours, nil
+	out.Emptied = out.Installed != "" && out.Ours == "" && hasMirrors(current)
+	return out, nil
 }
 
 // sweep removes the temporary files of a process that was killed.
 func (s Setup) sweep() error {
-	left, err := filepath.Glob(filepath.Join(filepath.Dir(s.File), ".new-*"))
+	left, err := filepath.Glob(filepath.Join(s.folder(), ".new-*"))
+	err = errors.Join(err, s.sweepBeside())
 	for _, name := range left {
 		err = errors.Join(err, removeFile(name))
 	}

@@ -20,10 +20,12 @@ func TestMain(m *testing.M) {
 		beDockerd()
 	}
 	killpoint.Main(m, func(args []string) error {
+		s := Setup{File: args[1]}
 		if args[0] == "install" {
-			return Setup{args[1]}.Install(mirror)
+			return s.Install(mirror)
 		}
-		return Setup{args[1]}.Uninstall()
+		_, err := s.Uninstall(args[0] == "empty")
+		return err
 	})
 }
 
@@ -37,7 +39,7 @@ var before = map[string]string{
 
 func lay(t *testing.T, content string) Setup {
 	t.Helper()
-	s := Setup{filepath.Join(t.TempDir(), "daemon.json")}
+	s := Setup{File: filepath.Join(t.TempDir(), "daemon.json")}
 	if content != "-" {
 		if err := os.WriteFile(s.File, []byte(content), 0o600); err != nil {
 			t.Fatal(err)
@@ -74,13 +76,13 @@ func TestUninstallRestoresExactly(t *testing.T) {
 				if err := s.Install(m); err != nil {
 					t.Fatal(err)
 				}
-				mirrors, ours, err := s.Installed()
-				if err != nil || ours != m || mirrors[0] != m {
-					t.Errorf("installed: %v, %q, %v", mirrors, ours, err)
+				state, err := s.Status()
+				if err != nil || state.Ours != m || state.Mirrors[0] != m || state.Emptied {
+					t.Errorf("installed: %+v, %v", state, err)
 				}
 			}
 			for range 2 {
-				if err := s.Uninstall(); err != nil {
+				if _, err := s.Uninstall(false); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -111,12 +113,92 @@ func TestChangesSinceStay(t *testing.T) {
 	if err := os.WriteFile(s.File, []byte(`{"registry-mirrors":["`+mirror+`","https://mine.example"],"debug":false}`), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Uninstall(); err != nil {
+	if _, err := s.Uninstall(true); err != nil {
 		t.Fatal(err)
 	}
 	got, _, err := read(s.File)
 	if want := `{"registry-mirrors":["https://mine.example"],"debug":false}`; err != nil || string(got) != want {
 		t.Errorf("%s, %v, want %s", got, err, want)
+	}
+}
+
+// A dockerd that reads the file again keeps mirrors of which it says nothing. So
+// the file says that there are none until no dockerd asks the mirror any more.
+func TestFileIsEmptiedForADockerdThatAsks(t *testing.T) {
+	for name, tt := range map[string]struct{ had, emptied string }{
+		"no file":       {"-", `{"registry-mirrors":[]}` + "\n"},
+		"empty":         {"", `{"registry-mirrors":[]}` + "\n"},
+		"other setting": {`{"debug": true }`, `{"debug": true,"registry-mirrors":[] }`},
+		"own mirror":    {before["own mirror"], ""}, // it takes the place of ours
+		"empty list":    {`{"registry-mirrors": []}`, ""},
+		"null":          {`{"registry-mirrors": null}`, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := lay(t, tt.had)
+			want := tree(t, s)
+			if err := s.Install(mirror); err != nil {
+				t.Fatal(err)
+			}
+			for range 2 {
+				emptied, err := s.Uninstall(true)
+				if err != nil || emptied != (tt.emptied != "") {
+					t.Fatalf("emptied: %t, %v", emptied, err)
+				}
+				got, _, err := read(s.File)
+				if err != nil || emptied && string(got) != tt.emptied {
+					t.Errorf("it is %q, %v, want %q", got, err, tt.emptied)
+				}
+				if state, err := s.Status(); err != nil || state.Emptied != emptied || state.Ours != "" {
+					t.Errorf("%+v, %v", state, err)
+				}
+			}
+			if emptied, err := s.Uninstall(false); err != nil || emptied {
+				t.Fatalf("emptied: %t, %v", emptied, err)
+			}
+			if diff := cmp.Diff(want, tree(t, s)); diff != "" {
+				t.Errorf("after uninstall (-before +after):\n%s", diff)
+			}
+		})
+	}
+}
+
+// Docker's folder is made where Docker is and has none, and goes with what is in it.
+func TestFolderThatIsNotThere(t *testing.T) {
+	bin, dir := t.TempDir(), t.TempDir()
+	t.Setenv("PATH", bin)
+	s := Setup{File: filepath.Join(dir, "docker", "daemon.json")}
+	if err := s.Install(mirror); err == nil || !strings.Contains(err.Error(), "is Docker installed here?") {
+		t.Errorf("without Docker: %v", err)
+	}
+	if err := os.WriteFile(filepath.Join(bin, "dockerd"), []byte("#!/bin/sh\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := s.Install(mirror); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if state, err := s.Status(); err != nil || state.Ours != mirror {
+		t.Errorf("%+v, %v", state, err)
+	}
+	if _, err := s.Uninstall(false); err != nil {
+		t.Fatal(err)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+		t.Errorf("left: %v, %v", left, err)
+	}
+	// What came in meanwhile keeps it.
+	if err := s.Install(mirror); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "docker", "key.json"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Uninstall(false); err != nil {
+		t.Fatal(err)
+	}
+	if left, err := os.ReadDir(filepath.Join(dir, "docker")); err != nil || len(left) != 1 {
+		t.Errorf("left: %v, %v", left, err)
 	}
 }
 
@@ -129,14 +211,11 @@ func TestWhatCannotBeReadIsLeftAlone(t *testing.T) {
 	if diff := cmp.Diff(want, tree(t, s)); diff != "" {
 		t.Error(diff)
 	}
-	if err := (Setup{filepath.Join(t.TempDir(), "docker", "daemon.json")}).Install(mirror); err == nil {
-		t.Error("installed where there is no Docker")
-	}
 }
 
 func TestKillBetweenAnyTwoSteps(t *testing.T) {
 	killpoint.Need(t)
-	for _, what := range []string{"install", "uninstall"} {
+	for _, what := range []string{"install", "uninstall", "empty"} {
 		for _, had := range []string{"no file", "own mirror"} {
 			t.Run(what+", "+had, func(t *testing.T) {
 				n := 1
@@ -155,7 +234,7 @@ func killAt(t *testing.T, what, content string, n int) (killed bool) {
 	t.Helper()
 	s := lay(t, content)
 	want := tree(t, s)
-	if what == "uninstall" {
+	if what != "install" {
 		if err := s.Install(mirror); err != nil {
 			t.Fatal(err)
 		}
@@ -166,7 +245,7 @@ func killAt(t *testing.T, what, content string, n int) (killed bool) {
 			t.Errorf("killed at step %d, installed again: %v", n, err)
 		}
 	}
-	if err := s.Uninstall(); err != nil {
+	if _, err := s.Uninstall(false); err != nil {
 		t.Errorf("killed at step %d, uninstalled: %v", n, err)
 	}
 	if diff := cmp.Diff(want, tree(t, s)); diff != "" {

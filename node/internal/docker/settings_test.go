@@ -1,15 +1,13 @@
 package docker
 
 import (
-	"bufio"
-	"fmt"
-	"io"
+	"encoding/binary"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+	"unicode/utf16"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -20,18 +18,21 @@ import (
 // them or would not see the mirror.
 func TestSettingsThatAreRefused(t *testing.T) {
 	for name, tt := range map[string]struct{ content, says string }{
-		"mirrors twice":   {`{"registry-mirrors":["https://a.example"],"debug":true,"registry-mirrors":["https://b.example"]}`, "registry-mirrors is there twice"},
 		"no mirror's URL": {"{\n  \"registry-mirrors\" : [\n    \"\"\n  ]\n}\n", `registry-mirrors has "", which is no URL of a mirror`},
 		"a host alone":    {`{"registry-mirrors":["mirror.example"]}`, `"mirror.example", which is no URL`},
 		"a comment":       {"{\n  // mirrors\n  \"registry-mirrors\": []\n}\n", "correct it first"},
 		"not a list":      {`{"registry-mirrors":"https://a.example"}`, "registry-mirrors: "},
 		"not an object":   {`null`, "no JSON object"},
-		"UTF-16":          {"\xff\xfe{\x00}\x00", "correct it first"},
+		"half of UTF-16":  {"\xff\xfe{\x00}", "ends in the middle"},
+		"bad UTF-16":      {"\xff\xfe\"\x00\x00\xd8\"\x00", "not valid UTF-16"},
+		"bad UTF-8":       {"{\"a\": \"\xff\"}", "not valid UTF-8"},
+		"UTF-16 unmarked": {"{\x00}\x00", "correct it first"},
+		"with a password": {`{"registry-mirrors":["https://me:secret@mirror.example"]}`, `"...@mirror.example", which is no URL`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := lay(t, tt.content)
 			want := tree(t, s)
-			if err := s.Install(mirror); err == nil || !strings.Contains(err.Error(), tt.says) {
+			if err := s.Install(mirror); err == nil || !strings.Contains(err.Error(), tt.says) || strings.Contains(err.Error(), "secret") {
 				t.Errorf("got %v, want %q", err, tt.says)
 			}
 			if diff := cmp.Diff(want, tree(t, s)); diff != "" {
@@ -41,6 +42,15 @@ func TestSettingsThatAreRefused(t *testing.T) {
 	}
 }
 
+// utf16 is a text as Windows PowerShell writes one.
+func utf16LE(s string) string {
+	out := []byte("\xff\xfe")
+	for _, unit := range utf16.Encode([]rune(s)) {
+		out = binary.LittleEndian.AppendUint16(out, unit)
+	}
+	return string(out)
+}
+
 // All that is not a mirror stays byte for byte, and so does a mark before it.
 func TestSettingsThatAreKept(t *testing.T) {
 	for name, tt := range map[string]struct{ content, want string }{
@@ -48,6 +58,13 @@ func TestSettingsThatAreKept(t *testing.T) {
 			`{"registry-mirrors": ["` + mirror + `"], "hosts": ["unix:///var/run/docker.sock"]}`},
 		"byte order mark": {"\xef\xbb\xbf{\n  \"registry-mirrors\": [\"https://mine.example\"],\n  \"debug\": true\n}\n",
 			"\xef\xbb\xbf{\n  \"registry-mirrors\": [\"" + mirror + "\",\"https://mine.example\"],\n  \"debug\": true\n}\n"},
+		"UTF-16": {utf16LE("{\r\n  \"labels\": [\"größe=\U0001F40B\"]\r\n}\r\n"),
+			utf16LE("{\r\n  \"labels\": [\"größe=\U0001F40B\"],\"registry-mirrors\":[\"" + mirror + "\"]\r\n}\r\n")},
+		// dockerd takes the last list, as Go's decoder does.
+		"mirrors twice": {`{"registry-mirrors":["https://a.example"],"debug":true,"registry-mirrors":["https://b.example"]}`,
+			`{"registry-mirrors":["https://a.example"],"debug":true,"registry-mirrors":["` + mirror + `","https://b.example"]}`},
+		"a key in escapes": {`{"registry\u002dmirrors" :[ ]}`, `{"registry\u002dmirrors" :["` + mirror + `"]}`},
+		"within another":   {`{"features": {"registry-mirrors": false}}`, `{"features": {"registry-mirrors": false},"registry-mirrors":["` + mirror + `"]}`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := lay(t, tt.content)
@@ -62,10 +79,10 @@ func TestSettingsThatAreKept(t *testing.T) {
 			if diff := cmp.Diff(tt.want, string(got)); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
 			}
-			if mirrors, ours, err := s.Installed(); err != nil || ours != mirror {
-				t.Errorf("installed: %v, %q, %v", mirrors, ours, err)
+			if state, err := s.Status(); err != nil || state.Ours != mirror {
+				t.Errorf("installed: %+v, %v", state, err)
 			}
-			if err := s.Uninstall(); err != nil {
+			if _, err := s.Uninstall(false); err != nil {
 				t.Fatal(err)
 			}
 			if diff := cmp.Diff(before, tree(t, s)); diff != "" {
@@ -120,7 +137,7 @@ func TestPasswordStaysSecret(t *testing.T) {
 	if err := os.WriteFile(s.File, append(current, '\n'), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Uninstall(); err != nil {
+	if _, err := s.Uninstall(false); err != nil {
 		t.Fatal(err)
 	}
 	check("after uninstall")
@@ -132,7 +149,7 @@ func TestNoFileIsRefused(t *testing.T) {
 		"a link to": func(file string) error { return os.Symlink("/nowhere/daemon.json", file) },
 		"a FIFO":    func(file string) error { return syscall.Mkfifo(file, 0o644) },
 	} {
-		s := Setup{filepath.Join(t.TempDir(), "daemon.json")}
+		s := Setup{File: filepath.Join(t.TempDir(), "daemon.json")}
 		if err := lay(s.File); err != nil {
 			t.Fatal(err)
 		}
@@ -143,61 +160,6 @@ func TestNoFileIsRefused(t *testing.T) {
 		if after, err := os.Lstat(s.File); err != nil || !os.SameFile(before, after) {
 			t.Errorf("%s: it was changed: %v", name, err)
 		}
-	}
-}
-
-// fakeDockerd has this program be a dockerd that only waits.
-const fakeDockerd = "PYRSIA_TEST_DOCKERD"
-
-func beDockerd() {
-	fmt.Println("up")
-	_, _ = io.Copy(io.Discard, os.Stdin)
-	os.Exit(0)
-}
-
-// A dockerd that was started with a mirror of its own would not start again.
-func TestDockerdWithAMirrorOfItsOwn(t *testing.T) {
-	for name, tt := range map[string]struct {
-		args    []string // of dockerd; FILE is daemon.json
-		refused bool
-	}{
-		"its own mirror":   {[]string{"--config-file=FILE", "--registry-mirror=https://mirror.example"}, true},
-		"in two words":     {[]string{"--config-file", "FILE", "--registry-mirror", "https://mirror.example"}, true},
-		"no mirror":        {[]string{"--config-file=FILE", "--debug"}, false},
-		"another settings": {[]string{"--registry-mirror=https://mirror.example", "--config-file=/nowhere/daemon.json"}, false},
-	} {
-		t.Run(name, func(t *testing.T) {
-			s := lay(t, "-")
-			self, err := os.Executable()
-			if err != nil {
-				t.Fatal(err)
-			}
-			cmd := exec.CommandContext(t.Context(), self)
-			cmd.Args = []string{"/usr/bin/dockerd"}
-			for _, a := range tt.args {
-				cmd.Args = append(cmd.Args, strings.ReplaceAll(a, "FILE", s.File))
-			}
-			cmd.Env = append(os.Environ(), fakeDockerd+"=1")
-			stdin, err1 := cmd.StdinPipe()
-			stdout, err2 := cmd.StdoutPipe()
-			if err1 != nil || err2 != nil {
-				t.Fatal(err1, err2)
-			}
-			if err := cmd.Start(); err != nil {
-				t.Fatal(err)
-			}
-			defer func() { _ = stdin.Close(); _ = cmd.Wait() }()
-			if _, err := bufio.NewReader(stdout).ReadString('\n'); err != nil {
-				t.Fatal(err)
-			}
-			err = s.Install(mirror)
-			if tt.refused && (err == nil || !strings.Contains(err.Error(), "was started with --registry-mirror")) || !tt.refused && err != nil {
-				t.Errorf("install: %v", err)
-			}
-			if _, exists, _ := read(s.File); exists == tt.refused {
-				t.Errorf("daemon.json is there: %t", exists)
-			}
-		})
 	}
 }
 
