@@ -28,6 +28,7 @@ over from the first, which is never closed: start it, then end the first.`,
 	}
 	f := cmd.Flags()
 	f.StringVar(&c.Addr, "listen", "127.0.0.1:5001", "IP:PORT for container clients")
+	f.StringArrayVar(&c.Former, "former", nil, "IP:PORT at which container clients may still come, beside --listen; may be given again")
 	f.StringVar(&c.Dir, "dir", "", "folder that it shares with the mirror alone")
 	f.DurationVar(&c.Wait, "wait", time.Minute, "how long a request waits for a mirror that does not run")
 	f.DurationVar(&c.PortWait, "port-wait", time.Minute, "how long to wait for the port while another process has it")

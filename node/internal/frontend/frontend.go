@@ -48,8 +48,10 @@ const (
 
 // Config says where a frontend is and what is behind it.
 type Config struct {
-	// Addr is HOST:PORT for container clients.
+	// Addr is IP:PORT for container clients.
 	Addr string
+	// Former are those at which they came before, and may come until all are told Addr.
+	Former []string
 	// Dir is the folder that it shares with the mirror and other frontends of
 	// the same Addr. It becomes the user's own: who may enter it may take the port.
 	Dir string
@@ -68,11 +70,11 @@ type Config struct {
 
 type frontend struct {
 	Config
-	secret   []byte // by which it proves that this port is this mirror's
-	listener *net.TCPListener
-	conns    sync.WaitGroup
-	slots    chan struct{}
-	end      context.Context // after Drain
+	secret  []byte // by which it proves that this port is this mirror's
+	conns   sync.WaitGroup
+	formers sync.WaitGroup // what listens at former addresses
+	slots   chan struct{}
+	end     context.Context // after Drain
 }
 
 // Run serves until ctx ends and a successor has taken over, or none comes.
@@ -93,7 +95,7 @@ func Run(ctx context.Context, c Config) error {
 		return err
 	}
 	defer relay.Close()
-	listener, predecessor, err := takeOver(ctx, c)
+	listener, former, predecessor, err := takeOver(ctx, c)
 	if err != nil {
 		return err
 	}
@@ -101,38 +103,43 @@ func Run(ctx context.Context, c Config) error {
 	defer predecessor.Close()
 	heirs, err := offer(c.Dir, listener, c.Log)
 	if err != nil {
-		return errors.Join(err, listener.Close())
+		return errors.Join(err, listener.Close(), former.Close())
 	}
 	defer heirs.close()
 	end, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
-	f := &frontend{Config: c, secret: secret, listener: listener, slots: make(chan struct{}, maxConns), end: end}
+	f := &frontend{Config: c, secret: secret, slots: make(chan struct{}, maxConns), end: end}
 	if err := predecessor.confirm(); err != nil {
 		c.Log.Warn("the frontend before this one does not know that it has a successor", "error", err)
 	}
 	c.Log.Info("serving container clients", "address", c.Addr, "taken over", predecessor.Conn != nil)
 	failed := make(chan error, 1)
-	go func() { failed <- f.accept() }()
+	go func() { failed <- f.accept(listener) }()
+	serving, closeFormer := context.WithCancel(end)
+	defer closeFormer()
+	f.serveFormer(serving, former)
 	select {
 	case err := <-failed:
 		return fmt.Errorf("accepting connections: %w", err)
 	case <-ctx.Done():
 	}
 	heirs.await(c.Succession)
+	closeFormer()
 	if err := listener.Close(); err != nil { // a successor's copy of the socket stays open
 		return fmt.Errorf("ending: %w", err)
 	}
 	time.AfterFunc(c.Drain, stop)
 	<-failed
+	f.formers.Wait()
 	f.conns.Wait()
 	return nil
 }
 
 // accept returns when the listener is closed.
-func (f *frontend) accept() error {
+func (f *frontend) accept(listener *net.TCPListener) error {
 	for {
 		f.slots <- struct{}{}
-		conn, err := f.listener.AcceptTCP()
+		conn, err := listener.AcceptTCP()
 		if err != nil {
 			if errors.Is(err, net.ErrClosed) {
 				return nil
@@ -212,7 +219,7 @@ func (f *frontend) prove(client net.Conn, first []byte) {
 	if err != nil {
 		return // in parts, as nobody sends it who is to have an answer
 	}
-	body := portproof.Answer(f.secret, f.Addr, req.URL.Query())
+	body := portproof.Answer(f.secret, client.LocalAddr().String(), req.URL.Query())
 	_ = client.SetWriteDeadline(time.Now().Add(handoverTimeout))
 	_, _ = fmt.Fprintf(client, "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
 }
@@ -227,7 +234,7 @@ func serveProof(c Config) (io.Closer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listening for questions whose port it is: %w", err)
 	}
-	s := &http.Server{Handler: portproof.Relay(c.Addr), ReadHeaderTimeout: handoverTimeout, WriteTimeout: handoverTimeout, IdleTimeout: handoverTimeout}
+	s := &http.Server{Handler: portproof.Relay(c.Addr, c.Former...), ReadHeaderTimeout: handoverTimeout, WriteTimeout: handoverTimeout, IdleTimeout: handoverTimeout}
 	go func() { _ = s.Serve(l) }() // until it is closed
 	return s, nil
 }

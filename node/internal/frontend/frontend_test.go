@@ -264,6 +264,61 @@ func TestPortChanges(t *testing.T) {
 	}
 }
 
+// A frontend that is given another port serves at the one before too, as long as it
+// is told so: no client of either is refused, also when another one with both comes
+// after it. Each port proves whose it is.
+func TestFormerPortAnswers(t *testing.T) {
+	dir := folder(t)
+	before := config(t, dir)
+	before.Succession = 2 * time.Second
+	stop := start(t, before)
+	awaitPort(t, before.Addr)
+	mirror(t, dir, say("bytes"))
+	after := before
+	after.Addr, after.Former = freeAddr(t), []string{before.Addr}
+	ctx, cancel := context.WithCancel(t.Context())
+	var asked atomic.Int64
+	var client sync.WaitGroup
+	client.Go(func() {
+		for ctx.Err() == nil {
+			c := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+			if _, body, err := get(ctx, c, "http://"+before.Addr+"/"); body != "bytes" && ctx.Err() == nil {
+				t.Errorf("the port before answers %q, %v", body, err)
+				return
+			}
+			asked.Add(1)
+		}
+	})
+	stopSecond := start(t, after)
+	awaitPort(t, after.Addr)
+	stop()
+	for n := asked.Load(); asked.Load() < n+50; {
+		time.Sleep(time.Millisecond)
+	}
+	cancel()
+	client.Wait()
+	secret, err := portproof.ReadSecret(filepath.Join(dir, portproof.SecretFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, addr := range []string{before.Addr, after.Addr} {
+		if err := portproof.Check(t.Context(), "http://"+addr, secret, filepath.Join(dir, portproof.SocketFile), time.Second); err != nil {
+			t.Errorf("%s, by the socket: %v", addr, err)
+		}
+		if err := portproof.Check(t.Context(), "http://"+addr, secret, "", time.Second); err != nil {
+			t.Errorf("%s: %v", addr, err)
+		}
+	}
+	// The next one has the port before as soon as this one has ended.
+	start(t, after)
+	stopSecond()
+	awaitPort(t, before.Addr)
+	if _, body, err := get(t.Context(), http.DefaultClient, "http://"+before.Addr+"/"); body != "bytes" {
+		t.Errorf("the port before answers %q, %v", body, err)
+	}
+	http.DefaultClient.CloseIdleConnections()
+}
+
 // A client that goes has its request ended at the mirror.
 func TestClientThatGoes(t *testing.T) {
 	dir := folder(t)

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -36,15 +37,19 @@ func (p predecessor) confirm() error {
 }
 
 // takeOver gets the listening socket from the frontend that runs, or opens it
-// when none runs for that address.
-func takeOver(ctx context.Context, c Config) (*net.TCPListener, predecessor, error) {
+// when none runs for that address. The socket of one at a former address is kept
+// too.
+func takeOver(ctx context.Context, c Config) (_ *net.TCPListener, former formerSocket, _ predecessor, _ error) {
 	listener, before, err := receive(filepath.Join(c.Dir, handoverSocket))
 	switch {
 	case err == nil && listener.Addr().String() == c.Addr:
-		return listener, before, nil
+		return listener, former, before, nil
+	case err == nil && slices.Contains(c.Former, listener.Addr().String()):
+		former.TCPListener = listener
 	case err == nil: // it is about to go, and with it the old address
 		_ = listener.Close()
 		_ = before.Close()
+		before = predecessor{}
 	case !errors.Is(err, os.ErrNotExist) && !errors.Is(err, syscall.ECONNREFUSED):
 		c.Log.Warn("cannot take over from the frontend that runs", "error", err)
 	}
@@ -53,9 +58,9 @@ func takeOver(ctx context.Context, c Config) (*net.TCPListener, predecessor, err
 		err = fmt.Errorf("%w: another program or another PyrsiaNode has it: set spec.mirror.port to another one", err)
 	}
 	if err != nil {
-		return nil, predecessor{}, fmt.Errorf("listening for container clients: %w", err)
+		return nil, former, predecessor{}, errors.Join(fmt.Errorf("listening for container clients: %w", err), former.Close(), before.Close())
 	}
-	return l.(*net.TCPListener), predecessor{}, nil
+	return l.(*net.TCPListener), former, before, nil
 }
 
 // listen opens the port, and waits for it while another process has it.
