@@ -145,6 +145,7 @@ func TestValuesAreChecked(t *testing.T) {
 		"replicas=-1", "logLevel=loud", "metrics.serviceMonitor.interval=often", "networkPolicy.nodeNamespaces={Not_A_Name}",
 		"image.repo=example.com/other", "metrics.serviceMonitors.enabled=true",
 		"namespaces={Not_A_Name}", "hostPathRoots={/}", "hostPathRoots={var/lib}", "hostPathRoots=null", "hostPathRoots={/var/lib/../x}", "containerdConfigPaths={/etc/}", "mirrorPorts={80}", "mirrorPorts=null", "mirrorPorts={5001-}",
+		"startupTaint.enabled=true,namespaces={images}",
 	} {
 		if _, err := render(t, "--set", bad); err == nil || !strings.Contains(err.Error(), strings.Split(strings.Split(bad, "=")[0], ".")[0]) {
 			t.Errorf("%s: %v", bad, err)
@@ -171,7 +172,7 @@ func TestNamedNamespacesGetRoles(t *testing.T) {
 	}
 	for _, rule := range wide { // which no Role gives
 		r := rule.(map[string]any)
-		r["resources"] = slices.DeleteFunc(r["resources"].([]any), func(name any) bool { return name == "namespaces" })
+		r["resources"] = slices.DeleteFunc(r["resources"].([]any), func(name any) bool { return name == "namespaces" || name == "nodes" })
 	}
 	roles, bindings := map[string]bool{}, map[string]bool{}
 	for _, o := range objects(t, data) {

@@ -65,6 +65,7 @@ func CacheOptions(hosts HostRules) cache.Options {
 		&corev1.Pod{}:          own(stripPod),
 		&v1alpha1.Artifact{}:   {Transform: stripArtifact},
 		&v1alpha1.PyrsiaNode{}: {Transform: stripNode},
+		&corev1.Node{}:         {Transform: stripKubernetesNode},
 	}}
 }
 
@@ -144,6 +145,34 @@ func stripPod(obj any) (any, error) {
 	return slim, nil
 }
 
+// stripKubernetesNode leaves of a Kubernetes node what decides which pods run there,
+// what runs them, and whether it is up. Its kubelet writes the rest all the time.
+func stripKubernetesNode(obj any) (any, error) {
+	node, ok := obj.(*corev1.Node)
+	if !ok {
+		return obj, nil
+	}
+	info := node.Status.NodeInfo
+	slim := &corev1.Node{
+		Spec: corev1.NodeSpec{Taints: node.Spec.Taints, Unschedulable: node.Spec.Unschedulable},
+		Status: corev1.NodeStatus{NodeInfo: corev1.NodeSystemInfo{
+			OperatingSystem: info.OperatingSystem, Architecture: info.Architecture, ContainerRuntimeVersion: info.ContainerRuntimeVersion,
+		}},
+	}
+	copyIdentity(slim, node)
+	slim.SetLabels(node.GetLabels())
+	for _, c := range node.Status.Conditions {
+		if c.Type == corev1.NodeReady {
+			slim.Status.Conditions = []corev1.NodeCondition{{Type: c.Type, Status: c.Status, LastTransitionTime: c.LastTransitionTime}}
+		}
+	}
+	if slim.Size() > maxCached { // nobody places pods by so many labels
+		slim.SetLabels(only(node.GetLabels(), corev1.LabelOSStable, corev1.LabelArchStable, corev1.LabelHostname))
+		slim.Spec.Taints = nil
+	}
+	return slim, nil
+}
+
 // stripArtifact keeps out of the cache what is only written: proofs, and who
 // manages which field; and what somebody has added beyond all measure. What is not
 // in the cache is not in a patch either.
@@ -187,7 +216,7 @@ func copyIdentity(to, from client.Object) {
 	to.SetGeneration(from.GetGeneration())
 	to.SetCreationTimestamp(from.GetCreationTimestamp())
 	to.SetDeletionTimestamp(from.GetDeletionTimestamp())
-	to.SetLabels(only(from.GetLabels(), labelName, labelInstance, labelComponent, labelManagedBy))
+	to.SetLabels(only(from.GetLabels(), labelName, labelInstance, labelComponent, labelManagedBy, appsv1.ControllerRevisionHashLabelKey))
 	if owner := metav1.GetControllerOf(from); owner != nil && owner.Size() <= maxOwnerReference {
 		to.SetOwnerReferences([]metav1.OwnerReference{*owner})
 	}

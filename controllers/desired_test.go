@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/intstr"
 	appsac "k8s.io/client-go/applyconfigurations/apps/v1"
 	coreac "k8s.io/client-go/applyconfigurations/core/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -106,7 +107,10 @@ func desiredObjects() map[string]runtime.ApplyConfiguration {
 		host:      hostClaim{Folder: "/var/lib/pyrsia/images_mirror", Port: 5001},
 		ledgerKey: "pyrsia.io/images/publisher/0b9c5c1e+f2a1b3c4+AQ==",
 		bootstrap: []string{"http://publisher.images.svc:8080"},
+		everyNode: true,
 	}
+	old := in // of a mirror that v0.1.0 made, whose port has changed
+	old.everyNode, old.former = false, []int32{5003, 5004}
 	publisher := node(v1alpha1.RolePublisher, "publisher")
 	full := node(v1alpha1.RolePublisher, "publisher")
 	full.Spec.Image = "registry.example/pyrsia:v1"
@@ -155,7 +159,7 @@ func desiredObjects() map[string]runtime.ApplyConfiguration {
 		Registries: []string{"docker.io", "docker.example:5000"}, Port: 5002,
 		Containerd: v1alpha1.ContainerdFallback, ContainerdConfigPath: "/etc/rancher/certs.d",
 		Prefetch:     []string{"alpine:*", "bitnami/*:*"},
-		MaxLedgerAge: &metav1.Duration{Duration: 90 * time.Minute},
+		MaxLedgerAge: &metav1.Duration{Duration: 90 * time.Minute}, MaxUnavailable: new(intstr.FromInt32(3)),
 	}
 	unmanaged := node(v1alpha1.RoleMirror, "mirror")
 	unmanaged.Spec.Mirror = &v1alpha1.Mirror{Containerd: v1alpha1.ContainerdUnmanaged}
@@ -173,6 +177,7 @@ func desiredObjects() map[string]runtime.ApplyConfiguration {
 		"mirror-hostport":    daemonSet(atHost, outsideOf(outside{port: 4002})),
 		"mirror":             daemonSet(mirror, in),
 		"mirror-fallback":    daemonSet(fallback, in),
+		"mirror-old":         daemonSet(mirror, old),
 		"mirror-unmanaged":   daemonSet(unmanaged, in),
 		"mirror-cleanup":     cleanupDaemonSet(deleted, in, place{path: "/etc/rancher/certs.d"}),
 		"mirror-abandoned":   cleanupDaemonSet(mirror, in, place{path: "/etc/containerd/certs.d", nodes: []string{"a", "b"}, abandoned: true}),
@@ -180,6 +185,7 @@ func desiredObjects() map[string]runtime.ApplyConfiguration {
 		"mirror-service":     service(mirror),
 		"frontend":           frontendDaemonSet(mirror, in),
 		"frontend-fallback":  frontendDaemonSet(fallback, in),
+		"frontend-former":    frontendDaemonSet(mirror, old),
 		"on-pull":            statefulSet(pulled, in),
 		"on-pull-service":    service(pulled),
 	}

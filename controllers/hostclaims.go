@@ -81,9 +81,22 @@ func (r *recorded) with(n *v1alpha1.PyrsiaNode, c hostClaim) []hostClaim {
 	return claims[max(0, len(claims)-maxClaims):]
 }
 
+// formerPorts are those of a mirror's claims before the last one.
+func formerPorts(claims []hostClaim) (ports []int32) {
+	for _, c := range claims {
+		if last := claims[len(claims)-1].Port; c.Port != 0 && c.Port != last && !slices.Contains(ports, c.Port) {
+			ports = append(ports, c.Port)
+		}
+	}
+	return ports
+}
+
 func (r *recorded) has(what func(hostClaim) bool) bool {
 	return r != nil && slices.ContainsFunc(r.Claims, what)
 }
+
+// everyNode is of mirrors that are new, and of those that were when they were recorded.
+func (r *recorded) everyNode() bool { return r == nil || r.EveryNode }
 
 // last is the newest claim that was granted.
 func (r *recorded) last() hostClaim {
@@ -179,7 +192,7 @@ func (r *PyrsiaNodeReconciler) settle(ctx context.Context, n *v1alpha1.PyrsiaNod
 			return nil
 		}
 	}
-	return r.record.put(ctx, n, seen, recorded{Keeps: seen.was.Keeps, Claims: []hostClaim{seen.was.last()}})
+	return r.record.put(ctx, n, seen, recorded{Keeps: seen.was.Keeps, Claims: []hostClaim{seen.was.last()}, EveryNode: seen.was.EveryNode})
 }
 
 // rolledOut tells whether all pods of a DaemonSet are of its newest template, and

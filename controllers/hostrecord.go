@@ -51,6 +51,10 @@ type recorded struct {
 	// Claims are oldest first, the last one being that of the spec. They are null
 	// of a PyrsiaNode that was recorded before they counted.
 	Claims []hostClaim `json:"claims"`
+	// EveryNode is of a mirror that stands on each Linux machine unless its spec
+	// says otherwise; not of one that v0.1.0 made, which may have been kept off some
+	// by their taints on purpose.
+	EveryNode bool `json:"everyNode,omitempty"`
 }
 
 // hostView is the record as a PyrsiaNode saw it.
@@ -161,6 +165,54 @@ func (h *hostRecord) put(ctx context.Context, n *v1alpha1.PyrsiaNode, seen hostV
 		h.keep(record)
 	}
 	return err
+}
+
+// forget drops those of one name that are there no more, so that nothing holds
+// their namespace up. What is not done is done by the next put.
+func (h *hostRecord) forget(ctx context.Context, name types.NamespacedName) error {
+	return h.drop(ctx, func(uid types.UID, r recorded) bool {
+		return r.PyrsiaNode == name.Namespace+"/"+name.Name && h.gone(ctx, uid, r)
+	})
+}
+
+// forgetUID drops a PyrsiaNode that goes: all that it had on the Kubernetes nodes is
+// put back.
+func (h *hostRecord) forgetUID(ctx context.Context, gone types.UID) error {
+	return h.drop(ctx, func(uid types.UID, _ recorded) bool { return uid == gone })
+}
+
+func (h *hostRecord) drop(ctx context.Context, which func(types.UID, recorded) bool) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for range 5 {
+		if h.stored == nil {
+			return nil // it is read with the next PyrsiaNode that wants something
+		}
+		record := h.stored.DeepCopy()
+		for uid, r := range h.all {
+			if which(uid, r) {
+				delete(record.Data, string(uid))
+			}
+		}
+		if len(record.Data) == len(h.stored.Data) {
+			return nil
+		}
+		err := h.write(ctx, record)
+		if apierrors.IsConflict(err) { // somebody else has written it
+			if record, err = h.read(ctx); err == nil && record.UID != "" {
+				h.keep(record)
+				continue
+			}
+		}
+		switch {
+		case err == nil && record.UID != "":
+			h.keep(record)
+		case err == nil, apierrors.IsNotFound(err):
+			h.stored, h.all, err = nil, nil, nil // with all that was in it
+		}
+		return err
+	}
+	return h.conflict()
 }
 
 func (h *hostRecord) conflict() error {

@@ -1,6 +1,7 @@
 package controllers
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -107,8 +108,8 @@ func (c *cluster) runFrontend(t *testing.T, n *v1alpha1.PyrsiaNode, p *pod) (sto
 	addr := ""
 	for i, a := range args {
 		if port, ok := strings.CutPrefix(a, "127.0.0.1:"); ok {
-			addr = net.JoinHostPort(p.ip, port)
-			args[i] = addr
+			args[i] = net.JoinHostPort(p.ip, port)
+			addr = cmp.Or(addr, args[i]) // the others are former ones
 		}
 		if a == "/sockets" {
 			args[i] = filepath.Join(p.data, frontendDir)

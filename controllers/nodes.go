@@ -91,8 +91,13 @@ func (n *Nodes) client(node *v1alpha1.PyrsiaNode, ip string) (*pooledClient, err
 
 // pods are the pods of a PyrsiaNode, by name.
 func (n *Nodes) pods(ctx context.Context, node *v1alpha1.PyrsiaNode) ([]corev1.Pod, error) {
+	return n.podsOf(ctx, node, component(node))
+}
+
+// podsOf are those of one component of it.
+func (n *Nodes) podsOf(ctx context.Context, node *v1alpha1.PyrsiaNode, component string) ([]corev1.Pod, error) {
 	pods := new(corev1.PodList)
-	if err := n.reader.List(ctx, pods, client.InNamespace(node.Namespace), client.MatchingLabels(labels(node, component(node)))); err != nil {
+	if err := n.reader.List(ctx, pods, client.InNamespace(node.Namespace), client.MatchingLabels(labels(node, component))); err != nil {
 		return nil, fmt.Errorf("listing the pods of %s: %w", node.Name, err)
 	}
 	slices.SortFunc(pods.Items, func(a, b corev1.Pod) int { return strings.Compare(a.Name, b.Name) })

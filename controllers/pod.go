@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"slices"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -43,9 +42,13 @@ const nodeUser = 65532
 type podInputs struct {
 	image     string // the operator's own, of containers that run as root or reach the host, and of the others by default
 	host      hostClaim
-	ledgerKey string // mirrors: the key to trust
+	former    []int32 // mirrors: ports at which containerd may still ask
+	ledgerKey string  // mirrors: the key to trust
 	bootstrap []string
 	outside   outside
+	// everyNode has a mirror's pods stand on each Linux machine, unless the spec
+	// says otherwise.
+	everyNode bool
 
 	// mirrors and frontends are the DaemonSets as they were read last; nil while the
 	// cluster has not seen the newest one. They are what a later step has from the
@@ -103,29 +106,12 @@ func podTemplate(n *v1alpha1.PyrsiaNode, in podInputs, args []string) *coreac.Po
 		WithContainers(nodeContainer(n, in, args)).
 		WithVolumes(coreac.Volume().WithName("keys").
 			WithSecret(coreac.SecretVolumeSource().WithSecretName(controlSecretName(n)).WithDefaultMode(0o440)))
-	withPlace(spec, n)
+	withPlace(spec, n, in)
 	template := coreac.PodTemplateSpec().
 		WithLabels(labels(n, component(n))).
 		WithAnnotations(n.Spec.PodAnnotations).
 		WithSpec(spec)
 	return template
-}
-
-// withPlace puts pods where the user wants them.
-func withPlace(spec *coreac.PodSpecApplyConfiguration, n *v1alpha1.PyrsiaNode) {
-	spec.WithNodeSelector(maps.Clone(n.Spec.NodeSelector))
-	for _, t := range n.Spec.Tolerations {
-		spec.WithTolerations(asApply[coreac.TolerationApplyConfiguration](t))
-	}
-	if n.Spec.Affinity != nil {
-		spec.WithAffinity(asApply[coreac.AffinityApplyConfiguration](n.Spec.Affinity))
-	}
-	if n.Spec.PriorityClassName != "" {
-		spec.WithPriorityClassName(n.Spec.PriorityClassName)
-	}
-	for _, s := range n.Spec.ImagePullSecrets {
-		spec.WithImagePullSecrets(coreac.LocalObjectReference().WithName(s.Name))
-	}
 }
 
 // asApply is a part of the spec as an apply configuration: both have the same JSON.
@@ -235,6 +221,9 @@ func mirrorSpec(n *v1alpha1.PyrsiaNode) v1alpha1.Mirror {
 	m.ContainerdConfigPath = cmp.Or(m.ContainerdConfigPath, defaultConfigPath)
 	if d, err := distributions.Find(m.Distribution); err == nil {
 		m.ContainerdConfigPath = d.CertsD
+	}
+	if m.MaxUnavailable == nil {
+		m.MaxUnavailable = new(intstr.FromString("10%"))
 	}
 	if len(m.Registries) == 0 {
 		m.Registries = []string{"docker.io"}

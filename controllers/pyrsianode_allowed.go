@@ -30,7 +30,9 @@ type verdict struct {
 	keeps    []string // the rules that it may break
 	// host is what it has of the Kubernetes nodes: what its spec asks for if that
 	// is allowed, else what it had before.
-	host hostClaim
+	host      hostClaim
+	former    []int32 // ports that a mirror had before, as long as a pod may have one
+	everyNode bool    // recorded.EveryNode
 }
 
 func (v verdict) allowed() bool { return len(v.refusals) == 0 || v.goesOn }
@@ -64,7 +66,7 @@ func (r *PyrsiaNodeReconciler) judgeOnce(ctx context.Context, n *v1alpha1.Pyrsia
 	}
 	gone := func(uid types.UID, other recorded) bool { return r.record.gone(ctx, uid, other) }
 	v.refusals = slices.Concat(v.refusals, taken(n, was, claim, seen.all, gone), crowded(n, was, seen.all, gone))
-	v.host = was.last()
+	v.host, v.everyNode = was.last(), was.everyNode()
 	var keeps []string
 	if was != nil {
 		v.keeps = was.Keeps
@@ -79,7 +81,8 @@ func (r *PyrsiaNodeReconciler) judgeOnce(ctx context.Context, n *v1alpha1.Pyrsia
 		}
 	}
 	v.goesOn, v.host = true, claim
-	now := recorded{Keeps: keeps, Claims: was.with(n, claim)}
+	now := recorded{Keeps: keeps, Claims: was.with(n, claim), EveryNode: v.everyNode}
+	v.former = formerPorts(now.Claims)
 	if was != nil && was.Claims != nil && slices.Equal(keeps, was.Keeps) && slices.Equal(now.Claims, was.Claims) {
 		return v, nil
 	}
@@ -128,7 +131,7 @@ func (r *PyrsiaNodeReconciler) running(ctx context.Context) (map[types.UID]recor
 	out := map[types.UID]recorded{}
 	for i := range all.Items {
 		n := &all.Items[i]
-		claim, runs, err := r.has(ctx, n)
+		claim, mirrors, runs, err := r.has(ctx, n)
 		if err != nil {
 			return nil, fmt.Errorf("looking at the pods of PyrsiaNode %s/%s: %w", n.Namespace, n.Name, err)
 		}
@@ -140,7 +143,7 @@ func (r *PyrsiaNodeReconciler) running(ctx context.Context) (map[types.UID]recor
 			return nil, err
 		}
 		broken = append(broken, taken(n, nil, claim, out, func(types.UID, recorded) bool { return false })...)
-		known := recorded{PyrsiaNode: n.Namespace + "/" + n.Name, Claims: []hostClaim{claim}}
+		known := recorded{PyrsiaNode: n.Namespace + "/" + n.Name, Claims: []hostClaim{claim}, EveryNode: madeForEveryNode(n, mirrors)}
 		for _, b := range broken {
 			if b.rule != refusedNamespace {
 				known.Keeps = append(known.Keeps, b.rule)
@@ -154,24 +157,24 @@ func (r *PyrsiaNodeReconciler) running(ctx context.Context) (map[types.UID]recor
 }
 
 // has tells whether a PyrsiaNode has pods, and what these have of the Kubernetes
-// nodes: where a mirror's data is, only its pods know.
-func (r *PyrsiaNodeReconciler) has(ctx context.Context, n *v1alpha1.PyrsiaNode) (claim hostClaim, runs bool, err error) {
+// nodes: where a mirror's data is, only its pods know. mirrors are those of a mirror.
+func (r *PyrsiaNodeReconciler) has(ctx context.Context, n *v1alpha1.PyrsiaNode) (claim hostClaim, mirrors *appsv1.DaemonSet, runs bool, err error) {
 	claim = wants(n, nil)
-	mirrors := new(appsv1.DaemonSet)
+	mirrors = new(appsv1.DaemonSet)
 	var workload client.Object = new(appsv1.StatefulSet)
 	if n.Spec.Role == v1alpha1.RoleMirror {
 		workload = mirrors
 	}
 	err = r.applier.live.Get(ctx, client.ObjectKeyFromObject(n), workload)
 	if apierrors.IsNotFound(err) || err == nil && !metav1.IsControlledBy(workload, n) {
-		return claim, false, nil
+		return claim, mirrors, false, nil
 	}
 	for _, v := range mirrors.Spec.Template.Spec.Volumes {
 		if v.Name == "data" && v.HostPath != nil {
 			claim.Folder = v.HostPath.Path
 		}
 	}
-	return claim, err == nil, err
+	return claim, mirrors, err == nil, err
 }
 
 // refuse tells that nothing is made for a PyrsiaNode. What its pods do already,

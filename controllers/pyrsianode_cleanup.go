@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	appsac "k8s.io/client-go/applyconfigurations/apps/v1"
 	coreac "k8s.io/client-go/applyconfigurations/core/v1"
@@ -68,6 +69,11 @@ func (r *PyrsiaNodeReconciler) cleanup(ctx context.Context, n *v1alpha1.PyrsiaNo
 	before := n.DeepCopy()
 	done, err := r.restoreAll(ctx, n)
 	if err == nil && done {
+		// Crash after: it is recorded and cleaned up once more. Its namespace may be
+		// deleted as soon as it is gone.
+		if err := r.record.forgetUID(ctx, n.UID); err != nil {
+			return 0, err
+		}
 		return 0, r.release(ctx, n)
 	}
 	if !equality.Semantic.DeepEqual(before.Status, n.Status) {
@@ -111,7 +117,7 @@ func (r *PyrsiaNodeReconciler) restoreAll(ctx context.Context, n *v1alpha1.Pyrsi
 	if recorded := n.Status.Containerd; len(recorded) > 0 {
 		at = place{path: recorded[0].Path, nodes: recorded[0].Nodes[:min(len(recorded[0].Nodes), cleanupNodes)]}
 	}
-	return r.restoreAt(ctx, n, podInputs{image: r.NodeImage, host: may.host}, at)
+	return r.restoreAt(ctx, n, podInputs{image: r.NodeImage, host: may.host, everyNode: may.everyNode}, at)
 }
 
 // keepAllowedPlaces leaves of the places that the status tells, if not even the
@@ -175,10 +181,15 @@ func (r *PyrsiaNodeReconciler) restoreAt(ctx context.Context, n *v1alpha1.Pyrsia
 // have the mirror's set-up.
 const reasonNotRestored = v1alpha1.ConditionContainerdNotRestored
 
-// tellLeft tells what a PyrsiaNode that goes leaves behind, and how to mend it.
+// tellLeft tells what a PyrsiaNode that goes leaves behind, and how to mend it. A
+// namespace that goes too takes no event: it is also told of the record in the
+// operator's own.
 func (r *PyrsiaNodeReconciler) tellLeft(n *v1alpha1.PyrsiaNode, why string) {
-	r.status.recorder.Eventf(n, nil, corev1.EventTypeWarning, reasonNotRestored, "Delete",
-		"%s: containerd there may still ask this mirror alone. On each of them run 'pyrsia containerd uninstall --all --owner %s', or make a PyrsiaNode of this name again and delete it", why, setupOwner(n))
+	record := &corev1.ConfigMap{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "ConfigMap"}, ObjectMeta: metav1.ObjectMeta{Namespace: r.Hosts.Namespace, Name: hostRecordName}}
+	for _, about := range []client.Object{n, record} {
+		r.status.recorder.Eventf(about, nil, corev1.EventTypeWarning, reasonNotRestored, "Delete",
+			"PyrsiaNode %s/%s is gone, and %s: containerd there may still ask this mirror alone. On each of them run 'pyrsia containerd uninstall --all --owner %s', or make a PyrsiaNode of this name again and delete it", n.Namespace, n.Name, why, setupOwner(n))
+	}
 }
 
 // stillThere tells whether a pod of the mirror may still set containerd up: not
@@ -205,7 +216,7 @@ func cleanupDaemonSet(n *v1alpha1.PyrsiaNode, in podInputs, at place) *appsac.Da
 		WithSecurityContext(coreac.PodSecurityContext().
 			WithSeccompProfile(coreac.SeccompProfile().WithType(corev1.SeccompProfileTypeRuntimeDefault))).
 		WithContainers(holdContainer(n, in))
-	withPlace(spec, n)
+	withPlace(spec, n, in)
 	if len(at.nodes) > 0 {
 		onNodes(spec, n, at)
 	}

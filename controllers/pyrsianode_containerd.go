@@ -3,7 +3,6 @@ package controllers
 import (
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/distribution/reference"
@@ -156,9 +155,7 @@ func setUpRefusal(pods []corev1.Pod) (reason, message string) {
 			if count++; count == 1 {
 				refused := refusals[ended.ExitCode]
 				reason = refused.reason
-				said := strings.TrimSpace(ended.Message)
-				said = said[max(0, strings.LastIndex(said, "pyrsia: ")):] // before it is what it did meanwhile
-				message = fmt.Sprintf("%s on the Kubernetes node %s: %s", refused.what, p.Spec.NodeName, bounded(strings.TrimPrefix(said, "pyrsia: "), maxMessage/2))
+				message = fmt.Sprintf("%s on the Kubernetes node %s%s", refused.what, p.Spec.NodeName, lastWords(s))
 			}
 		}
 	}

@@ -9,6 +9,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
@@ -64,7 +65,10 @@ func (r *PyrsiaNodeReconciler) Reconcile(ctx context.Context, req ctrl.Request) 
 	n := new(v1alpha1.PyrsiaNode)
 	if err := r.Client.Get(ctx, req.NamespacedName, n); err != nil {
 		r.keysApplied.Delete(req.NamespacedName)
-		return ctrl.Result{}, client.IgnoreNotFound(err)
+		if apierrors.IsNotFound(err) {
+			err = r.record.forget(ctx, req.NamespacedName)
+		}
+		return ctrl.Result{}, err
 	}
 	if !n.DeletionTimestamp.IsZero() {
 		next, err := r.cleanup(ctx, n)
@@ -90,8 +94,8 @@ func (r *PyrsiaNodeReconciler) Reconcile(ctx context.Context, req ctrl.Request) 
 	}
 	before := n.DeepCopy()
 	setNotAllowed(n, may)
-	in := podInputs{image: r.NodeImage, host: may.host}
-	next, err := run(ctx, n, r.keys, r.network(&in), r.workload(&in), r.restoreContainerd(&in), r.ledger(&in), r.awaitKeys, r.pace)
+	in := podInputs{image: r.NodeImage, host: may.host, former: may.former, everyNode: may.everyNode}
+	next, err := run(ctx, n, r.keys, r.network(&in), r.workload(&in), r.coverNodes(&in), r.restoreContainerd(&in), r.ledger(&in), r.awaitKeys, r.pace)
 	return r.status.finish(ctx, before, n, next, err)
 }
 
@@ -138,7 +142,8 @@ func (r *PyrsiaNodeReconciler) SetupWithManager(mgr ctrl.Manager) error {
 		// A new block wakes those that are to have it.
 		Watches(&v1alpha1.Artifact{}, handler.EnqueueRequestsFromMapFunc(r.networkOf), builder.WithPredicates(becameVerified)).
 		WithOptions(options(nodesAtOnce))
-	if len(r.Hosts.Namespaces) == 0 {
+	if r.seesNodes() {
+		build.Watches(&corev1.Node{}, handler.EnqueueRequestsFromMapFunc(r.allMirrors), builder.WithPredicates(placesChanged))
 		build.WatchesMetadata(&corev1.Namespace{}, handler.EnqueueRequestsFromMapFunc(r.nodesOfNamespace), builder.WithPredicates(mirrorsLabelChanged))
 	}
 	return build.Complete(r)

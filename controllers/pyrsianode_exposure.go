@@ -7,9 +7,12 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	coreac "k8s.io/client-go/applyconfigurations/core/v1"
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
@@ -19,10 +22,17 @@ import (
 // whoever joins needs one.
 const maxAddresses = 8
 
+// The reasons of NetworkReady of a publisher that is exposed.
+const (
+	reasonExposed     = "Exposed"
+	reasonAddressLost = "AddressLost"
+)
+
 // outside is where a node is reached from outside of its cluster.
 type outside struct {
 	hosts []string // none: the Kubernetes node on which the pod runs
 	port  int32    // 0: nowhere
+	lost  bool     // the cluster does not give the hosts any more: they are those it gave last
 }
 
 // exposure is how a node is to be reached from outside; nil if it is not.
@@ -59,7 +69,10 @@ func (r *PyrsiaNodeReconciler) expose(ctx context.Context, n *v1alpha1.PyrsiaNod
 	case len(e.Addresses) == 0:
 		in.outside.hosts = ingress(live)
 		if len(in.outside.hosts) == 0 {
-			in.outside.port = 0
+			in.outside.hosts, in.outside.lost = hadBefore(n, e.Port), true
+		}
+		if len(in.outside.hosts) == 0 {
+			in.outside = outside{}
 		}
 	}
 	return nil
@@ -79,10 +92,12 @@ func (r *PyrsiaNodeReconciler) publisherNetwork(ctx context.Context, n *v1alpha1
 		return err
 	case exposure(n) == nil:
 		setDone(n, condition, "Internal", "The network is open to nodes of this cluster")
+	case in.outside.lost:
+		setWaiting(n, condition, reasonAddressLost, "the cluster has taken the address of Service "+exposureName(n)+" away, and the publisher goes on with the last one: its events tell what is missing, or give spec.network.exposure.addresses")
 	case in.outside.port == 0:
 		setWaiting(n, condition, "AddressPending", "waiting for the cluster to give Service "+exposureName(n)+" an address: its events tell what is missing, or give spec.network.exposure.addresses")
 	default:
-		setDone(n, condition, "Exposed", "The network is open to nodes outside of this cluster too")
+		setDone(n, condition, reasonExposed, "The network is open to nodes outside of this cluster too")
 	}
 	return nil
 }
@@ -116,11 +131,32 @@ func nodePort(svc *corev1.Service) int32 {
 	return 0
 }
 
+// ingress are the addresses of a load balancer, in an order of our own: another one
+// would restart the publisher, to which they are arguments.
 func ingress(svc *corev1.Service) (hosts []string) {
 	for _, i := range svc.Status.LoadBalancer.Ingress {
 		hosts = append(hosts, cmp.Or(i.Hostname, i.IP))
 	}
+	slices.Sort(hosts)
+	hosts = slices.Compact(hosts)
 	return hosts[:min(len(hosts), maxAddresses)]
+}
+
+// hadBefore are the hosts that the status tells of a load balancer that has none
+// now: it may have lost them for a moment, and nobody is served by a restart of the
+// publisher. They count as long as nothing else was asked for since.
+func hadBefore(n *v1alpha1.PyrsiaNode, port int32) (hosts []string) {
+	c := meta.FindStatusCondition(n.Status.Conditions, v1alpha1.ConditionNetworkReady)
+	if c == nil || c.Reason != reasonAddressLost && (c.Reason != reasonExposed || c.ObservedGeneration != n.Generation) {
+		return nil
+	}
+	for _, address := range n.Status.Addresses {
+		if part := strings.Split(address, "/"); len(part) > 4 && part[4] == strconv.Itoa(int(port)) { // "/ip4/HOST/tcp/PORT/..."
+			hosts = append(hosts, part[2])
+		}
+	}
+	slices.Sort(hosts)
+	return hosts
 }
 
 // hostIP is, in a container's arguments, the address of its Kubernetes node.

@@ -45,6 +45,11 @@ func frontendDaemonSet(n *v1alpha1.PyrsiaNode, in podInputs) *appsac.DaemonSetAp
 	if mirror.Containerd == v1alpha1.ContainerdFallback {
 		wait = waitFallback
 	}
+	args := []string{"frontend", "--listen", loopback(mirror.Port), "--dir", "/sockets", "--wait", wait.String(), "--drain", frontendDrain.String()}
+	// Where the mirror's pod is not replaced yet, containerd asks at the port before.
+	for _, port := range in.former {
+		args = append(args, "--former", loopback(port))
+	}
 	// The mirror may put a link in place of the folder with its socket: the host
 	// would follow one in a volume's path, and does not in a subPath.
 	sockets := coreac.VolumeMount().WithName("sockets").WithMountPath("/sockets").WithSubPath(frontendDir)
@@ -64,12 +69,13 @@ func frontendDaemonSet(n *v1alpha1.PyrsiaNode, in podInputs) *appsac.DaemonSetAp
 			// host's network.
 			WithImage(in.image).
 			WithImagePullPolicy(corev1.PullIfNotPresent).
-			WithArgs("frontend", "--listen", fmt.Sprintf("127.0.0.1:%d", mirror.Port), "--dir", "/sockets",
-				"--wait", wait.String(), "--drain", frontendDrain.String()).
+			WithArgs(args...).
+			// What it says when it fails is what the condition says.
+			WithTerminationMessagePolicy(corev1.TerminationMessageFallbackToLogsOnError).
 			WithResources(little()).
 			WithSecurityContext(restricted()).
 			WithVolumeMounts(sockets))
-	withPlace(spec, n)
+	withPlace(spec, n, in)
 	return appsac.DaemonSet(frontendName(n), n.Namespace).
 		WithLabels(labels(n, "frontend")).
 		WithOwnerReferences(ownerReference(n)).
@@ -84,6 +90,8 @@ func frontendDaemonSet(n *v1alpha1.PyrsiaNode, in podInputs) *appsac.DaemonSetAp
 				WithAnnotations(n.Spec.PodAnnotations).
 				WithSpec(spec)))
 }
+
+func loopback(port int32) string { return fmt.Sprintf("127.0.0.1:%d", port) }
 
 // little is what a container needs that does next to nothing.
 func little() *coreac.ResourceRequirementsApplyConfiguration {

@@ -65,7 +65,7 @@ func TestKeysOfWhatIsGoneAreForgotten(t *testing.T) {
 	c := testCluster(t)
 	n := publisherNode(c.namespace(t), "http://127.0.0.1:1") // it is not there any more
 	n.UID = "1"
-	r := &PyrsiaNodeReconciler{Client: c, Now: time.Now}
+	r := &PyrsiaNodeReconciler{Client: c, Now: time.Now, record: new(hostRecord)}
 	r.noteKeys(n)
 	if _, err := r.Reconcile(t.Context(), ctrl.Request{NamespacedName: client.ObjectKeyFromObject(n)}); err != nil {
 		t.Fatal(err)

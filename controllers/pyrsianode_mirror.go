@@ -5,7 +5,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
-	"k8s.io/apimachinery/pkg/util/intstr"
 	appsac "k8s.io/client-go/applyconfigurations/apps/v1"
 	coreac "k8s.io/client-go/applyconfigurations/core/v1"
 	metaac "k8s.io/client-go/applyconfigurations/meta/v1"
@@ -50,7 +49,7 @@ func daemonSet(n *v1alpha1.PyrsiaNode, in podInputs) *appsac.DaemonSetApplyConfi
 		WithSpec(appsac.DaemonSetSpec().
 			WithSelector(metaac.LabelSelector().WithMatchLabels(labels(n, component(n)))).
 			WithUpdateStrategy(appsac.DaemonSetUpdateStrategy().
-				WithRollingUpdate(appsac.RollingUpdateDaemonSet().WithMaxUnavailable(intstr.FromInt32(1)))).
+				WithRollingUpdate(appsac.RollingUpdateDaemonSet().WithMaxUnavailable(*mirror.MaxUnavailable))).
 			WithTemplate(template))
 }
 

@@ -1,6 +1,7 @@
 package controllers
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	appsac "k8s.io/client-go/applyconfigurations/apps/v1"
 	coreac "k8s.io/client-go/applyconfigurations/core/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
@@ -52,24 +54,37 @@ func (r *PyrsiaNodeReconciler) workload(in *podInputs) step[*v1alpha1.PyrsiaNode
 			counts.Configured = configured(pods)
 		}
 		recordSetup(n, pods)
-		judgeWorkload(n, pods)
+		var fronts []corev1.Pod
+		if n.Spec.Role == v1alpha1.RoleMirror {
+			if fronts, err = r.Nodes.podsOf(ctx, n, "frontend"); err != nil {
+				return 0, err
+			}
+		}
+		judgeWorkload(n, pods, fronts)
 		return 0, nil
 	}
 }
 
 // judgeWorkload sets WorkloadReady from the counts: Unknown until it was ready
 // once, False when it is no longer, or when containerd cannot be set up.
-func judgeWorkload(n *v1alpha1.PyrsiaNode, pods []corev1.Pod) {
+func judgeWorkload(n *v1alpha1.PyrsiaNode, pods, fronts []corev1.Pod) {
 	const condition = v1alpha1.ConditionWorkloadReady
-	trouble := trouble(pods)
-	refused, message := setUpRefusal(pods)
 	counts := n.Status.Nodes
+	trouble := trouble(n, slices.Concat(pods, fronts))
+	if trouble == "" && counts != nil {
+		trouble = unmade(n, len(pods), len(fronts))
+	}
+	refused, message := setUpRefusal(slices.Concat(pods, fronts))
 	was := meta.FindStatusCondition(n.Status.Conditions, condition)
 	switch {
 	case counts == nil:
 		setWaiting(n, condition, "Rollout", "waiting for the pods to be started")
 	case counts.Ready >= counts.Desired && counts.Desired > 0:
-		setDone(n, condition, "PodsReady", fmt.Sprintf("%d of %d pods are ready", counts.Ready, counts.Desired))
+		message := fmt.Sprintf("%d of %d pods are ready", counts.Ready, counts.Desired)
+		if n.Spec.Role == v1alpha1.RoleMirror && mirrorSpec(n).Containerd == v1alpha1.ContainerdStrict {
+			message += priorityHint(n)
+		}
+		setDone(n, condition, "PodsReady", message)
 	case refused != "":
 		setFailed(n, condition, refused, message)
 	case counts.Desired == 0:
@@ -84,23 +99,29 @@ func judgeWorkload(n *v1alpha1.PyrsiaNode, pods []corev1.Pod) {
 // configured counts the pods on whose Kubernetes nodes containerd is set up.
 func configured(pods []corev1.Pod) (n int32) {
 	for _, p := range pods {
-		if slices.ContainsFunc(p.Status.InitContainerStatuses, func(s corev1.ContainerStatus) bool {
-			return s.Name == containerSetUp && s.State.Terminated != nil && s.State.Terminated.ExitCode == 0
-		}) {
+		if setUp(p) {
 			n++
 		}
 	}
 	return n
 }
 
+// setUp tells whether a mirror's pod has set containerd up.
+func setUp(p corev1.Pod) bool {
+	return slices.ContainsFunc(p.Status.InitContainerStatuses, func(s corev1.ContainerStatus) bool {
+		return s.Name == containerSetUp && s.State.Terminated != nil && s.State.Terminated.ExitCode == 0
+	})
+}
+
 // trouble says what keeps the first pod that has trouble from being ready, and
 // what to do; empty if none has, or only needs time.
-func trouble(pods []corev1.Pod) string {
+func trouble(n *v1alpha1.PyrsiaNode, pods []corev1.Pod) string {
 	for _, p := range pods {
-		for _, c := range p.Status.Conditions {
-			if c.Type == corev1.PodScheduled && c.Status == corev1.ConditionFalse {
-				return fmt.Sprintf("; pod %s cannot be placed: see 'kubectl describe pod %[1]s'", p.Name)
-			}
+		if p.Status.Phase == corev1.PodFailed {
+			return fmt.Sprintf("; pod %s was ended (%s): see 'kubectl describe pod %[1]s'%[3]s", p.Name, bounded(cmp.Or(p.Status.Reason, "Failed"), 100), priorityHint(n))
+		}
+		if cannotBePlaced(p) {
+			return fmt.Sprintf("; pod %s cannot be placed: see 'kubectl describe pod %[1]s'%s", p.Name, priorityHint(n))
 		}
 		for _, s := range slices.Concat(p.Status.InitContainerStatuses, p.Status.ContainerStatuses) {
 			waiting := ""
@@ -113,11 +134,46 @@ func trouble(pods []corev1.Pod) string {
 			case strings.HasSuffix(waiting, "Error"):
 				return fmt.Sprintf("; container %s of pod %s cannot be started: see 'kubectl describe pod %[2]s'", s.Name, p.Name)
 			case s.RestartCount > 1 && !s.Ready:
-				return fmt.Sprintf("; container %s of pod %s keeps ending: see 'kubectl logs %[2]s -c %[1]s --previous'", s.Name, p.Name)
+				return fmt.Sprintf("; container %s of pod %s keeps ending%s: see 'kubectl logs %[2]s -c %[1]s --previous'", s.Name, p.Name, lastWords(s))
 			}
 		}
 	}
 	return ""
+}
+
+// lastWords are what a container said when it ended, if it was to say that where it
+// is found here.
+func lastWords(s corev1.ContainerStatus) string {
+	ended := s.State.Terminated
+	if ended == nil {
+		ended = s.LastTerminationState.Terminated // it waits to be started again, or has been
+	}
+	if ended == nil {
+		return ""
+	}
+	said := strings.TrimSpace(ended.Message)
+	said = said[max(0, strings.LastIndex(said, "pyrsia: ")):] // before it is what it did meanwhile
+	if said = strings.TrimPrefix(said, "pyrsia: "); said == "" {
+		return ""
+	}
+	return ": " + bounded(said, maxMessage/2)
+}
+
+// unmade says which pods the cluster does not even make: only the events of what
+// should make them tell why.
+func unmade(n *v1alpha1.PyrsiaNode, pods, fronts int) string {
+	kind, name, has := "daemonset", n.Name, pods
+	switch {
+	case n.Spec.Role == v1alpha1.RolePublisher:
+		kind = "statefulset"
+	case pods >= int(n.Status.Nodes.Desired):
+		name, has = frontendName(n), fronts
+	}
+	if has >= int(n.Status.Nodes.Desired) {
+		return ""
+	}
+	return fmt.Sprintf("; the cluster makes %d of %d pods of %s: a quota or the Pod Security level of the namespace may refuse them: see 'kubectl -n %s describe %s %s'",
+		has, n.Status.Nodes.Desired, name, n.Namespace, kind, name)
 }
 
 // applyWorkload returns nil counts while the cluster has not yet seen the
@@ -157,6 +213,13 @@ func (r *PyrsiaNodeReconciler) applyService(ctx context.Context, n *v1alpha1.Pyr
 
 func (r *PyrsiaNodeReconciler) applyStatefulSet(ctx context.Context, n *v1alpha1.PyrsiaNode, in podInputs) (*v1alpha1.NodeCounts, error) {
 	live, desired := new(appsv1.StatefulSet), statefulSet(n, in)
+	blocked, err := r.blocked(ctx, n)
+	if err != nil {
+		return nil, err
+	}
+	if blocked {
+		desired.Spec.WithReplicas(0)
+	}
 	changed, err := outdated(ctx, r.applier, n, live, "StatefulSet", extractStatefulSet, n.Name, desired)
 	if err != nil {
 		return nil, err
@@ -168,6 +231,26 @@ func (r *PyrsiaNodeReconciler) applyStatefulSet(ctx context.Context, n *v1alpha1
 		return nil, nil
 	}
 	return &v1alpha1.NodeCounts{Desired: 1, Ready: live.Status.ReadyReplicas}, nil
+}
+
+// blocked tells whether a pod that was never ready keeps the newest template from
+// being used: a StatefulSet replaces no such pod (kubernetes.io/docs/concepts/workloads/controllers/statefulset,
+// "Forced rollback"). It goes when no pod is wanted for a moment, and takes the
+// time that it needs to end. Until it is gone, the next call finds it again.
+func (r *PyrsiaNodeReconciler) blocked(ctx context.Context, n *v1alpha1.PyrsiaNode) (bool, error) {
+	set := new(appsv1.StatefulSet)
+	if err := r.Client.Get(ctx, client.ObjectKeyFromObject(n), set); err != nil {
+		return false, wrap(client.IgnoreNotFound(err), "reading StatefulSet %s", n.Name)
+	}
+	// Its controller has not seen the newest template yet, unless it was told to end the pod.
+	if newest := set.Status.ObservedGeneration == set.Generation; set.Status.UpdateRevision == "" || !newest && *set.Spec.Replicas > 0 {
+		return false, nil
+	}
+	pods, err := r.Nodes.pods(ctx, n)
+	return slices.ContainsFunc(pods, func(p corev1.Pod) bool {
+		revision := p.Labels[appsv1.ControllerRevisionHashLabelKey]
+		return p.DeletionTimestamp == nil && !isReady(p) && revision != "" && revision != set.Status.UpdateRevision
+	}), err
 }
 
 // applyDaemonSet returns nil while the cluster has not yet seen the newest one.

@@ -21,9 +21,10 @@ type rights struct {
 	mu      sync.Mutex // guards what follows
 	used    map[string]bool
 	refused map[string]string // the last answer
+	choice  map[string]bool   // rights that an installation may give in addition
 }
 
-var asked = rights{used: map[string]bool{}, refused: map[string]string{}}
+var asked = rights{used: map[string]bool{}, refused: map[string]string{}, choice: map[string]bool{}}
 
 // unasked are the rights that no request shows, and why they are needed. Not
 // among them is to list what is watched: API servers that stream lists (since
@@ -100,6 +101,13 @@ func rightsOf(req *http.Request) []string {
 	return verbs
 }
 
+// optional is a right that the operator has in some installations alone.
+func (r *rights) optional(right string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.choice[right] = true
+}
+
 // verdict compares the rights that were used with those of the role. Only if all
 // tests have run, those that nobody used are told.
 func (r *rights) verdict(all bool) (faults []string) {
@@ -132,7 +140,7 @@ func (r *rights) verdict(all bool) (faults []string) {
 	}
 	for right, answer := range r.refused {
 		// An API server that has just started does not know yet whom it grants what.
-		if !granted[right] || strings.Contains(answer, "cannot set") {
+		if !granted[right] && !r.choice[right] || strings.Contains(answer, "cannot set") {
 			faults = append(faults, "the role lacks a right that the operator needs: "+right+": "+answer)
 		}
 	}

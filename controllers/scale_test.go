@@ -33,7 +33,7 @@ func TestStatusOfAThousandNodes(t *testing.T) {
 		recordPeers(n, reports)
 		setAlarms(n, reports)
 		n.Status.Nodes = &v1alpha1.NodeCounts{Desired: 1000, Ready: 999, Configured: configured(list)}
-		judgeWorkload(n, list)
+		judgeWorkload(n, list, nil)
 		summarize(n, nil)
 		if n.Status.Ledger.Size != 2 || len(n.Status.Addresses) != maxAddresses || len(n.Status.Conditions) < 5 {
 			t.Fatalf("the status tells too little: %+v", n.Status)

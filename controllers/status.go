@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -116,9 +117,23 @@ func summarize(obj object, err error) {
 		meta.RemoveStatusCondition(obj.Conditions(), stopped)
 		return
 	}
-	setDone(obj, v1alpha1.ConditionReady, "Succeeded", "All steps are done")
+	reason, message := "Succeeded", "All steps are done"
+	for _, name := range remarks(obj) {
+		if c := meta.FindStatusCondition(*obj.Conditions(), name); c != nil && c.Status == metav1.ConditionFalse {
+			reason, message = c.Reason, message+"; but "+c.Message
+		}
+	}
+	setDone(obj, v1alpha1.ConditionReady, reason, message)
 	meta.RemoveStatusCondition(obj.Conditions(), v1alpha1.ConditionReconciling)
 	meta.RemoveStatusCondition(obj.Conditions(), v1alpha1.ConditionStalled)
+}
+
+// remarks are the conditions that Ready tells of although it is True.
+func remarks(obj object) []string {
+	if _, ok := obj.(*v1alpha1.PyrsiaNode); ok {
+		return v1alpha1.NodeRemarks
+	}
+	return nil
 }
 
 // statusWriter is the one writer of a kind's status.
@@ -146,7 +161,7 @@ func (w statusWriter) finish(ctx context.Context, before, after object, next tim
 
 func (w statusWriter) tell(before, after object, conditions []metav1.Condition) {
 	w.tellAlarms(before, after, conditions)
-	for _, name := range after.Steps() {
+	for _, name := range slices.Concat(after.Steps(), remarks(after)) {
 		was := meta.FindStatusCondition(*before.Conditions(), name)
 		is := meta.FindStatusCondition(conditions, name)
 		if is == nil || is.Status == metav1.ConditionUnknown || was != nil && was.Status == is.Status && was.Reason == is.Reason {

@@ -2,7 +2,7 @@
 # Writes everything that is generated from api/, the RBAC markers and the
 # chart. `make verify` runs it and fails on a difference.
 #   generate.sh code        deepcopy functions, docs/api.md
-#   generate.sh manifests   CRDs, roles, docs/permissions.md, the chart's copies and README, install.yaml
+#   generate.sh manifests   CRDs, roles, docs/permissions.md, the chart's copies and README, install.yaml, startup-taint.yaml
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -35,6 +35,12 @@ manifests() {
 		tool helm template pyrsia-operator $chart --namespace pyrsia-system
 	} >config/default/install.yaml.tmp
 	mv config/default/install.yaml.tmp config/default/install.yaml
+
+	{
+		echo "# A part of the chart. Written by hack/generate.sh; do not edit."
+		tool helm template pyrsia-operator $chart --namespace pyrsia-system --set startupTaint.enabled=true --show-only templates/startup-taint.yaml
+	} >config/startup-taint/startup-taint.yaml.tmp
+	mv config/startup-taint/startup-taint.yaml.tmp config/startup-taint/startup-taint.yaml
 }
 
 # rules prints the rules of the role of kind $1.

@@ -65,6 +65,15 @@ const ConditionContainerdNotRestored = "ContainerdNotRestored"
 // the line that mends it.
 const ConditionNotAllowed = "NotAllowed"
 
+// ConditionNodesCovered is of a mirror: it has a pod on each Kubernetes node that
+// it is for. It does not keep the mirror from being Ready, for some nodes may be
+// down at any time, but Ready says so.
+const ConditionNodesCovered = "NodesCovered"
+
+// NodeRemarks are the conditions of a PyrsiaNode that Ready tells of in its reason
+// and message while they are False, although it is True.
+var NodeRemarks = []string{ConditionNodesCovered}
+
 // NodeSteps are the conditions that make a PyrsiaNode Ready, in the order in
 // which they are reached.
 var NodeSteps = []string{ConditionKeysReady, ConditionNetworkReady, ConditionWorkloadReady, ConditionLedgerVerified}

@@ -4,6 +4,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
 )
 
 // Role is what a PyrsiaNode does in its network.
@@ -104,12 +105,16 @@ type PyrsiaNodeSpec struct {
 	// +optional
 	Resources *corev1.ResourceRequirements `json:"resources,omitempty"`
 
-	// nodeSelector chooses the Kubernetes nodes on which the pods run.
+	// nodeSelector chooses the Kubernetes nodes on which the pods run. A mirror
+	// adds kubernetes.io/os: linux unless it is told another one.
 	// +kubebuilder:validation:MaxProperties=64
 	// +optional
 	NodeSelector map[string]string `json:"nodeSelector,omitempty"`
 
-	// tolerations let the pods run on tainted Kubernetes nodes.
+	// tolerations let the pods run on tainted Kubernetes nodes. A mirror without
+	// any tolerates every taint, so that no node is left out; one that v0.1.0 made
+	// goes on without until some are set. The taint of mirror.startupTaint is
+	// always tolerated.
 	// +kubebuilder:validation:MaxItems=64
 	// +listType=atomic
 	// +optional
@@ -117,13 +122,17 @@ type PyrsiaNodeSpec struct {
 
 	// affinity chooses the Kubernetes nodes on which the pods run by more than
 	// labels that must be there. It takes at most 32 KiB, together with resources.
+	// A mirror without a required nodeAffinity stays away from virtual nodes, which
+	// have no containerd: those with the labels of virtual-kubelet, AWS Fargate,
+	// Liqo, Tencent's super nodes and KWOK.
 	// +optional
 	Affinity *corev1.Affinity `json:"affinity,omitempty"`
 
-	// priorityClassName is the PriorityClass of the pods. For a mirror with
-	// containerd: Strict, system-node-critical keeps it from being evicted
-	// before what it serves; some clusters admit that class in namespaces with
-	// a ResourceQuota for it alone.
+	// priorityClassName is the PriorityClass of the pods. Without one, any pod with
+	// a priority takes a mirror's place when a Kubernetes node is full, and with
+	// containerd: Strict nothing can be pulled there then: system-node-critical
+	// keeps it. Some clusters admit that class in namespaces with a ResourceQuota
+	// for it alone.
 	// +kubebuilder:validation:MaxLength=253
 	// +optional
 	PriorityClassName string `json:"priorityClassName,omitempty"`
@@ -206,6 +215,7 @@ type PullHistory struct {
 // +kubebuilder:validation:XValidation:rule="!has(self.registries) || !has(self.containerd) || self.containerd != 'Strict' || !self.registries.exists(r, r == '_default')",message="registries: _default cannot be Strict, which would keep the Kubernetes nodes from the images of their own system: name the registries that are to be strict, or set containerd: Fallback"
 // +kubebuilder:validation:XValidation:rule="!has(self.distribution) || !has(self.containerdConfigPath) || self.containerdConfigPath == '/etc/containerd/certs.d'",message="distribution picks the folder: leave containerdConfigPath out"
 // +kubebuilder:validation:XValidation:rule="!has(self.distribution) || !(self.distribution in ['Bottlerocket', 'GKE', 'OpenShift', 'Talos']) || has(self.containerd) && self.containerd == 'Unmanaged'",message="no mirror can set containerd up on Bottlerocket, GKE, OpenShift or Talos: set containerd: Unmanaged, and do what docs/distributions.md says"
+// +kubebuilder:validation:XValidation:rule="!has(self.startupTaint) || !self.startupTaint || !has(self.containerd) || self.containerd != 'Unmanaged'",message="startupTaint needs containerd: Strict or Fallback: where containerd is not set up, nothing is ever proven",fieldPath=".startupTaint"
 type Mirror struct {
 	// registries are the registries that containerd asks the mirror for; _default
 	// stands for all that have no set-up of their own on the Kubernetes node, and
@@ -236,8 +246,8 @@ type Mirror struct {
 	// registry. Unmanaged:
 	// containerd's configuration is left as it is. It is set up when the mirror
 	// on that node is ready, without a restart of containerd, and put back when
-	// the PyrsiaNode is deleted. Delete it before its namespace: in one that is
-	// going nothing can be put back.
+	// the PyrsiaNode is deleted. A namespace with such PyrsiaNodes is not deleted
+	// before they are: in one that is going nothing can be put back.
 	// +kubebuilder:default=Strict
 	// +optional
 	Containerd ContainerdMode `json:"containerd,omitempty"`
@@ -283,6 +293,25 @@ type Mirror struct {
 	// +listType=set
 	// +optional
 	Prefetch []string `json:"prefetch,omitempty"`
+
+	// maxUnavailable is on how many Kubernetes nodes the mirror may be replaced at
+	// the same time when it is rolled out: a number, or a share of them in percent,
+	// rounded up. What is pulled there meanwhile waits for the mirror.
+	// +kubebuilder:default="10%"
+	// +kubebuilder:validation:XIntOrString
+	// +kubebuilder:validation:MaxLength=4
+	// +kubebuilder:validation:XValidation:rule="type(self) == string ? self.matches('^(100|[1-9][0-9]?)%$') : self >= 1",message="maxUnavailable must be a number from 1, or a percentage from 1% to 100%"
+	// +optional
+	MaxUnavailable *intstr.IntOrString `json:"maxUnavailable,omitempty"`
+
+	// startupTaint has the operator take the taint pyrsia.io/mirror-not-proven from
+	// a Kubernetes node when this mirror is proven there, and all others that say so
+	// and are for the node. Machines that join with the taint run no pods before
+	// that, but static ones and those that tolerate it. It is not put back. The
+	// operator needs a right for it, which the chart's value startupTaint.enabled
+	// gives: see docs/new-nodes.md.
+	// +optional
+	StartupTaint bool `json:"startupTaint,omitempty"`
 }
 
 // PyrsiaNodeStatus is the observed state of a PyrsiaNode.
@@ -292,7 +321,7 @@ type PyrsiaNodeStatus struct {
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
 
 	// conditions are the steps KeysReady, NetworkReady, WorkloadReady and
-	// LedgerVerified, and Ready, which sums them up.
+	// LedgerVerified, and Ready, which sums them up; NodesCovered of a mirror.
 	// +kubebuilder:validation:MaxItems=32
 	// +listType=map
 	// +listMapKey=type
@@ -425,8 +454,20 @@ type LedgerStatus struct {
 	Checkpoint string `json:"checkpoint,omitempty"`
 }
 
-// NodeCounts counts pods.
+// NodeCounts counts pods, and of a mirror the Kubernetes nodes.
 type NodeCounts struct {
+	// total is the number of Kubernetes nodes that a mirror is for: those of Linux
+	// that are not virtual, and among these the ones that spec.nodeSelector and
+	// spec.affinity choose. It is not counted where the operator works in named
+	// namespaces alone, and may not read Kubernetes nodes.
+	// +optional
+	Total int32 `json:"total,omitempty"`
+
+	// covered is the number of those on which a pod of the mirror was placed. The
+	// condition NodesCovered names the others.
+	// +optional
+	Covered int32 `json:"covered,omitempty"`
+
 	// desired is the number of pods that should run.
 	// +optional
 	Desired int32 `json:"desired"`

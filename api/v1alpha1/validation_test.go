@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/intstr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 )
@@ -137,6 +138,14 @@ func TestPyrsiaNodeIsValidated(t *testing.T) {
 		"a publisher with a network":   {publisher(byKey(goodKey, goodPeer)), "a publisher joins no network"},
 		"a mirror on a host path":      {mirror(func(s *PyrsiaNodeSpec) { s.Storage.HostPath = "/mnt/x" }), ""},
 		"a publisher on a host path":   {publisher(func(s *PyrsiaNodeSpec) { s.Storage.HostPath = "/mnt/x" }), "hostPath is for role Mirror only"},
+		"a roll-out of one":            {mirror(func(s *PyrsiaNodeSpec) { s.Mirror = &Mirror{MaxUnavailable: new(intstr.FromInt32(1))} }), ""},
+		"a roll-out of all":            {mirror(func(s *PyrsiaNodeSpec) { s.Mirror = &Mirror{MaxUnavailable: new(intstr.FromString("100%"))} }), ""},
+		"a roll-out of none":           {mirror(func(s *PyrsiaNodeSpec) { s.Mirror = &Mirror{MaxUnavailable: new(intstr.FromInt32(0))} }), "maxUnavailable must be a number from 1"},
+		"a roll-out of 0%":             {mirror(func(s *PyrsiaNodeSpec) { s.Mirror = &Mirror{MaxUnavailable: new(intstr.FromString("0%"))} }), "maxUnavailable must be a number from 1"},
+		"a roll-out of 101%":           {mirror(func(s *PyrsiaNodeSpec) { s.Mirror = &Mirror{MaxUnavailable: new(intstr.FromString("101%"))} }), "maxUnavailable must be a number from 1"},
+		"a roll-out of a word":         {mirror(func(s *PyrsiaNodeSpec) { s.Mirror = &Mirror{MaxUnavailable: new(intstr.FromString("some"))} }), "maxUnavailable must be a number from 1"},
+		"a start-up taint":             {mirror(func(s *PyrsiaNodeSpec) { s.Mirror = &Mirror{StartupTaint: true} }), ""},
+		"one of an unmanaged mirror":   {mirror(func(s *PyrsiaNodeSpec) { s.Mirror = &Mirror{StartupTaint: true, Containerd: ContainerdUnmanaged} }), "startupTaint needs containerd: Strict or Fallback"},
 		"a host path that climbs":      {mirror(func(s *PyrsiaNodeSpec) { s.Storage.HostPath = "/mnt/../etc" }), "must not contain '..'"},
 		"a publisher's storage class":  {publisher(func(s *PyrsiaNodeSpec) { s.Storage.StorageClassName = new("fast") }), ""},
 		"a mirror's storage class":     {mirror(func(s *PyrsiaNodeSpec) { s.Storage.StorageClassName = new("fast") }), "storageClassName is for role Publisher only"},

@@ -25,6 +25,7 @@ var reasons = map[string]string{
 	"cluster daemonsets.apps":                        "Runs mirrors and their frontends on each Kubernetes node, and the clean-up of containerd's set-up; deletes them in that order.",
 	"cluster statefulsets.apps":                      "Runs publishers.",
 	"cluster namespaces":                             "Sees whether an administrator has labelled a namespace for mirrors.",
+	"cluster nodes":                                  "Counts the Kubernetes nodes that a mirror is for, and names those without one. Not where the operator works in named namespaces alone.",
 	"cluster events.events.k8s.io":                   "Tells transitions to who watches an object.",
 	"cluster artifacts.pyrsia.io":                    "Makes an Artifact for each image and digest of a set, and deletes those over the history's limit.",
 	"cluster officialimagesets.pyrsia.io":            "Reads what is to be published; patches its own finalizer.",
@@ -64,6 +65,10 @@ operator believes: give these to nobody. The rules for mirrors are in [SECURITY.
 **Where the operator has its rights.** By default they hold in the whole cluster, because namespaces can be labelled at any time. With the chart's value
 ` + "`namespaces`" + ` (the operator's flag ` + "`--namespaces`" + `) it works in these and its own alone: it has a Role in each, which grants what is marked *cluster* below, and
 no right in the cluster as a whole.
+
+**What is added by a choice.** The chart's value ` + "`startupTaint.enabled`" + ` (or the component config/startup-taint) lets the operator patch Kubernetes nodes, for
+` + "`spec.mirror.startupTaint`" + `. A ValidatingAdmissionPolicy comes with it by which this account can do nothing to a node but take the taint
+` + "`pyrsia.io/mirror-not-proven`" + ` away: see [new-nodes.md](new-nodes.md).
 
 ## What the operator may do, and why
 

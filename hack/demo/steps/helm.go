@@ -42,10 +42,10 @@ func installByHelm(ctx context.Context, w *World) error {
 	return w.mirrorsEverywhere(ctx)
 }
 
-// mirrorsEverywhere checks that every worker has a mirror that is ready.
+// mirrorsEverywhere checks that every machine has a mirror that is ready.
 func (w *World) mirrorsEverywhere(ctx context.Context) error {
-	want := fmt.Sprintf("%d of %[1]d", len(w.workers))
-	return w.Await(ctx, "mirrors on every worker", 2*time.Minute, func(ctx context.Context) (bool, string, error) {
+	want := fmt.Sprintf("%d of %[1]d are ready, %[1]d of %[1]d Kubernetes nodes covered", len(w.machines()))
+	return w.Await(ctx, "mirrors on every Kubernetes node", 2*time.Minute, func(ctx context.Context) (bool, string, error) {
 		mirror := new(v1alpha1.PyrsiaNode)
 		if err := w.Client.Get(ctx, client.ObjectKey{Namespace: namespace, Name: "mirror"}, mirror); err != nil {
 			return false, "", err
@@ -53,7 +53,8 @@ func (w *World) mirrorsEverywhere(ctx context.Context) error {
 		if mirror.Status.Nodes == nil {
 			return false, "no pods yet", nil
 		}
-		got := fmt.Sprintf("%d of %d", mirror.Status.Nodes.Ready, mirror.Status.Nodes.Desired)
+		n := mirror.Status.Nodes
+		got := fmt.Sprintf("%d of %d are ready, %d of %d Kubernetes nodes covered", n.Ready, n.Desired, n.Covered, n.Total)
 		return got == want, got, nil
 	})
 }

@@ -9,7 +9,7 @@ func Life() []Step {
 
 // UserSettings comes before anything of the project is in the cluster.
 var UserSettings = Step{"Settings of containerd that users have",
-	"the workers have registries of their own set up, one of them for docker.io itself.", userSettings}
+	"the machines have registries of their own set up, one of them for docker.io itself.", userSettings}
 
 var (
 	otherRegistries = Step{"Another registry, on a strict node",

@@ -19,11 +19,15 @@ const (
 func userSettings(ctx context.Context, w *World) error {
 	w.settings = map[string]string{}
 	_, err := w.OnNode(ctx, "w1", "sh", "-c", `mkdir -p $(dirname "$0") && echo 'server = "https://mirror.example"' >"$0" && chmod 640 "$0"`, dockerHosts)
-	for _, node := range w.workers {
+	for _, node := range w.machines() {
 		err = errors.Join(err, w.settle(ctx, node))
 	}
 	return err
 }
+
+// machines are the Kubernetes nodes, on all of which a mirror stands: the control
+// plane has the usual taint.
+func (w *World) machines() []string { return append([]string{"cp"}, w.workers...) }
 
 // settle sets up the demo's registry on a node, and notes all of certs.d.
 func (w *World) settle(ctx context.Context, node string) error {
@@ -43,9 +47,9 @@ func (w *World) readSettings(ctx context.Context, node string) (string, error) {
 		`cd "$0" && find . -type d -printf '%y %m %U:%G %p\n' -o -printf '%y %m %U:%G %i %T@ %p\n' | sort && find . -type f -exec sha256sum {} + | sort`, certsD)
 }
 
-// settingsRestored compares certs.d on every worker with what it was before.
+// settingsRestored compares certs.d on every machine with what it was before.
 func (w *World) settingsRestored(ctx context.Context) error {
-	for _, node := range w.workers {
+	for _, node := range w.machines() {
 		now, err := w.readSettings(ctx, node)
 		if err != nil {
 			return err
@@ -57,6 +61,6 @@ func (w *World) settingsRestored(ctx context.Context) error {
 			return fmt.Errorf("left of the mirror's data on %s: %w\n%s", node, err, data)
 		}
 	}
-	fmt.Fprintf(w.Out, "%s is on %s what it was before.\n", certsD, strings.Join(w.workers, ", "))
+	fmt.Fprintf(w.Out, "%s is on %s what it was before.\n", certsD, strings.Join(w.machines(), ", "))
 	return nil
 }

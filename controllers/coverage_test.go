@@ -1,0 +1,288 @@
+package controllers
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/yaml"
+
+	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
+)
+
+// What is covered, and what keeps a mirror away.
+func TestCoverageOf(t *testing.T) {
+	n := node(v1alpha1.RoleMirror, "mirror")
+	n.Spec.NodeSelector = map[string]string{"pool": "a"}
+	n.Spec.Tolerations = []corev1.Toleration{{Key: "other", Operator: corev1.TolerationOpExists}}
+	var nodes []corev1.Node
+	for _, one := range []*corev1.Node{
+		kubernetesNode("covered", "pool", "a"), tainted(kubernetesNode("tainted", "pool", "a"), "gpu"), kubernetesNode("full", "pool", "a"), kubernetesNode("new", "pool", "a"),
+		kubernetesNode("other", "pool", "b"), kubernetesNode("windows", "pool", "a", corev1.LabelOSStable, "windows"), kubernetesNode("virtual", "pool", "a", "type", "kwok"),
+	} {
+		nodes = append(nodes, *one)
+	}
+	waits := corev1.Pod{Spec: corev1.PodSpec{Affinity: affinityTo("full")}, Status: corev1.PodStatus{Conditions: []corev1.PodCondition{{Type: corev1.PodScheduled, Status: corev1.ConditionFalse}}}}
+	got := coverageOf(n, true, nodes, []corev1.Pod{{Spec: corev1.PodSpec{NodeName: "covered"}}, waits})
+	if got.total != 4 || len(got.without) != 3 || got.without["tainted"] != "taint gpu:NoSchedule" || got.without["full"] != "no room for its pod" || got.without["new"] != "" ||
+		fmt.Sprint(got.outside) != "[other]" {
+		t.Errorf("got %+v", got)
+	}
+
+	// It is Unknown while it may take its time, then False until all are covered.
+	now := time.Now()
+	young := coverage{total: 2, without: map[string]string{"new": ""}}
+	steps := []struct {
+		found coverage
+		now   time.Time
+		want  metav1.ConditionStatus
+	}{
+		{young, now, metav1.ConditionUnknown},
+		{young, now.Add(coverWait / 2), metav1.ConditionUnknown},
+		{young, now.Add(coverWait + time.Minute), metav1.ConditionFalse},
+		{young, now.Add(coverWait + 2*time.Minute), metav1.ConditionFalse},
+		{coverage{total: 2}, now, metav1.ConditionTrue},
+		{got, now, metav1.ConditionFalse},
+	}
+	for i, step := range steps {
+		judgeCoverage(n, step.found, step.now)
+		if c := meta.FindStatusCondition(n.Status.Conditions, v1alpha1.ConditionNodesCovered); c.Status != step.want {
+			t.Errorf("step %d: %+v, want %s", i, c, step.want)
+		}
+	}
+	message := meta.FindStatusCondition(n.Status.Conditions, v1alpha1.ConditionNodesCovered).Message
+	for _, part := range []string{"3 of 4 Kubernetes nodes", "full (no room for its pod), new, tainted (taint gpu:NoSchedule)", "kubectl -n images patch pyrsianode mirror", "set spec.priorityClassName"} {
+		if !strings.Contains(message, part) {
+			t.Errorf("the message lacks %q: %s", part, message)
+		}
+	}
+
+	many := coverage{without: map[string]string{}, tainted: true}
+	for i := range 5000 {
+		many.without[fmt.Sprintf("node-%04d", i)] = "taint gpu:NoSchedule"
+	}
+	judgeCoverage(n, many, now)
+	if c := meta.FindStatusCondition(n.Status.Conditions, v1alpha1.ConditionNodesCovered); strings.Count(c.Message, "node-") != maxNodesNamed || !strings.Contains(c.Message, "and 4990 more") {
+		t.Errorf("the message is %q", c.Message)
+	}
+}
+
+// Kubernetes nodes without a mirror are counted and named, and Ready says so; those
+// of Windows, of another architecture and virtual ones break nothing.
+func TestKubernetesNodes(t *testing.T) {
+	t.Parallel()
+	c := ownCluster(t)
+	c.operate(t, DefaultHostRules("pyrsia-system"))
+	ns := c.namespace(t)
+	for _, node := range []*corev1.Node{
+		kubernetesNode("amd", corev1.LabelArchStable, "amd64"), kubernetesNode("arm", corev1.LabelArchStable, "arm64"), tainted(kubernetesNode("tainted"), "gpu"),
+		kubernetesNode("windows", corev1.LabelOSStable, "windows"), kubernetesNode("virtual", "type", "virtual-kubelet"),
+	} {
+		c.create(t, node)
+	}
+	publisher, mirror := publisherNode(ns, "http://127.0.0.1:1"), mirrorNode(ns)
+	mirror.Spec.Tolerations = []corev1.Toleration{{Key: "other", Operator: corev1.TolerationOpExists}}
+	mirror.Spec.Mirror = &v1alpha1.Mirror{StartupTaint: true}
+	c.create(t, publisher, mirror)
+	c.runPod(t, publisher, "")
+	c.awaitTemplate(t, mirror)
+	pods := map[string]*corev1.Pod{}
+	for _, node := range []string{"amd", "arm"} {
+		pods[node] = c.placePod(t, mirror, node)
+	}
+	c.setWorkloadStatus(t, mirror, 2, 2)
+	got := c.awaitCondition(t, mirror, v1alpha1.ConditionNodesCovered, metav1.ConditionFalse, "NodesNotCovered")
+	if !strings.Contains(got.Message, "1 of 3 Kubernetes nodes") || !strings.Contains(got.Message, "they are tainted (taint gpu:NoSchedule)") {
+		t.Errorf("the message is %q", got.Message)
+	}
+	c.hasEvents(t, ns, "NodesNotCovered")
+	eventually(t, func() error {
+		c.get(t, mirror)
+		if counts := mirror.Status.Nodes; counts == nil || counts.Total != 3 || counts.Covered != 2 {
+			return fmt.Errorf("the counts are %+v", counts)
+		}
+		return nil
+	})
+
+	// What has joined meanwhile is waited for, and then covered.
+	c.change(t, mirror, func(s *v1alpha1.PyrsiaNodeSpec) { s.Tolerations = nil })
+	c.create(t, tainted(tainted(kubernetesNode("fresh"), taintNotProven), "gpu"))
+	for _, node := range []string{"tainted", "fresh"} {
+		pods[node] = c.placePod(t, mirror, node)
+	}
+	eventually(t, func() error { // the workload is applied anew
+		c.setWorkloadStatus(t, mirror, 4, 4)
+		c.get(t, mirror)
+		if !isTrue(mirror, v1alpha1.ConditionNodesCovered) {
+			return errors.New(conditionsText(mirror.Status.Conditions))
+		}
+		return nil
+	})
+
+	t.Run("start-up taint", func(t *testing.T) { startupTaint(t, c, mirror, pods["fresh"]) })
+	t.Run("of two mirrors", func(t *testing.T) { startupTaintOfTwo(t, c, mirror) })
+	t.Run("nothing else", func(t *testing.T) { nothingElseOfNodes(t, c) })
+}
+
+// isSetUp plays the set-up of a mirror's pod.
+func (c *cluster) isSetUp(t *testing.T, pod *corev1.Pod) {
+	t.Helper()
+	c.get(t, pod)
+	pod.Status = corev1.PodStatus{Phase: corev1.PodPending, InitContainerStatuses: []corev1.ContainerStatus{{
+		Name: containerSetUp, State: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{}},
+	}}}
+	if err := c.Status().Update(t.Context(), pod); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (c *cluster) taints(t *testing.T, name string) string {
+	t.Helper()
+	node := new(corev1.Node)
+	node.Name = name
+	c.get(t, node)
+	var keys []string
+	for _, taint := range node.Spec.Taints {
+		if taint.Key != corev1.TaintNodeNotReady { // the API server's own
+			keys = append(keys, taint.Key)
+		}
+	}
+	return strings.Join(keys, " ")
+}
+
+// The taint stays until the mirror is proven, and its right is an installation's own
+// choice: the condition says how to make it.
+func startupTaint(t *testing.T, c *cluster, mirror *v1alpha1.PyrsiaNode, pod *corev1.Pod) {
+	const both = taintNotProven + " gpu"
+	time.Sleep(time.Second)
+	if got := c.taints(t, "fresh"); got != both {
+		t.Fatalf("a node without a proof has the taints %s", got)
+	}
+	asked.optional(" nodes patch")
+	c.isSetUp(t, pod)
+	got := c.awaitCondition(t, mirror, v1alpha1.ConditionNodesCovered, metav1.ConditionFalse, "TaintNotRemoved")
+	if !strings.Contains(got.Message, "startupTaint.enabled") || c.taints(t, "fresh") != both {
+		t.Errorf("the message is %q, the taints are %s", got.Message, c.taints(t, "fresh"))
+	}
+	data, err := os.ReadFile("../config/startup-taint/startup-taint.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for doc := range strings.SplitSeq(string(data), "\n---\n") {
+		obj := new(unstructured.Unstructured)
+		if err := yaml.Unmarshal([]byte(doc), obj); err != nil {
+			t.Fatal(err)
+		}
+		if obj.GetKind() != "" { // else it is a comment
+			c.create(t, obj)
+		}
+	}
+	eventually(t, func() error {
+		if got := c.taints(t, "fresh"); got != "gpu" {
+			return fmt.Errorf("the taints are %s", got)
+		}
+		return nil
+	})
+	c.awaitCondition(t, mirror, v1alpha1.ConditionNodesCovered, metav1.ConditionTrue, "Covered")
+}
+
+// A node waits for all mirrors that say so and are for it.
+func startupTaintOfTwo(t *testing.T, c *cluster, mirror *v1alpha1.PyrsiaNode) {
+	second := mirrorNode(mirror.Namespace)
+	second.Name = "second"
+	second.Spec.NodeSelector = map[string]string{"pool": "a"}
+	second.Spec.Mirror = &v1alpha1.Mirror{StartupTaint: true, Port: 5002, Registries: []string{"quay.io"}}
+	c.create(t, second)
+	c.awaitTemplate(t, second)
+	for _, node := range []*corev1.Node{kubernetesNode("for-one"), kubernetesNode("for-both", "pool", "a")} {
+		c.create(t, tainted(node, taintNotProven))
+		c.isSetUp(t, c.placePod(t, mirror, node.Name))
+	}
+	c.setWorkloadStatus(t, second, 1, 0)
+	c.setWorkloadStatus(t, mirror, 6, 6)
+	eventually(t, func() error {
+		if got := c.taints(t, "for-one"); got != "" {
+			return fmt.Errorf("the taints are %s", got)
+		}
+		return nil
+	})
+	if got := c.taints(t, "for-both"); got != taintNotProven {
+		t.Errorf("the node has the taints %q before the second mirror is proven", got)
+	}
+	c.isSetUp(t, c.placePod(t, second, "for-both"))
+	c.setWorkloadStatus(t, second, 1, 1)
+	eventually(t, func() error {
+		if got := c.taints(t, "for-both"); got != "" {
+			return fmt.Errorf("the taints are %s", got)
+		}
+		return nil
+	})
+}
+
+// The operator's account changes nothing of a node but that taint, whoever has it.
+func nothingElseOfNodes(t *testing.T, c *cluster) {
+	config := rest.CopyConfig(c.env.Config)
+	config.Impersonate = rest.ImpersonationConfig{UserName: "system:serviceaccount:pyrsia-system:pyrsia-operator", Groups: []string{"system:serviceaccounts", "system:authenticated"}}
+	as, err := client.New(config, client.Options{Scheme: c.scheme})
+	if err != nil {
+		t.Fatal(err)
+	}
+	node := tainted(tainted(kubernetesNode("victim", "a", "b"), "gpu"), taintNotProven)
+	node.Annotations = map[string]string{"c": "d"}
+	node.Spec.ProviderID, node.Spec.PodCIDR, node.Spec.PodCIDRs = "", "10.0.0.0/24", []string{"10.0.0.0/24"}
+	c.create(t, node)
+	index := map[string]int{}
+	c.get(t, node)
+	for i, taint := range node.Spec.Taints {
+		index[taint.Key] = i
+	}
+	patch := func(kind types.PatchType, text string) error {
+		return as.Patch(t.Context(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "victim"}}, client.RawPatch(kind, []byte(text)), client.DryRunAll)
+	}
+	remove := fmt.Sprintf(`{"op":"remove","path":"/spec/taints/%d"}`, index[taintNotProven])
+	eventually(t, func() error { // a new policy takes a moment
+		return says(patch(types.MergePatchType, `{"metadata":{"labels":{"x":"y"}}}`), "pyrsia-operator-startup-taint")
+	})
+	with := func(operation string) string { return "[" + operation + "," + remove + "]" }
+	for name, text := range map[string]string{
+		"a label":                    with(`{"op":"add","path":"/metadata/labels/x","value":"y"}`),
+		"a label less":               with(`{"op":"remove","path":"/metadata/labels/a"}`),
+		"another label":              with(`{"op":"replace","path":"/metadata/labels/a","value":"y"}`),
+		"an annotation":              with(`{"op":"replace","path":"/metadata/annotations/c","value":"y"}`),
+		"a finalizer":                with(`{"op":"add","path":"/metadata/finalizers","value":["x.example/y"]}`),
+		"cordoned":                   with(`{"op":"add","path":"/spec/unschedulable","value":true}`),
+		"a provider":                 with(`{"op":"add","path":"/spec/providerID","value":"x"}`),
+		"another taint less":         fmt.Sprintf(`[{"op":"remove","path":"/spec/taints/%d"}]`, index["gpu"]),
+		"a taint more":               `[{"op":"add","path":"/spec/taints/-","value":{"key":"x","effect":"NoExecute"}}]`,
+		"another value of a taint":   fmt.Sprintf(`[{"op":"add","path":"/spec/taints/%d/value","value":"x"},%s]`, index["gpu"], remove),
+		"the taint with NoExecute":   fmt.Sprintf(`[{"op":"replace","path":"/spec/taints/%d/effect","value":"NoExecute"}]`, index[taintNotProven]),
+		"all taints":                 `[{"op":"remove","path":"/spec/taints"}]`,
+		"the taint in another place": fmt.Sprintf(`[%s,{"op":"add","path":"/spec/taints/0","value":{"key":"x","effect":"NoSchedule"}}]`, remove),
+	} {
+		err := patch(types.JSONPatchType, text)
+		if err == nil || !strings.Contains(err.Error(), "pyrsia-operator-startup-taint") || !strings.Contains(err.Error(), "the operator may take") {
+			t.Errorf("%s: the API server says %v", name, err)
+		}
+	}
+	if err := patch(types.JSONPatchType, "["+remove+"]"); err != nil {
+		t.Errorf("the taint itself: %v", err)
+	}
+	status := as.Status().Patch(t.Context(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "victim"}}, client.RawPatch(types.MergePatchType, []byte(`{"status":{"phase":"Terminated"}}`)))
+	if status == nil || as.Delete(t.Context(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "victim"}}) == nil {
+		t.Errorf("its status can be written (%v), or it can be deleted", status)
+	}
+	// Others are none of the policy's business.
+	if err := c.Patch(t.Context(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "victim"}}, client.RawPatch(types.MergePatchType, []byte(`{"spec":{"unschedulable":true}}`))); err != nil {
+		t.Error(err)
+	}
+}

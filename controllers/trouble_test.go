@@ -1,0 +1,309 @@
+package controllers
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	eventsv1 "k8s.io/api/events/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
+)
+
+// Trouble of the pods that hold the mirror's port is named as that of its own is.
+func TestTroubleOfFrontends(t *testing.T) {
+	pods := func(n int, status corev1.PodStatus) (out []corev1.Pod) {
+		for i := range n {
+			out = append(out, corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("pod-%d", i)}, Status: status})
+		}
+		return out
+	}
+	ended := func(message string) corev1.PodStatus {
+		return corev1.PodStatus{ContainerStatuses: []corev1.ContainerStatus{{
+			Name: "frontend", RestartCount: 5, State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff"}},
+			LastTerminationState: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: 1, Message: message}},
+		}}}
+	}
+	unplaced := corev1.PodStatus{Conditions: []corev1.PodCondition{{Type: corev1.PodScheduled, Status: corev1.ConditionFalse}}}
+	for name, tc := range map[string]struct {
+		class  string
+		fronts []corev1.Pod
+		want   []string
+	}{
+		"its port is taken":    {"", pods(2, ended("level=INFO\npyrsia: listening for container clients: set spec.mirror.port to another one\n")), []string{"container frontend of pod pod-0 keeps ending: listening for container clients: set spec.mirror.port to another one: see"}},
+		"it was preempted":     {"", pods(2, unplaced), []string{"pod pod-0 cannot be placed", "set spec.priorityClassName, such as system-node-critical"}},
+		"although it has some": {"system-node-critical", pods(2, unplaced), []string{"pod pod-0 cannot be placed: see 'kubectl describe pod pod-0'"}},
+		"it was evicted":       {"", pods(2, corev1.PodStatus{Phase: corev1.PodFailed, Reason: "Preempting"}), []string{"pod pod-0 was ended (Preempting)", "set spec.priorityClassName"}},
+		"it is refused":        {"", nil, []string{"the cluster makes 0 of 2 pods of mirror-frontend", "Pod Security level", "kubectl -n images describe daemonset mirror-frontend"}},
+	} {
+		n := node(v1alpha1.RoleMirror, "mirror")
+		n.Spec.PriorityClassName = tc.class
+		n.Status.Nodes = &v1alpha1.NodeCounts{Desired: 2}
+		judgeWorkload(n, pods(2, corev1.PodStatus{}), tc.fronts)
+		message := n.Status.Conditions[0].Message
+		for _, part := range tc.want {
+			if !strings.Contains(message, part) {
+				t.Errorf("%s: the message lacks %q: %s", name, part, message)
+			}
+		}
+		if tc.class != "" && strings.Contains(message, "priorityClassName") {
+			t.Errorf("%s: %s", name, message)
+		}
+	}
+}
+
+// The same from the objects of a cluster: the pods of the frontends are looked at.
+func TestTroubleOfFrontendsIsACondition(t *testing.T) {
+	t.Parallel()
+	c := testCluster(t)
+	mirror, _ := c.spread(t, "a")
+	c.setWorkloadStatus(t, mirror, 1, 0)
+	eventually(t, func() error {
+		c.get(t, mirror)
+		if text := conditionsText(mirror.Status.Conditions); !strings.Contains(text, "the cluster makes 0 of 1 pods of "+frontendName(mirror)) {
+			return errors.New(text)
+		}
+		return nil
+	})
+	front := podOn(mirror, "frontend", "")
+	c.create(t, front)
+	front.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodScheduled, Status: corev1.ConditionFalse}}
+	if err := c.Status().Update(t.Context(), front); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, func() error {
+		c.get(t, mirror)
+		if text := conditionsText(mirror.Status.Conditions); !strings.Contains(text, "pod "+front.Name+" cannot be placed") {
+			return errors.New(text)
+		}
+		return nil
+	})
+}
+
+// A pod that never got ready keeps a StatefulSet from using a corrected template: it
+// is made to go, and the next one comes. One that is ready, or of the newest
+// template, is left to the StatefulSet.
+func TestBrokenPublisherIsReplaced(t *testing.T) {
+	t.Parallel()
+	c := testCluster(t)
+	n := publisherNode(c.namespace(t), "http://127.0.0.1:1")
+	c.create(t, n)
+	template := c.awaitTemplate(t, n)
+	set := &appsv1.StatefulSet{ObjectMeta: metav1.ObjectMeta{Namespace: n.Namespace, Name: n.Name}}
+	// The cluster's controllers, and a pod that waits for a Kubernetes node.
+	sees := func(revision string) {
+		t.Helper()
+		eventually(t, func() error {
+			c.get(t, set)
+			set.Status.ObservedGeneration, set.Status.UpdateRevision, set.Status.Replicas = set.Generation, revision, 1
+			return c.Status().Update(t.Context(), set)
+		})
+	}
+	replicas := func(want int32) {
+		t.Helper()
+		eventually(t, func() error {
+			if c.get(t, set); *set.Spec.Replicas != want {
+				return fmt.Errorf("%d replicas, want %d", *set.Spec.Replicas, want)
+			}
+			return nil
+		})
+	}
+	sees("first")
+	labels := map[string]string{appsv1.ControllerRevisionHashLabelKey: "first"}
+	for k, v := range template.Labels {
+		labels[k] = v
+	}
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: n.Namespace, Name: n.Name + "-0", Labels: labels}, Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "node", Image: "pyrsia"}}}}
+	c.create(t, pod)
+	c.awaitCondition(t, n, v1alpha1.ConditionWorkloadReady, metav1.ConditionUnknown, "Rollout")
+	if c.get(t, set); *set.Spec.Replicas != 1 {
+		t.Fatal("a pod of the newest template is made to go")
+	}
+
+	c.change(t, n, func(s *v1alpha1.PyrsiaNodeSpec) { s.NodeSelector = map[string]string{"disk": "ssd"} })
+	eventually(t, func() error {
+		if c.get(t, set); set.Spec.Template.Spec.NodeSelector["disk"] != "ssd" {
+			return errors.New("the template is not corrected")
+		}
+		return nil
+	})
+	sees("second")
+	replicas(0)
+	c.deletePod(pod) // as the StatefulSet's controller does
+	replicas(1)
+
+	// A ready one of the template before is replaced by the cluster itself.
+	pod = pod.DeepCopy()
+	pod.ResourceVersion, pod.UID = "", ""
+	c.create(t, pod)
+	pod.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}
+	if err := c.Status().Update(t.Context(), pod); err != nil {
+		t.Fatal(err)
+	}
+	sees("third")
+	c.change(t, n, func(s *v1alpha1.PyrsiaNodeSpec) { s.PodAnnotations = map[string]string{"example.com/a": "b"} })
+	eventually(t, func() error {
+		if c.get(t, set); set.Spec.Template.Annotations["example.com/a"] != "b" {
+			return errors.New("the template is not changed")
+		}
+		return nil
+	})
+	sees("fourth")
+	replicas(1)
+}
+
+// A load balancer that tells its addresses in another order, or loses them for a
+// moment, does not restart the publisher: they are arguments of its pod.
+func TestLoadBalancerThatBlinks(t *testing.T) {
+	t.Parallel()
+	c := testCluster(t)
+	n := publisherNode(c.namespace(t), newUpstream(t).URL)
+	n.Spec.Network = &v1alpha1.Network{Exposure: &v1alpha1.Exposure{Type: v1alpha1.ExposureLoadBalancer}}
+	c.create(t, n)
+	way := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: n.Namespace, Name: exposureName(n)}}
+	gives := func(ips ...string) {
+		t.Helper()
+		eventually(t, func() error {
+			if err := c.Get(t.Context(), client.ObjectKeyFromObject(way), way); err != nil {
+				return err
+			}
+			way.Status.LoadBalancer.Ingress = nil
+			for _, ip := range ips {
+				way.Status.LoadBalancer.Ingress = append(way.Status.LoadBalancer.Ingress, corev1.LoadBalancerIngress{IP: ip})
+			}
+			return c.Status().Update(t.Context(), way)
+		})
+	}
+	gives("192.0.2.2", "192.0.2.1")
+	c.awaitCondition(t, n, v1alpha1.ConditionNetworkReady, metav1.ConditionTrue, reasonExposed)
+	c.awaitArgument(t, n, "--announce 192.0.2.1:4001 --announce 192.0.2.2:4001")
+	c.runPod(t, n, "")
+	eventually(t, func() error {
+		if c.get(t, n); len(n.Status.Addresses) != 2 {
+			return fmt.Errorf("addresses %v", n.Status.Addresses)
+		}
+		return nil
+	})
+	before := c.workloadGeneration(t, n)
+	addresses := slices.Clone(n.Status.Addresses)
+	same := func() {
+		t.Helper()
+		if c.get(t, n); c.workloadGeneration(t, n) != before || !slices.Equal(n.Status.Addresses, addresses) {
+			t.Errorf("the publisher is restarted, with the addresses %v", n.Status.Addresses)
+		}
+	}
+	gives("192.0.2.1", "192.0.2.2")
+	gives()
+	got := c.awaitCondition(t, n, v1alpha1.ConditionNetworkReady, metav1.ConditionUnknown, reasonAddressLost)
+	if !strings.Contains(got.Message, exposureName(n)) {
+		t.Errorf("the message is %q", got.Message)
+	}
+	same()
+	gives("192.0.2.2", "192.0.2.1")
+	c.awaitCondition(t, n, v1alpha1.ConditionNetworkReady, metav1.ConditionTrue, reasonExposed)
+	same()
+
+	gives("192.0.2.9") // is another one
+	c.awaitArgument(t, n, "--announce 192.0.2.9:4001")
+}
+
+// A namespace whose PyrsiaNodes have set the Kubernetes nodes up is not deleted
+// before they are, and then is.
+func TestNamespaceWithMirrorsIsKept(t *testing.T) {
+	t.Parallel()
+	c := testCluster(t)
+	mirror, pods := c.spread(t, "a")
+	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: mirror.Namespace}}
+	eventually(t, func() error { // the policy takes a moment
+		return says(c.Delete(t.Context(), ns, client.DryRunAll), "kubectl -n "+ns.Name+" delete pyrsianodes --all")
+	})
+	if err := c.Delete(t.Context(), ns); err == nil {
+		t.Fatal("the namespace is deleted")
+	}
+	other := c.namespace(t) // is nobody's
+	if err := c.Delete(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: other}}); err != nil {
+		t.Error(err)
+	}
+
+	if err := c.Delete(t.Context(), mirror); err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range pods {
+		c.deletePod(p)
+	}
+	cleanup, nodes := c.awaitCleanup(t, mirror, standardPath)
+	c.cleanedUp(t, mirror, cleanup, nodes...)
+	c.awaitGone(t, mirror)
+	eventually(t, func() error { return c.Delete(t.Context(), ns) })
+}
+
+// What a deletion leaves behind is also told where the operator is: a namespace that
+// goes takes no event.
+func TestWhatIsLeftIsToldOutsideOfItsNamespace(t *testing.T) {
+	t.Parallel()
+	c := testCluster(t)
+	mirror, pods := c.spread(t, "a")
+	// As after a deletion that no policy has refused.
+	record := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "pyrsia-system", Name: hostRecordName}}
+	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: mirror.Namespace}}
+	eventually(t, func() error {
+		c.get(t, record)
+		delete(record.Data, string(mirror.UID))
+		if err := c.Update(t.Context(), record); err != nil {
+			return err
+		}
+		return c.Delete(t.Context(), ns)
+	})
+	for _, p := range pods { // envtest has no controller of namespaces
+		c.deletePod(p)
+	}
+	if err := c.Delete(t.Context(), mirror); err != nil {
+		t.Fatal(err)
+	}
+	c.awaitGone(t, mirror)
+	eventually(t, func() error {
+		list := new(eventsv1.EventList)
+		if err := c.List(t.Context(), list, client.InNamespace("pyrsia-system")); err != nil {
+			return err
+		}
+		for _, e := range list.Items {
+			if e.Reason == reasonNotRestored && strings.Contains(e.Note, "uninstall --all --owner "+setupOwner(mirror)) && strings.Contains(e.Note, "the namespace goes before the PyrsiaNode") {
+				return nil
+			}
+		}
+		return fmt.Errorf("no event tells it: %d events", len(list.Items))
+	})
+}
+
+// While a port changes, the frontends answer at the one before as well: on a
+// Kubernetes node whose mirror is not replaced yet, containerd asks there.
+func TestFormerPortIsServedUntilAllAreReplaced(t *testing.T) {
+	t.Parallel()
+	c := testCluster(t)
+	mirror, _ := c.spread(t, "a", "b")
+	before := fmt.Sprintf("--former 127.0.0.1:%d", mirrorSpec(mirror).Port)
+	c.change(t, mirror, func(s *v1alpha1.PyrsiaNodeSpec) { s.Mirror.Port = 5011 })
+	args := func() string { return strings.Join(c.frontendArgs(t, mirror), " ") }
+	eventually(t, func() error {
+		if got := args(); !strings.Contains(got, "--listen 127.0.0.1:5011 ") || !strings.Contains(got, before) {
+			return errors.New(got)
+		}
+		return nil
+	})
+	for _, node := range []string{"a", "b"} {
+		c.create(t, podOn(mirror, "frontend", node))
+	}
+	eventually(t, func() error { // all are replaced
+		c.setWorkloadStatus(t, mirror, 2, 2)
+		if got := args(); !strings.Contains(got, "--listen 127.0.0.1:5011 ") || strings.Contains(got, "--former") {
+			return errors.New(got)
+		}
+		return nil
+	})
+}
