@@ -22,7 +22,7 @@ import (
 	"time"
 )
 
-// hub stands where clients look for Docker Hub: real content behind its names
+// hub stands where clients look for Docker Hub, and for quay.io: real content behind its names
 // and a certificate that the clients trust. It counts who comes.
 type hub struct {
 	hosts    string // file for /etc/hosts
@@ -33,7 +33,7 @@ type hub struct {
 // hubAddr is an address of loopback that nobody else uses.
 const hubAddr = "127.83.72.61"
 
-var hubNames = []string{"registry-1.docker.io", "docker.io", "index.docker.io", "auth.docker.io"}
+var hubNames = []string{"registry-1.docker.io", "docker.io", "index.docker.io", "auth.docker.io", "quay.io"}
 
 func startHub(t *testing.T, upstream string) *hub {
 	t.Helper()

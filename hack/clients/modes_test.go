@@ -148,6 +148,33 @@ func checkModes(t *testing.T, b *bench, install func(mode string) []client) {
 	}
 }
 
+// Images of another registry than Docker Hub come by the mirror too, which these
+// clients do not tell which registry they mean.
+func TestRegistriesOfAnotherName(t *testing.T) {
+	b := start(t)
+	b.push("other:1", image.OCI, 2, 1<<20)
+	b.push("unpublished:1", image.OCI, 1, 1<<10)
+	d, height, err := b.rig.Publish(t.Context(), "quay.io/library/other:1")
+	if err == nil {
+		err = b.mirror.AwaitBlock(t.Context(), height)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := b.world.skopeo(t, b.rig.Pyrsia, b.wire.addr, "Strict")
+	if out, got, err := c.pull(t.Context(), "quay.io/library/other:1"); err != nil || got != d.String() {
+		t.Errorf("published: %q, %v: %s", got, err, out)
+	}
+	for _, name := range []string{"quay.io/library/unpublished:1", "other:1"} { // the other is not on Docker Hub's part of the ledger
+		if out, _, err := c.pull(t.Context(), name); err == nil {
+			t.Errorf("%s: %s", name, out)
+		}
+	}
+	if n := b.world.hub.requests.Load(); n != 0 {
+		t.Errorf("%d requests went to the registries", n)
+	}
+}
+
 // A longer prefix in another file leads around the node; 'pyrsia registries' says so
 // before and after, and the real skopeo does so.
 func TestLongerPrefixLeadsAround(t *testing.T) {

@@ -163,7 +163,7 @@ func (w *world) dockerConfig(t *testing.T, dir, pyrsia, mirror string) string {
 // containersConfig sets podman, skopeo and buildah up by 'pyrsia registries install'.
 func (w *world) containersConfig(t *testing.T, dir, pyrsia, mirror, mode string) (env []string) {
 	t.Helper()
-	if out, err := exec.CommandContext(t.Context(), pyrsia, "registries", "install", "--no-port-check", "--folder", registriesFolder(dir), "--mirror", "http://"+mirror, "--mode", mode).CombinedOutput(); err != nil {
+	if out, err := exec.CommandContext(t.Context(), pyrsia, "registries", "install", "--no-port-check", "--folder", registriesFolder(dir), "--registry", "docker.io", "--registry", "quay.io", "--mirror", "http://"+mirror, "--mode", mode).CombinedOutput(); err != nil {
 		t.Fatalf("pyrsia registries install: %v: %s", err, out)
 	}
 	engine := filepath.Join(dir, "containers.conf")
@@ -224,7 +224,11 @@ func (w *world) skopeo(t *testing.T, pyrsia, mirror, mode string) client {
 		if err := os.RemoveAll(to); err != nil {
 			return "", "", err
 		}
-		args := append(env, filepath.Join(w.programs, "bin", "skopeo"), "--insecure-policy", "copy", "--all", "docker://docker.io/library/"+image, "dir:"+to)
+		ref := image
+		if !strings.Contains(image, "/") {
+			ref = "docker.io/library/" + image
+		}
+		args := append(env, filepath.Join(w.programs, "bin", "skopeo"), "--insecure-policy", "copy", "--all", "docker://"+ref, "dir:"+to)
 		out, err := w.run(ctx, dir, "env", args...)
 		if err != nil {
 			return out, "", err

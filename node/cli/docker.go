@@ -220,6 +220,9 @@ registry-mirrors, if the file had none before: reload it, and run uninstall agai
 			if err := certs.Uninstall(""); err != nil {
 				return err
 			}
+			if err := tellWhatStays(cmd, certs); err != nil {
+				return err
+			}
 			if err := d.takeOutMirror(cmd); err != nil || d.home().File == d.file.File {
 				return err
 			}
@@ -286,7 +289,7 @@ has set up is not what Docker goes by, or that is not known.`,
 			if err != nil {
 				return err
 			}
-			hosts, err := d.certs.Status()
+			hosts, err := d.certs.Installed()
 			if err != nil {
 				return err
 			}
@@ -302,13 +305,11 @@ func (d *dockerSetup) show(w io.Writer, state docker.State, hosts []containerd.S
 	fmt.Fprintln(tw, "REGISTRY\tMODE\tMIRROR\tBY")
 	shown := false
 	for _, h := range hosts {
-		if h.Mode != "" {
-			if h.Mirror == containerd.Closed {
-				h.Mirror = "closed: another process has the mirror's port"
-			}
-			fmt.Fprintf(tw, "%s\t%s\t%s\t%s\n", h.Registry, h.Mode, h.Mirror, "hosts.toml in "+d.certs.CertsD)
-			shown = true
+		if h.Mirror == containerd.Closed {
+			h.Mirror = "closed: another process has the mirror's port"
 		}
+		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\n", h.Registry, h.Mode, h.Mirror, "hosts.toml in "+d.certs.CertsD)
+		shown = true
 	}
 	for _, m := range state.Mirrors {
 		by := "registry-mirrors in " + d.file.File
@@ -329,7 +330,7 @@ func (d *dockerSetup) show(w io.Writer, state docker.State, hosts []containerd.S
 
 // judge says why Docker does not go by what was installed.
 func (d *dockerSetup) judge(store string, engine *docker.Engine, unknown error, state docker.State, hosts []containerd.State) error {
-	isSet := slices.ContainsFunc(hosts, func(h containerd.State) bool { return h.Mode != "" })
+	isSet := len(hosts) > 0
 	override, err := docker.Overrides(d.certs.CertsD)
 	switch {
 	case !isSet && state.Ours == "":

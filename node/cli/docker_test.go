@@ -63,7 +63,7 @@ func TestDockerIsSetUpByItsImageStore(t *testing.T) {
 	there(hosts, true)
 	there(filepath.Join(dir, "certs.d", "quay.io", "hosts.toml"), true)
 	there(file, false)
-	run(0, "Strict", store, "status")
+	run(0, "quay.io                ", store, "status")
 	// The graph-driver one does not, whoever has set it up.
 	run(1, "goes around the node", graph, "status")
 	run(1, "is not known", nobody, "status")

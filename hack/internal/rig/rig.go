@@ -35,8 +35,8 @@ type Rig struct {
 	nodes []*Node
 }
 
-// Start starts an upstream registry from the binary docker-registry and a
-// publisher, with these further arguments. The program is PYRSIA_BINARY, or
+// Start starts an upstream registry from the binary docker-registry, which is
+// Docker Hub and quay.io, and a publisher, with these further arguments. The program is PYRSIA_BINARY, or
 // else built.
 func Start(ctx context.Context, dir, dockerRegistry string, publisher ...string) (_ *Rig, err error) {
 	r := &Rig{Dir: dir}
@@ -64,7 +64,7 @@ func Start(ctx context.Context, dir, dockerRegistry string, publisher ...string)
 	if err := os.WriteFile(file, []byte(skey), 0o600); err != nil {
 		return nil, err
 	}
-	args := append([]string{"--role", "Publisher", "--signing-key", file, "--upstream", "docker.io=http://" + addr}, publisher...)
+	args := append([]string{"--role", "Publisher", "--signing-key", file, "--upstream", "docker.io=http://" + addr + ",quay.io=http://" + addr}, publisher...)
 	r.Publisher, err = r.start(ctx, "publisher", args...)
 	return r, err
 }
@@ -144,8 +144,8 @@ func (r *Rig) Push(ctx context.Context, image string, content remote.Taggable) e
 	return nil
 }
 
-// Publish has the publisher publish library/IMAGE and returns its digest and
-// its block.
+// Publish has the publisher publish library/IMAGE, or an image of quay.io by its
+// whole name, and returns its digest and its block.
 func (r *Rig) Publish(ctx context.Context, image string) (digest.Digest, int64, error) {
 	resolved, err := r.Publisher.Control.Resolve(ctx, control.ResolveRequest{Image: image})
 	if err != nil {
