@@ -21,6 +21,7 @@ import (
 
 	"github.com/pyrsia/pyrsia-operator/node/distributions"
 	"github.com/pyrsia/pyrsia-operator/node/internal/containerd"
+	"github.com/pyrsia/pyrsia-operator/node/internal/containerd/criconfig"
 	"github.com/pyrsia/pyrsia-operator/node/internal/datafolder"
 	"github.com/pyrsia/pyrsia-operator/node/internal/portproof"
 )
@@ -28,9 +29,12 @@ import (
 // localOwner owns what a person sets up, and names no other owner.
 const localOwner = "local"
 
+const defaultCertsD = "/etc/containerd/certs.d"
+
 func containerdCommand() *cobra.Command {
 	var s containerd.Setup
-	var config, distribution string
+	var config containerdConfig
+	var distribution string
 	cmd := &cobra.Command{
 		Use:   "containerd",
 		Short: "Make a node the registry mirror of this machine's containerd, or take that back",
@@ -46,10 +50,10 @@ hands over to those of its own namespace.)`,
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error { return preset(cmd, distribution) },
 	}
 	f := cmd.PersistentFlags()
-	f.StringVar(&s.CertsD, "certs-d", "/etc/containerd/certs.d", "containerd's config_path")
+	f.StringVar(&s.CertsD, "certs-d", defaultCertsD, "containerd's config_path")
 	f.StringArrayVar(&s.Registries, "registry", []string{"docker.io"}, "registry that the node mirrors, Docker Hub under all its names, or _default for all that have no folder of their own (with --mode Fallback); may be repeated")
 	f.StringVar(&s.Owner, "owner", localOwner, "whose set-up it is, for more than one node on this machine")
-	f.StringVar(&config, "config", "/etc/containerd/config.toml", "containerd's configuration")
+	config.flags(f)
 	f.StringVar(&distribution, "distribution", "", "Kubernetes distribution of this machine, such as k3s, instead of --certs-d and --config")
 	cmd.AddCommand(containerdInstall(&s, &config), containerdKeep(&s), containerdGuard(&s), containerdUninstall(&s), containerdStatus(&s, &config))
 	return cmd
@@ -77,7 +81,7 @@ func preset(cmd *cobra.Command, distribution string) error {
 	return nil
 }
 
-func containerdInstall(s *containerd.Setup, config *string) *cobra.Command {
+func containerdInstall(s *containerd.Setup, config *containerdConfig) *cobra.Command {
 	var mirror, mode string
 	var port portQuestion
 	var handOver time.Duration
@@ -117,11 +121,11 @@ the mirror's, 6 if what is set up already cannot be kept; then nothing was set u
 			if err := takingTurns(cmd, *s, handOver, install); err != nil {
 				return err
 			}
-			if _, err := os.Stat(*config); err != nil {
-				return nil // in a pod it is out of reach
+			if !config.isHere(cmd.Context()) {
+				return nil
 			}
-			if err := s.CheckConfig(*config); err != nil {
-				fmt.Fprintln(cmd.ErrOrStderr(), "Warning:", err)
+			if report := config.inspect(cmd.Context(), s.CertsD); report.Reads() != criconfig.Yes {
+				fmt.Fprint(cmd.ErrOrStderr(), "Warning: ", report)
 			}
 			return nil
 		},
@@ -284,7 +288,7 @@ func tellWhatStays(cmd *cobra.Command, s containerd.Setup) error {
 	return err
 }
 
-func containerdStatus(s *containerd.Setup, config *string) *cobra.Command {
+func containerdStatus(s *containerd.Setup, config *containerdConfig) *cobra.Command {
 	return &cobra.Command{
 		Use:   "status",
 		Short: "Show which registries' pulls go to a node, and whether containerd knows of it",
@@ -294,23 +298,36 @@ func containerdStatus(s *containerd.Setup, config *string) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			report := config.inspect(cmd.Context(), s.CertsD)
 			tw := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 3, ' ', 0)
-			fmt.Fprintln(tw, "REGISTRY\tMODE\tMIRROR\tOWNER")
-			installed := false
-			for _, s := range states {
-				installed = installed || s.Mode != ""
-				if s.Mirror == containerd.Closed {
-					s.Mirror = "closed: another process has the mirror's port"
+			fmt.Fprintln(tw, "REGISTRY\tMODE\tMIRROR\tOWNER\tREAD")
+			var installed, unread bool
+			var reasons []string
+			for _, state := range states {
+				read, why := readBy(report, s.CertsD, state)
+				if why != "" && !slices.Contains(reasons, why) {
+					reasons = append(reasons, why)
 				}
-				fmt.Fprintf(tw, "%s\t%s\t%s\t%s\n", s.Registry, cmp.Or(string(s.Mode), "-"), cmp.Or(s.Mirror, "-"), cmp.Or(s.Owner, "-"))
+				installed = installed || state.Mode != ""
+				unread = unread || state.Mode != "" && read != string(criconfig.Yes)
+				if state.Mirror == containerd.Closed {
+					state.Mirror = "closed: another process has the mirror's port"
+				}
+				fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\n", state.Registry, cmp.Or(string(state.Mode), "-"), cmp.Or(state.Mirror, "-"), cmp.Or(state.Owner, "-"), read)
 			}
-			if err := tw.Flush(); err != nil || !installed {
+			if err := tw.Flush(); err != nil {
 				return err
 			}
-			if err := s.CheckConfig(*config); err != nil {
-				return err
+			switch {
+			case !installed && !config.isHere(cmd.Context()): // nothing to tell
+			case !installed || report.Reads() == criconfig.Yes:
+				fmt.Fprintf(cmd.OutOrStdout(), "\n%s", report)
+			default:
+				reasons = append(reasons, strings.TrimSuffix(report.String(), "\n"))
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "\ncontainerd reads %s, by %s.\n", s.CertsD, *config)
+			if unread {
+				return errors.New(strings.Join(reasons, "\n"))
+			}
 			return nil
 		},
 	}
