@@ -34,7 +34,8 @@ const docsTail = `
 ` + "`pyrsia docker status`" + ` says which image store a Docker has, and whether it goes by what was set up. ` + "`pyrsia registries status`" + ` finds other files
 that lead around the node: of two prefixes these clients take the longer, and of equal ones that in the last file.
 
-containerd 2.x can also have each pull checked against the ledger, wherever its bytes came from: ` + "`pyrsia image-verifier --help`" + `.
+containerd 2.1 and newer can also have each pull of CRI checked against the ledger, wherever its bytes came from, unless its configuration keeps
+it from asking: ` + "`pyrsia image-verifier --help`" + `, and [containerd.md](containerd.md).
 It looks at images of the registries in its settings alone: one of ` + "`mirror.gcr.io` or `public.ecr.aws`" + `, which serve copies of Docker Hub's
 images, is another registry's, and is let through unless that registry is listed too; then it is refused.
 `

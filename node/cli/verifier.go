@@ -7,10 +7,12 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 
 	"github.com/opencontainers/go-digest"
 	"github.com/spf13/cobra"
 
+	"github.com/pyrsia/pyrsia-operator/node/internal/containerd/criconfig"
 	"github.com/pyrsia/pyrsia-operator/node/internal/verifier"
 )
 
@@ -19,8 +21,10 @@ func imageVerifierCommand() *cobra.Command {
 	var binDir string
 	cmd := &cobra.Command{
 		Use:   "image-verifier",
-		Short: "Have containerd 2.x check every pull against the ledger, or take that back",
-		Long: `containerd 2.x asks the programs in its image verifier's bin_dir before each pull.
+		Short: "Have containerd 2.1 and newer check every pull against the ledger, or take that back",
+		Long: `containerd asks the programs in its image verifier's bin_dir before it pulls by its
+transfer service, which CRI does since 2.1 unless its configuration keeps it from
+that. Where containerd does not ask, it says nothing of it: status finds that out.
 As one of them, pyrsia lets an image through if a node proves that the publisher
 recorded it, wherever its bytes come from. The node is asked, and not believed:
 the proof is checked with the ledger's key. Its settings are in ` + verifier.DefaultConfig + `.
@@ -52,7 +56,37 @@ In containerd's configuration:
 		Args:  exactly(0),
 		RunE:  func(*cobra.Command, []string) error { return verifier.Uninstall(verifierConfig(), binDir) },
 	}
-	cmd.AddCommand(install, uninstall)
+	cmd.AddCommand(install, uninstall, imageVerifierStatus(&binDir))
+	return cmd
+}
+
+func imageVerifierStatus(binDir *string) *cobra.Command {
+	var config containerdConfig
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Show whether containerd asks pyrsia before CRI pulls",
+		Args:  exactly(0),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			status, err := verifier.ReadStatus(*binDir)
+			if err != nil {
+				return err
+			}
+			if status.Program == "" {
+				return fmt.Errorf("%s has no %s: 'pyrsia image-verifier install' puts it there", *binDir, verifier.ProgramName)
+			}
+			if _, err := verifier.ReadConfig(verifierConfig()); err != nil {
+				return fmt.Errorf("every image is refused, if containerd asks: %w", err)
+			}
+			report := config.inspect(cmd.Context(), defaultCertsD)
+			answer, text := report.Verifier(*binDir, verifier.ProgramName, status.Others)
+			if answer != criconfig.Yes {
+				return errors.New(strings.TrimSuffix(text, "\n"))
+			}
+			_, err = fmt.Fprint(cmd.OutOrStdout(), text)
+			return err
+		},
+	}
+	config.flags(cmd.Flags())
 	return cmd
 }
 

@@ -33,7 +33,6 @@ const (
 	ConfigVar = "PYRSIA_IMAGE_VERIFIER"
 	// DefaultBinDir is the bin_dir that containerd has by default.
 	DefaultBinDir = "/opt/containerd/image-verifier/bin"
-	programName   = "pyrsia"
 
 	timeout   = 8 * time.Second // containerd gives a verifier 10
 	maxAnswer = 4 << 20
@@ -118,7 +117,7 @@ func Install(c *Config, file, binDir, program string) error {
 	if err := durable.WriteFile(file, append(data, '\n')); err != nil {
 		return err
 	}
-	link := filepath.Join(binDir, programName)
+	link := filepath.Join(binDir, ProgramName)
 	if old, err := os.Readlink(link); err == nil && old == program {
 		return nil
 	}
@@ -139,7 +138,7 @@ func Install(c *Config, file, binDir, program string) error {
 
 // Uninstall takes the program out of the bin_dir, and removes the settings.
 func Uninstall(file, binDir string) error {
-	for _, name := range []string{filepath.Join(binDir, programName), filepath.Join(binDir, programName+".new"), file} {
+	for _, name := range []string{filepath.Join(binDir, ProgramName), filepath.Join(binDir, ProgramName+".new"), file} {
 		err := os.Remove(name)
 		if err == nil {
 			// Crash, or power cut, before: the settings are there as long as the
