@@ -38,6 +38,10 @@ func TestCoverageOf(t *testing.T) {
 		fmt.Sprint(got.outside) != "[other]" {
 		t.Errorf("got %+v", got)
 	}
+	old := node(v1alpha1.RoleMirror, "mirror") // v0.1.0 made it
+	if got := coverageOf(old, false, nodes, []corev1.Pod{{Spec: corev1.PodSpec{NodeName: "covered"}}}); got.total != 5 || got.without["tainted"] != "taint gpu:NoSchedule" || len(got.without) != 4 {
+		t.Errorf("a mirror of v0.1.0: %+v", got)
+	}
 
 	// It is Unknown while it may take its time, then False until all are covered.
 	now := time.Now()

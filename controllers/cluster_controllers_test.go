@@ -1,0 +1,120 @@
+package controllers
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
+)
+
+// runControllers runs some of the cluster's own controllers, which an API server
+// alone does not have.
+func (c *cluster) runControllers(t *testing.T, names ...string) {
+	t.Helper()
+	config := filepath.Join(t.TempDir(), "kubeconfig")
+	if err := os.WriteFile(config, c.env.KubeConfig, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	cmd := exec.Command(filepath.Join(os.Getenv("KUBEBUILDER_ASSETS"), "kube-controller-manager"),
+		"--kubeconfig="+config, "--controllers="+strings.Join(names, ","), "--leader-elect=false", "--secure-port=0")
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		if t.Failed() {
+			t.Logf("kube-controller-manager:\n%s", out.Bytes()[max(0, out.Len()-4<<10):])
+		}
+	})
+}
+
+// What the cluster's own controllers make of a mirror and of a publisher: a pod for
+// each Linux machine, whatever its taints, and a new pod in place of one that waited
+// for a machine that there never was.
+func TestByTheClustersControllers(t *testing.T) {
+	t.Parallel()
+	c := ownCluster(t)
+	for _, node := range []*corev1.Node{
+		kubernetesNode("amd", corev1.LabelArchStable, "amd64"), kubernetesNode("arm", corev1.LabelArchStable, "arm64"),
+		tainted(kubernetesNode("control"), "node-role.kubernetes.io/control-plane"), tainted(kubernetesNode("fresh"), taintNotProven),
+		kubernetesNode("windows", corev1.LabelOSStable, "windows"), kubernetesNode("virtual", "type", "virtual-kubelet"),
+	} {
+		c.create(t, node)
+	}
+	c.runControllers(t, "daemonset-controller", "statefulset-controller")
+	c.operate(t, DefaultHostRules("pyrsia-system"))
+	ns := c.namespace(t)
+
+	mirror := lonely(t, ns, "mirror")
+	c.create(t, mirror)
+	for _, of := range []string{"mirror", "frontend"} {
+		eventually(t, func() error {
+			var got []string
+			for _, p := range c.podsOf(t, mirror, of) {
+				got = append(got, nodeOf(p))
+			}
+			if slices.Sort(got); !slices.Equal(got, []string{"amd", "arm", "control", "fresh"}) {
+				return fmt.Errorf("the pods of the %s are for %v", of, got)
+			}
+			return nil
+		})
+	}
+	eventually(t, func() error {
+		c.get(t, mirror)
+		if counts := mirror.Status.Nodes; counts == nil || counts.Desired != 4 || counts.Total != 4 {
+			return fmt.Errorf("the counts are %+v", counts)
+		}
+		return nil
+	})
+
+	publisher := publisherNode(ns, "http://127.0.0.1:1")
+	publisher.Spec.NodeSelector = map[string]string{"disk": "none"}
+	c.create(t, publisher)
+	waits := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: publisher.Name + "-0"}}
+	chosen := func(disk string) {
+		t.Helper()
+		eventually(t, func() error {
+			if err := c.Get(t.Context(), client.ObjectKeyFromObject(waits), waits); err != nil {
+				return err
+			}
+			if got := waits.Spec.NodeSelector["disk"]; got != disk || waits.DeletionTimestamp != nil {
+				return fmt.Errorf("the pod waits for a disk %s", got)
+			}
+			return nil
+		})
+	}
+	chosen("none")
+	c.change(t, publisher, func(s *v1alpha1.PyrsiaNodeSpec) { s.NodeSelector["disk"] = "ssd" })
+	chosen("ssd")
+	eventually(t, func() error {
+		set := &appsv1.StatefulSet{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: publisher.Name}}
+		if c.get(t, set); *set.Spec.Replicas != 1 {
+			return errors.New("it stays without a pod")
+		}
+		return nil
+	})
+}
+
+func (c *cluster) podsOf(t *testing.T, n *v1alpha1.PyrsiaNode, component string) []corev1.Pod {
+	t.Helper()
+	pods := new(corev1.PodList)
+	if err := c.List(t.Context(), pods, client.InNamespace(n.Namespace), client.MatchingLabels(labels(n, component))); err != nil {
+		t.Fatal(err)
+	}
+	return pods.Items
+}
