@@ -2,7 +2,6 @@ package clients
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -277,54 +276,5 @@ func TestDockerdReload(t *testing.T) {
 	run(false, "docker.io   -", "status")
 	if _, err := os.Stat(certs); err == nil {
 		t.Errorf("%s is there", certs)
-	}
-}
-
-// What 'pyrsia containerd status' says of a configuration is what the real
-// containerd makes of it.
-func TestStatusAgreesWithContainerd(t *testing.T) {
-	w := findPrograms(t)
-	r := filepath.Join(t.TempDir(), "pyrsia")
-	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", r, "../../cmd/pyrsia").CombinedOutput(); err != nil {
-		t.Fatalf("building pyrsia: %v: %s", err, out)
-	}
-	const table = "[plugins.\"io.containerd.grpc.v1.cri\".registry]\nconfig_path = %q\n"
-	for name, tc := range map[string]struct{ config, imported string }{
-		"set":                    {"version = 2\n" + table, ""},
-		"set for 2.x":            {"version = 3\n[plugins.\"io.containerd.cri.v1.images\".registry]\nconfig_path = %q\n", ""},
-		"not set":                {"version = 2\n# %q\n", ""},
-		"imported":               {"version = 2\nimports = [\"DIR/conf.d/*.toml\"]\n# %q\n", "version = 2\n" + table},
-		"overridden by import":   {"version = 2\nimports = [\"DIR/conf.d/*.toml\"]\n" + table, "version = 2\n[plugins.\"io.containerd.grpc.v1.cri\".registry]\nconfig_path = \"/elsewhere\"\n# %q\n"},
-		"another import's table": {"version = 2\nimports = [\"DIR/conf.d/*.toml\"]\n" + table, "version = 2\n[plugins.\"io.containerd.grpc.v1.cri\"]\nsandbox_image = \"pause\"\n# %q\n"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			dir := t.TempDir()
-			certs, config := filepath.Join(dir, "certs.d"), filepath.Join(dir, "config.toml")
-			err := errors.Join(os.WriteFile(config, fmt.Appendf(nil, strings.Replace(tc.config, "DIR", dir, 1), certs), 0o644), os.Mkdir(filepath.Join(dir, "conf.d"), 0o755))
-			if tc.imported != "" {
-				err = errors.Join(err, os.WriteFile(filepath.Join(dir, "conf.d", "a.toml"), fmt.Appendf(nil, tc.imported, certs), 0o644))
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
-			read := true // by all versions that take the file
-			for _, program := range []string{w.programs, w.newer} {
-				if program == w.programs && strings.Contains(tc.config, "version = 3") {
-					continue // 1.6 does not take it
-				}
-				dump, err := exec.CommandContext(t.Context(), filepath.Join(program, "bin", "containerd"), "--config", config, "config", "dump").Output()
-				if err != nil {
-					t.Fatal(err)
-				}
-				read = read && strings.Contains(strings.ReplaceAll(string(dump), "'", `"`), fmt.Sprintf("config_path = %q", certs))
-			}
-			if out, err := exec.CommandContext(t.Context(), r, "containerd", "install", "--no-port-check", "--certs-d", certs, "--config", config).CombinedOutput(); err != nil {
-				t.Fatalf("%v: %s", err, out)
-			}
-			out, err := exec.CommandContext(t.Context(), r, "containerd", "status", "--certs-d", certs, "--config", config).CombinedOutput()
-			if (err == nil) != read {
-				t.Errorf("containerd reads it: %t; pyrsia says %v: %s", read, err, out)
-			}
-		})
 	}
 }
