@@ -31,8 +31,9 @@ nothing is pulled around it, and nothing can be pushed to it. With Fallback the 
 is asked first, and then what was set up before: its mirrors, and the registry.
 
 These clients let the longest prefix count, and of equal ones that in the last
-file; a user's own registries.conf takes the place of all of /etc/containers for
-that user. Where such a setting would lead around the node, install refuses with
+file. Until podman 5 a user's own registries.conf takes the place of all of
+/etc/containers for that user; since podman 6 there is /usr/share/containers too, and
+drop-ins are read in the order of their names, from all folders. Where such a setting would lead around the node, install refuses with
 Strict, and tells it with Fallback; status finds what has come since.`,
 	}
 	f := cmd.PersistentFlags()
@@ -40,7 +41,7 @@ Strict, and tells it with Fallback; status finds what has come since.`,
 	f.StringArrayVar(&s.Registries, "registry", []string{"docker.io"}, "registry that the node mirrors, Docker Hub under all its names; may be repeated")
 	cmd.PersistentPreRunE = func(*cobra.Command, []string) error {
 		if s.Folder != s.User && s.Folder != s.System { // of a root file system elsewhere
-			s.System, s.User = s.Folder, s.Folder
+			s.System, s.Vendor, s.User, s.XDG = s.Folder, s.Folder, s.Folder, s.Folder
 		}
 		return nil
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -60,17 +61,19 @@ type content struct {
 	V1          v1                `toml:"registries"`
 }
 
-// load reads the files that s.files lists. Of the drop-in at ours, which may not be
-// there yet, it takes drop instead, if that is not nil.
-func (s Setup) load(drop []byte) (config, error) {
+// source is a file that clients read.
+type source struct {
+	file   string
+	dropIn bool
+}
+
+// load reads files, the later ones after the earlier. Of the drop-in at ours, which
+// may not be there yet, it takes drop instead, if that is not nil.
+func (s Setup) load(files []source, drop []byte) (config, error) {
 	c := config{registries: map[string]registry{}, aliases: map[string]string{}}
-	files, err := s.files()
-	if err != nil {
-		return c, err
-	}
-	for _, file := range files {
-		data, exists, err := durable.ReadIfThere(file)
-		if file == s.dropIn() && drop != nil {
+	for _, f := range files {
+		data, exists, err := durable.ReadIfThere(f.file)
+		if f.file == s.dropIn() && drop != nil {
 			data, exists, err = drop, true, nil
 		}
 		if err != nil {
@@ -79,46 +82,103 @@ func (s Setup) load(drop []byte) (config, error) {
 		if !exists {
 			continue
 		}
-		if err := c.add(file, data, filepath.Base(filepath.Dir(file)) == dropInFolder); err != nil {
-			return c, fmt.Errorf("%s cannot be read, by podman, skopeo and CRI-O neither: %w: correct it first", file, err)
+		if err := c.add(f.file, data, f.dropIn); err != nil {
+			return c, fmt.Errorf("%s cannot be read, by podman, skopeo and CRI-O neither: %w: correct it first", f.file, err)
 		}
 	}
 	return c, nil
 }
 
-// files are those that clients of this user read, the later ones after the
-// earlier. A user's own registries.conf takes the place of all of the system's.
-func (s Setup) files() ([]string, error) {
+// loadAll reads what clients read, of each way that there is.
+func (s Setup) loadAll(drop []byte) (out []config, err error) {
+	for _, files := range []func() ([]source, error){s.filesBefore6, s.filesSince6} {
+		list, err := files()
+		if err != nil {
+			return nil, err
+		}
+		c, err := s.load(list, drop)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, c)
+	}
+	return out, nil
+}
+
+// filesBefore6 are those that podman 4 and 5 and their like read (containers/image
+// before 5.42): a user's own registries.conf takes the place of all of the system's.
+func (s Setup) filesBefore6() ([]source, error) {
 	main, folders := filepath.Join(s.System, mainFile), []string{s.System, s.User}
 	own := filepath.Join(s.User, mainFile)
 	if _, err := os.Stat(own); err == nil {
 		main, folders = own, []string{s.User}
 	}
-	out := []string{main}
+	out := []source{{main, false}}
 	for _, folder := range slices.Compact(folders) {
-		dir := filepath.Join(folder, dropInFolder)
-		entries, err := os.ReadDir(dir) // sorted
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		names, err := s.dropIns(filepath.Join(folder, dropInFolder))
+		if err != nil {
 			return nil, err
 		}
-		var names []string
-		for _, e := range entries {
-			if !e.IsDir() && strings.HasSuffix(e.Name(), dropInSuffix) {
-				names = append(names, e.Name())
-			}
-		}
-		if folder == s.Folder && !slices.Contains(names, dropInName) {
-			names = append(names, dropInName)
-			slices.Sort(names)
-		}
 		for _, name := range names {
-			out = append(out, filepath.Join(dir, name))
+			out = append(out, source{filepath.Join(folder, dropInFolder, name), true})
 		}
-	}
-	if len(out) > maxDropIns {
-		return nil, fmt.Errorf("more than %d files in %s", maxDropIns, dropInFolder)
 	}
 	return out, nil
+}
+
+// filesSince6 are those that podman 6 and its like read (containers/storage
+// pkg/configfile): the first registries.conf, and the drop-ins of all folders in the
+// order of their names, of which that in the first folder counts.
+func (s Setup) filesSince6() (out []source, err error) {
+	folders := []string{s.XDG, s.System, s.Vendor}
+	for _, folder := range folders {
+		main := filepath.Join(folder, mainFile)
+		if _, err := os.Stat(main); err == nil {
+			out = append(out, source{main, false})
+			break
+		}
+	}
+	dirs := []string{filepath.Join(s.XDG, dropInFolder)}
+	for _, folder := range folders[1:] {
+		for _, special := range append(slices.Clone(s.Special), dropInFolder) {
+			dirs = append(dirs, filepath.Join(folder, special))
+		}
+	}
+	found := map[string]string{}
+	for _, dir := range slices.Backward(dirs) {
+		names, err := s.dropIns(dir)
+		if err != nil {
+			return nil, err
+		}
+		for _, name := range names {
+			found[name] = filepath.Join(dir, name)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(found)) {
+		out = append(out, source{found[name], true})
+	}
+	return out, nil
+}
+
+// dropIns are the names of those in a folder, sorted, with ours where it belongs.
+func (s Setup) dropIns(dir string) (names []string, err error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	for _, e := range entries {
+		if !e.IsDir() && strings.HasSuffix(e.Name(), dropInSuffix) {
+			names = append(names, e.Name())
+		}
+	}
+	if filepath.Join(dir, dropInName) == s.dropIn() && !slices.Contains(names, dropInName) {
+		names = append(names, dropInName)
+		slices.Sort(names)
+	}
+	if len(names) > maxDropIns {
+		return nil, fmt.Errorf("more than %d files in %s", maxDropIns, dir)
+	}
+	return names, nil
 }
 
 // add reads one more file, whose registries take the place of those before with the

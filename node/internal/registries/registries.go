@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/pyrsia/pyrsia-operator/node/internal/durable"
@@ -35,29 +36,38 @@ const (
 	header = "# Written by Pyrsia. 'pyrsia registries uninstall' removes this file.\n"
 	// dropInName comes after those of distributions and of most people: of equal
 	// prefixes the last file's counts.
-	dropInName = "zz-pyrsia.conf"
-	// SystemFolder is where all users' configuration is.
-	SystemFolder = "/etc/containers"
+	dropInName   = "zz-pyrsia.conf"
+	systemFolder = "/etc/containers"
+	vendorFolder = "/usr/share/containers"
 )
 
 // Setup is the set-up of one folder's clients.
 type Setup struct {
 	// Folder is that of the drop-in: System or User.
-	Folder       string
-	System, User string
-	Registries   []string
+	Folder string
+	// System, Vendor and User are the folders that clients of this user read, and XDG
+	// is what those since podman 6 take for User. Special are those drop-ins' folders
+	// in System and Vendor that are for root alone, or for all others.
+	System, Vendor, User, XDG string
+	Special                   []string
+	Registries                []string
 }
 
 // Here is the set-up of this machine, or, for a user who is not root, of that
 // user's clients alone.
 func Here() Setup {
-	s := Setup{System: SystemFolder, User: SystemFolder}
+	s := Setup{System: systemFolder, Vendor: vendorFolder, User: systemFolder}
 	if home := os.Getenv("HOME"); home != "" {
 		s.User = filepath.Join(home, ".config", "containers")
 	}
+	s.XDG = s.User
+	if config := os.Getenv("XDG_CONFIG_HOME"); config != "" {
+		s.XDG = filepath.Join(config, "containers")
+	}
 	s.Folder = s.User
+	s.Special = []string{filepath.Join("registries.rootless.conf.d", strconv.Itoa(os.Geteuid())), "registries.rootless.conf.d"}
 	if os.Geteuid() == 0 {
-		s.Folder = s.System
+		s.Folder, s.Special = s.System, []string{"registries.rootful.conf.d"}
 	}
 	return s
 }
@@ -70,6 +80,9 @@ type ConflictError struct {
 }
 
 func (e *ConflictError) Error() string {
+	if e.File == "" {
+		return fmt.Sprintf("pulls of %s would not go to the node: some clients of this user do not read the drop-in there", e.Image)
+	}
 	return fmt.Sprintf("pulls of %s would not go to the node: %s has a [[registry]] of its own for %s, which counts instead: take it out there", e.Image, e.File, e.Prefix)
 }
 
@@ -138,7 +151,7 @@ func (s Setup) content(mirror string, mode Mode) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	before, err := s.load([]byte{}) // without ours
+	before, err := s.loadAll([]byte{}) // without ours
 	if err != nil {
 		return nil, err
 	}
@@ -157,7 +170,7 @@ func (s Setup) content(mirror string, mode Mode) ([]byte, error) {
 		}
 		r := registry{endpoint: endpoint{Location: n.prefix}, Blocked: true}
 		if mode == Fallback {
-			r = before.below(n.prefix)
+			r = below(before, n.prefix)
 		}
 		r.Prefix, r.Mirrors = n.prefix, append([]endpoint{{Location: location, Insecure: u.Scheme == "http"}}, r.Mirrors...)
 		out = append(out, r.String()...)
@@ -166,9 +179,15 @@ func (s Setup) content(mirror string, mode Mode) ([]byte, error) {
 }
 
 // below is what counted for a registry without the node, to be asked after it.
-func (c config) below(prefix string) registry {
-	r, ok := c.find(prefix + "/x")
-	if !ok || r.Location == "" { // of a wildcard
+func below(before []config, prefix string) (r registry) {
+	for _, c := range before {
+		found, ok := c.find(prefix + "/x")
+		if ok {
+			r = found
+			break
+		}
+	}
+	if r.Location == "" { // of none, or of a wildcard
 		r.Location = prefix
 	}
 	r.Mirrors = slices.Clone(r.Mirrors)
@@ -212,20 +231,29 @@ func (s Setup) around(drop []byte) (out []error, err error) {
 	if err != nil {
 		return nil, err
 	}
-	c, err := s.load(drop)
+	all, err := s.loadAll(drop)
 	if err != nil {
 		return nil, err
 	}
-	for _, n := range names {
-		if r, ok := c.find(n.prefix + "/x"); ok && r.file != s.dropIn() {
-			out = append(out, &ConflictError{n.prefix, r.Prefix, r.file})
+	told := map[ConflictError]bool{}
+	tell := func(e ConflictError) {
+		if !told[e] {
+			told[e] = true
+			out = append(out, &e)
 		}
 	}
-	for _, prefix := range c.prefixes() {
-		r := c.registries[prefix]
-		within := slices.ContainsFunc(names, func(n name) bool { return strings.HasPrefix(prefix, n.prefix+"/") })
-		if within && r.file != s.dropIn() && (!r.Blocked || len(r.Mirrors) > 0) {
-			out = append(out, &ConflictError{prefix, prefix, r.file})
+	for _, c := range all {
+		for _, n := range names {
+			if r, _ := c.find(n.prefix + "/x"); r.file != s.dropIn() {
+				tell(ConflictError{n.prefix, r.Prefix, r.file})
+			}
+		}
+		for _, prefix := range c.prefixes() {
+			r := c.registries[prefix]
+			within := slices.ContainsFunc(names, func(n name) bool { return strings.HasPrefix(prefix, n.prefix+"/") })
+			if within && r.file != s.dropIn() && (!r.Blocked || len(r.Mirrors) > 0) {
+				tell(ConflictError{prefix, prefix, r.file})
+			}
 		}
 	}
 	return out, nil
@@ -234,26 +262,28 @@ func (s Setup) around(drop []byte) (out []error, err error) {
 // Elsewhere tells which short names lead to registries whose pulls do not go to the
 // node: by an alias, or because names without a registry are searched for there.
 func (s Setup) Elsewhere() (out []string, err error) {
-	c, err := s.load(nil)
+	all, err := s.loadAll(nil)
 	if err != nil {
 		return nil, err
 	}
-	elsewhere := func(image string) bool {
-		r, ok := c.find(image)
-		return !ok || r.file != s.dropIn()
-	}
-	for _, r := range c.search {
-		if elsewhere(r + "/x") {
-			out = append(out, "any, searched for at "+r)
+	for _, c := range all {
+		elsewhere := func(image string) bool {
+			r, _ := c.find(image)
+			return r.file != s.dropIn()
 		}
-	}
-	for short, image := range c.aliases {
-		if image != "" && elsewhere(image) {
-			out = append(out, short+" ("+image+")")
+		for _, r := range c.search {
+			if elsewhere(r + "/x") {
+				out = append(out, "any, searched for at "+r)
+			}
+		}
+		for short, image := range c.aliases {
+			if image != "" && elsewhere(image) {
+				out = append(out, short+" ("+image+")")
+			}
 		}
 	}
 	slices.Sort(out)
-	return out, nil
+	return slices.Compact(out), nil
 }
 
 // Uninstall removes the drop-in, and the folders that were made for it.

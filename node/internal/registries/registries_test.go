@@ -29,8 +29,9 @@ func TestMain(m *testing.M) {
 }
 
 func setup(root string) Setup {
-	s := Setup{System: filepath.Join(root, "etc/containers"), User: filepath.Join(root, "home/.config/containers"), Registries: []string{"docker.io", "quay.io"}}
-	s.Folder = s.System
+	s := Setup{System: filepath.Join(root, "etc/containers"), User: filepath.Join(root, "home/.config/containers"), Registries: []string{"docker.io", "quay.io"},
+		Vendor: filepath.Join(root, "usr/share/containers"), Special: []string{"registries.rootful.conf.d"}}
+	s.Folder, s.XDG = s.System, s.User
 	return s
 }
 
@@ -209,19 +210,23 @@ func TestFallbackKeepsWhatWasSetUp(t *testing.T) {
 			registry{endpoint: endpoint{Location: "reg.example/quay", Insecure: true}, Mirrors: []endpoint{{"one.example/q", true, ""}, {"two.example", false, "tag-only"}}}},
 		"mirrors by digest only": {map[string]string{ownDropIn: "[[registry]]\nlocation = \"quay.io\"\nmirror-by-digest-only = true\n[[registry.mirror]]\nlocation = \"one.example\"\n"},
 			registry{endpoint: endpoint{Location: "quay.io"}, Mirrors: []endpoint{{"one.example", false, "digest-only"}}}},
-		"a wildcard": {map[string]string{ownDropIn: "[[registry]]\nprefix = \"*.io\"\ninsecure = true\n"}, registry{endpoint: endpoint{Location: "quay.io", Insecure: true}}},
-		"blocked":    {map[string]string{"etc/containers/registries.conf": "[registries.block]\nregistries = [\"quay.io\"]\n"}, registry{endpoint: endpoint{Location: "quay.io"}, Blocked: true}},
+		"a wildcard":    {map[string]string{ownDropIn: "[[registry]]\nprefix = \"*.io\"\ninsecure = true\n"}, registry{endpoint: endpoint{Location: "quay.io", Insecure: true}}},
+		"of the vendor": {map[string]string{"usr/share/containers/registries.conf": "[[registry]]\nlocation = \"quay.io\"\ninsecure = true\n"}, registry{endpoint: endpoint{Location: "quay.io", Insecure: true}}},
+		"blocked":       {map[string]string{"etc/containers/registries.conf": "[registries.block]\nregistries = [\"quay.io\"]\n"}, registry{endpoint: endpoint{Location: "quay.io"}, Blocked: true}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := lay(t, tt.files)
 			if _, err := s.Install(mirror, Fallback); err != nil {
 				t.Fatal(err)
 			}
-			c, err := s.load(nil)
+			all, err := s.loadAll(nil)
 			if err != nil {
 				t.Fatal(err)
 			}
-			got, ok := c.find("quay.io/org/image")
+			got, ok := all[0].find("quay.io/org/image")
+			if newer, _ := all[1].find("quay.io/org/image"); newer.String() != got.String() {
+				t.Errorf("since podman 6 it is %s, and not %s", newer, got)
+			}
 			if !ok || got.file != s.dropIn() || len(got.Mirrors) == 0 || got.Mirrors[0] != (endpoint{"127.0.0.1:5001/quay.io", true, ""}) {
 				t.Fatalf("it is %+v", got)
 			}
@@ -253,6 +258,11 @@ func TestWhatLeadsAround(t *testing.T) {
 		"the user's own configuration": {"home/.config/containers/registries.conf", "", "takes the place of all of"},
 		"another registry":             {ownDropIn, "[[registry]]\nlocation = \"docker.iox\"\n[[registry]]\nlocation = \"x.quay.io\"\n", ""},
 		"a wildcard as long as it":     {"etc/containers/registries.conf.d/zzz.conf", "[[registry]]\nprefix = \"*.example.com\"\nlocation = \"reg.example\"\n", "*.example.com"},
+		"a longer one of the vendor":   {"usr/share/containers/registries.conf.d/a.conf", "[[registry]]\nlocation = \"docker.io/library\"\n", "usr/share"},
+		"the same of the vendor after": {"usr/share/containers/registries.conf.d/zzz.conf", "[[registry]]\nlocation = \"docker.io\"\n", "zzz.conf"},
+		"the same for root after":      {"etc/containers/registries.rootful.conf.d/zzz.conf", "[[registry]]\nlocation = \"docker.io\"\n", "rootful"},
+		"the same of the vendor":       {"usr/share/containers/registries.conf.d/a.conf", "[[registry]]\nlocation = \"docker.io\"\n", ""},
+		"of the same name":             {"home/.config/containers/registries.conf.d/" + dropInName, "", "do not read the drop-in"},
 		"no .conf":                     {"etc/containers/registries.conf.d/zzz.txt", "[[registry]]\nlocation = \"docker.io\"\n", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -297,8 +307,20 @@ func TestWhatLeadsAround(t *testing.T) {
 func TestUsersOwnFolder(t *testing.T) {
 	s := lay(t, map[string]string{"home/.config/containers/registries.conf": "", "etc/containers/registries.conf.d/zzz.conf": "[[registry]]\nlocation = \"docker.io\"\n"})
 	s.Folder = s.User
+	around, err := s.Install(mirror, Strict) // since podman 6 the system's zzz.conf counts too
+	if err == nil || !strings.Contains(err.Error(), "zzz.conf") {
+		t.Errorf("%v, %v", around, err)
+	}
+	if err := os.Remove(filepath.Join(s.System, dropInFolder, "zzz.conf")); err != nil {
+		t.Fatal(err)
+	}
 	if around, err := s.Install(mirror, Strict); err != nil || len(around) > 0 {
 		t.Errorf("%v, %v", around, err)
+	}
+	// A user whose XDG_CONFIG_HOME is elsewhere has clients that do not read it.
+	s.XDG = filepath.Join(rootOf(s), "xdg")
+	if _, around, err := s.Status(); err != nil || len(around) == 0 || !strings.Contains(around[0].Error(), "do not read the drop-in") {
+		t.Errorf("with another XDG_CONFIG_HOME: %v, %v", around, err)
 	}
 }
 
