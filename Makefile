@@ -85,7 +85,7 @@ test-attacks: build ## Run the attacks that SECURITY.md names, on real processes
 
 .PHONY: test-clients
 test-clients: ## Pull by real container clients through all that can go wrong (root; RUN=REGEXP; UPDATE=1 writes docs/clients.md)
-	PYRSIA_CLIENTS=1 go test -count=1 -v -timeout 20m -run '$(RUN)' -skip Conformance ./hack/clients $(if $(UPDATE),-update)
+	PYRSIA_CLIENTS=1 go test -count=1 -v -timeout 30m -run '$(RUN)' -skip Conformance ./hack/clients $(if $(UPDATE),-update)
 
 .PHONY: conformance
 conformance: ## Run the OCI's conformance program against a mirror (read-only mode)

@@ -4,6 +4,7 @@
 #
 #   kube        the commands of Kubernetes, kubectl and etcd (bin/ serves as KUBEBUILDER_ASSETS)
 #   containerd  containerd, its shim, ctr
+#   docker      dockerd
 #   dns         CoreDNS and pause, as container images in images/
 #   s3          Versity's S3 gateway: an object store in a folder
 #
@@ -41,6 +42,13 @@ build_containerd() {
 	local v
 	v=$(go list -m -f '{{.Version}}' github.com/containerd/containerd/v2)
 	local LDFLAGS="-X github.com/containerd/containerd/v2/version.Version=$v"
+	go_build "$1/bin" tool
+}
+
+build_docker() {
+	local v
+	v=$(go list -m -f '{{.Version}}' github.com/moby/moby/v2)
+	local LDFLAGS="-X github.com/moby/moby/v2/dockerversion.Version=29.0.0+$v"
 	go_build "$1/bin" tool
 }
 

@@ -1,0 +1,152 @@
+package clients
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/pyrsia/pyrsia-operator/hack/internal/image"
+	"github.com/pyrsia/pyrsia-operator/hack/internal/rig"
+)
+
+// docker29 is a dockerd with the containerd image store, which is asked by its API.
+type docker29 struct {
+	socket, certs string
+	http          *http.Client
+}
+
+// docker29 starts one, on a containerd of its own, whose certs.d 'pyrsia docker
+// install' writes.
+func (w *world) docker29(t *testing.T, pyrsia string, install ...string) *docker29 {
+	t.Helper()
+	programs, err := rig.Script("build.sh", "docker")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := shortDir(t)
+	etc, socket, backend := filepath.Join(dir, "etc"), filepath.Join(dir, "d.sock"), filepath.Join(dir, "c.sock")
+	config := fmt.Sprintf("version = 3\nroot = %q\nstate = %q\ndisabled_plugins = [%q, %q]\n[grpc]\n  address = %q\n", filepath.Join(dir, "root"), filepath.Join(dir, "state"),
+		"io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime", backend)
+	// Its place cannot be chosen; in the daemon's mount namespace it is this folder.
+	if err := errors.Join(os.Mkdir(etc, 0o755), os.MkdirAll("/etc/docker", 0o755), os.WriteFile(filepath.Join(dir, "config.toml"), []byte(config), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	w.daemon(t, dir, backend, filepath.Join(w.newer, "bin", "containerd"), "--config", filepath.Join(dir, "config.toml"))
+	w.daemon(t, dir, socket, "sh", "-c", `mount --bind "$0" /etc/docker && exec "$@"`, etc, filepath.Join(programs, "bin", "dockerd"),
+		"--containerd", backend, "--data-root", filepath.Join(dir, "data"), "--exec-root", filepath.Join(dir, "exec"), "--pidfile", filepath.Join(dir, "pid"), "--host", "unix://"+socket,
+		"--bridge=none", "--iptables=false", "--ip6tables=false", "--storage-driver=native")
+	d := &docker29{socket: socket, certs: filepath.Join(etc, "certs.d"), http: &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", socket)
+	}}}}
+	for end := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) { // the socket is there before it answers
+		if resp, err := d.http.Get("http://docker/_ping"); err == nil {
+			resp.Body.Close()
+			break
+		} else if time.Now().After(end) {
+			t.Fatal(err)
+		}
+	}
+	d.run(t, pyrsia, false, "", append([]string{"install", "--no-port-check"}, install...)...)
+	return d
+}
+
+// run runs 'pyrsia docker', which is to say something.
+func (d *docker29) run(t *testing.T, pyrsia string, fails bool, says string, args ...string) {
+	t.Helper()
+	out, err := exec.CommandContext(t.Context(), pyrsia, append([]string{"docker"}, append(args, "--docker-socket", d.socket, "--certs-d", d.certs,
+		"--config-file", filepath.Join(filepath.Dir(d.certs), "daemon.json"))...)...).CombinedOutput()
+	if (err != nil) != fails || !strings.Contains(string(out), says) {
+		t.Errorf("pyrsia docker %s: %v: %s, want %q", strings.Join(args, " "), err, out, says)
+	}
+}
+
+// pull pulls an image, and gives the ID that Docker shows for it.
+func (d *docker29) pull(t *testing.T, name string) (id string, err error) {
+	t.Helper()
+	resp, err := d.http.Post("http://docker/images/create?"+url.Values{"fromImage": {name}}.Encode(), "", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		body, _ := io.ReadAll(resp.Body)
+		return "", fmt.Errorf("%s: %s", resp.Status, body)
+	}
+	for dec := json.NewDecoder(resp.Body); ; {
+		var progress struct{ Error string }
+		if err := dec.Decode(&progress); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		if progress.Error != "" {
+			return "", errors.New(progress.Error)
+		}
+	}
+	shown, err := d.http.Get("http://docker/images/" + name + "/json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer shown.Body.Close()
+	var inspected struct{ ID string }
+	return inspected.ID, errors.Join(json.NewDecoder(shown.Body).Decode(&inspected), err)
+}
+
+// With the containerd image store Docker is as strict as containerd, and shows for an
+// image an ID that the ledger is asked for.
+func TestDockerModes(t *testing.T) {
+	b := start(t)
+	b.publish("published:1", image.OCI, 2, 1<<20)
+	b.publish("later:1", image.OCI, 1, 1<<20)
+	b.push("unpublished:1", image.OCI, 1, 1<<10)
+	mirror, hub := "http://"+b.wire.addr, &b.world.hub.requests
+	strict := b.world.docker29(t, b.rig.Pyrsia, "--mirror", mirror)
+	fallback := b.world.docker29(t, b.rig.Pyrsia, "--mirror", mirror, "--mode", "Fallback")
+	strict.run(t, b.rig.Pyrsia, false, "Strict", "status")
+	fallback.run(t, b.rig.Pyrsia, false, "Fallback", "status")
+
+	for name, d := range map[string]*docker29{"Strict": strict, "Fallback": fallback} {
+		id, err := d.pull(t, "published:1")
+		if err != nil || id != b.digests["published:1"].String() || hub.Load() != 0 {
+			t.Errorf("%s, published: %q, %v, %d requests to Docker Hub", name, id, err, hub.Load())
+			continue
+		}
+		for _, shown := range []string{id, id[len("sha256:"):], id[len("sha256:"):][:12], "published@" + id, b.wire.addr + "/library/published:1"} {
+			out, err := exec.CommandContext(t.Context(), b.rig.Pyrsia, "log", "--node", "http://"+b.mirror.Open, shown).CombinedOutput()
+			if err != nil || !strings.Contains(string(out), "docker.io/library/published:1") {
+				t.Errorf("pyrsia log %s: %v: %s", shown, err, out)
+			}
+		}
+	}
+	if _, err := strict.pull(t, "unpublished:1"); err == nil || hub.Load() != 0 {
+		t.Errorf("Strict, not published: %v, %d requests to Docker Hub", err, hub.Load())
+	}
+	if _, err := fallback.pull(t, "unpublished:1"); err != nil || hub.Load() == 0 {
+		t.Errorf("Fallback, not published: %v, %d requests to Docker Hub", err, hub.Load())
+	}
+	hub.Store(0)
+	if err := b.mirror.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := strict.pull(t, "later:1"); err == nil || hub.Load() != 0 {
+		t.Errorf("Strict, node down: %v, %d requests to Docker Hub", err, hub.Load())
+	}
+	if _, err := fallback.pull(t, "later:1"); err != nil || hub.Load() == 0 {
+		t.Errorf("Fallback, node down: %v, %d requests to Docker Hub", err, hub.Load())
+	}
+	strict.run(t, b.rig.Pyrsia, false, "", "uninstall")
+	if left, err := os.ReadDir(filepath.Dir(strict.certs)); err != nil || len(left) > 0 && (len(left) > 1 || left[0].Name() != "key.json") {
+		t.Errorf("after uninstall: %v, %v", left, err)
+	}
+}
