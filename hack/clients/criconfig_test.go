@@ -19,6 +19,10 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/pyrsia/pyrsia-operator/node/ledger"
 )
 
 // configurations are what containerd is started with.
@@ -28,10 +32,7 @@ const configurations = "../../node/internal/containerd/criconfig/testdata"
 // containerd does when CRI pulls.
 func TestStatusAgreesWithContainerd(t *testing.T) {
 	w := findPrograms(t)
-	pyrsia := filepath.Join(t.TempDir(), "pyrsia")
-	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", pyrsia, "../../cmd/pyrsia").CombinedOutput(); err != nil {
-		t.Fatalf("building pyrsia: %v: %s", err, out)
-	}
+	pyrsia := buildPyrsia(t)
 	files, err := filepath.Glob(configurations + "/*")
 	if err != nil || len(files) < 20 {
 		t.Fatalf("%v, %v", files, err)
@@ -43,7 +44,7 @@ func TestStatusAgreesWithContainerd(t *testing.T) {
 				m := newCRIMachine(t, file, program, registry)
 				m.run(t, pyrsia, "containerd", "install", "--no-port-check", "--registry", "reg.test", "--mirror", m.mirror.URL)
 				said, statusErr := m.command(t.Context(), pyrsia, "containerd", "status", "--registry", "reg.test").CombinedOutput()
-				seen := m.pull(t, "reg.test/image:1")
+				seen, _ := m.pull(t, "reg.test/image:1")
 				t.Logf("%s: %s", seen, said)
 				if (statusErr == nil) != (seen == asksMirror) {
 					t.Errorf("containerd %s; pyrsia says %v: %s", seen, statusErr, said)
@@ -56,6 +57,53 @@ func TestStatusAgreesWithContainerd(t *testing.T) {
 	}
 }
 
+func buildPyrsia(t *testing.T) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "pyrsia")
+	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", file, "../../cmd/pyrsia").CombinedOutput(); err != nil {
+		t.Fatalf("building pyrsia: %v: %s", err, out)
+	}
+	return file
+}
+
+// What 'pyrsia image-verifier status' says of a configuration is what the real
+// containerd does when CRI pulls: it asks the verifier, which refuses, or goes on to
+// fetch what the mirror has resolved.
+func TestImageVerifierStatusAgreesWithContainerd(t *testing.T) {
+	w := findPrograms(t)
+	pyrsia, registry := buildPyrsia(t), startSilentRegistry(t)
+	_, key, err := ledger.GenerateKey("ledger.example/clients")
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked := 0
+	for _, config := range []string{"version-2", "version-4", "discard-layers-list", "downloads-list", "annotations-list", "sync-fs-list", "configs-tls-and-path",
+		"verifier-disabled", "verifier-elsewhere", "verifier-none"} {
+		t.Run(config, func(t *testing.T) {
+			m := newCRIMachine(t, filepath.Join(configurations, config+".toml"), w.newer, registry)
+			m.has.Store(true)
+			m.run(t, pyrsia, "containerd", "install", "--no-port-check", "--registry", "reg.test", "--mirror", m.mirror.URL)
+			m.run(t, pyrsia, "image-verifier", "install", "--registry", "reg.test", "--node", "http://127.0.0.1:1", "--ledger-key", key)
+			said, statusErr := m.command(t.Context(), pyrsia, "image-verifier", "status").CombinedOutput()
+			seen, message := m.pull(t, "reg.test/image:1")
+			if seen != asksMirror {
+				t.Fatalf("containerd %s: %s", seen, message)
+			}
+			refused := strings.Contains(message, "verifier")
+			t.Logf("%s\n%s", message, said)
+			if (statusErr == nil) != refused {
+				t.Errorf("the verifier refused: %t (%s); pyrsia says %v: %s", refused, message, statusErr, said)
+			}
+			if refused {
+				asked++
+			}
+		})
+	}
+	if asked == 0 || asked == 10 {
+		t.Errorf("the verifier was asked %d times of 10: this tells nothing", asked)
+	}
+}
+
 // What was seen of a containerd that was told to pull.
 const (
 	asksMirror   = "asks the mirror"
@@ -65,11 +113,12 @@ const (
 	noStart      = "does not start"
 )
 
-// criMachine has an /etc of its own, as far as its programs see it.
+// criMachine has an /etc and an /opt of its own, as far as its programs see it.
 type criMachine struct {
 	dir, program string
 	mirror       *httptest.Server
 	asked        atomic.Int64 // the mirror
+	has          atomic.Bool  // the mirror knows the digest of all tags, and no more
 	registry     *silentRegistry
 }
 
@@ -77,14 +126,20 @@ type criMachine struct {
 func newCRIMachine(t *testing.T, config, program string, registry *silentRegistry) *criMachine {
 	t.Helper()
 	m := &criMachine{dir: shortDir(t), program: program, registry: registry}
-	m.mirror = httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
+	m.mirror = httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		m.asked.Add(1)
-		rw.WriteHeader(http.StatusNotFound)
+		if !m.has.Load() || r.Method != http.MethodHead {
+			rw.WriteHeader(http.StatusNotFound)
+			return
+		}
+		rw.Header().Set("Docker-Content-Digest", digest.FromString("manifest").String())
+		rw.Header().Set("Content-Type", "application/vnd.oci.image.manifest.v1+json")
+		rw.Header().Set("Content-Length", "8")
 	}))
 	t.Cleanup(m.mirror.Close)
 	etc := filepath.Join(m.dir, "etc")
 	folder := filepath.Join(etc, "containerd")
-	err := errors.Join(os.MkdirAll(folder, 0o755),
+	err := errors.Join(os.MkdirAll(folder, 0o755), os.Mkdir(filepath.Join(m.dir, "opt"), 0o755),
 		os.WriteFile(filepath.Join(etc, "nsswitch.conf"), []byte("hosts: files\n"), 0o644),
 		os.WriteFile(filepath.Join(etc, "hosts"), []byte("127.0.0.1 localhost\n"+silentAddr+" reg.test reg.example mirror.example\n"), 0o644))
 	info, statErr := os.Stat(config)
@@ -104,11 +159,10 @@ func newCRIMachine(t *testing.T, config, program string, registry *silentRegistr
 	return m
 }
 
-// command is a program on the machine. What containerd keeps elsewhere than it is
-// told is kept in memory.
+// command is a program on the machine. What it keeps in /run ends with it.
 func (m *criMachine) command(ctx context.Context, program string, args ...string) *exec.Cmd {
-	script := `mount --bind "$1" /etc && mount -t tmpfs none /run && mount -t tmpfs none /opt && shift && exec "$@"`
-	cmd := exec.CommandContext(ctx, "unshare", append([]string{"--mount", "sh", "-c", script, "sh", filepath.Join(m.dir, "etc"), program}, args...)...)
+	script := `mount --bind "$1" /etc && mount --bind "$2" /opt && mount -t tmpfs none /run && shift 2 && exec "$@"`
+	cmd := exec.CommandContext(ctx, "unshare", append([]string{"--mount", "sh", "-c", script, "sh", filepath.Join(m.dir, "etc"), filepath.Join(m.dir, "opt"), program}, args...)...)
 	cmd.Dir = m.dir
 	cmd.Env = append(os.Environ(), "PATH="+filepath.Join(m.program, "bin")+":"+os.Getenv("PATH"))
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -122,8 +176,9 @@ func (m *criMachine) run(t *testing.T, program string, args ...string) {
 	}
 }
 
-// pull starts containerd, has CRI pull an image and tells what was seen.
-func (m *criMachine) pull(t *testing.T, image string) string {
+// pull starts containerd, has CRI pull an image and tells what was seen, and what
+// CRI has said.
+func (m *criMachine) pull(t *testing.T, image string) (seen, message string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
@@ -155,7 +210,7 @@ func (m *criMachine) pull(t *testing.T, image string) string {
 			if ctx.Err() != nil {
 				t.Fatal("containerd takes too long to start")
 			}
-			return noStart
+			return noStart, ""
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
@@ -168,16 +223,16 @@ func (m *criMachine) pull(t *testing.T, image string) string {
 	case status == "0":
 		t.Fatal("an image that is nowhere was pulled")
 	case mirror && registry:
-		return asksBoth
+		return asksBoth, message
 	case mirror:
-		return asksMirror
+		return asksMirror, message
 	case registry:
-		return asksRegistry
+		return asksRegistry, message
 	case status == "12": // UNIMPLEMENTED
-		return noCRI
+		return noCRI, message
 	}
 	t.Fatalf("nobody was asked: status %s, %s", status, message)
-	return ""
+	return "", ""
 }
 
 // pullByCRI calls PullImage of CRI (runtime.v1) as the kubelet does, and returns

@@ -2,6 +2,7 @@ package criconfig
 
 import (
 	"fmt"
+	"strings"
 )
 
 // verifier is what a configuration says of the image verifier plugin
@@ -42,13 +43,13 @@ func (j Judgement) CallsVerifier(dir, program string, others []string) (answer A
 	case j.Reads == Unknown:
 		return Unknown, j.Why, j.Steps
 	case j.release.major < 2:
-		return No, fmt.Sprintf("containerd %s has no image verifiers", j.Release), []string{"update containerd to 2.1 or newer"}
+		return No, fmt.Sprintf("containerd %s has no image verifiers", j.Release), j.toTransfer("update containerd to 2.1 or newer")
 	case j.Pull == "":
 		return No, j.Why, j.Steps
 	case !j.release.transfer:
-		return No, fmt.Sprintf("CRI of containerd %s pulls without the transfer service, which alone asks them: only other clients, such as ctr, have their images checked", j.Release), []string{"update containerd to 2.1 or newer"}
+		return No, fmt.Sprintf("CRI of containerd %s pulls without the transfer service, which alone asks them: only other clients, such as ctr, have their images checked", j.Release), j.toTransfer("update containerd to 2.1 or newer")
 	case j.Pull != TransferPull:
-		return No, fmt.Sprintf("CRI pulls without the transfer service, which alone asks them, because of %s", j.local), []string{"take that out of containerd's configuration", "restart containerd"}
+		return No, fmt.Sprintf("CRI pulls without the transfer service, which alone asks them, because of %s", j.local), j.toTransfer("take that out of containerd's configuration", "restart containerd")
 	case j.verifier.disabledBy != "":
 		return No, "the plugin is disabled by " + j.verifier.disabledBy, []string{fmt.Sprintf("in %s, take %q out of disabled_plugins", j.verifier.disabledBy, verifierPlugin), "restart containerd"}
 	case !j.same(j.verifier.dir, dir) && j.verifier.by == "":
@@ -59,6 +60,16 @@ func (j Judgement) CallsVerifier(dir, program string, others []string) (answer A
 		return No, fmt.Sprintf("max_verifiers is %d, and by its name the program is number %d in the folder", j.verifier.max, place), []string{fmt.Sprintf("in containerd's configuration, have\n\n  %s\n    max_verifiers = -1\n", table), "restart containerd"}
 	}
 	return Yes, "", nil
+}
+
+// toTransfer are steps after which CRI pulls by the transfer service: by then
+// config_path must not be a list, or no hosts.toml counts any more.
+func (j Judgement) toTransfer(steps ...string) []string {
+	if len(j.Roots) < 2 {
+		return steps
+	}
+	first := fmt.Sprintf("first set config_path to one folder: it is now %q, which the transfer service takes for the name of one, so that no hosts.toml would count any more", strings.Join(j.Roots, ":"))
+	return append([]string{first}, steps...)
 }
 
 // Verifier tells whether containerd asks an image verifier, in words too.

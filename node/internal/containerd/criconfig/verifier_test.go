@@ -25,6 +25,8 @@ func TestVerifier(t *testing.T) {
 		"1.7 has none":              {"1.7.35", "version = 2\n", dir, nil, No, []string{"has no image verifiers", "2.1 or newer"}},
 		"local pull":                {"2.4.2", "version = 3\n[plugins.\"io.containerd.cri.v1.images\"]\nuse_local_image_pull = true\n", dir, nil, No, []string{"says nothing of that", "because of use_local_image_pull = true in ", "restart"}},
 		"downloads":                 {"2.2.9", "version = 3\n[plugins.\"io.containerd.cri.v1.images\"]\nmax_concurrent_downloads = 5\n", dir, nil, No, []string{"because of max_concurrent_downloads = 5"}},
+		"a list":                    {"2.4.2", "version = 3\n[plugins.\"io.containerd.cri.v1.images\"]\nuse_local_image_pull = true\n[plugins.\"io.containerd.cri.v1.images\".registry]\nconfig_path = \"/a:/b\"\n", dir, nil, No, []string{"1. first set config_path to one folder", "2. take that out"}},
+		"a list by default":         {"2.4.2", "version = 3\n[plugins.\"io.containerd.cri.v1.images\"]\nuse_local_image_pull = true\n", dir, nil, No, []string{"1. first set config_path to one folder", "2. take that out"}},
 		"three downloads":           {"2.2.9", "version = 3\n[plugins.\"io.containerd.cri.v1.images\"]\nmax_concurrent_downloads = 3\n", dir, nil, Yes, nil},
 		"no downloads":              {"2.2.9", "version = 3\n[plugins.\"io.containerd.cri.v1.images\"]\nmax_concurrent_downloads = 0\n", dir, nil, No, []string{"max_concurrent_downloads = 0"}},
 		"mirrors":                   {"2.3.7", "version = 3\n[plugins.\"io.containerd.cri.v1.images\".registry.mirrors.\"reg.test\"]\nendpoint = []\n", dir, nil, No, []string{"because of registry.mirrors in "}},
