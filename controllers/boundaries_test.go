@@ -25,7 +25,7 @@ func kubernetes(pkg string) bool {
 
 // The controllers know of a node what its control API and its proofs say.
 func TestControllersImportOnlyTheContracts(t *testing.T) {
-	allowed := []string{module + "/api/v1alpha1", module + "/node/control", module + "/node/ledger"}
+	allowed := []string{module + "/api/v1alpha1", module + "/node/canary", module + "/node/control", module + "/node/distributions", module + "/node/ledger"}
 	for _, pkg := range goList(t, "-f", `{{join .Imports "\n"}}`, module+"/controllers") {
 		if strings.HasPrefix(pkg, module+"/") && !slices.Contains(allowed, pkg) {
 			t.Errorf("controllers imports %s", pkg)

@@ -125,7 +125,7 @@ func stripOwned(obj any) (any, error) {
 	return slim, nil
 }
 
-// stripPod leaves of a pod its status and its place.
+// stripPod leaves of a pod its status, its place, and what stands for its canary.
 func stripPod(obj any) (any, error) {
 	pod, ok := obj.(*corev1.Pod)
 	if !ok {
@@ -135,6 +135,11 @@ func stripPod(obj any) (any, error) {
 	copyIdentity(slim, pod)
 	if node := nodeOf(*pod); pod.Spec.NodeName == "" && node != "" { // where a DaemonSet wants it
 		slim.Spec.Affinity = affinityTo(node)
+	}
+	for _, c := range pod.Spec.Containers {
+		if c.Name == containerCanary {
+			slim.Spec.Containers = []corev1.Container{{Name: c.Name, Image: bounded(c.Image, maxPath)}}
+		}
 	}
 	if at := pod.Annotations[annotationPath]; len(at) <= maxPath {
 		slim.SetAnnotations(only(pod.Annotations, annotationPath))

@@ -138,13 +138,11 @@ func TestKubernetesNodes(t *testing.T) {
 	t.Run("nothing else", func(t *testing.T) { nothingElseOfNodes(t, c) })
 }
 
-// isSetUp plays the set-up of a mirror's pod.
-func (c *cluster) isSetUp(t *testing.T, pod *corev1.Pod) {
+// isProven plays containerd, which pulls through the mirror of a pod.
+func (c *cluster) isProven(t *testing.T, pod *corev1.Pod) {
 	t.Helper()
 	c.get(t, pod)
-	pod.Status = corev1.PodStatus{Phase: corev1.PodPending, InitContainerStatuses: []corev1.ContainerStatus{{
-		Name: containerSetUp, State: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{}},
-	}}}
+	pod.Status = corev1.PodStatus{Phase: corev1.PodRunning, ContainerStatuses: []corev1.ContainerStatus{canaryRuns(true)}}
 	if err := c.Status().Update(t.Context(), pod); err != nil {
 		t.Fatal(err)
 	}
@@ -173,7 +171,7 @@ func startupTaint(t *testing.T, c *cluster, mirror *v1alpha1.PyrsiaNode, pod *co
 		t.Fatalf("a node without a proof has the taints %s", got)
 	}
 	asked.optional(" nodes patch")
-	c.isSetUp(t, pod)
+	c.isProven(t, pod)
 	got := c.awaitCondition(t, mirror, v1alpha1.ConditionNodesCovered, metav1.ConditionFalse, "TaintNotRemoved")
 	if !strings.Contains(got.Message, "startupTaint.enabled") || c.taints(t, "fresh") != both {
 		t.Errorf("the message is %q, the taints are %s", got.Message, c.taints(t, "fresh"))
@@ -210,7 +208,7 @@ func startupTaintOfTwo(t *testing.T, c *cluster, mirror *v1alpha1.PyrsiaNode) {
 	c.awaitTemplate(t, second)
 	for _, node := range []*corev1.Node{kubernetesNode("for-one"), kubernetesNode("for-both", "pool", "a")} {
 		c.create(t, tainted(node, taintNotProven))
-		c.isSetUp(t, c.placePod(t, mirror, node.Name))
+		c.isProven(t, c.placePod(t, mirror, node.Name))
 	}
 	c.setWorkloadStatus(t, second, 1, 0)
 	c.setWorkloadStatus(t, mirror, 6, 6)
@@ -223,7 +221,7 @@ func startupTaintOfTwo(t *testing.T, c *cluster, mirror *v1alpha1.PyrsiaNode) {
 	if got := c.taints(t, "for-both"); got != taintNotProven {
 		t.Errorf("the node has the taints %q before the second mirror is proven", got)
 	}
-	c.isSetUp(t, c.placePod(t, second, "for-both"))
+	c.isProven(t, c.placePod(t, second, "for-both"))
 	c.setWorkloadStatus(t, second, 1, 1)
 	eventually(t, func() error {
 		if got := c.taints(t, "for-both"); got != "" {

@@ -141,10 +141,17 @@ func (c *cluster) createPod(t *testing.T, n *v1alpha1.PyrsiaNode, template corev
 		ObjectMeta: metav1.ObjectMeta{Namespace: n.Namespace, GenerateName: n.Name + "-", Labels: template.Labels},
 		Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "node", Image: nodeContainerOf(template).Image}}},
 	}
+	var statuses []corev1.ContainerStatus
+	for _, container := range template.Spec.Containers {
+		if container.Name == containerCanary { // containerd has got it from the mirror
+			pod.Spec.Containers = append(pod.Spec.Containers, corev1.Container{Name: container.Name, Image: container.Image})
+			statuses = append(statuses, corev1.ContainerStatus{Name: container.Name, Ready: true})
+		}
+	}
 	c.create(t, pod)
 	pod.Status = corev1.PodStatus{
 		Phase: corev1.PodRunning, PodIP: ip, HostIP: ip, HostIPs: []corev1.HostIP{{IP: ip}}, PodIPs: []corev1.PodIP{{IP: ip}},
-		Conditions: []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}},
+		Conditions: []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}, ContainerStatuses: statuses,
 	}
 	if err := c.Status().Update(t.Context(), pod); err != nil {
 		t.Fatal(err)

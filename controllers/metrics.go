@@ -77,6 +77,7 @@ func (c *statusCollector) Collect(out chan<- prometheus.Metric) {
 			g.set(descPods, float64(p.Desired), "desired")
 			g.set(descPods, float64(p.Ready), "ready")
 			g.set(descPods, float64(p.Configured), "configured")
+			g.set(descPods, float64(p.Proven), "proven")
 		}
 		if l := n.Status.Ledger; l != nil {
 			g.set(descBlocks, float64(l.Size))

@@ -104,11 +104,11 @@ func (n *Nodes) podsOf(ctx context.Context, node *v1alpha1.PyrsiaNode, component
 	return pods.Items, nil
 }
 
-// readyPods are those that are ready.
+// readyPods are those whose node is ready.
 func (n *Nodes) readyPods(ctx context.Context, node *v1alpha1.PyrsiaNode) ([]corev1.Pod, error) {
 	pods, err := n.pods(ctx, node)
 	return slices.DeleteFunc(pods, func(p corev1.Pod) bool {
-		return p.Status.PodIP == "" || p.DeletionTimestamp != nil || !isReady(p)
+		return p.Status.PodIP == "" || p.DeletionTimestamp != nil || !isReady(p) && !lacksProofAlone(p)
 	}), err
 }
 

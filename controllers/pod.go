@@ -34,6 +34,9 @@ const (
 	portMirror = 5001
 )
 
+// containerNode is the container of the node itself.
+const containerNode = "node"
+
 // nodeUser is the user and group of the node's image.
 const nodeUser = 65532
 
@@ -49,6 +52,7 @@ type podInputs struct {
 	// everyNode has a mirror's pods stand on each Linux machine, unless the spec
 	// says otherwise.
 	everyNode bool
+	pods      []corev1.Pod // as they are; roll-outs depend on them alone
 
 	// mirrors and frontends are the DaemonSets as they were read last; nil while the
 	// cluster has not seen the newest one. They are what a later step has from the
@@ -140,7 +144,7 @@ func nodeContainer(n *v1alpha1.PyrsiaNode, in podInputs, args []string) *coreac.
 	if e := exposure(n); e != nil && e.Type == v1alpha1.ExposureHostPort {
 		p2p.WithHostPort(e.Port)
 	}
-	container := coreac.Container().WithName("node")
+	container := coreac.Container().WithName(containerNode)
 	if in.outside.port != 0 && len(in.outside.hosts) == 0 {
 		container.WithEnv(coreac.EnvVar().WithName("HOST_IP").
 			WithValueFrom(coreac.EnvVarSource().WithFieldRef(coreac.ObjectFieldSelector().WithAPIVersion("v1").WithFieldPath("status.hostIP"))))

@@ -10,6 +10,7 @@ import (
 	coreac "k8s.io/client-go/applyconfigurations/core/v1"
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
+	"github.com/pyrsia/pyrsia-operator/node/canary"
 	"github.com/pyrsia/pyrsia-operator/node/control"
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
 )
@@ -27,7 +28,8 @@ const (
 // as soon as the mirror is ready, and not before: the mirror becomes a sidecar
 // (kubernetes.io/docs/concepts/workloads/pods/sidecar-containers), and what
 // comes after it waits until its startup probe succeeds. The pods only ever set
-// up: what is wanted no more is put back by pods of its own (restoreContainerd).
+// up, and keep that: what is wanted no more is put back by pods of its own
+// (restoreContainerd). The canary, which comes last, proves that it works.
 func manageContainerd(spec *coreac.PodSpecApplyConfiguration, n *v1alpha1.PyrsiaNode, in podInputs, m v1alpha1.Mirror) {
 	if m.Containerd == v1alpha1.ContainerdUnmanaged {
 		return
@@ -38,15 +40,19 @@ func manageContainerd(spec *coreac.PodSpecApplyConfiguration, n *v1alpha1.Pyrsia
 		WithStartupProbe(probe("/readyz").WithPeriodSeconds(1).WithFailureThreshold(startupFailures))
 	spec.WithInitContainers(&mirror)
 	spec.Containers = nil
-	spec.WithContainers(holdContainer(n, in))
 	withContainerd(spec, n, in, containerSetUp, installArgs(n, m)...)
+	spec.WithContainers(
+		containerdContainer(n, in, containerKeep, keepArgs(n, m)...).WithResources(little()),
+		canaryContainer(n, m))
 	spec.WithVolumes(hostVolume("certs-d", m.ContainerdConfigPath))
 	// In it are the secret by which the port proves that it is this mirror's, and
 	// the frontend's socket by which it is asked: the machine's loopback address is
 	// out of a pod's reach.
-	for i, c := range spec.InitContainers {
-		if *c.Name == containerGuard || *c.Name == containerSetUp {
-			spec.InitContainers[i].WithVolumeMounts(coreac.VolumeMount().WithName("data").WithMountPath("/data").WithReadOnly(true))
+	for _, all := range [][]coreac.ContainerApplyConfiguration{spec.InitContainers, spec.Containers} {
+		for i, c := range all {
+			if *c.Name == containerGuard || *c.Name == containerSetUp || *c.Name == containerKeep {
+				all[i].WithVolumeMounts(coreac.VolumeMount().WithName("data").WithMountPath("/data").WithReadOnly(true))
+			}
 		}
 	}
 }
@@ -75,8 +81,17 @@ func portArgs(n *v1alpha1.PyrsiaNode, m v1alpha1.Mirror, command string, wait ti
 }
 
 func installArgs(n *v1alpha1.PyrsiaNode, m v1alpha1.Mirror) []string {
-	args := append(portArgs(n, m, "install", portWait), "--mode", string(m.Containerd), "--hand-over", handOver.String())
-	for _, registry := range m.Registries {
+	return append(append(portArgs(n, m, "install", portWait), "--hand-over", handOver.String()), setUpArgs(n, m)...)
+}
+
+// keepArgs keep what installArgs have set up.
+func keepArgs(n *v1alpha1.PyrsiaNode, m v1alpha1.Mirror) []string {
+	return append(portArgs(n, m, "keep", portWait), setUpArgs(n, m)...)
+}
+
+func setUpArgs(n *v1alpha1.PyrsiaNode, m v1alpha1.Mirror) []string {
+	args := []string{"--mode", string(m.Containerd)}
+	for _, registry := range append(slices.Clone(m.Registries), canary.Registry(string(n.UID))) {
 		args = append(args, "--registry", registry)
 	}
 	return args
@@ -96,15 +111,19 @@ func setupOwner(n *v1alpha1.PyrsiaNode) string {
 
 func mirrorURL(port int32) string { return fmt.Sprintf("http://127.0.0.1:%d", port) }
 
-// withContainerd adds a container that changes what is in the volume certs-d.
+// withContainerd adds an init container that changes what is in the volume certs-d.
 func withContainerd(spec *coreac.PodSpecApplyConfiguration, n *v1alpha1.PyrsiaNode, in podInputs, name string, args ...string) {
+	spec.WithInitContainers(containerdContainer(n, in, name, args...))
+}
+
+func containerdContainer(n *v1alpha1.PyrsiaNode, in podInputs, name string, args ...string) *coreac.ContainerApplyConfiguration {
 	// CHOWN and FOWNER: a hosts.toml keeps its owner. DAC_READ_SEARCH: it may be
 	// for its owner alone, as the mirror's secret is.
-	spec.WithInitContainers(initContainer(n, in, name, "CHOWN", "DAC_READ_SEARCH", "FOWNER").
+	return initContainer(n, in, name, "CHOWN", "DAC_READ_SEARCH", "FOWNER").
 		WithArgs(args...).
 		// What it says when it fails is what the condition says.
 		WithTerminationMessagePolicy(corev1.TerminationMessageFallbackToLogsOnError).
-		WithVolumeMounts(coreac.VolumeMount().WithName("certs-d").WithMountPath("/certs.d")))
+		WithVolumeMounts(coreac.VolumeMount().WithName("certs-d").WithMountPath("/certs.d"))
 }
 
 // holdContainer keeps a pod there whose other containers have done their work
@@ -144,12 +163,12 @@ func sameRegistry(a, b string) bool {
 func setUpRefusal(pods []corev1.Pod) (reason, message string) {
 	count := 0
 	for _, p := range pods {
-		for _, s := range p.Status.InitContainerStatuses {
+		for _, s := range slices.Concat(p.Status.InitContainerStatuses, p.Status.ContainerStatuses) {
 			ended := s.State.Terminated
 			if ended == nil {
 				ended = s.LastTerminationState.Terminated // it waits to be started again, or has been
 			}
-			if ended == nil || refusals[ended.ExitCode].container != s.Name {
+			if ended == nil || !slices.Contains(refusals[ended.ExitCode].containers, s.Name) || s.Name == containerKeep && s.State.Running != nil {
 				continue
 			}
 			if count++; count == 1 {
@@ -166,9 +185,12 @@ func setUpRefusal(pods []corev1.Pod) (reason, message string) {
 }
 
 // refusals are what a container of a mirror's pods refuses, by its exit status.
-var refusals = map[int32]struct{ container, reason, what string }{
-	control.ExitRegistryTaken: {containerSetUp, "RegistryTaken", "containerd is not set up"},
-	control.ExitPortTaken:     {containerSetUp, "PortTaken", "containerd is not set up"},
-	control.ExitFolderTaken:   {containerInitData, "FolderTaken", "the mirror does not run"},
-	control.ExitSetUpRefused:  {containerSetUp, "SetUpRefused", "containerd is not set up"},
+var refusals = map[int32]struct {
+	containers   []string
+	reason, what string
+}{
+	control.ExitRegistryTaken: {[]string{containerSetUp, containerKeep}, "RegistryTaken", "containerd is not set up"},
+	control.ExitPortTaken:     {[]string{containerSetUp, containerKeep}, "PortTaken", "containerd is not set up"},
+	control.ExitFolderTaken:   {[]string{containerInitData}, "FolderTaken", "the mirror does not run"},
+	control.ExitSetUpRefused:  {[]string{containerSetUp, containerKeep}, "SetUpRefused", "containerd is not set up"},
 }

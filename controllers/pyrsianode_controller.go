@@ -95,7 +95,7 @@ func (r *PyrsiaNodeReconciler) Reconcile(ctx context.Context, req ctrl.Request) 
 	before := n.DeepCopy()
 	setNotAllowed(n, may)
 	in := podInputs{image: r.NodeImage, host: may.host, former: may.former, everyNode: may.everyNode}
-	next, err := run(ctx, n, r.keys, r.network(&in), r.workload(&in), r.coverNodes(&in), r.restoreContainerd(&in), r.ledger(&in), r.awaitKeys, r.pace)
+	next, err := run(ctx, n, r.keys, r.network(&in), r.workload(&in), r.coverNodes(&in), r.restoreContainerd(&in), r.prove(&in), r.ledger(&in), r.awaitKeys, r.pace)
 	return r.status.finish(ctx, before, n, next, err)
 }
 

@@ -46,6 +46,9 @@ func frontendDaemonSet(n *v1alpha1.PyrsiaNode, in podInputs) *appsac.DaemonSetAp
 		wait = waitFallback
 	}
 	args := []string{"frontend", "--listen", loopback(mirror.Port), "--dir", "/sockets", "--wait", wait.String(), "--drain", frontendDrain.String()}
+	if mirror.Containerd != v1alpha1.ContainerdUnmanaged {
+		args = append(args, "--canary", string(n.UID))
+	}
 	// Where the mirror's pod is not replaced yet, containerd asks at the port before.
 	for _, port := range in.former {
 		args = append(args, "--former", loopback(port))

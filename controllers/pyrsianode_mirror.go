@@ -49,7 +49,7 @@ func daemonSet(n *v1alpha1.PyrsiaNode, in podInputs) *appsac.DaemonSetApplyConfi
 		WithSpec(appsac.DaemonSetSpec().
 			WithSelector(metaac.LabelSelector().WithMatchLabels(labels(n, component(n)))).
 			WithUpdateStrategy(appsac.DaemonSetUpdateStrategy().
-				WithRollingUpdate(appsac.RollingUpdateDaemonSet().WithMaxUnavailable(*mirror.MaxUnavailable))).
+				WithRollingUpdate(appsac.RollingUpdateDaemonSet().WithMaxUnavailable(in.maxUnavailable(*mirror.MaxUnavailable)))).
 			WithTemplate(template))
 }
 

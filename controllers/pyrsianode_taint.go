@@ -18,10 +18,6 @@ import (
 // taintsAtOnce bounds the Kubernetes nodes that one pass opens to pods.
 const taintsAtOnce = 100
 
-// proven tells whether containerd on the Kubernetes node of a mirror's pod is known
-// to ask the mirror.
-func proven(p corev1.Pod) bool { return setUp(p) }
-
 // removeTaints takes the start-up taint from the Kubernetes nodes on which the mirror
 // is proven, and tells one of which it may not. The right to do so is an
 // installation's own choice, and comes with a ValidatingAdmissionPolicy that lets
@@ -77,7 +73,7 @@ func (r *PyrsiaNodeReconciler) provenBy(ctx context.Context, n *v1alpha1.PyrsiaN
 			continue
 		}
 		pods, err := r.Nodes.pods(ctx, other)
-		if err != nil || !slices.ContainsFunc(pods, func(p corev1.Pod) bool { return p.Spec.NodeName == node.Name && proven(p) }) {
+		if err != nil || !slices.ContainsFunc(pods, func(p corev1.Pod) bool { return p.Spec.NodeName == node.Name && proofOf(other, p) == proofGiven }) {
 			return false, err
 		}
 	}

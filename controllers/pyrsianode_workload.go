@@ -34,6 +34,11 @@ func (r *PyrsiaNodeReconciler) workload(in *podInputs) step[*v1alpha1.PyrsiaNode
 			setFailed(n, v1alpha1.ConditionWorkloadReady, "ImageBehindMirror", message)
 			return 0, reconcile.TerminalError(fmt.Errorf("%s", message))
 		}
+		pods, err := r.Nodes.pods(ctx, n)
+		if err != nil {
+			return 0, err
+		}
+		in.pods = pods
 		counts, err := r.applyWorkload(ctx, n, in)
 		if foreign, ok := errors.AsType[*foreignObjectError](err); ok {
 			setFailed(n, v1alpha1.ConditionWorkloadReady, "NameConflict", foreign.Error())
@@ -46,12 +51,8 @@ func (r *PyrsiaNodeReconciler) workload(in *podInputs) step[*v1alpha1.PyrsiaNode
 			}
 			return 0, err
 		}
-		pods, err := r.Nodes.pods(ctx, n)
-		if err != nil {
-			return 0, err
-		}
 		if n.Status.Nodes = counts; counts != nil {
-			counts.Configured = configured(pods)
+			counts.Configured = countIf(pods, setUp)
 		}
 		recordSetup(n, pods)
 		var fronts []corev1.Pod
@@ -96,21 +97,10 @@ func judgeWorkload(n *v1alpha1.PyrsiaNode, pods, fronts []corev1.Pod) {
 	}
 }
 
-// configured counts the pods on whose Kubernetes nodes containerd is set up.
-func configured(pods []corev1.Pod) (n int32) {
-	for _, p := range pods {
-		if setUp(p) {
-			n++
-		}
-	}
-	return n
-}
-
 // setUp tells whether a mirror's pod has set containerd up.
 func setUp(p corev1.Pod) bool {
-	return slices.ContainsFunc(p.Status.InitContainerStatuses, func(s corev1.ContainerStatus) bool {
-		return s.Name == containerSetUp && s.State.Terminated != nil && s.State.Terminated.ExitCode == 0
-	})
+	s := statusOf(p.Status.InitContainerStatuses, containerSetUp)
+	return s.State.Terminated != nil && s.State.Terminated.ExitCode == 0
 }
 
 // trouble says what keeps the first pod that has trouble from being ready, and
@@ -124,6 +114,9 @@ func trouble(n *v1alpha1.PyrsiaNode, pods []corev1.Pod) string {
 			return fmt.Sprintf("; pod %s cannot be placed: see 'kubectl describe pod %[1]s'%s", p.Name, priorityHint(n))
 		}
 		for _, s := range slices.Concat(p.Status.InitContainerStatuses, p.Status.ContainerStatuses) {
+			if s.Name == containerCanary {
+				continue // it has a condition of its own
+			}
 			waiting := ""
 			if s.State.Waiting != nil {
 				waiting = s.State.Waiting.Reason
@@ -188,6 +181,10 @@ func (r *PyrsiaNodeReconciler) applyWorkload(ctx context.Context, n *v1alpha1.Py
 	mirrors, err := r.applyDaemonSet(ctx, n, daemonSet(n, *in))
 	if err != nil {
 		return nil, err
+	}
+	if mirrors != nil {
+		// What lacks the proof alone is ready here: the proof has a condition of its own.
+		mirrors.Status.NumberReady = min(mirrors.Status.NumberReady+countIf(in.pods, lacksProofAlone), mirrors.Status.DesiredNumberScheduled)
 	}
 	in.mirrors = mirrors
 	frontends, err := r.applyDaemonSet(ctx, n, frontendDaemonSet(n, *in))
@@ -261,10 +258,27 @@ func (r *PyrsiaNodeReconciler) applyDaemonSet(ctx context.Context, n *v1alpha1.P
 		return nil, err
 	}
 	if changed {
-		return nil, wrap(r.applier.apply(ctx, live, desired), "applying DaemonSet %s", *desired.Name)
+		paced := onlyPaced(live, desired)
+		if err := r.applier.apply(ctx, live, desired); err != nil || !paced {
+			return nil, wrap(err, "applying DaemonSet %s", *desired.Name)
+		}
+		return live, nil
 	}
-	if live.Status.ObservedGeneration < live.Generation {
+	// Where a mirror has counts, nothing but its pace was changed since they were made.
+	if live.Status.ObservedGeneration < live.Generation && (live.Name != n.Name || n.Status.Nodes == nil) {
 		return nil, nil
 	}
 	return live, nil
+}
+
+// onlyPaced tells whether nothing is to be changed but how fast the pods of a
+// DaemonSet are replaced: what the cluster says of them holds.
+func onlyPaced(live *appsv1.DaemonSet, desired *appsac.DaemonSetApplyConfiguration) bool {
+	owned, err := appsac.ExtractDaemonSet(live, fieldOwner)
+	if err != nil || owned.Spec == nil {
+		return false
+	}
+	owned.Spec.UpdateStrategy = desired.Spec.UpdateStrategy
+	same, err := equalJSON(owned, desired)
+	return err == nil && same
 }

@@ -19,6 +19,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
+	"github.com/pyrsia/pyrsia-operator/node/canary"
 	"github.com/pyrsia/pyrsia-operator/node/control"
 )
 
@@ -53,7 +54,7 @@ func (c *cluster) placePod(t *testing.T, mirror *v1alpha1.PyrsiaNode, node strin
 func podOn(mirror *v1alpha1.PyrsiaNode, component, node string) *corev1.Pod {
 	return &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Namespace: mirror.Namespace, GenerateName: mirror.Name + "-", Labels: labels(mirror, component)},
-		Spec:       corev1.PodSpec{NodeName: node, Containers: []corev1.Container{{Name: "hold", Image: "pyrsia"}}},
+		Spec:       corev1.PodSpec{NodeName: node, Containers: []corev1.Container{{Name: containerCanary, Image: canary.Image(string(mirror.UID))}}},
 	}
 }
 

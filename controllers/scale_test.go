@@ -32,7 +32,7 @@ func TestStatusOfAThousandNodes(t *testing.T) {
 		recordAddresses(n, reports, outside{port: portP2P})
 		recordPeers(n, reports)
 		setAlarms(n, reports)
-		n.Status.Nodes = &v1alpha1.NodeCounts{Desired: 1000, Ready: 999, Configured: configured(list)}
+		n.Status.Nodes = &v1alpha1.NodeCounts{Desired: 1000, Ready: 999, Configured: countIf(list, setUp)}
 		judgeWorkload(n, list, nil)
 		summarize(n, nil)
 		if n.Status.Ledger.Size != 2 || len(n.Status.Addresses) != maxAddresses || len(n.Status.Conditions) < 5 {

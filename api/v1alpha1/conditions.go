@@ -1,6 +1,10 @@
 package v1alpha1
 
-import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+import (
+	"slices"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
 
 // The conditions that each kind has. Ready sums up the kind's steps.
 // Reconciling and Stalled follow kstatus: they exist only while they are True.
@@ -22,6 +26,10 @@ const (
 	// ConditionLedgerVerified: the ledger that the pods serve carries the
 	// pinned key's signature and extends what was verified before.
 	ConditionLedgerVerified = "LedgerVerified"
+	// ConditionContainerdUsesMirror: containerd on each Kubernetes node has pulled
+	// an image that it can get through the mirror alone, since it was started. Not
+	// of a mirror whose containerd is Unmanaged.
+	ConditionContainerdUsesMirror = "ContainerdUsesMirror"
 )
 
 // The alarms of a PyrsiaNode. They exist only while they are True, and say
@@ -78,6 +86,9 @@ var NodeRemarks = []string{ConditionNodesCovered}
 // which they are reached.
 var NodeSteps = []string{ConditionKeysReady, ConditionNetworkReady, ConditionWorkloadReady, ConditionLedgerVerified}
 
+// MirrorSteps are those of a mirror that manages containerd.
+var MirrorSteps = append(slices.Clone(NodeSteps), ConditionContainerdUsesMirror)
+
 // The steps of an OfficialImageSet and an Artifact.
 const (
 	// ConditionPlanned: it is known which images the set holds.
@@ -132,7 +143,12 @@ func (n *PyrsiaNode) Conditions() *[]metav1.Condition { return &n.Status.Conditi
 func (n *PyrsiaNode) ObservedGeneration() *int64 { return &n.Status.ObservedGeneration }
 
 // Steps are the conditions that make the node Ready.
-func (n *PyrsiaNode) Steps() []string { return NodeSteps }
+func (n *PyrsiaNode) Steps() []string {
+	if n.Spec.Role == RoleMirror && (n.Spec.Mirror == nil || n.Spec.Mirror.Containerd != ContainerdUnmanaged) {
+		return MirrorSteps
+	}
+	return NodeSteps
+}
 
 // Conditions are the conditions in the status.
 func (s *OfficialImageSet) Conditions() *[]metav1.Condition { return &s.Status.Conditions }

@@ -320,8 +320,9 @@ type PyrsiaNodeStatus struct {
 	// +optional
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
 
-	// conditions are the steps KeysReady, NetworkReady, WorkloadReady and
-	// LedgerVerified, and Ready, which sums them up; NodesCovered of a mirror.
+	// conditions are the steps KeysReady, NetworkReady, WorkloadReady,
+	// LedgerVerified and, of a mirror that manages containerd,
+	// ContainerdUsesMirror, and Ready, which sums them up; NodesCovered of a mirror.
 	// +kubebuilder:validation:MaxItems=32
 	// +listType=map
 	// +listMapKey=type
@@ -472,7 +473,8 @@ type NodeCounts struct {
 	// +optional
 	Desired int32 `json:"desired"`
 
-	// ready is the number of pods that are ready.
+	// ready is the number of pods that are ready. A mirror's pod is also while
+	// the proof is missing that containerd uses it.
 	// +optional
 	Ready int32 `json:"ready"`
 
@@ -480,6 +482,12 @@ type NodeCounts struct {
 	// containerd up.
 	// +optional
 	Configured int32 `json:"configured"`
+
+	// proven is the number of Kubernetes nodes on which containerd has shown that
+	// it uses the mirror: it has pulled what it can get from this mirror alone,
+	// since it was started.
+	// +optional
+	Proven int32 `json:"proven"`
 }
 
 // PyrsiaNode is a publisher, or a mirror on each Kubernetes node, of a Pyrsia

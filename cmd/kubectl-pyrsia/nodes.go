@@ -48,10 +48,13 @@ func (c *cluster) pod(ctx context.Context, n *v1alpha1.PyrsiaNode) (string, erro
 		return "", fmt.Errorf("listing the pods of %s: %w", n.Name, err)
 	}
 	for _, p := range pods.Items {
-		for _, condition := range p.Status.Conditions {
-			if condition.Type == corev1.PodReady && condition.Status == corev1.ConditionTrue && p.DeletionTimestamp == nil {
-				return p.Name, nil
-			}
+		ready := slices.ContainsFunc(p.Status.Conditions, func(c corev1.PodCondition) bool {
+			return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
+		})
+		// A mirror's pod waits for containerd, and its node serves meanwhile.
+		serves := slices.ContainsFunc(p.Status.InitContainerStatuses, func(s corev1.ContainerStatus) bool { return s.Name == "node" && s.Ready })
+		if p.DeletionTimestamp == nil && (ready || serves) {
+			return p.Name, nil
 		}
 	}
 	return "", fmt.Errorf("none of the %d pods of PyrsiaNode %s is ready: see 'kubectl -n %s describe pn %[2]s'", len(pods.Items), n.Name, n.Namespace)

@@ -36,10 +36,17 @@ func (s *stage) startNode(ctx context.Context, n *v1alpha1.PyrsiaNode) error {
 	}
 	pod := &corev1.Pod{Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "node", Image: "example.com/pyrsia"}}}}
 	pod.Namespace, pod.Name, pod.Labels = n.Namespace, n.Name+"-0", template.Labels
+	var statuses []corev1.ContainerStatus
+	for _, c := range template.Spec.Containers {
+		if c.Name == "canary" { // no containerd is measured
+			pod.Spec.Containers = append(pod.Spec.Containers, corev1.Container{Name: c.Name, Image: c.Image})
+			statuses = append(statuses, corev1.ContainerStatus{Name: c.Name, Ready: true})
+		}
+	}
 	if err := s.Create(ctx, pod); err != nil {
 		return err
 	}
-	pod.Status = corev1.PodStatus{Phase: corev1.PodRunning, PodIP: ip, Conditions: []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}}
+	pod.Status = corev1.PodStatus{Phase: corev1.PodRunning, PodIP: ip, ContainerStatuses: statuses, Conditions: []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}}
 	if err := s.Status().Update(ctx, pod); err != nil {
 		return err
 	}

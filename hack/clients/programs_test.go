@@ -104,21 +104,11 @@ func shortDir(t *testing.T) string {
 func (w *world) containerd(t *testing.T, name, programs, pyrsia, mirror, mode, more string) client {
 	t.Helper()
 	dir := shortDir(t)
-	certs, socket, config := filepath.Join(dir, "certs.d"), filepath.Join(dir, "c.sock"), filepath.Join(dir, "config.toml")
+	certs := filepath.Join(dir, "certs.d")
 	if out, err := exec.CommandContext(t.Context(), pyrsia, "containerd", "install", "--no-port-check", "--certs-d", certs, "--mirror", "http://"+mirror, "--mode", mode).CombinedOutput(); err != nil {
 		t.Fatalf("pyrsia containerd install: %v: %s", err, out)
 	}
-	content := fmt.Sprintf("version = 2\nroot = %q\nstate = %q\ndisabled_plugins = [%q, %q, %q]\n[grpc]\n  address = %q\n"+
-		"[[plugins.\"io.containerd.transfer.v1.local\".unpack_config]]\n  platform = \"linux/amd64\"\n  snapshotter = \"native\"\n  differ = \"walking\"\n",
-		filepath.Join(dir, "root"), filepath.Join(dir, "state"),
-		"io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt", "io.containerd.snapshotter.v1.devmapper", socket) + more
-	if err := os.WriteFile(config, []byte(content), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	w.daemon(t, dir, socket, filepath.Join(programs, "bin", "containerd"), "--config", config)
-	ctr := func(ctx context.Context, args ...string) (string, error) {
-		return w.run(ctx, dir, filepath.Join(programs, "bin", "ctr"), append([]string{"--address", socket}, args...)...)
-	}
+	ctr := w.startContainerd(t, dir, programs, more)
 	return client{name: name, pull: func(ctx context.Context, image string) (string, string, error) {
 		ref := "docker.io/library/" + image
 		out, err := ctr(ctx, "images", "pull", "--hosts-dir", certs, "--snapshotter", "native", "--platform", "linux/amd64", ref)
@@ -128,6 +118,23 @@ func (w *world) containerd(t *testing.T, name, programs, pyrsia, mirror, mode, m
 		list, err := ctr(ctx, "images", "ls", "name=="+ref)
 		return out, firstDigest(strings.ReplaceAll(list, ref, "")), err
 	}}
+}
+
+// startContainerd starts one in a folder, and returns its ctr.
+func (w *world) startContainerd(t *testing.T, dir, programs, more string) func(ctx context.Context, args ...string) (string, error) {
+	t.Helper()
+	socket, config := filepath.Join(dir, "c.sock"), filepath.Join(dir, "config.toml")
+	content := fmt.Sprintf("version = 2\nroot = %q\nstate = %q\ndisabled_plugins = [%q, %q, %q]\n[grpc]\n  address = %q\n"+
+		"[[plugins.\"io.containerd.transfer.v1.local\".unpack_config]]\n  platform = \"linux/amd64\"\n  snapshotter = \"native\"\n  differ = \"walking\"\n",
+		filepath.Join(dir, "root"), filepath.Join(dir, "state"),
+		"io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt", "io.containerd.snapshotter.v1.devmapper", socket) + more
+	if err := os.WriteFile(config, []byte(content), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	w.daemon(t, dir, socket, filepath.Join(programs, "bin", "containerd"), "--config", config)
+	return func(ctx context.Context, args ...string) (string, error) {
+		return w.run(ctx, dir, filepath.Join(programs, "bin", "ctr"), append([]string{"--address", socket}, args...)...)
+	}
 }
 
 // dockerd starts one whose mirror is the node. It has no strict mode.

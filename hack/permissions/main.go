@@ -76,9 +76,9 @@ Written by ` + "`make manifests`" + ` from the markers in the code, which become
 config/default's roles. The tests run the operator with these rights alone; they fail where one is missing,
 and where none of their requests uses one.
 
-The nodes have no rights at all: no pod of a PyrsiaNode mounts a token of the API server. Only the containers *init-data* and *containerd*
-of a mirror's pods, and those that clean up after it, run as root, without privileges, before the others, and end: they give a folder of the host to the mirror's
-user, write containerd's registry configuration, and remove both. They have the operator's image, whatever spec.image says.
+The nodes have no rights at all: no pod of a PyrsiaNode mounts a token of the API server. Only the containers *init-data*, *guard* and
+*containerd* of a mirror's pods, which end before the others run, *keep*, which writes again what others change of containerd's set-up, and those that clean up after it, run as root, without
+privileges: they give a folder of the host to the mirror's user, write containerd's registry configuration, and remove both. They have the operator's image, whatever spec.image says.
 
 | Where | Resource | Verbs | Why |
 |---|---|---|---|

@@ -83,6 +83,9 @@ func (k keeper) look(cmd *cobra.Command) error {
 	if _, owned := errors.AsType[*containerd.OwnedError](err); owned {
 		return err
 	}
+	if _, refused := errors.AsType[*containerd.RefusedError](err); refused {
+		return err
+	}
 	if wrong, ok := errors.AsType[*portproof.Error](err); ok && wrong.Foreign {
 		return err
 	}

@@ -4,9 +4,9 @@ package steps
 // out that need images of the demo's own.
 func All(upstream string) []Step {
 	if upstream == DockerHub {
-		return []Step{cluster, images, operator, samples, publication, pull, unpublished, corrupted, proof}
+		return []Step{cluster, images, operator, samples, publication, canaries, pull, unpublished, corrupted, proof}
 	}
-	return []Step{cluster, images, registry, operator, samples, publication, gone, pull, pullDebian, pullLarge, unpublished, moved, corrupted, proof}
+	return []Step{cluster, images, registry, operator, samples, publication, canaries, gone, pull, pullDebian, pullLarge, unpublished, moved, corrupted, proof}
 }
 
 // Install are the steps after which the operator runs and nothing is declared.
@@ -25,6 +25,8 @@ var (
 		"three small objects are all that a user writes.", applySamples}
 	publication = Step{"Publication",
 		"the images are copied, recorded on the signed ledger, verified by the operator and known to every mirror.", awaitPublished}
+	canaries = Step{"containerd proves that it asks the mirrors",
+		"on every machine it has pulled an image that it can get from this machine's mirror alone.", showCanaries}
 	gone = Step{"The upstream changes a tag, then is gone",
 		"whatever is pulled from now on comes from the Pyrsia network.", loseUpstream}
 	pull = Step{"A pod from a verified image",
