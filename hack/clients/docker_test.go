@@ -150,3 +150,61 @@ func TestDockerModes(t *testing.T) {
 		t.Errorf("after uninstall: %v, %v", left, err)
 	}
 }
+
+// What 'pyrsia docker install' makes of a daemon.json is what the real dockerd takes,
+// and what it refuses, dockerd refuses too.
+func TestDockerdTakesWhatIsWritten(t *testing.T) {
+	findPrograms(t)
+	programs, err := rig.Script("build.sh", "docker")
+	if err != nil {
+		t.Fatal(err)
+	}
+	pyrsia := filepath.Join(t.TempDir(), "pyrsia")
+	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", pyrsia, "../../cmd/pyrsia").CombinedOutput(); err != nil {
+		t.Fatalf("building pyrsia: %v: %s", err, out)
+	}
+	utf16 := "\xff\xfe"
+	for _, c := range "{\r\n  \"debug\": true\r\n}\r\n" {
+		utf16 += string([]byte{byte(c), 0})
+	}
+	for name, tt := range map[string]struct {
+		content string
+		taken   bool
+	}{
+		"none":            {"", true},
+		"byte order mark": {"\xef\xbb\xbf{\r\n  \"registry-mirrors\": [\"https://mirror.example\"],\r\n  \"debug\": true\r\n}\r\n", true},
+		"UTF-16":          {utf16, true},
+		"twice":           {"{\n  \"registry-mirrors\": [\"https://a.example\"],\n  \"log-driver\": \"json-file\",\n  \"registry-mirrors\": [\"https://b.example\"]\n}\n", true},
+		"null":            {`{"registry-mirrors": null}`, true},
+		"a secret":        {`{"proxies": {"http-proxy": "http://user:secret@proxy:3128"}}`, true},
+		"an empty string": {`{"registry-mirrors": [""]}`, false},
+		"a password":      {`{"registry-mirrors": ["https://me:secret@mirror.example"]}`, false},
+		"a comment":       {"{\n  // mirrors\n  \"registry-mirrors\": []\n}\n", false},
+		"half a UTF-16":   {utf16[:len(utf16)-1], false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := shortDir(t)
+			file := filepath.Join(dir, "daemon.json")
+			if err := os.WriteFile(file, []byte(tt.content), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			validate := func(args ...string) error {
+				return exec.CommandContext(t.Context(), filepath.Join(programs, "bin", "dockerd"), append(args, "--userland-proxy=false", "--validate", "--config-file="+file)...).Run()
+			}
+			before := validate()
+			out, err := exec.CommandContext(t.Context(), pyrsia, "docker", "install", "--no-port-check", "--image-store", "graph-driver", "--config-file", file, "--certs-d", filepath.Join(dir, "certs.d")).CombinedOutput()
+			if (before == nil) != tt.taken || (err == nil) != tt.taken || strings.Contains(string(out), "secret") {
+				t.Fatalf("dockerd says %v, install %v: %s", before, err, out)
+			}
+			if !tt.taken {
+				return
+			}
+			if err := validate(); err != nil {
+				t.Errorf("dockerd does not take what was written: %v", err)
+			}
+			if err := validate("--registry-mirror=https://mirror.example"); err == nil {
+				t.Error("dockerd takes it beside --registry-mirror")
+			}
+		})
+	}
+}

@@ -8,7 +8,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -62,17 +64,25 @@ func (s Setup) starts() ([]start, error) {
 	return append(running, unit...), nil
 }
 
-// processes are the dockerds that run and read s.File. One in a container of
-// this machine reads another file of perhaps the same name.
+// processes are the dockerds of this user that run and read s.File. One in a
+// container of this machine reads another file of perhaps the same name; and what
+// another user calls dockerd is no word on root's, and no program to run.
 func (s Setup) processes() (out []start, err error) {
 	processes, err := filepath.Glob("/proc/[0-9]*")
 	if err != nil {
 		return nil, err
 	}
 	for _, p := range processes {
-		line, err := os.ReadFile(filepath.Join(p, "cmdline"))
+		info, err := os.Stat(p)
 		if err != nil {
 			continue // it has ended
+		}
+		if owner, ok := info.Sys().(*syscall.Stat_t); !ok || int(owner.Uid) != os.Geteuid() {
+			continue
+		}
+		line, err := os.ReadFile(filepath.Join(p, "cmdline"))
+		if err != nil {
+			continue
 		}
 		args := strings.Split(string(bytes.TrimRight(line, "\x00")), "\x00")
 		if filepath.Base(args[0]) != "dockerd" || !s.isRead(filepath.Join(p, "root"), configFile(args, settingsOf(p))) {
@@ -154,14 +164,16 @@ func (s Setup) validate(st start, content []byte) error {
 	return nil
 }
 
+// aboutTheFile is what dockerd says of a file that it does not take. It may refuse
+// for other reasons here that do not hold where it is started: another PATH.
+var aboutTheFile = regexp.MustCompile(`following directives|invalid JSON|invalid character|failed to decode|invalid mirror`)
+
 // valid tells whether dockerd takes a file; one that cannot tell takes it.
 func valid(program string, args []string, file string) bool {
 	ctx, cancel := context.WithTimeout(context.Background(), validateTime)
 	defer cancel()
 	// The last of a flag counts.
 	out, err := exec.CommandContext(ctx, program, append(append([]string{}, args...), validateFlag, configFlag+"="+file)...).CombinedOutput()
-	if _, failed := errors.AsType[*exec.ExitError](err); !failed || ctx.Err() != nil {
-		return true
-	}
-	return bytes.Contains(out, []byte("unknown flag: "+validateFlag))
+	_, failed := errors.AsType[*exec.ExitError](err)
+	return !failed || !aboutTheFile.Match(out)
 }

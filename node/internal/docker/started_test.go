@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -32,6 +33,7 @@ func TestDockerdWithAMirrorOfItsOwn(t *testing.T) {
 		args    []string // of dockerd; FILE is daemon.json
 		refused bool
 	}{
+		"another user's":   {[]string{"--config-file=FILE", "--registry-mirror=https://mirror.example"}, false},
 		"its own mirror":   {[]string{"--config-file=FILE", "--registry-mirror=https://mirror.example"}, true},
 		"in two words":     {[]string{"--config-file", "FILE", "--registry-mirror", "https://mirror.example"}, true},
 		"no mirror":        {[]string{"--config-file=FILE", "--debug"}, false},
@@ -49,6 +51,17 @@ func TestDockerdWithAMirrorOfItsOwn(t *testing.T) {
 				cmd.Args = append(cmd.Args, strings.ReplaceAll(a, "FILE", s.File))
 			}
 			cmd.Env = append(os.Environ(), fakeDockerd+"=1")
+			if name == "another user's" {
+				if os.Geteuid() != 0 {
+					t.Skip("only root may start another user's program")
+				}
+				cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 1234, Gid: 1234}}
+				for dir := filepath.Dir(self); len(dir) > len(os.TempDir()); dir = filepath.Dir(dir) {
+					if err := os.Chmod(dir, 0o755); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
 			stdin, err1 := cmd.StdinPipe()
 			stdout, err2 := cmd.StdoutPipe()
 			if err1 != nil || err2 != nil {
@@ -124,8 +137,9 @@ func TestDockerdIsAskedFirst(t *testing.T) {
 	for name, tt := range map[string]struct{ script, says string }{
 		"takes it":       {`exit 0`, ""},
 		"cannot tell":    {`echo "unknown flag: --validate"; exit 125`, ""},
-		"refuses ours":   {`if grep registry-mirrors "$file"; then echo "secret"; exit 1; fi`, "would not start with registry-mirrors"},
-		"refuses theirs": {`echo "secret in $file"; exit 1`, "does not start with this file as it is"},
+		"another reason": {`echo "invalid userland-proxy-path"; exit 1`, ""},
+		"refuses ours":   {`if grep registry-mirrors "$file"; then echo "the following directives: secret"; exit 1; fi`, "would not start with registry-mirrors"},
+		"refuses theirs": {`echo "invalid JSON: secret in $file"; exit 1`, "does not start with this file as it is"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, dir := lay(t, had), t.TempDir()
