@@ -189,7 +189,7 @@ func (d *dockerSetup) installMirrors(cmd *cobra.Command, mirror string, unknown 
 	}
 	out := cmd.OutOrStdout()
 	fmt.Fprintf(out, "Docker asks the node first for images of Docker Hub, by registry-mirrors in %s, and goes on to Docker Hub when the node refuses.\n", d.file.File)
-	fmt.Fprintln(out, "It takes that up by 'systemctl reload docker', or at its next start.")
+	fmt.Fprintf(out, "It takes that up by '%s', or at its next start.\n", docker.Reload())
 	if unknown == nil {
 		return nil
 	}
@@ -248,9 +248,9 @@ func (d *dockerSetup) takeOutMirror(cmd *cobra.Command) error {
 	}
 	switch {
 	case emptied:
-		_, err = fmt.Fprintf(cmd.OutOrStdout(), "Docker asks the node until 'systemctl reload docker'. %s says until then that there are no mirrors: run 'pyrsia docker uninstall' again after it, and the file is as it was before.\n", d.file.File)
+		_, err = fmt.Fprintf(cmd.OutOrStdout(), "Docker asks the node until '%s'. %s says until then that there are no mirrors: run 'pyrsia docker uninstall' again after it, and the file is as it was before.\n", docker.Reload(), d.file.File)
 	case asks:
-		_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s is as it was before. Docker asks the node until 'systemctl reload docker'.\n", d.file.File)
+		_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s is as it was before. Docker asks the node until '%s'.\n", d.file.File, docker.Reload())
 	default:
 		_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s is as it was before.\n", d.file.File)
 	}
@@ -346,7 +346,7 @@ func (d *dockerSetup) judge(store string, engine *docker.Engine, unknown error, 
 	case state.Ours != "" && !isSet && unknown != nil:
 		return fmt.Errorf("%w: whether it has taken registry-mirrors up is not known", unknown)
 	case state.Ours != "" && !isSet && !engine.Asks(state.Ours):
-		return fmt.Errorf("dockerd has not taken registry-mirrors of %s up: 'systemctl reload docker'", d.file.File)
+		return fmt.Errorf("dockerd has not taken registry-mirrors of %s up: '%s'", d.file.File, docker.Reload())
 	}
 	return nil
 }

@@ -53,6 +53,14 @@ func userFolder(getenv func(string) string) string {
 	return filepath.Join(config, "docker")
 }
 
+// Reload is how this user has Docker read daemon.json again.
+func Reload() string {
+	if os.Geteuid() == 0 {
+		return "systemctl reload docker"
+	}
+	return "systemctl --user reload docker"
+}
+
 // Engine is what a running dockerd says of itself.
 type Engine struct {
 	Version    string

@@ -33,6 +33,7 @@ func TestDockerdWithAMirrorOfItsOwn(t *testing.T) {
 		args    []string // of dockerd; FILE is daemon.json
 		refused bool
 	}{
+		"a rootless one":   {[]string{"--registry-mirror=https://mirror.example"}, true}, // it reads its user's
 		"another user's":   {[]string{"--config-file=FILE", "--registry-mirror=https://mirror.example"}, false},
 		"its own mirror":   {[]string{"--config-file=FILE", "--registry-mirror=https://mirror.example"}, true},
 		"in two words":     {[]string{"--config-file", "FILE", "--registry-mirror", "https://mirror.example"}, true},
@@ -40,7 +41,10 @@ func TestDockerdWithAMirrorOfItsOwn(t *testing.T) {
 		"another settings": {[]string{"--registry-mirror=https://mirror.example", "--config-file=/nowhere/daemon.json"}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := lay(t, "-")
+			s := Setup{File: filepath.Join(t.TempDir(), "docker", "daemon.json")}
+			if err := os.Mkdir(s.folder(), 0o755); err != nil {
+				t.Fatal(err)
+			}
 			self, err := os.Executable()
 			if err != nil {
 				t.Fatal(err)
@@ -51,6 +55,9 @@ func TestDockerdWithAMirrorOfItsOwn(t *testing.T) {
 				cmd.Args = append(cmd.Args, strings.ReplaceAll(a, "FILE", s.File))
 			}
 			cmd.Env = append(os.Environ(), fakeDockerd+"=1")
+			if name == "a rootless one" {
+				cmd.Env = append(cmd.Env, "ROOTLESSKIT_STATE_DIR=/nowhere", "XDG_CONFIG_HOME="+filepath.Dir(s.folder()))
+			}
 			if name == "another user's" {
 				if os.Geteuid() != 0 {
 					t.Skip("only root may start another user's program")
