@@ -29,10 +29,11 @@ const (
 	frontendDrain = 2 * time.Minute
 )
 
-// How long a request waits for a mirror that does not run. A client that has
-// another place to go is sent there soon.
+// How long a mirror that does not run is waited for. containerd gives up after
+// 30 s without an answer, and is told why before that; a client that has another
+// place to go is sent there soon.
 const (
-	waitStrict   = time.Minute
+	waitStrict   = 25 * time.Second
 	waitFallback = 5 * time.Second
 )
 

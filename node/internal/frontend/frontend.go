@@ -55,7 +55,8 @@ type Config struct {
 	// Dir is the folder that it shares with the mirror and other frontends of
 	// the same Addr. It becomes the user's own: who may enter it may take the port.
 	Dir string
-	// Wait is how long a request waits for a mirror that does not run.
+	// Wait is how long a mirror that does not run is waited for, by all requests
+	// that come meanwhile. Those that come later wait no more than a moment.
 	Wait time.Duration
 	// PortWait is how long the port is waited for while another process has it.
 	PortWait time.Duration
@@ -75,6 +76,7 @@ type frontend struct {
 	formers sync.WaitGroup // what listens at former addresses
 	slots   chan struct{}
 	end     context.Context // after Drain
+	away    away
 }
 
 // Run serves until ctx ends and a successor has taken over, or none comes.
@@ -195,17 +197,25 @@ func (f *frontend) serve(client *net.TCPConn) {
 	if f.answerCanary(client, first) {
 		return
 	}
-	deadline := time.Now().Add(f.Wait)
+	address := &net.UnixAddr{Net: "unix", Name: filepath.Join(f.Dir, MirrorSocket)}
+	var deadline time.Time
 	for {
-		mirror, err := f.dial(deadline)
-		if err != nil {
-			f.Log.Warn("refused a request, for the mirror does not run", "waited", f.Wait, "error", err)
-			_, _ = io.WriteString(client, unavailable())
-			return
+		mirror, err := net.DialUnix("unix", nil, address)
+		if err == nil {
+			again := exchange(client, mirror, first)
+			_ = mirror.Close()
+			if !again {
+				f.away.over()
+				return
+			}
 		}
-		again := exchange(client, mirror, first)
-		_ = mirror.Close()
-		if !again || time.Now().After(deadline) || f.end.Err() != nil {
+		now := time.Now()
+		if deadline.IsZero() {
+			deadline = f.away.deadline(now, f.Wait)
+		}
+		if now.After(deadline) || f.end.Err() != nil {
+			f.Log.Warn("refused a request, for the mirror does not run", "error", err)
+			_, _ = io.WriteString(client, unavailable(first))
 			return
 		}
 		time.Sleep(poll)
@@ -239,18 +249,6 @@ func serveProof(c Config) (io.Closer, error) {
 	return s, nil
 }
 
-// dial waits for the mirror.
-func (f *frontend) dial(deadline time.Time) (*net.UnixConn, error) {
-	address := &net.UnixAddr{Net: "unix", Name: filepath.Join(f.Dir, MirrorSocket)}
-	for {
-		conn, err := net.DialUnix("unix", nil, address)
-		if err == nil || time.Now().After(deadline) || f.end.Err() != nil {
-			return conn, err
-		}
-		time.Sleep(poll)
-	}
-}
-
 // exchange copies both ways until either side ends. It asks to be called
 // again, with another mirror, if this one went before it has answered a byte:
 // then it was about to end when it was asked. Requests to a mirror only read.
@@ -279,8 +277,13 @@ func exchange(client *net.TCPConn, mirror *net.UnixConn, first []byte) (again bo
 }
 
 // unavailable is an answer of the OCI distribution spec ("Error Codes") to
-// whatever was asked.
-func unavailable() string {
-	const body = `{"errors":[{"code":"UNAVAILABLE","message":"the Pyrsia mirror on this node does not run: see its pod, and kubectl describe pyrsianode"}]}`
-	return fmt.Sprintf("HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 10\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
+// whatever was asked. After a 503 or 504 clients would ask again at once, and
+// wait once more.
+func unavailable(request []byte) string {
+	body := `{"errors":[{"code":"UNAVAILABLE","message":"the Pyrsia mirror on this node does not run: see its pod, and kubectl describe pyrsianode"}]}`
+	head := fmt.Sprintf("HTTP/1.1 502 Bad Gateway\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: %d\r\n\r\n", len(body))
+	if bytes.HasPrefix(request, []byte("HEAD ")) {
+		return head
+	}
+	return head + body
 }

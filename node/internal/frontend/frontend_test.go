@@ -217,16 +217,67 @@ func TestDownloadsGoOn(t *testing.T) {
 	<-ended
 }
 
-// Without a mirror for too long, the answer says what is wrong.
+// Without a mirror for too long, the answer says what is wrong. A HEAD has no
+// body.
 func TestMirrorThatDoesNotRun(t *testing.T) {
 	c := config(t, folder(t))
 	c.Wait = 100 * time.Millisecond
 	start(t, c)
 	awaitPort(t, c.Addr)
-	status, body, err := get(t.Context(), http.DefaultClient, "http://"+c.Addr+"/v2/library/alpine/manifests/3.20")
-	if err != nil || status != http.StatusServiceUnavailable || !strings.Contains(body, `"UNAVAILABLE"`) || !strings.Contains(body, "kubectl") {
+	url := "http://" + c.Addr + "/v2/library/alpine/manifests/3.20"
+	status, body, err := get(t.Context(), http.DefaultClient, url)
+	if err != nil || status != http.StatusBadGateway || !strings.Contains(body, `"UNAVAILABLE"`) || !strings.Contains(body, "kubectl") {
 		t.Errorf("%d %s, %v", status, body, err)
 	}
+	conn, err := net.Dial("tcp", c.Addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	_, err1 := io.WriteString(conn, "HEAD /v2/ HTTP/1.1\r\nHost: mirror\r\n\r\n")
+	head, err2 := io.ReadAll(conn)
+	if err := errors.Join(err1, err2); err != nil || !strings.HasPrefix(string(head), "HTTP/1.1 502 ") || !strings.HasSuffix(string(head), "\r\n\r\n") {
+		t.Errorf("HEAD: %q, %v", head, err)
+	}
+}
+
+// The mirror is waited for once, and not again by each request that comes after:
+// a client that pulls one image after the other has others to pull too.
+func TestMirrorThatStaysAway(t *testing.T) {
+	var a away
+	now := time.Unix(0, 0)
+	for _, step := range []struct {
+		what      string
+		at, until time.Duration
+	}{
+		{"the first request", 0, 25 * time.Second},
+		{"one that comes meanwhile", 10 * time.Second, 25 * time.Second},
+		{"one at the end", 24500 * time.Millisecond, 24500*time.Millisecond + moment},
+		{"one that comes after", time.Minute, time.Minute + moment},
+		{"one after a long time", time.Hour, time.Hour + 25*time.Second},
+	} {
+		if got := a.deadline(now.Add(step.at), 25*time.Second).Sub(now); got != step.until {
+			t.Errorf("%s waits until %s, want %s", step.what, got, step.until)
+		}
+	}
+	a.over()
+	if got := a.deadline(now.Add(61*time.Minute), 25*time.Second).Sub(now); got != 61*time.Minute+25*time.Second {
+		t.Errorf("after the mirror was there it is waited for until %s", got)
+	}
+
+	c := config(t, folder(t))
+	c.Wait = 3 * time.Second
+	start(t, c)
+	awaitPort(t, c.Addr)
+	url := "http://" + c.Addr + "/v2/"
+	if status, _, err := get(t.Context(), http.DefaultClient, url); err != nil || status != http.StatusBadGateway {
+		t.Fatalf("%d, %v", status, err)
+	}
+	mirror(t, c.Dir, say("bytes"))
+	if status, body, err := get(t.Context(), http.DefaultClient, url); err != nil || body != "bytes" {
+		t.Errorf("the mirror is back: %d %q, %v", status, body, err)
+	}
+	http.DefaultClient.CloseIdleConnections()
 }
 
 // The port of another PyrsiaNode is not shared, and the error says what to do.
