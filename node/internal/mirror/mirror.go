@@ -225,13 +225,30 @@ func (m *Mirror) blob(ctx context.Context, w *send.Writer, r *http.Request, req 
 	}
 	defer content.Close()
 	setContent(w, v)
-	http.ServeContent(w, r, "", time.Time{}, content)
-	source := "peers"
-	if _, ok := content.(*store.Blob); ok {
-		source = "store"
+	source := "store"
+	if _, ok := content.(*store.Blob); !ok {
+		source = "peers"
+		content = &early{Reader: content, w: w}
 	}
+	http.ServeContent(w, r, "", time.Time{}, content)
 	m.metrics.sent(source, w.Bytes)
 	return nil
+}
+
+// early sends the header before the first byte of the content is there: over a
+// slow link that takes longer than clients wait for the header.
+type early struct {
+	transfer.Reader
+	w    *send.Writer
+	sent bool
+}
+
+func (e *early) Read(p []byte) (int, error) {
+	if !e.sent && e.w.Code != 0 {
+		e.sent = true
+		e.w.Flush()
+	}
+	return e.Reader.Read(p)
 }
 
 // setContent describes content that a digest names and that never changes.

@@ -101,6 +101,8 @@ type Host struct {
 	peers map[peer.ID]*Peer
 	known map[peer.ID]peer.AddrInfo // that were connected once
 	heard map[peer.ID]peer.AddrInfo // that a peer has named, to be dialled
+	// complete are those of the known that said to have all that is published.
+	complete map[peer.ID]bool
 
 	unreached map[string]Unreached // by bootstrap address
 
@@ -131,7 +133,7 @@ func newHost(ctx context.Context, c Config) *Host {
 	}
 	h := &Host{
 		config: c, announcer: newAnnouncer(), senders: newSenders(), banned: banned, wake: make(chan struct{}, 1),
-		peers: map[peer.ID]*Peer{}, known: map[peer.ID]peer.AddrInfo{}, heard: map[peer.ID]peer.AddrInfo{}, unreached: map[string]Unreached{},
+		peers: map[peer.ID]*Peer{}, known: map[peer.ID]peer.AddrInfo{}, heard: map[peer.ID]peer.AddrInfo{}, complete: map[peer.ID]bool{}, unreached: map[string]Unreached{},
 		prefix: prefix(c.Network),
 		client: newPlainClient(),
 	}

@@ -30,6 +30,10 @@ const streamBase = "http://peer"
 // where something else came than what was asked for, is asked over libp2p alone.
 const plainRetry = 5 * time.Minute
 
+// plainDial bounds how long its HTTP port is tried before: it is on the same
+// address as the connection to the peer.
+const plainDial = time.Second
+
 // httpName ends the name of the protocol for HTTP over a stream.
 const httpName = "/http/1"
 
@@ -61,7 +65,7 @@ func (h *Host) serve(handler http.Handler) error {
 func newPlainClient() *http.Client {
 	return &http.Client{
 		Transport: &http.Transport{
-			DialContext:           (&net.Dialer{Timeout: 2 * time.Second}).DialContext,
+			DialContext:           (&net.Dialer{Timeout: plainDial}).DialContext,
 			ResponseHeaderTimeout: 10 * time.Second,
 			IdleConnTimeout:       time.Minute,
 			MaxIdleConnsPerHost:   8,
@@ -90,7 +94,11 @@ func newPeer(h *Host, id peer.ID) *Peer {
 	return &Peer{ID: id, host: h, stream: &http.Client{
 		Transport: &http.Transport{
 			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-				return gostream.Dial(ctx, h.host, id, h.httpProtocol())
+				conn, err := gostream.Dial(ctx, h.host, id, h.httpProtocol())
+				if err != nil {
+					return nil, err
+				}
+				return parting{conn}, nil
 			},
 			ResponseHeaderTimeout: 10 * time.Second,
 			IdleConnTimeout:       time.Minute,
@@ -100,6 +108,15 @@ func newPeer(h *Host, id peer.ID) *Peer {
 		},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}
+}
+
+// parting is a stream whose end is not waited for. Of a peer that hangs libp2p
+// would wait for its part of the handshake, for 10 s, and net/http for libp2p.
+type parting struct{ net.Conn }
+
+func (p parting) Close() error {
+	go func() { _ = p.Conn.Close() }() // bounded by libp2p
+	return nil
 }
 
 // StreamClient asks the peer over libp2p, at URLs that begin with the second

@@ -131,6 +131,9 @@ func (h *Host) ask(ctx context.Context, p *Peer) {
 	p.learn(said)
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if _, ok := h.known[p.ID]; ok && said.Complete {
+		h.complete[p.ID] = true
+	}
 	for _, info := range said.Peers[:min(len(said.Peers), maxExchanged)] {
 		if len(h.heard) < maxKnown {
 			info.Addrs = slices.Clone(info.Addrs[:min(len(info.Addrs), maxAddrs)])

@@ -61,6 +61,12 @@ func (w *Writer) Write(p []byte) (int, error) {
 	return n, err
 }
 
+// Flush implements http.Flusher: the header goes before there is a body.
+func (w *Writer) Flush() {
+	w.begin()
+	_ = w.control.Flush() // an error shows at the next write
+}
+
 // begin gives the client its time for the next part.
 func (w *Writer) begin() {
 	if w.Code == 0 {

@@ -17,7 +17,7 @@ import (
 )
 
 const (
-	// stallTimeout bounds how long a download goes on that brings nothing.
+	// stallTimeout bounds how long a download goes on that brings not a byte.
 	stallTimeout = 30 * time.Second
 	// quickSlow is the least time after which a piece on its way counts as slow.
 	quickSlow = time.Second
@@ -47,6 +47,7 @@ type download struct {
 	readers  map[int]time.Time // pieces that are waited for, and since when
 	pace     time.Duration     // that a piece took lately, smoothed
 	progress time.Time         // when the last piece came
+	queued   int               // members that wait for others' pieces to come first
 	sourced  bool              // a peer has what is missing, or knows one that does
 	ended    bool              // run is over: err says how
 	err      error
@@ -60,9 +61,8 @@ var errContradiction = errors.New("the pieces of the list make another blob")
 
 // fetch is one piece on its way from one peer.
 type fetch struct {
-	member  *member
-	started time.Time
-	cancel  context.CancelCauseFunc
+	*flight
+	member *member
 }
 
 func newDownload(f *Fetcher, b pieces.Blob, key digest.Digest, part *store.Partial) *download {

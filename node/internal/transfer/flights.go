@@ -2,7 +2,6 @@ package transfer
 
 import (
 	"context"
-	"sync/atomic"
 	"time"
 
 	"github.com/pyrsia/pyrsia-operator/node/internal/pieces"
@@ -10,7 +9,8 @@ import (
 
 const (
 	// maxFetching is from how many pieces on their way a node asks for no more: a
-	// few that come fast are sooner passed on than many that come slowly.
+	// few that come fast are sooner passed on than many that come slowly. A bound on
+	// what the node downloads may have it ask for fewer.
 	maxFetching = 12
 	// maxInMemory is how many pieces are on their way at the very most, 96 MiB:
 	// those who wait for offers at the same time may each get one, and those that
@@ -26,15 +26,13 @@ const (
 
 // flight is a piece on its way.
 type flight struct {
-	started time.Time
-	got     atomic.Int64 // bytes
-	cancel  context.CancelCauseFunc
+	arrival
+	cancel context.CancelCauseFunc
 }
 
 // hardly tells whether the piece hardly comes.
 func (fl *flight) hardly(now time.Time) bool {
-	age := now.Sub(fl.started)
-	return age > trial && float64(fl.got.Load())*tolerable.Seconds() < pieces.Size*age.Seconds()
+	return fl.age(now) > trial && fl.behind(pieces.Size, tolerable, now)
 }
 
 // fetching counts a piece on its way, until the function that it returns is
@@ -42,10 +40,11 @@ func (fl *flight) hardly(now time.Time) bool {
 func (f *Fetcher) fetching(cancel context.CancelCauseFunc) (fl *flight, done func(), ok bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if len(f.onTheirWay) >= maxInMemory {
+	// Two more than wanted, for several may have been offered one meanwhile.
+	if n := len(f.onTheirWay); n >= maxInMemory || f.lanes < maxFetching && n >= f.lanes+2 {
 		return nil, nil, false
 	}
-	fl = &flight{started: time.Now(), cancel: cancel}
+	fl = &flight{arrival{started: time.Now()}, cancel}
 	f.onTheirWay[fl] = true
 	return fl, func() {
 		f.mu.Lock()
@@ -60,7 +59,7 @@ func (f *Fetcher) fetching(cancel context.CancelCauseFunc) (fl *flight, done fun
 // and tells whether it did not have to.
 func (f *Fetcher) room(ctx context.Context) bool {
 	coming, all, arrived := f.underWay(time.Now())
-	if coming < maxFetching && all < maxInMemory {
+	if coming < f.lanes && all < maxInMemory {
 		return true
 	}
 	timer := time.NewTimer(relief)

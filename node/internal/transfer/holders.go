@@ -39,6 +39,12 @@ func (h *holders) delivered(key digest.Digest, id peer.ID) {
 	h.byKey.Add(key, append(slices.Clone(old[max(0, len(old)-maxHolders+1):]), id))
 }
 
+// of are those who delivered something of an artifact.
+func (h *holders) of(key digest.Digest) []peer.ID {
+	known, _ := h.byKey.Get(key)
+	return known
+}
+
 func (h *holders) lacks(key digest.Digest, id peer.ID) {
 	if old, ok := h.byKey.Get(key); ok {
 		h.byKey.Add(key, slices.DeleteFunc(slices.Clone(old), func(o peer.ID) bool { return o == id }))

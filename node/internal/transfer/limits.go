@@ -4,9 +4,14 @@ import (
 	"context"
 	"io"
 	"net/http"
+	"slices"
+	"sync"
+	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
 	"golang.org/x/time/rate"
+
+	"github.com/pyrsia/pyrsia-operator/node/internal/pieces"
 )
 
 // chunk is what is read or written at once, in bytes; a limit lets at least
@@ -23,68 +28,167 @@ type Bandwidth struct {
 // Limits holds a node to its bandwidth.
 type Limits struct {
 	bandwidth Bandwidth
-	up, down  *rate.Limiter
-	peers     *lru.Cache[string, *rate.Limiter] // by direction and peer
+	up, down  *turns
+	peers     *lru.Cache[string, *turns] // by direction and peer
 }
 
 // NewLimits makes the limits.
 func NewLimits(b Bandwidth) *Limits {
-	peers, err := lru.New[string, *rate.Limiter](1024)
+	peers, err := lru.New[string, *turns](1024)
 	if err != nil {
 		panic(err) // only for a size that is not positive
 	}
-	return &Limits{bandwidth: b, up: limiter(b.Upload), down: limiter(b.Download), peers: peers}
+	return &Limits{bandwidth: b, up: newTurns(b.Upload), down: newTurns(b.Download), peers: peers}
 }
 
-func limiter(bytesPerSecond int64) *rate.Limiter {
-	if bytesPerSecond <= 0 {
-		return nil
+// lanes is how many pieces of 4 MiB may be on their way at a time: no more than
+// come within a minute, after which peers cut off who takes nothing.
+func (l *Limits) lanes() int {
+	if l.bandwidth.Download <= 0 {
+		return maxFetching
 	}
-	return rate.NewLimiter(rate.Limit(bytesPerSecond), chunk)
+	return int(max(1, min(maxFetching, l.bandwidth.Download*40/pieces.Size)))
 }
 
 // of are the limits on one direction with one peer; none if nothing is bounded.
-func (l *Limits) of(whole *rate.Limiter, direction, peer string) (out []*rate.Limiter) {
+func (l *Limits) of(whole *turns, direction, peer string) (out []*turns) {
 	if whole != nil {
 		out = append(out, whole)
 	}
 	if l.bandwidth.Peer <= 0 {
 		return out
 	}
-	own := limiter(l.bandwidth.Peer)
+	own := newTurns(l.bandwidth.Peer)
 	if old, ok, _ := l.peers.PeekOrAdd(direction+peer, own); ok {
 		own = old
 	}
 	return append(out, own)
 }
 
-func wait(ctx context.Context, limits []*rate.Limiter, n int) error {
+// turns has content pass a limit in order: what is small first, and of what is
+// downloaded that which began first, so that pieces come one after the other, and
+// not all of them late. Uploads share, for who gets nothing takes a peer for dead.
+type turns struct {
+	limit *rate.Limiter
+
+	mu      sync.Mutex // guards what follows
+	busy    bool       // one has its turn
+	waiting []*turn
+}
+
+type turn struct {
+	began time.Time
+	mine  chan struct{} // closed when it is
+}
+
+func newTurns(bytesPerSecond int64) *turns {
+	if bytesPerSecond <= 0 {
+		return nil
+	}
+	return &turns{limit: rate.NewLimiter(rate.Limit(bytesPerSecond), chunk)}
+}
+
+// wait returns when n bytes, at most a chunk, may pass. Who is next is chosen when
+// their time is over: until then who had the turn may wait for another.
+func (t *turns) wait(ctx context.Context, began time.Time, n int) error {
+	if err := t.take(ctx, began); err != nil {
+		return err
+	}
+	if took := t.limit.ReserveN(time.Now(), n).Delay(); took > 0 {
+		time.AfterFunc(took, t.give)
+	} else {
+		t.give()
+	}
+	return nil
+}
+
+func (t *turns) take(ctx context.Context, began time.Time) error {
+	t.mu.Lock()
+	if !t.busy {
+		t.busy = true
+		t.mu.Unlock()
+		return nil
+	}
+	own := &turn{began, make(chan struct{})}
+	t.waiting = append(t.waiting, own)
+	t.mu.Unlock()
+	select {
+	case <-own.mine:
+		return nil
+	case <-ctx.Done():
+	}
+	t.mu.Lock()
+	i := slices.Index(t.waiting, own)
+	if i >= 0 {
+		t.waiting = slices.Delete(t.waiting, i, i+1)
+	}
+	t.mu.Unlock()
+	if i < 0 { // it was given the turn at this moment
+		t.give()
+	}
+	return context.Cause(ctx)
+}
+
+func (t *turns) give() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.waiting) == 0 {
+		t.busy = false
+		return
+	}
+	next := slices.MinFunc(t.waiting, func(a, b *turn) int { return a.began.Compare(b.began) })
+	t.waiting = slices.DeleteFunc(t.waiting, func(o *turn) bool { return o == next })
+	close(next.mine)
+}
+
+func wait(ctx context.Context, limits []*turns, began time.Time, n int) error {
 	for _, l := range limits {
-		if err := l.WaitN(ctx, n); err != nil {
+		if err := l.wait(ctx, began, n); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// reader bounds what is read from a peer.
-func (l *Limits) reader(ctx context.Context, r io.Reader, peer string) io.Reader {
+// rank is when a transfer counts as begun: before all others if it is small.
+func rank(began time.Time, size int64) time.Time {
+	if size <= maxWhole {
+		const longAgo = 365 * 24 * time.Hour
+		return began.Add(-longAgo)
+	}
+	return began
+}
+
+// shared is when all uploads of one kind count as begun.
+var shared = time.Now()
+
+// reader bounds what is read from a peer, of a size in bytes, and notes how long
+// that held it back.
+func (l *Limits) reader(ctx context.Context, r io.Reader, peer string, size int64, a *arrival) io.Reader {
 	limits := l.of(l.down, "down ", peer)
 	if limits == nil {
 		return r
 	}
-	return &limitedReader{ctx, r, limits}
+	return &limitedReader{ctx, r, limits, rank(a.started, size), a}
 }
 
 type limitedReader struct {
-	ctx    context.Context
-	r      io.Reader
-	limits []*rate.Limiter
+	ctx     context.Context
+	r       io.Reader
+	limits  []*turns
+	began   time.Time
+	arrival *arrival
 }
 
 func (l *limitedReader) Read(p []byte) (int, error) {
 	n, err := l.r.Read(p[:min(len(p), chunk)])
-	if werr := wait(l.ctx, l.limits, n); werr != nil {
+	if n == 0 {
+		return n, err
+	}
+	l.arrival.hold(time.Now())
+	werr := wait(l.ctx, l.limits, l.began, n)
+	l.arrival.release(time.Now())
+	if werr != nil {
 		return n, werr
 	}
 	return n, err
@@ -92,24 +196,25 @@ func (l *limitedReader) Read(p []byte) (int, error) {
 
 // writer bounds what is sent to a peer. Without a bound it is w itself, which
 // knows the kernel's way from a file to a socket.
-func (l *Limits) writer(r *http.Request, w http.ResponseWriter, peer string) http.ResponseWriter {
+func (l *Limits) writer(r *http.Request, w http.ResponseWriter, peer string, size int64) http.ResponseWriter {
 	limits := l.of(l.up, "up ", peer)
 	if limits == nil {
 		return w
 	}
-	return &limitedWriter{w, r.Context(), limits}
+	return &limitedWriter{w, r.Context(), limits, rank(shared, size)}
 }
 
 type limitedWriter struct {
 	http.ResponseWriter
 	ctx    context.Context
-	limits []*rate.Limiter
+	limits []*turns
+	began  time.Time
 }
 
 func (l *limitedWriter) Write(p []byte) (n int, err error) {
 	for len(p) > 0 && err == nil {
 		part := p[:min(len(p), chunk)]
-		if err = wait(l.ctx, l.limits, len(part)); err == nil {
+		if err = wait(l.ctx, l.limits, l.began, len(part)); err == nil {
 			var m int
 			m, err = l.ResponseWriter.Write(part)
 			n += m

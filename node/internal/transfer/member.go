@@ -21,7 +21,7 @@ import (
 const (
 	// offerTimeout is how long a peer may think about an offer: longer than
 	// offerWait, for which it waits until it has something.
-	offerTimeout = 5 * time.Second
+	offerTimeout = 2750 * time.Millisecond
 	// A peer that lacks the blob or fails is asked again after restMin; each
 	// time in vain doubles that, up to restMax.
 	restMin = 2 * time.Second
@@ -53,7 +53,7 @@ func (m *member) work(ctx context.Context, first bool) {
 			m.s.d.idle(ctx)
 			continue
 		}
-		if !m.s.d.f.room(ctx) {
+		if !m.room(ctx) {
 			continue // and look again what is wanted
 		}
 		asked := time.Now()
@@ -90,7 +90,8 @@ func (m *member) work(ctx context.Context, first bool) {
 		}
 		m.s.d.f.blame(m.peer, err)
 		m.s.fails(m)
-		if failures++; failures < maxFailures && !errors.Is(err, errLacks) && !m.peer.Banned() {
+		hangs := errors.Is(err, context.DeadlineExceeded)
+		if failures++; failures < maxFailures && !hangs && !errors.Is(err, errLacks) && !m.peer.Banned() {
 			continue
 		}
 		if !first {
@@ -106,6 +107,13 @@ func (m *member) work(ctx context.Context, first bool) {
 		}
 		rest = min(2*rest, restMax)
 	}
+}
+
+// room waits until there is room for one more piece.
+func (m *member) room(ctx context.Context) bool {
+	m.s.d.queue(1)
+	defer m.s.d.queue(-1)
+	return m.s.d.f.room(ctx)
 }
 
 // pause waits, but not once there is reason to ask the peer.
@@ -193,7 +201,7 @@ func (m *member) bring(ctx context.Context, i int) error {
 		return errTaken
 	}
 	defer arrived()
-	own, ok := d.begin(i, m, cancel)
+	own, ok := d.begin(i, m, flight)
 	if !ok {
 		return errTaken
 	}
@@ -203,7 +211,7 @@ func (m *member) bring(ctx context.Context, i int) error {
 	defer pieceBuffers.Put(in)
 	in.data = in.data[:0]
 	err := d.f.get(ctx, wish{
-		peer: m.peer, blob: d.blob.Digest, header: ranged(offset, length), length: length, out: in, got: &flight.got,
+		peer: m.peer, blob: d.blob.Digest, header: ranged(offset, length), length: length, out: in, in: &flight.arrival,
 		check: func(got digest.Digest) error { return d.blob.CheckDigest(i, got) },
 	})
 	if err != nil {
@@ -216,7 +224,7 @@ func (m *member) bring(ctx context.Context, i int) error {
 
 // store writes a verified piece, and ends the other fetch of it.
 func (d *download) store(i int, own *fetch, data []byte) error {
-	took := time.Since(own.started)
+	took := own.age(time.Now())
 	first := false
 	err := d.whole.came(i, data, func() (err error) {
 		first, err = d.write(i, data)

@@ -11,8 +11,8 @@ import (
 	"github.com/pyrsia/pyrsia-operator/node/internal/store"
 )
 
-// pieceWait bounds how long a reader waits for its next piece.
-const pieceWait = 2 * time.Minute
+// throughWait bounds how long a reader waits for a place to go on without the store.
+const throughWait = time.Minute
 
 // wait returns when piece i may be read: it is verified and, if it is the
 // last, so is the whole blob.
@@ -78,7 +78,7 @@ type reader struct {
 func (r *reader) Read(p []byte) (int, error) {
 	n, err := r.ready()
 	if errors.Is(err, store.ErrFull) && r.rest == nil {
-		ctx, cancel := context.WithTimeout(r.d.f.ctx, FirstPiece)
+		ctx, cancel := context.WithTimeout(r.d.f.ctx, throughWait)
 		defer cancel()
 		r.rest, err = r.d.f.openThrough(ctx, r.d.blob, r.d.key, r.offset)
 	}
@@ -96,15 +96,14 @@ func (r *reader) Read(p []byte) (int, error) {
 	return m, err
 }
 
-// ready waits until something can be read, and returns how many bytes of it.
+// ready waits until something can be read, and returns how many bytes of it. The
+// download ends when nothing comes any more.
 func (r *reader) ready() (int64, error) {
 	if r.offset >= r.d.blob.Size {
 		return 0, io.EOF
 	}
 	i := int(r.offset / pieces.Size)
-	ctx, cancel := context.WithTimeout(r.d.f.ctx, pieceWait)
-	defer cancel()
-	if err := r.d.wait(ctx, i); err != nil {
+	if err := r.d.wait(r.d.f.ctx, i); err != nil {
 		return 0, fmt.Errorf("reading blob %s: %w", r.d.blob.Digest, err)
 	}
 	start, length := r.d.blob.Range(i)

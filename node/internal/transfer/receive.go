@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -18,33 +17,61 @@ import (
 	"github.com/pyrsia/pyrsia-operator/node/internal/pieces"
 )
 
-// A peer that sends less than slowBytes in slowWindow is given up.
+// A peer that sends less than slowBytes in slowWindow is given up. Of what is
+// small the first bytes are due within firstAnswer.
 const (
-	slowWindow = 4 * time.Second
-	slowBytes  = 64 << 10
+	slowWindow  = 4 * time.Second
+	slowBytes   = 64 << 10
+	firstAnswer = 2500 * time.Millisecond
 )
 
 // watchdog cancels a request that brings too little for too long.
 type watchdog struct {
-	cancel context.CancelCauseFunc
-	timer  *time.Timer
-	got    atomic.Int64 // in this window
+	cancel  context.CancelCauseFunc
+	arrival *arrival
+	window  time.Duration
+
+	mu    sync.Mutex // guards what follows
+	timer *time.Timer
+	over  bool
+	got   int64         // at the beginning of this window
+	age   time.Duration // likewise
 }
 
-func newWatchdog(ctx context.Context) (context.Context, *watchdog) {
+func newWatchdog(ctx context.Context, a *arrival, first time.Duration) (context.Context, *watchdog) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	w := &watchdog{cancel: cancel}
-	w.timer = time.AfterFunc(slowWindow, func() {
-		if w.got.Swap(0) < slowBytes {
-			cancel(errSlow)
-			return
-		}
-		w.timer.Reset(slowWindow)
-	})
+	w := &watchdog{cancel: cancel, arrival: a, window: first}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.timer = time.AfterFunc(first, w.look)
 	return ctx, w
 }
 
+// look is called at the end of each window. The first one, if it is a short
+// one, is for any byte at all.
+func (w *watchdog) look() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.over {
+		return
+	}
+	got, age := w.arrival.got.Load(), w.arrival.age(time.Now())
+	least := int64(1)
+	if w.window == slowWindow {
+		least = int64(slowBytes * min(1, (age-w.age).Seconds()/slowWindow.Seconds()))
+	}
+	if got-w.got < least {
+		w.cancel(errSlow)
+		return
+	}
+	w.got, w.age, w.window = got, age, slowWindow
+	w.timer.Reset(slowWindow)
+}
+
 func (w *watchdog) stop() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.over = true
 	w.timer.Stop()
 	w.cancel(errLost)
 }
@@ -58,7 +85,7 @@ type wish struct {
 	length int64 // in bytes; negative: what the peer has, but at most limit
 	limit  int64
 	out    *buffer
-	got    *atomic.Int64             // if not nil: bytes that have come so far
+	in     *arrival
 	check  func(digest.Digest) error // of what came
 }
 
@@ -69,16 +96,20 @@ func ranged(offset, length int64) http.Header {
 
 // get fulfils a wish, or says why the peer did not.
 func (f *Fetcher) get(ctx context.Context, wish wish) error {
-	ctx, w := newWatchdog(ctx)
+	first := slowWindow
+	if wish.length <= maxWhole {
+		first = firstAnswer
+	}
+	ctx, w := newWatchdog(ctx, wish.in, first)
 	defer w.stop()
-	err := f.getWatched(ctx, w, wish)
+	err := f.getWatched(ctx, wish)
 	if err != nil && ctx.Err() != nil {
 		err = fmt.Errorf("peer %s: %w", wish.peer.ID, context.Cause(ctx))
 	}
 	return err
 }
 
-func (f *Fetcher) getWatched(ctx context.Context, w *watchdog, wish wish) error {
+func (f *Fetcher) getWatched(ctx context.Context, wish wish) error {
 	p, length := wish.peer, wish.length
 	resp, secure, err := p.Get(ctx, blobPath(wish.blob), wish.header)
 	if err != nil {
@@ -100,8 +131,8 @@ func (f *Fetcher) getWatched(ctx context.Context, w *watchdog, wish wish) error 
 		return &badContent{p, secure, fmt.Errorf("%d bytes of %s: want %d", resp.ContentLength, wish.blob, length)}
 	}
 	h := sha256.New()
-	body := f.limits.reader(ctx, resp.Body, p.ID.String())
-	if err := w.read(h, body, length, wish.out, wish.got); err != nil {
+	body := f.limits.reader(ctx, wish.in.reader(resp.Body), p.ID.String(), length, wish.in)
+	if err := read(h, body, length, wish.out); err != nil {
 		return fmt.Errorf("peer %s: %w", p.ID, err)
 	}
 	if err := wish.check(digest.NewDigest(digest.SHA256, h)); err != nil {
@@ -112,14 +143,10 @@ func (f *Fetcher) getWatched(ctx context.Context, w *watchdog, wish wish) error 
 
 // read reads length bytes, hashing them while they are in the processor's
 // cache.
-func (w *watchdog) read(h io.Writer, body io.Reader, length int64, out *buffer, got *atomic.Int64) error {
+func read(h io.Writer, body io.Reader, length int64, out *buffer) error {
 	for done := int64(0); done < length; {
 		part := out.room(int(min(chunk, length-done)))
 		n, err := io.ReadAtLeast(body, part, min(len(part), readAtLeast))
-		w.got.Add(int64(n))
-		if got != nil {
-			got.Add(int64(n))
-		}
 		done += int64(n)
 		_, _ = h.Write(part[:n]) // a hash never fails
 		out.took(n)

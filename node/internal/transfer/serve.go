@@ -100,7 +100,7 @@ func (s *Server) blob(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer content.Close()
-	out := &counted{ResponseWriter: s.limits.writer(r, w, remote(r))}
+	out := &counted{ResponseWriter: s.limits.writer(r, w, remote(r), size)}
 	if start, ok := rangeStart(wanted); ok && start%pieces.Size == 0 {
 		done := s.grants.send(d, int(start/pieces.Size))
 		defer func() { done(out.n >= min(pieces.Size, size-start)) }()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -19,6 +20,9 @@ const (
 	lookAgain = time.Second
 	// maxFailures is after how many failures in a row a peer rests.
 	maxFailures = 2
+	// soon is when those who are not connected are looked for, if nobody who is has
+	// offered anything.
+	soon = time.Second
 )
 
 // swarm is the peers of one download. Each works for itself: it is offered
@@ -26,14 +30,16 @@ const (
 type swarm struct {
 	d    *download
 	done sync.WaitGroup
+	lost atomic.Bool // nobody may deliver now
 
 	mu        sync.Mutex // guards what follows
 	ctx       context.Context
 	members   map[peer.ID]*member
 	left      map[peer.ID]time.Time // that made room for others, and when
 	lookingUp bool
-	last      error // of a member that did not deliver
-	fatal     error // of this node: a disk that does not write
+	lookedUp  time.Time // when the last lookup ended
+	last      error     // of a member that did not deliver
+	fatal     error     // of this node: a disk that does not write
 }
 
 // run brings the missing pieces.
@@ -44,23 +50,24 @@ func (s *swarm) run(ctx context.Context) error {
 	s.d.f.awaitPeers(ctx)
 	tick := time.NewTicker(lookAgain)
 	defer tick.Stop()
-	nextLookup := time.Now()
+	begun := time.Now()
 	for {
 		s.add(s.d.f.network.Peers())
-		if hopeful := s.hopeful(); !hopeful && time.Now().After(nextLookup) {
+		silent := !s.d.hasSource() && time.Since(begun) > soon
+		if (silent || !s.hopeful()) && len(s.d.f.network.Peers()) > 0 {
 			s.lookUp()
-			nextLookup = time.Now().Add(findTimeout)
 		}
+		s.lost.Store(!s.hopeful())
 		s.d.mu.Lock()
-		left, progress, started, changed := s.d.left, s.d.progress, s.d.left < s.d.blob.Count(), s.d.changed
+		left, started, changed := s.d.left, s.d.left < s.d.blob.Count(), s.d.changed
 		s.d.mu.Unlock()
-		switch idle := time.Since(progress); {
+		switch idle := s.d.stalled(time.Now()); {
 		case left == 0:
 			return nil
 		case s.failure() != nil:
 			return s.failure()
-		case !s.hopeful() && (!started || idle > stallTimeout):
-			return errors.Join(ErrUnavailable, s.lastError())
+		case s.lost.Load() && (!started || idle > stallTimeout):
+			return s.d.f.unavailable(s.d.blob.Digest, s.d.key, s.lastError())
 		case idle > stallTimeout:
 			return errors.Join(fmt.Errorf("%w: nothing came for %s", ErrUnavailable, stallTimeout), s.lastError())
 		}
@@ -157,11 +164,12 @@ func (d *download) invite(id peer.ID) {
 	}
 }
 
-// lookUp looks for peers in the background that are not connected yet.
+// lookUp looks for peers in the background that are not connected yet, unless it
+// has done so a moment ago.
 func (s *swarm) lookUp() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.lookingUp || s.ctx.Err() != nil {
+	if s.lookingUp || time.Since(s.lookedUp) < findTimeout || s.ctx.Err() != nil {
 		return
 	}
 	s.lookingUp = true
@@ -169,11 +177,11 @@ func (s *swarm) lookUp() {
 		ctx, cancel := context.WithTimeout(s.ctx, findTimeout)
 		defer cancel()
 		err := s.d.f.network.Find(ctx, s.d.key, func(p *p2p.Peer) { s.add([]*p2p.Peer{p}) })
-		if err != nil && ctx.Err() == nil {
-			s.d.f.log.Debug("looking for content", "digest", s.d.key, "error", err)
-		}
 		s.mu.Lock()
-		s.lookingUp = false
+		s.lookingUp, s.lookedUp = false, time.Now()
+		if s.last == nil {
+			s.last = err
+		}
 		s.mu.Unlock()
 		s.changed()
 	})

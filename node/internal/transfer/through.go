@@ -5,20 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
-	"sync"
-	"time"
 
 	"github.com/opencontainers/go-digest"
 
-	"github.com/pyrsia/pyrsia-operator/node/internal/p2p"
 	"github.com/pyrsia/pyrsia-operator/node/internal/pieces"
 )
 
-const (
-	maxThrough     = 16               // blobs passed on at once: each holds a piece in memory
-	throughTimeout = 20 * time.Second // for one piece
-)
+// maxThrough is how many blobs are passed on at once: each holds a piece in memory.
+const maxThrough = 16
 
 // through passes a blob from peers on to one client without storing it: there
 // is no room. Each piece is verified before a byte of it goes on.
@@ -27,8 +21,13 @@ type through struct {
 	blob   pieces.Blob
 	key    digest.Digest
 	offset int64
-	piece  int // that data holds; -1: none
+
+	piece  int // that is loaded, or will be
+	stop   context.CancelFunc
+	race   *race
+	loaded chan struct{} // closed when the race is over: data and err say how
 	data   []byte
+	err    error
 }
 
 // openThrough brings the piece at an offset, so that a blob that nobody has is
@@ -39,8 +38,9 @@ func (f *Fetcher) openThrough(ctx context.Context, b pieces.Blob, key digest.Dig
 	case <-ctx.Done():
 		return nil, fmt.Errorf("there is no room in the store, and enough is passed on without it: %w", context.Cause(ctx))
 	}
-	t := &through{f: f, blob: b, key: key, offset: offset, piece: -1}
-	if err := t.load(ctx, int(offset/pieces.Size)); err != nil {
+	t := &through{f: f, blob: b, key: key, offset: offset}
+	t.load(int(offset / pieces.Size))
+	if err := await(ctx, t.race.look, t.wait); err != nil {
 		return nil, errors.Join(err, t.Close())
 	}
 	return t, nil
@@ -52,11 +52,11 @@ func (t *through) Read(p []byte) (int, error) {
 	}
 	i := int(t.offset / pieces.Size)
 	if i != t.piece {
-		ctx, cancel := context.WithTimeout(t.f.ctx, throughTimeout)
-		defer cancel()
-		if err := t.load(ctx, i); err != nil {
-			return 0, fmt.Errorf("passing blob %s on: %w", t.blob.Digest, err)
-		}
+		t.end()
+		t.load(i)
+	}
+	if err := t.wait(t.f.ctx); err != nil {
+		return 0, fmt.Errorf("passing blob %s on: %w", t.blob.Digest, err)
 	}
 	start, _ := t.blob.Range(i)
 	n := copy(p, t.data[t.offset-start:])
@@ -64,62 +64,39 @@ func (t *through) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// load brings one piece from the first peer that delivers it.
-func (t *through) load(ctx context.Context, i int) error {
-	var mu sync.Mutex // held by whoever tries a peer
-	asked := map[*p2p.Peer]bool{}
-	var last error
-	found := false
-	try := func(p *p2p.Peer) {
-		mu.Lock()
-		defer mu.Unlock()
-		if found || asked[p] || p.Banned() || ctx.Err() != nil {
-			return
+// load begins to bring one piece, from the first peer that delivers it.
+func (t *through) load(i int) {
+	offset, length := t.blob.Range(i)
+	t.race = newRace(t.f, wish{blob: t.blob.Digest, header: ranged(offset, length), length: length,
+		check: func(got digest.Digest) error { return t.blob.CheckDigest(i, got) }}, t.key, piecePace)
+	ctx, stop := context.WithCancel(t.f.ctx)
+	loaded := make(chan struct{})
+	t.piece, t.stop, t.loaded = i, stop, loaded
+	go func() {
+		defer close(loaded)
+		in, err := t.race.run(ctx)
+		if t.err = err; err == nil {
+			t.data = in.data
+			t.f.metrics.bytes.WithLabelValues("peers").Add(float64(length))
 		}
-		asked[p] = true
-		last = t.fetch(ctx, p, i)
-		if insecure(last) {
-			t.f.blame(p, last)
-			last = t.fetch(ctx, p, i)
-		}
-		if last != nil {
-			t.f.blame(p, last)
-			return
-		}
-		found = true
-	}
-	for _, p := range t.f.holders.order(t.key, t.f.network.Peers(), false) {
-		if try(p); found {
-			return nil
-		}
-	}
-	find, cancel := context.WithTimeout(ctx, findTimeout)
-	defer cancel()
-	err := t.f.network.Find(find, t.key, try)
-	mu.Lock()
-	defer mu.Unlock()
-	if found {
-		return nil
-	}
-	return errors.Join(ErrUnavailable, last, err)
+	}()
 }
 
-func (t *through) fetch(ctx context.Context, p *p2p.Peer, i int) error {
-	offset, length := t.blob.Range(i)
-	t.piece = -1
-	in := &buffer{slices.Grow(t.data[:0], pieces.Size)}
-	err := t.f.get(ctx, wish{
-		peer: p, blob: t.blob.Digest, header: ranged(offset, length), length: length, out: in,
-		check: func(got digest.Digest) error { return t.blob.CheckDigest(i, got) },
-	})
-	t.data = in.data
-	if err != nil {
-		return err
+// wait waits until the piece is loaded.
+func (t *through) wait(ctx context.Context) error {
+	select {
+	case <-t.loaded:
+		return t.err
+	case <-ctx.Done():
+		return context.Cause(ctx)
 	}
-	t.f.metrics.bytes.WithLabelValues("peers").Add(float64(length))
-	p.Delivered(int(length))
-	t.piece = i
-	return nil
+}
+
+// end ends what loads a piece.
+func (t *through) end() {
+	t.stop()
+	<-t.loaded
+	t.data = nil
 }
 
 // Seek implements io.Seeker.
@@ -139,6 +116,7 @@ func (t *through) Seek(offset int64, whence int) (int64, error) {
 
 // Close gives the place back.
 func (t *through) Close() error {
+	t.end()
 	<-t.f.through
 	return nil
 }

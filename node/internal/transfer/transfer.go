@@ -15,6 +15,7 @@ import (
 	"sync"
 	"time"
 
+	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/opencontainers/go-digest"
 	"github.com/prometheus/client_golang/prometheus"
@@ -29,11 +30,8 @@ import (
 var ErrUnavailable = errors.New("no peer has it")
 
 const (
-	// FirstPiece bounds how long Open waits for the first bytes: well under
-	// the time after which clients give a mirror up.
-	FirstPiece  = 15 * time.Second
 	findTimeout = 5 * time.Second
-	firstPeer   = 4 * time.Second // that a node without any peer waits for one
+	firstPeer   = 2 * time.Second // that a node without any peer waits for one
 	banTime     = 10 * time.Minute
 	avoidTime   = time.Minute // for which a peer that was slow is asked last
 	// maxWhole is the largest blob in bytes that each node fetches for itself,
@@ -49,8 +47,12 @@ type Network interface {
 	// Peer finds a connected peer.
 	Peer(id peer.ID) (*p2p.Peer, bool)
 	// Find looks for others that have announced an artifact's piece list, and
-	// calls found with each one that could be reached.
+	// calls found with each one that could be reached. If none could, it says who
+	// could not.
 	Find(ctx context.Context, key digest.Digest, found func(*p2p.Peer)) error
+	// Gone are nodes that were connected, and had something, as had tells, or
+	// said that they had everything.
+	Gone(had func(peer.ID) bool) []peer.AddrInfo
 }
 
 // Fetcher brings blobs into a store, each one once however many ask.
@@ -64,6 +66,8 @@ type Fetcher struct {
 	metrics *metrics
 	holders *holders
 	small   singleflight.Group // blobs that are fetched whole, by digest
+	lanes   int                // pieces that are wanted on their way at a time
+	inVain  *lru.Cache[digest.Digest, attempt]
 
 	ctx        context.Context // of all downloads
 	stop       context.CancelFunc
@@ -73,6 +77,7 @@ type Fetcher struct {
 	onTheirWay map[*flight]bool
 	arrived    chan struct{} // closed when one of them has come, or failed
 	relieved   time.Time     // when one was given up last
+	alone      time.Time     // since when there is no peer; zero: there is one
 }
 
 // New makes a fetcher and registers its metrics. stored is called with the
@@ -85,6 +90,8 @@ func New(s *store.Store, n Network, stored func(digest.Digest), limits *Limits, 
 	f.metrics = newMetrics(reg, f)
 	f.ctx, f.stop = context.WithCancel(context.Background())
 	f.through = make(chan struct{}, maxThrough)
+	f.lanes = limits.lanes()
+	f.inVain = newAttempts()
 	return f
 }
 
@@ -101,7 +108,7 @@ type Reader interface {
 
 // Open opens a blob, bringing it from peers if the store does not have it.
 // key is the digest of the piece list that vouches for it. When Open returns,
-// the first piece is there and verified.
+// the first piece is there and verified, or, over a slow link, on its way.
 func (f *Fetcher) Open(ctx context.Context, b pieces.Blob, key digest.Digest) (Reader, error) {
 	file, err := f.store.Open(ctx, b.Digest)
 	if err == nil {
@@ -113,9 +120,10 @@ func (f *Fetcher) Open(ctx context.Context, b pieces.Blob, key digest.Digest) (R
 		// A disk that does not read is no reason to refuse what peers have.
 		f.log.Error("reading the store", "error", err)
 	}
+	if err := f.triedInVain(b.Digest, time.Now()); err != nil {
+		return nil, fmt.Errorf("fetching blob %s: %w", b.Digest, err)
+	}
 	started := time.Now()
-	ctx, cancel := context.WithTimeout(ctx, FirstPiece)
-	defer cancel()
 	r, err := f.bring(ctx, b, key)
 	if err != nil {
 		return nil, fmt.Errorf("fetching blob %s: %w", b.Digest, err)
@@ -143,7 +151,7 @@ func (f *Fetcher) bring(ctx context.Context, b pieces.Blob, key digest.Digest) (
 		return f.store.Open(ctx, b.Digest)
 	}
 	r := &reader{d: d}
-	if err := d.wait(ctx, 0); err != nil {
+	if err := await(ctx, d.look, func(ctx context.Context) error { return d.wait(ctx, 0) }); err != nil {
 		return nil, errors.Join(err, r.Close())
 	}
 	return r, nil
@@ -177,9 +185,9 @@ func (f *Fetcher) Small(ctx context.Context, want digest.Digest, limit int64) ([
 	if err == nil {
 		return data, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, FirstPiece)
-	defer cancel()
-	data, err = f.whole(ctx, want, -1, limit, want)
+	if err = f.triedInVain(want, time.Now()); err == nil {
+		data, err = f.whole(ctx, want, -1, limit, want)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("fetching %s: %w", want, err)
 	}
@@ -254,22 +262,6 @@ func (f *Fetcher) download(blob digest.Digest) *download {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.active[blob]
-}
-
-// awaitPeers waits for a first peer: a node that has just started or was cut
-// off finds one soon, or not at all.
-func (f *Fetcher) awaitPeers(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, firstPeer)
-	defer cancel()
-	tick := time.NewTicker(firstPeer / 200)
-	defer tick.Stop()
-	for len(f.network.Peers()) == 0 {
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return
-		}
-	}
 }
 
 // interested is told that a peer wants pieces of a blob: if this node wants

@@ -56,7 +56,9 @@ func (d *download) slow(i int, m *member) bool {
 	if !m.proven.Load() {
 		limit *= time.Duration(len(fetches))
 	}
-	return time.Since(fetches[len(fetches)-1].started) > limit
+	last, now := fetches[len(fetches)-1], time.Now()
+	// How long a piece takes is not known before one has come.
+	return last.age(now) > limit && (d.pace > 0 || last.behind(pieces.Size, tolerable, now))
 }
 
 // mayFetch tells whether a member could bring a piece beside those who do; the
@@ -80,13 +82,13 @@ func (d *download) idle(ctx context.Context) {
 }
 
 // begin notes that a member fetches a piece, unless it is not needed any more.
-func (d *download) begin(i int, m *member, cancel context.CancelCauseFunc) (*fetch, bool) {
+func (d *download) begin(i int, m *member, fl *flight) (*fetch, bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.have.Has(i) || len(d.fetches[i]) > 0 && (!d.slow(i, m) || !d.mayFetch(i, m)) {
 		return nil, false
 	}
-	f := &fetch{member: m, started: time.Now(), cancel: cancel}
+	f := &fetch{fl, m}
 	d.fetches[i] = append(d.fetches[i], f)
 	return f, true
 }

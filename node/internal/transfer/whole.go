@@ -15,17 +15,11 @@ import (
 )
 
 const (
-	// hedgeAfter is how long the first peer has for a whole blob before
-	// another is asked as well; each further one gets the same.
-	hedgeAfter = 150 * time.Millisecond
 	// maxRacers is how many peers are asked for one blob at a time. Those from
-	// which it hardly comes do not count; with them there are at most maxAsked.
+	// which it hardly comes do not count.
 	maxRacers = 4
-	maxAsked  = 32
-	// firstBytes is how long a peer has until it counts as one of these, and inTime
-	// is when it would be there from one that does not.
-	firstBytes = 4 * hedgeAfter
-	inTime     = 5 * time.Second
+	// wholeTimeout bounds a race, from which something comes all the time.
+	wholeTimeout = 2 * time.Minute
 	// small is what manifests, configs and piece lists (of unknown size) hardly
 	// exceed, in bytes.
 	small = 64 << 10
@@ -35,13 +29,19 @@ const (
 // Everyone who asks at the same time shares one transfer.
 func (f *Fetcher) whole(ctx context.Context, want digest.Digest, size, limit int64, key digest.Digest) ([]byte, error) {
 	ended := f.small.DoChan(want.String(), func() (any, error) {
-		ctx, cancel := context.WithTimeout(f.ctx, FirstPiece)
+		ctx, cancel := context.WithTimeout(f.ctx, wholeTimeout)
 		defer cancel()
-		r := &race{f: f, want: want, size: size, limit: limit, key: key, asked: map[*p2p.Peer]bool{}, running: map[*racer]bool{}, results: make(chan result, maxAsked+1), found: make(chan *p2p.Peer, maxRacers)}
-		data, err := r.run(ctx)
+		r := newRace(f, wish{blob: want, length: size, limit: limit, check: func(got digest.Digest) error {
+			if got != want {
+				return fmt.Errorf("digest %s, want %s", got, want)
+			}
+			return nil
+		}}, key, wholePace)
+		in, err := r.run(ctx)
 		if err != nil {
 			return nil, err
 		}
+		data := in.data
 		f.metrics.bytes.WithLabelValues("peers").Add(float64(len(data)))
 		if err := f.store.Cache(want, data); err != nil {
 			f.log.Error("storing a blob", "error", err) // it is verified and can be handed on all the same
@@ -60,38 +60,61 @@ func (f *Fetcher) whole(ctx context.Context, want digest.Digest, size, limit int
 	}
 }
 
-// race asks one peer after the other for a blob, and a further one whenever
-// the last takes long. The first that delivers ends it.
+// racePace is when a race asks others too.
+type racePace struct {
+	// after is how long the first peer has until its first bytes before another is
+	// asked as well; each further one gets the same.
+	after time.Duration
+	// maxAsked bounds those that are asked at a time, with those that hardly deliver.
+	maxAsked int
+	// first is how long a peer has until it counts as one of these, and inTime is
+	// when it would all be there from one that does not.
+	first, inTime time.Duration
+}
+
+var (
+	wholePace = racePace{after: 150 * time.Millisecond, maxAsked: 32, first: 600 * time.Millisecond, inTime: 5 * time.Second}
+	// A piece is large, and what is asked for twice costs a slow link twice as much.
+	piecePace = racePace{after: 500 * time.Millisecond, maxAsked: 8, first: time.Second, inTime: time.Minute}
+)
+
+// race asks one peer after the other for a blob or a piece, and a further one
+// whenever the last takes long. The first that delivers ends it.
 type race struct {
-	f           *Fetcher
-	want        digest.Digest
-	size, limit int64
-	key         digest.Digest
-	asked       map[*p2p.Peer]bool
-	running     map[*racer]bool
-	results     chan result
-	found       chan *p2p.Peer // by a lookup; closed at its end
-	last        error
+	f       *Fetcher
+	wish    wish // of each racer
+	key     digest.Digest
+	pace    racePace
+	asked   map[*p2p.Peer]bool
+	running map[*racer]bool
+	results chan result
+	found   chan *p2p.Peer // by a lookup; closed at its end
+	lookup  error          // how it ended
+	last    error
+	moving  atomic.Bool // something comes
+}
+
+func newRace(f *Fetcher, w wish, key digest.Digest, pace racePace) *race {
+	return &race{f: f, wish: w, key: key, pace: pace, asked: map[*p2p.Peer]bool{}, running: map[*racer]bool{},
+		results: make(chan result, pace.maxAsked+1), found: make(chan *p2p.Peer, maxRacers)}
 }
 
 // racer is one peer that is asked.
 type racer struct {
-	peer    *p2p.Peer
-	started time.Time
-	got     atomic.Int64 // bytes
-	cancel  context.CancelCauseFunc
+	arrival
+	peer   *p2p.Peer
+	cancel context.CancelCauseFunc
 }
 
 type result struct {
 	*racer
-	data []byte
+	data *buffer
 	err  error
 }
 
 // hardly tells whether the blob hardly comes from a racer.
 func (r *race) hardly(a *racer, now time.Time) bool {
-	age, size := now.Sub(a.started), float64(max(r.size, small))
-	return age > firstBytes && float64(a.got.Load())*inTime.Seconds() < size*age.Seconds()
+	return a.age(now) > r.pace.first && a.behind(max(r.wish.length, small), r.pace.inTime, now)
 }
 
 // racing counts the racers from which the blob may come in time. If there are too
@@ -105,53 +128,53 @@ func (r *race) racing(now time.Time) (n int) {
 			n++
 		}
 	}
-	if len(r.running) >= maxAsked {
+	if len(r.running) >= r.pace.maxAsked {
 		slices.SortFunc(others, func(a, b *racer) int { return cmp.Compare(a.got.Load(), b.got.Load()) })
-		for _, a := range others[:min(len(others), maxAsked/2)] {
+		for _, a := range others[:min(len(others), r.pace.maxAsked/2)] {
 			a.cancel(errSlow)
 		}
 	}
 	return n
 }
 
-func (r *race) run(ctx context.Context) ([]byte, error) {
+func (r *race) run(ctx context.Context) (*buffer, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(errLost)
 	r.f.awaitPeers(ctx)
-	waiting := r.f.holders.order(r.key, r.f.network.Peers(), r.size <= small)
+	waiting := r.f.holders.order(r.key, r.f.network.Peers(), r.wish.length <= small)
 	var found chan *p2p.Peer // nil until somebody is looked for
 	lookedUp := false
-	hedge := time.NewTimer(hedgeAfter)
+	hedge := time.NewTimer(r.pace.after)
 	defer hedge.Stop()
 	next := func(n int) {
 		racing := r.racing(time.Now())
 		// Twice as many each time it hardly comes from those who were asked.
 		n = min(n, maxRacers+len(r.running)-2*racing)
-		for n > 0 && len(waiting) > 0 && len(r.running) < maxAsked {
+		for n > 0 && len(waiting) > 0 && len(r.running) < r.pace.maxAsked {
 			p := waiting[0]
 			waiting = waiting[1:]
 			if !r.asked[p] && !p.Banned() {
 				r.ask(ctx, p)
-				hedge.Reset(hedgeAfter)
+				hedge.Reset(r.pace.after)
 				n--
 			}
 		}
 	}
 	next(1)
 	for {
-		if !lookedUp && len(waiting) == 0 {
+		if !lookedUp && len(waiting) == 0 && len(r.f.network.Peers()) > 0 {
 			lookedUp, found = true, r.found
 			go r.lookUp(ctx)
 		}
 		if len(r.running) == 0 && len(waiting) == 0 && found == nil {
-			return nil, errors.Join(ErrUnavailable, r.last)
+			return nil, r.f.unavailable(r.wish.blob, r.key, r.last, r.lookup)
 		}
 		select {
 		case got := <-r.results:
 			delete(r.running, got.racer)
 			if got.err == nil {
 				r.f.holders.delivered(r.key, got.peer.ID)
-				got.peer.Delivered(len(got.data))
+				got.peer.Delivered(len(got.data.data))
 				return got.data, nil
 			}
 			r.failed(ctx, got)
@@ -166,9 +189,15 @@ func (r *race) run(ctx context.Context) ([]byte, error) {
 				next(1)
 			}
 		case <-hedge.C:
-			hedge.Reset(hedgeAfter)
+			hedge.Reset(r.pace.after)
 			// One more, or as many as there are that hardly deliver.
-			next(max(1, len(r.running)-r.racing(time.Now())))
+			n := len(r.running) - r.racing(time.Now())
+			comes := r.comes(time.Now())
+			if !comes {
+				n = max(1, n)
+			}
+			r.moving.Store(comes)
+			next(n)
 		case <-ctx.Done():
 			return nil, errors.Join(fmt.Errorf("%w in time", ErrUnavailable), r.last)
 		}
@@ -180,15 +209,30 @@ func (r *race) lookUp(ctx context.Context) {
 	defer close(r.found)
 	ctx, cancel := context.WithTimeout(ctx, findTimeout)
 	defer cancel()
-	err := r.f.network.Find(ctx, r.key, func(p *p2p.Peer) {
+	r.lookup = r.f.network.Find(ctx, r.key, func(p *p2p.Peer) {
 		select {
 		case r.found <- p:
 		case <-ctx.Done():
 		}
 	})
-	if err != nil && ctx.Err() == nil {
-		r.f.log.Debug("looking for content", "digest", r.key, "error", err)
+}
+
+// look is await's.
+func (r *race) look(waited time.Duration) error {
+	if waited > headerAfter && r.moving.Load() {
+		return errComes
 	}
+	return nil
+}
+
+// comes tells whether something comes from a racer.
+func (r *race) comes(now time.Time) bool {
+	for a := range r.running {
+		if a.comes(now) {
+			return true
+		}
+	}
+	return false
 }
 
 func (r *race) failed(ctx context.Context, got result) {
@@ -204,26 +248,14 @@ func (r *race) failed(ctx context.Context, got result) {
 
 func (r *race) ask(ctx context.Context, p *p2p.Peer) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	a := &racer{peer: p, started: time.Now(), cancel: cancel}
+	a := &racer{arrival: arrival{started: time.Now()}, peer: p, cancel: cancel}
 	r.asked[p], r.running[a] = true, true
 	go func() {
 		defer cancel(errLost)
-		data, err := r.fetch(ctx, a)
-		r.results <- result{a, data, err} // there is room for every racer
+		wish := r.wish
+		// A buffer which grows: many may be asked in vain.
+		wish.peer, wish.out, wish.in = p, new(buffer), &a.arrival
+		err := r.f.get(ctx, wish)
+		r.results <- result{a, wish.out, err} // there is room for every racer
 	}()
-}
-
-// fetch is one peer's part.
-func (r *race) fetch(ctx context.Context, a *racer) ([]byte, error) {
-	in := new(buffer) // which grows: many may be asked in vain
-	err := r.f.get(ctx, wish{
-		peer: a.peer, blob: r.want, length: r.size, limit: r.limit, out: in, got: &a.got,
-		check: func(got digest.Digest) error {
-			if got != r.want {
-				return fmt.Errorf("%d bytes that have digest %s, want %s", len(in.data), got, r.want)
-			}
-			return nil
-		},
-	})
-	return in.data, err
 }
