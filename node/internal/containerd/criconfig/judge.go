@@ -155,6 +155,9 @@ func (r release) disabled(l *loaded) *trouble {
 	if r.transfer {
 		needs = append(needs, transferPlugin)
 	}
+	if r.needsVerifier {
+		needs = append(needs, verifierPlugin)
+	}
 	for _, plugin := range needs {
 		if file, ok := l.disabled[plugin]; ok {
 			whose := ""

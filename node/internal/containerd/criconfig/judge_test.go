@@ -69,7 +69,7 @@ func TestJudgements(t *testing.T) {
 		"version-3-old-table":                  {local, noStart, noStart, noLocal, noTransfer, noTransfer, transfer, transfer},
 		"version-4":                            {noLocal, noStart, noStart, noStart, noStart, noStart, transfer, transfer},
 		"version-4-old-table":                  {local, noStart, noStart, noStart, noStart, noStart, noTransfer, noTransfer},
-		"verifier-disabled":                    {local, local, local, local, transfer, transfer, transfer, transfer},
+		"verifier-disabled":                    {local, local, local, local, noCRI, noCRI, transfer, transfer},
 		"verifier-elsewhere":                   {local, local, local, local, transfer, transfer, transfer, transfer},
 		"verifier-none":                        {local, local, local, local, transfer, transfer, transfer, transfer},
 		"wrong-type":                           {noStart, noStart, noStart, noStart, noStart, noStart, noStart, noStart},

@@ -47,6 +47,9 @@ type release struct {
 	// transfer: CRI pulls by the transfer service unless something in its table
 	// keeps it from that (CheckLocalImagePullConfigs, since 2.1.0).
 	transfer bool
+	// needsVerifier: the transfer service does not load where the image verifier
+	// plugin is disabled (plugins/transfer; until 2.3 it is an error).
+	needsVerifier bool
 	// needsHost: a hosts.toml without a [host] table is dropped (getSortedHosts)
 	// by patches older than this one.
 	needsHost int
@@ -61,8 +64,8 @@ var releases = []release{
 	{major: 1, minor: 6, config: 2, refuses: 32, relative: 29, needsHost: never},
 	{major: 1, minor: 7, config: 2, refuses: 17, relative: 16, needsHost: 32, prefixed: true},
 	{major: 2, minor: 0, config: 3},
-	{major: 2, minor: 1, config: 3, transfer: true},
-	{major: 2, minor: 2, config: 3, transfer: true, path: both, alone: 2, referrers: true},
+	{major: 2, minor: 1, config: 3, transfer: true, needsVerifier: true},
+	{major: 2, minor: 2, config: 3, transfer: true, needsVerifier: true, path: both, alone: 2, referrers: true},
 	{major: 2, minor: 3, config: 4, transfer: true, path: both, referrers: true, eachFile: true},
 	{major: 2, minor: 4, config: 4, transfer: true, path: both, referrers: true, eachFile: true},
 }
