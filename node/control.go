@@ -14,7 +14,9 @@ import (
 
 // Status implements control.Node.
 func (n *Node) Status(ctx context.Context, since int64) (*control.Status, error) {
-	proof, err := n.ledger.Consistency(ctx, since)
+	// First of all: the keys and rotations that are read after it are enough for its
+	// signatures.
+	head, proof, err := n.ledger.HeadSince(ctx, since)
 	if err != nil {
 		return nil, err
 	}
@@ -25,7 +27,7 @@ func (n *Node) Status(ctx context.Context, since int64) (*control.Status, error)
 	s := &control.Status{
 		Role: n.config.Role, Version: Version,
 		PeerID: n.host.ID().String(), Peers: len(n.host.Peers()),
-		Ledger: control.LedgerStatus{Key: n.ledger.Key(), Consistency: ledger.EncodeHashes(proof)},
+		Ledger: control.LedgerStatus{Key: n.ledger.Key(), Checkpoint: string(head.Signed), Consistency: ledger.EncodeHashes(proof)},
 		Alarms: alarms,
 	}
 	for _, r := range n.ledger.Rotations() {
@@ -33,9 +35,6 @@ func (n *Node) Status(ctx context.Context, since int64) (*control.Status, error)
 	}
 	for _, a := range n.host.Addrs() {
 		s.Addrs = append(s.Addrs, a.String())
-	}
-	if head, ok := n.ledger.Head(); ok {
-		s.Ledger.Checkpoint = string(head.Signed)
 	}
 	return s, nil
 }

@@ -298,23 +298,25 @@ func (l *Ledger) Tags(ctx context.Context, repository, after string, limit int) 
 // Repositories lists the names of all repositories, sorted.
 func (l *Ledger) Repositories() []string { return l.index.repositories() }
 
-// Consistency proves that the head extends the ledger's first since blocks.
-func (l *Ledger) Consistency(ctx context.Context, since int64) (tlog.TreeProof, error) {
-	head, ok := l.Head()
-	if !ok || since <= 0 || since >= head.Tree.N {
-		return nil, nil
+// HeadSince is the head with the proof that its tree extends that of the first since
+// blocks (RFC 6962, section 2.1.2), of the same moment: the ledger grows all the time.
+// The proof is nil when since is not below the head; the head is without a signed
+// checkpoint while there is none.
+func (l *Ledger) HeadSince(ctx context.Context, since int64) (head Checkpoint, proof tlog.TreeProof, err error) {
+	head, _ = l.Head()
+	if since <= 0 || since >= head.Tree.N {
+		return head, nil, nil
 	}
-	proof, err := tlog.ProveTree(head.Tree.N, since, proven{ctx, l.cache, head.Tree})
+	proof, err = tlog.ProveTree(head.Tree.N, since, proven{ctx, l.cache, head.Tree})
 	if err != nil {
-		return nil, fmt.Errorf("proving consistency with %d blocks: %w", since, err)
+		return head, nil, fmt.Errorf("proving consistency with %d blocks: %w", since, err)
 	}
-	return proof, nil
+	return head, proof, nil
 }
 
 // Contains checks that an earlier checkpoint is part of this copy's history.
 func (l *Ledger) Contains(ctx context.Context, c Checkpoint) error {
-	head, _ := l.Head()
-	proof, err := l.Consistency(ctx, c.Tree.N)
+	head, proof, err := l.HeadSince(ctx, c.Tree.N)
 	if err != nil {
 		return err
 	}
