@@ -22,7 +22,7 @@ const podsToAsk = 3
 // find looks up the block of an Artifact that names a node and no publisher.
 func (r *ArtifactReconciler) find(ctx context.Context, art *v1alpha1.Artifact) (time.Duration, error) {
 	const condition = v1alpha1.ConditionPublished
-	if art.Status.Block != nil {
+	if art.Status.Block != nil && isTrue(art, condition) {
 		return 0, nil
 	}
 	if err := checkName(art, condition); err != nil {

@@ -31,7 +31,7 @@ const (
 // is there.
 func (r *ArtifactReconciler) publish(ctx context.Context, art *v1alpha1.Artifact) (time.Duration, error) {
 	const condition = v1alpha1.ConditionPublished
-	if art.Status.Block != nil {
+	if art.Status.Block != nil && isTrue(art, condition) {
 		return 0, nil
 	}
 	if err := checkName(art, condition); err != nil {

@@ -117,7 +117,7 @@ func (r *OfficialImageSetReconciler) share(ctx context.Context, set *v1alpha1.Of
 	if err := controllerutil.SetOwnerReference(set, got, r.Client.Scheme()); err != nil {
 		return false, fmt.Errorf("sharing Artifact %s: %w", got.Name, err)
 	}
-	err = r.Client.Patch(ctx, got, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{}))
+	err = r.Client.Patch(ctx, got, unlessChanged(before))
 	if apierrors.IsConflict(err) || apierrors.IsNotFound(err) {
 		return false, nil // another set took it, or gave it up
 	}
@@ -138,7 +138,7 @@ func (r *OfficialImageSetReconciler) giveUp(ctx context.Context, set *v1alpha1.O
 	}
 	after := art.DeepCopy()
 	after.OwnerReferences = slices.DeleteFunc(after.OwnerReferences, func(ref metav1.OwnerReference) bool { return ref.UID == set.UID })
-	err := r.Client.Patch(ctx, after, client.MergeFromWithOptions(art.DeepCopy(), client.MergeFromWithOptimisticLock{}))
+	err := r.Client.Patch(ctx, after, unlessChanged(art.DeepCopy()))
 	if apierrors.IsConflict(err) {
 		return nil
 	}

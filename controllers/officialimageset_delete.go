@@ -36,7 +36,7 @@ func (r *OfficialImageSetReconciler) holdDeletion(ctx context.Context, set *v1al
 	} else {
 		controllerutil.RemoveFinalizer(set, contentFinalizer)
 	}
-	return wrap(r.Client.Patch(ctx, set, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})), "writing the finalizer")
+	return wrap(r.Client.Patch(ctx, set, unlessChanged(before)), "writing the finalizer")
 }
 
 // finalize has the publisher drop the content of the set's images, but not of

@@ -30,6 +30,11 @@ func (r *OfficialImageSetReconciler) resolve(w *work) step[*v1alpha1.OfficialIma
 		if set.Spec.Mode == v1alpha1.SetModePlan {
 			return untilNext(r.Now(), w.pass.listedAt.Add(interval(set))), nil
 		}
+		defer func() { // each time, for what is written once may not get there
+			if !w.pass.running && !w.pass.began.IsZero() {
+				set.Status.LastResolvedTime = new(metav1.NewTime(w.pass.began.Truncate(time.Second)))
+			}
+		}()
 		interval, now := interval(set), r.Now()
 		due, next := w.pass.due(now, interval, resolveBatch)
 		if set.Spec.Suspend || len(due) == 0 {
@@ -66,9 +71,8 @@ func (r *OfficialImageSetReconciler) resolve(w *work) step[*v1alpha1.OfficialIma
 			return unusable.wait(), nil
 		}
 		due, next = w.pass.due(now, interval, 1)
-		if len(due) == 0 && w.pass.running {
+		if len(due) == 0 {
 			w.pass.running = false
-			set.Status.LastResolvedTime = new(metav1.NewTime(w.pass.began.Truncate(time.Second)))
 		}
 		if len(due) > 0 {
 			return time.Millisecond, nil // the next batch, after the status is written

@@ -44,7 +44,7 @@ func (r *PyrsiaNodeReconciler) hold(ctx context.Context, n *v1alpha1.PyrsiaNode)
 	}
 	before := n.DeepCopy()
 	controllerutil.AddFinalizer(n, containerdFinalizer)
-	return wrap(r.Client.Patch(ctx, n, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})), "adding the finalizer")
+	return wrap(r.Client.Patch(ctx, n, unlessChanged(before)), "adding the finalizer")
 }
 
 // cleanup gives the Kubernetes nodes their containerd set-up back. The mirror
@@ -78,7 +78,7 @@ func (r *PyrsiaNodeReconciler) cleanup(ctx context.Context, n *v1alpha1.PyrsiaNo
 	}
 	if !equality.Semantic.DeepEqual(before.Status, n.Status) {
 		conditions := slices.Clone(*n.Conditions()) // the answer to the patch overwrites n
-		if patchErr := r.Client.Status().Patch(ctx, n, client.MergeFrom(before)); patchErr != nil {
+		if patchErr := r.Client.Status().Patch(ctx, n, unlessChanged(before)); patchErr != nil {
 			return 0, errors.Join(err, client.IgnoreNotFound(wrap(patchErr, "writing the status")))
 		}
 		r.status.tellAlarms(before, n, conditions)

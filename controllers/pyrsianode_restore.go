@@ -250,7 +250,7 @@ func (r *PyrsiaNodeReconciler) release(ctx context.Context, n *v1alpha1.PyrsiaNo
 	}
 	patched := n.DeepCopy() // the answer to the patch overwrites it, and n has a status to be written
 	controllerutil.RemoveFinalizer(patched, containerdFinalizer)
-	err := r.Client.Patch(ctx, patched, client.MergeFromWithOptions(n.DeepCopy(), client.MergeFromWithOptimisticLock{}))
+	err := r.Client.Patch(ctx, patched, unlessChanged(n.DeepCopy()))
 	if client.IgnoreNotFound(err) != nil {
 		return wrap(err, "removing the finalizer")
 	}

@@ -10,6 +10,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/events"
@@ -142,14 +143,23 @@ type statusWriter struct {
 	recorder events.EventRecorder
 }
 
+// staleRead is when to look again at an object that has changed since it was read:
+// the cache is behind with it.
+const staleRead = 200 * time.Millisecond
+
 // finish sums up the steps, writes the status if it changed, and then tells
-// the transitions as events.
+// the transitions as events. What was found out about an older state of the object is
+// not written over what is known of the newest one.
 func (w statusWriter) finish(ctx context.Context, before, after object, next time.Duration, err error) (ctrl.Result, error) {
 	summarize(after, err)
 	if !equality.Semantic.DeepEqual(before, after) {
 		conditions := *after.Conditions() // the answer to the patch overwrites after
-		if patchErr := w.client.Status().Patch(ctx, after, client.MergeFrom(before)); patchErr != nil {
-			return ctrl.Result{}, errors.Join(err, client.IgnoreNotFound(wrap(patchErr, "writing the status")))
+		patchErr := w.client.Status().Patch(ctx, after, unlessChanged(before))
+		switch {
+		case apierrors.IsConflict(patchErr):
+			return ctrl.Result{RequeueAfter: staleRead}, nil
+		case patchErr != nil: // err is found again; a terminal one would end the retries
+			return ctrl.Result{}, client.IgnoreNotFound(wrap(patchErr, "writing the status"))
 		}
 		w.tell(before, after, conditions)
 	}
@@ -157,6 +167,12 @@ func (w statusWriter) finish(ctx context.Context, before, after object, next tim
 		return ctrl.Result{}, err
 	}
 	return ctrl.Result{RequeueAfter: next}, nil
+}
+
+// unlessChanged is the patch from an object to what it is to be: a conflict if it has
+// changed since it was read.
+func unlessChanged(before client.Object) client.Patch {
+	return client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})
 }
 
 func (w statusWriter) tell(before, after object, conditions []metav1.Condition) {
