@@ -189,7 +189,7 @@ var (
 	ledgerKeys  = regexp.MustCompile(`[A-Za-z0-9./_-]+\+[0-9a-f]{8}\+[A-Za-z0-9+/=]{44}`)
 	uids        = regexp.MustCompile(`[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}`)
 	addresses   = regexp.MustCompile(`\b(10|127)(\.[0-9]{1,3}){3}\b`)
-	mirrorPorts = regexp.MustCompile(`IP:2\d{4}\b`) // of mirrorNode
+	mirrorPorts = regexp.MustCompile(`(IP:|"port":)2\d{4}\b`) // of mirrorNode
 )
 
 // state is what there is in a namespace, without what differs each time.
@@ -204,7 +204,7 @@ func (c *cluster) state(t *testing.T, ns string) map[string]string {
 		text := ledgerKeys.ReplaceAllString(strings.ReplaceAll(string(data), ns, "NS"), "KEY")
 		text = uids.ReplaceAllString(text, "UID") // of a mirror, in its set-up's arguments
 		text = addresses.ReplaceAllString(text, "IP")
-		out[kind+" "+name] = mirrorPorts.ReplaceAllString(text, "IP:PORT")
+		out[kind+" "+name] = mirrorPorts.ReplaceAllString(text, "${1}PORT")
 	}
 	list := func(l client.ObjectList) {
 		if err := c.List(t.Context(), l, client.InNamespace(ns)); err != nil {
