@@ -19,7 +19,6 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
-	"github.com/pyrsia/pyrsia-operator/node/distributions"
 	"github.com/pyrsia/pyrsia-operator/node/internal/containerd"
 	"github.com/pyrsia/pyrsia-operator/node/internal/containerd/criconfig"
 	"github.com/pyrsia/pyrsia-operator/node/internal/datafolder"
@@ -57,28 +56,6 @@ hands over to those of its own namespace.)`,
 	f.StringVar(&distribution, "distribution", "", "Kubernetes distribution of this machine, such as k3s, instead of --certs-d and --config")
 	cmd.AddCommand(containerdInstall(&s, &config), containerdKeep(&s), containerdGuard(&s), containerdUninstall(&s), containerdStatus(&s, &config))
 	return cmd
-}
-
-// preset sets the flags that a Kubernetes distribution stands for.
-func preset(cmd *cobra.Command, distribution string) error {
-	if distribution == "" {
-		return nil
-	}
-	d, err := distributions.Find(distribution)
-	if err != nil {
-		return fmt.Errorf("--distribution: %w", err)
-	}
-	if cmd.Name() == "install" {
-		fmt.Fprintf(cmd.ErrOrStderr(), "%s: %s\n", d.Name, d.Note)
-	}
-	for name, value := range map[string]string{"certs-d": d.CertsD, "config": d.Config} {
-		if !cmd.Flags().Changed(name) {
-			if err := cmd.Flags().Set(name, value); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
 }
 
 func containerdInstall(s *containerd.Setup, config *containerdConfig) *cobra.Command {

@@ -54,10 +54,11 @@ func (s Setup) check() error {
 // Install sends pulls of these registries to the mirror at the given URL. What
 // the user had is kept for Uninstall. What the same owner had set up otherwise,
 // at another URL or for registries that are not listed any more, is changed or
-// restored: it tells which folders were. With Fallback the registries and mirrors that
-// the user had set up are asked after the mirror, as they were at this Install. If another owner has one of the
-// registries, nothing is changed but for a claim to it within a team, and the
-// error is an *OwnedError. To install again is safe, also after a crash at any moment.
+// restored: it tells which folders were. With Fallback the registries and mirrors
+// that the user had set up are asked after the mirror, as they are now. If
+// another owner has one of the registries, nothing is changed but for a claim to
+// it within a team, and the error is an *OwnedError. What cannot be kept is a
+// *RefusedError. To install again is safe, also after a crash at any moment.
 func (s Setup) Install(mirror string, mode Mode) (restored []string, err error) {
 	if mode != Strict && mode != Fallback {
 		return nil, fmt.Errorf("mode %q: want %s or %s", mode, Strict, Fallback)

@@ -9,7 +9,8 @@ import (
 
 // dialTimeout is how long containerd waits for a connection to the mirror: by
 // default 30 s for each request where nothing answers. 2.0 and newer know the
-// key, 1.6 and 1.7 take no notice of one that they do not know. (A capability
+// key, 1.6 and 1.7 take no notice of one that they do not know. 2.0 tries TLS
+// once at a port with such a setting, and goes on without. (A capability
 // that they do not know has them drop the whole file, and go around the
 // mirror: so "referrers", of 2.2, is not asked for.)
 const dialTimeout = "1s"
