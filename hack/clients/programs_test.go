@@ -103,7 +103,12 @@ func shortDir(t *testing.T) string {
 // more is added to its configuration.
 func (w *world) containerd(t *testing.T, name, programs, pyrsia, mirror, mode, more string) client {
 	t.Helper()
-	dir := shortDir(t)
+	return w.containerdIn(t, shortDir(t), name, programs, pyrsia, mirror, mode, more)
+}
+
+// containerdIn is containerd in a folder in which there may be a certs.d already.
+func (w *world) containerdIn(t *testing.T, dir, name, programs, pyrsia, mirror, mode, more string) client {
+	t.Helper()
 	certs := filepath.Join(dir, "certs.d")
 	if out, err := exec.CommandContext(t.Context(), pyrsia, "containerd", "install", "--no-port-check", "--certs-d", certs, "--mirror", "http://"+mirror, "--mode", mode).CombinedOutput(); err != nil {
 		t.Fatalf("pyrsia containerd install: %v: %s", err, out)
