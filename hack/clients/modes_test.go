@@ -93,6 +93,7 @@ func TestRegistriesModes(t *testing.T) {
 			b.world.containersTool(t, "podman 4.3", "podman", b.rig.Pyrsia, b.wire.addr, mode),
 			b.world.containersTool(t, "buildah 1.28", "buildah", b.rig.Pyrsia, b.wire.addr, mode),
 			b.world.skopeo(t, b.rig.Pyrsia, b.wire.addr, mode),
+			b.world.imagecopy(t, b.rig.Pyrsia, b.wire.addr, mode),
 		}
 	})
 }
@@ -175,12 +176,19 @@ func TestRegistriesOfAnotherName(t *testing.T) {
 }
 
 // A longer prefix in another file leads around the node; 'pyrsia registries' says so
-// before and after, and the real skopeo does so.
+// before and after, and the real skopeo and the newest library do so.
 func TestLongerPrefixLeadsAround(t *testing.T) {
 	b := start(t)
 	b.publish("published:1", image.OCI, 1, 1<<20)
 	b.publish("later:1", image.OCI, 1, 1<<20)
-	c := b.world.skopeo(t, b.rig.Pyrsia, b.wire.addr, "Strict")
+	for _, c := range []client{b.world.skopeo(t, b.rig.Pyrsia, b.wire.addr, "Strict"), b.world.imagecopy(t, b.rig.Pyrsia, b.wire.addr, "Strict")} {
+		t.Run(c.name, func(t *testing.T) { checkLongerPrefix(t, b, c) })
+	}
+}
+
+func checkLongerPrefix(t *testing.T, b *bench, c client) {
+	b.t = t
+	b.world.hub.requests.Store(0)
 	folder := registriesFolder(c.home)
 	run := func(args ...string) (string, error) {
 		out, err := exec.CommandContext(t.Context(), b.rig.Pyrsia, append([]string{"registries"}, append(args, "--folder", folder)...)...).CombinedOutput()

@@ -250,6 +250,29 @@ func (w *world) skopeo(t *testing.T, pyrsia, mirror, mode string) client {
 	}}
 }
 
+// imagecopy is the newest library of podman, skopeo, buildah and CRI-O.
+func (w *world) imagecopy(t *testing.T, pyrsia, mirror, mode string) client {
+	t.Helper()
+	programs, err := rig.Script("build.sh", "image")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := shortDir(t)
+	w.containersConfig(t, dir, pyrsia, mirror, mode)
+	return client{name: "containers/image 5.42", home: dir, pull: func(ctx context.Context, image string) (string, string, error) {
+		to := filepath.Join(dir, "image")
+		if err := os.RemoveAll(to); err != nil {
+			return "", "", err
+		}
+		out, err := w.run(ctx, dir, filepath.Join(programs, "bin", "imagecopy"), filepath.Join(dir, "root"), "docker.io/library/"+image, to)
+		if err != nil {
+			return out, "", err
+		}
+		manifest, err := os.ReadFile(filepath.Join(to, "manifest.json"))
+		return out, fmt.Sprintf("sha256:%x", sha256.Sum256(manifest)), err
+	}}
+}
+
 // crane knows no mirrors: the image is named at the mirror.
 func (w *world) craneAt(t *testing.T, mirror string) client {
 	t.Helper()

@@ -5,6 +5,7 @@
 #   kube        the commands of Kubernetes, kubectl and etcd (bin/ serves as KUBEBUILDER_ASSETS)
 #   containerd  containerd, its shim, ctr
 #   docker      dockerd
+#   image       imagecopy: the library of podman, skopeo, buildah and CRI-O
 #   dns         CoreDNS and pause, as container images in images/
 #   s3          Versity's S3 gateway: an object store in a folder
 #
@@ -50,6 +51,10 @@ build_docker() {
 	v=$(go list -m -f '{{.Version}}' github.com/moby/moby/v2)
 	local LDFLAGS="-X github.com/moby/moby/v2/dockerversion.Version=29.0.0+$v"
 	go_build "$1/bin" tool
+}
+
+build_image() {
+	GOFLAGS="$GOFLAGS -tags=containers_image_openpgp" go_build "$1/bin" ./cmd/...
 }
 
 build_s3() {
