@@ -20,6 +20,7 @@ var advice = map[string]string{
 	v1alpha1.ConditionLedgerKeyChanged:   "the ledger was handed over to another key, which it follows, and which spec.publisher.keyGeneration of no publisher in its namespace has asked for: ask the publisher whether it is its own; then set spec.network.ledgerKey to it, or spec.acknowledgedAt",
 	v1alpha1.ConditionLedgerStale:        "the publisher has not signed the ledger for longer than it should: see whether it runs, and whether this pod reaches it or another mirror",
 	v1alpha1.ConditionDiskFull:           "the disk of its data has hardly any room left: give a publisher a larger volume; a mirror a smaller spec.cacheSize, or another spec.storage.hostPath",
+	v1alpha1.ConditionContentUnavailable: "it refused pulls in the last ten minutes, because no node within its reach had the content of images that are on the ledger: see whether the publisher runs and this pod reaches it; its log names the images, and who had them",
 	v1alpha1.ConditionVerificationFailed: "content on its disk was not what its digest says, in the last hour; it was put aside and is fetched again: see whether the disk fails, and 'pyrsia fsck'",
 }
 

@@ -30,6 +30,10 @@ func daemonSet(n *v1alpha1.PyrsiaNode, in podInputs) *appsac.DaemonSetApplyConfi
 		args = append(args, "--bootstrap", address)
 	}
 	args = append(args, "--cache-size", fmt.Sprint(cache.Value()))
+	// An image that was chosen may be older than the flag.
+	if mirror.Containerd == v1alpha1.ContainerdFallback && n.Spec.Image == "" {
+		args = append(args, "--mirror-fallback")
+	}
 	if mirror.MaxLedgerAge != nil {
 		args = append(args, "--max-ledger-age", mirror.MaxLedgerAge.Duration.String(), "--refuse-stale-tags")
 	}

@@ -11,6 +11,9 @@ import (
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
 )
 
+// outageFor is how long content that was out of reach is worth an alarm.
+const outageFor = 10 * time.Minute
+
 func (n *Node) stale(now time.Time) bool {
 	return n.config.MaxLedgerAge > 0 && n.ledger.Age(now) > n.config.MaxLedgerAge
 }
@@ -50,6 +53,10 @@ func (n *Node) alarms(now time.Time) ([]control.Alarm, error) {
 	if n.stale(now) {
 		out = append(out, control.Alarm{Kind: control.AlarmLedgerStale,
 			Message: fmt.Sprintf("the publisher has not signed the ledger for more than %s: it is down, or this node is kept from it", n.config.MaxLedgerAge)})
+	}
+	if n.mirror != nil && n.mirror.Unavailable(now.Add(-outageFor)) {
+		out = append(out, control.Alarm{Kind: control.AlarmContentUnavailable,
+			Message: "pulls were refused because no node within reach had the content of images that are on the ledger"})
 	}
 	return append(out, n.diskAlarms(now)...), nil
 }

@@ -72,7 +72,7 @@ func TestAttachmentsThatCannotBeReadAreNotNone(t *testing.T) {
 		t.Fatal(err)
 	}
 	resp, body := m.ask(t, http.MethodGet, "/v2/library/signed/referrers/"+d.String())
-	if resp.StatusCode != http.StatusServiceUnavailable || !strings.Contains(string(body), "is on the ledger, but no node") {
+	if resp.StatusCode != http.StatusBadGateway || !strings.Contains(string(body), "is on the ledger, but no node") {
 		t.Errorf("%s: %s", resp.Status, body)
 	}
 }

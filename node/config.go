@@ -99,6 +99,9 @@ type Config struct {
 	// MirrorAddr is the registry mirror for container clients, or unix:PATH of
 	// a socket behind a frontend, which no other node may have.
 	MirrorAddr string
+	// MirrorFallback says that the mirror's clients go on to the registry with what
+	// is not on the ledger, and so are told no more than 404 of it.
+	MirrorFallback bool
 	// MirrorCertFile and MirrorKeyFile, PEM, have the mirror speak TLS. They
 	// are read again when they change.
 	MirrorCertFile string

@@ -222,7 +222,7 @@ func TestMirrorSpeaksTheDistributionSpec(t *testing.T) {
 		"unknown blob":           {"GET", "/v2/library/alpine/blobs/" + digest.FromString("?").String(), nil, 404, nil, ""},
 		"another image's blob":   {"GET", "/v2/library/busybox/blobs/" + layer.String(), nil, 404, nil, ""},
 		"a layer as a manifest":  {"GET", "/v2/library/alpine/manifests/" + layer.String(), nil, 404, nil, ""},
-		"another registry":       {"GET", "/v2/library/alpine/manifests/3.20?ns=quay.io", nil, 404, nil, ""},
+		"another registry":       {"GET", "/v2/library/alpine/manifests/3.20?ns=quay.io", nil, 403, nil, ""},
 		"path traversal":         {"GET", "/v2/library/%2e%2e/manifests/3.20", nil, 400, nil, ""},
 		"write":                  {"PUT", "/v2/library/alpine/manifests/3.20", nil, 405, nil, ""},
 		"not the API":            {"GET", "/", nil, 404, nil, ""},

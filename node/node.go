@@ -214,7 +214,7 @@ func (n *Node) openRole() (err error) {
 		}
 	}
 	n.receipts = receipts.Open(filepath.Join(n.config.DataDir, "receipts.json"), n.log)
-	c := mirror.Config{Ledger: n.ledger, Fetcher: n.fetcher, Receipts: n.receipts, Metrics: n.registry, Log: n.log}
+	c := mirror.Config{Ledger: n.ledger, Fetcher: n.fetcher, Receipts: n.receipts, Metrics: n.registry, Log: n.log, Fallback: n.config.MirrorFallback}
 	if n.config.AccessLog {
 		c.AccessLog = n.log
 	}

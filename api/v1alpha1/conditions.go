@@ -54,12 +54,15 @@ const (
 	// ConditionVerificationFailed: content on a node's disk was not what it
 	// should be.
 	ConditionVerificationFailed = "VerificationFailed"
+	// ConditionContentUnavailable: pulls were refused, within the last ten
+	// minutes, because no node that has the content was within reach.
+	ConditionContentUnavailable = "ContentUnavailable"
 )
 
 // NodeAlarms are the conditions above, the gravest first.
 var NodeAlarms = []string{
 	ConditionLedgerForked, ConditionLedgerRolledBack, ConditionLedgerKeyMisused, ConditionLedgerKeyChanged,
-	ConditionVerificationFailed, ConditionDiskFull, ConditionLedgerStale,
+	ConditionVerificationFailed, ConditionDiskFull, ConditionContentUnavailable, ConditionLedgerStale,
 }
 
 // ConditionContainerdNotRestored is an alarm that the operator raises itself:

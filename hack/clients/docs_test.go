@@ -13,13 +13,27 @@ const docsTail = `
 - *large layer*: 48 MiB, in pieces from the publisher.
 - *resume after cut*: the connection is reset in the middle of a layer.
 - *image not on the ledger*: Docker Hub has it. The refusal that the client shows names the image, the ledger's size and age, and how to
-  publish it. containerd makes "not found" of it, and the reason is in the node's access log. dockerd takes every refusal by a mirror for a failure of the mirror, and has no setting against that.
+  publish it. An old containerd shows "403 Forbidden" alone, and the reason is in the node's access log. dockerd takes every refusal by a mirror for a failure of the mirror, and has no setting against that.
 - *revoked*: the publisher has withdrawn its digest, under every tag. The refusal names the block and the reason.
 - *mirror restarted mid-pull*: it is killed in the middle of a layer and started again. A client that gives up finds the mirror as it was
   on the next try.
 - *peer corrupt*: one of the two peers that have the image has a flipped byte in its layer.
 - *disk corrupt*: a byte of the layer is flipped on the mirror's own disk; the mirror finds it, puts the file aside and fetches the layer
   again.
+
+What is on the ledger and out of reach is refused with 502, within seconds, and a body that names who had it; HEAD of a tag or digest is
+answered by the ledger all the same. Of a layer, clients that do not name the registry are told 404: after a 5xx dockerd would ask for it again
+for more than a minute.
+
+While a mirror in a cluster is replaced, its port has requests wait, at most 25 s after it was first missed; containerd would give up after 30 s. From then
+on each is refused after a second with 502 and a body that says so, for pulls of other registries may stand behind it in the kubelet's queue.
+
+Over a slow link the first 4 MiB of a layer, which are verified before any of them is handed out, may take longer than clients wait for an answer: they
+are answered after 8 s if the layer is on its way, and get its bytes as they are verified.
+
+A mirror whose clients are to go on to the registry is started with ` + "`--mirror-fallback`" + ` (the operator does so for
+` + "`spec.mirror.containerd: Fallback`" + `): then "not on the ledger" is 404 for all, and only what is withdrawn is refused with 403. Without it, clients in
+fallback go on as well.
 
 ## Set-up
 

@@ -44,24 +44,15 @@ type scenario struct {
 func always(outcome string) func(client) string { return func(client) string { return outcome } }
 
 // refusal is what a client makes of what the mirror refuses: dockerd always
-// goes on to Docker Hub, and containerd takes 404 for "not found".
+// goes on to Docker Hub, and an old containerd shows no more than the status.
 func refusal(c client) string {
 	switch {
 	case strings.HasPrefix(c.name, "dockerd"):
 		return fromHub
-	case strings.HasPrefix(c.name, "containerd"):
+	case strings.HasPrefix(c.name, "containerd 1."):
 		return refusedMute
 	}
 	return refused
-}
-
-// revocation is the same for 403, of which new versions of containerd show
-// the reason.
-func revocation(c client) string {
-	if strings.HasPrefix(c.name, "containerd 2.") {
-		return refused
-	}
-	return refusal(c)
 }
 
 func scenarios() []scenario {
@@ -86,7 +77,7 @@ func scenarios() []scenario {
 			return out, err
 		}, always(pulledAgain)},
 		{"image not on the ledger", simple("unpublished:1"), refusal},
-		{"revoked", simple("revoked:1"), revocation},
+		{"revoked", simple("revoked:1"), refusal},
 		{"mirror restarted mid-pull", func(b *bench, c client) (string, error) {
 			restarted := make(chan error, 1)
 			b.wire.cutAfter(bigLayer/2, func() {

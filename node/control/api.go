@@ -65,6 +65,9 @@ const (
 	// AlarmVerificationFailed: content on the node's disk was not what its
 	// digest says, within the last hour.
 	AlarmVerificationFailed AlarmKind = "VerificationFailed"
+	// AlarmContentUnavailable: pulls were refused, within the last ten minutes,
+	// because nobody who has the content was within reach.
+	AlarmContentUnavailable AlarmKind = "ContentUnavailable"
 )
 
 // Alarm is something that somebody must look at.

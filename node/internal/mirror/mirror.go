@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
@@ -49,6 +50,10 @@ type Config struct {
 	Stale func() error
 	// OnMiss, if there is one, is asked before a miss is refused.
 	OnMiss OnMiss
+	// Fallback says that clients go on to the registry with what is not on the
+	// ledger. Else they have nowhere to go, and are told why in the way that
+	// their users see.
+	Fallback bool
 }
 
 // Mirror answers container clients.
@@ -58,6 +63,7 @@ type Mirror struct {
 	metrics   *metrics
 	manifests *lru.Cache[digest.Digest, []byte] // verified
 	subjects  *lru.Cache[digest.Digest, []referrer]
+	outage    atomic.Int64 // when content was out of reach last, Unix time in ns
 }
 
 // New makes a mirror and registers its metrics.
@@ -124,7 +130,7 @@ func (m *Mirror) serve(w *send.Writer, r *http.Request, req request) error {
 }
 
 func (m *Mirror) manifest(ctx context.Context, w *send.Writer, r *http.Request, req request) error {
-	v, byTag, err := m.resolve(ctx, req)
+	v, byTag, err := m.resolve(ctx, req, r.Method == http.MethodHead)
 	if err != nil {
 		return err
 	}
@@ -149,10 +155,15 @@ func (m *Mirror) manifest(ctx context.Context, w *send.Writer, r *http.Request, 
 	return nil
 }
 
-// resolve finds the manifest that a tag or digest means.
-func (m *Mirror) resolve(ctx context.Context, req request) (v vouched, byTag bool, err error) {
+// resolve finds the manifest that a tag or digest means: if it is only to be
+// described, by the ledger alone where that says enough.
+func (m *Mirror) resolve(ctx context.Context, req request, describe bool) (v vouched, byTag bool, err error) {
 	if strings.Contains(req.reference, ":") {
-		v, err = m.voucher.digest(ctx, req.repository, digest.Digest(req.reference))
+		find := m.voucher.digest
+		if describe {
+			find = m.voucher.describe
+		}
+		v, err = find(ctx, req.repository, digest.Digest(req.reference))
 		return v, false, err
 	}
 	image, err := ledger.ParseImage(req.repository + ":" + req.reference)
@@ -164,7 +175,7 @@ func (m *Mirror) resolve(ctx context.Context, req request) (v vouched, byTag boo
 			return vouched{}, true, &staleError{err}
 		}
 	}
-	v, err = m.tag(ctx, image)
+	v, err = m.tag(ctx, image, describe)
 	return v, true, err
 }
 

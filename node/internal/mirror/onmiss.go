@@ -22,8 +22,8 @@ type LaterError struct {
 func (e *LaterError) Error() string { return e.Message }
 
 // tag finds what a tag points to, by the ledger.
-func (m *Mirror) tag(ctx context.Context, image ledger.Image) (vouched, error) {
-	v, err := m.voucher.tag(ctx, image)
+func (m *Mirror) tag(ctx context.Context, image ledger.Image, describe bool) (vouched, error) {
+	v, err := m.voucher.tag(ctx, image, describe)
 	if !errors.Is(err, errNotVouched) || m.OnMiss == nil {
 		return v, err
 	}
@@ -34,5 +34,5 @@ func (m *Mirror) tag(ctx context.Context, image ledger.Image) (vouched, error) {
 	if err != nil {
 		return vouched{}, err
 	}
-	return m.voucher.tag(ctx, image)
+	return m.voucher.tag(ctx, image, describe)
 }

@@ -28,13 +28,22 @@ var unknown = map[string]string{
 	"manifest": "MANIFEST_UNKNOWN", "blob": "BLOB_UNKNOWN", "tags": "NAME_UNKNOWN", "referrers": "MANIFEST_UNKNOWN",
 }
 
-// refuse answers with an OCI error body. Whatever the cause, content is
-// refused with 404 or 403: after a 5xx clients retry for a minute before they
-// tell anyone. It returns what it told the client.
+const (
+	// codeRefused is for what is refused by the publisher's will or the ledger's.
+	// Of the codes that clients know, it is the one that none of them rewrites
+	// ("may require docker login") or tries again.
+	codeRefused     = "UNSUPPORTED"
+	codeUnavailable = "UNAVAILABLE"
+)
+
+// refuse answers with an OCI error body, and returns what it told the client.
 func (m *Mirror) refuse(w http.ResponseWriter, r *http.Request, req request, err error) string {
-	out, cause := m.refusal(r.Context(), req, err)
+	out, cause := m.refusal(r, req, err)
 	m.metrics.refusals.WithLabelValues(cause).Inc()
 	if cause == causeUnavailable && r.Context().Err() == nil {
+		if errors.Is(err, transfer.ErrUnavailable) {
+			m.outage.Store(time.Now().UnixNano())
+		}
 		m.Log.Warn("refused", "kind", req.kind, "repository", req.repository, "reference", req.reference, "error", err)
 	}
 	if later, ok := errors.AsType[*LaterError](err); ok {
@@ -46,6 +55,10 @@ func (m *Mirror) refuse(w http.ResponseWriter, r *http.Request, req request, err
 	writeJSON(w, out.status, map[string]any{"errors": []map[string]string{{"code": out.code, "message": out.message}}})
 	return out.message
 }
+
+// Unavailable tells whether something was refused since a moment that is on the
+// ledger, because nobody who has it was within reach.
+func (m *Mirror) Unavailable(since time.Time) bool { return m.outage.Load() > since.UnixNano() }
 
 // staleError refuses a tag while the ledger is too old.
 type staleError struct{ error }
@@ -60,30 +73,52 @@ const (
 	causeStale       = "stale"
 )
 
-func (m *Mirror) refusal(ctx context.Context, req request, err error) (*refusal, string) {
+// refusal chooses the status so that the reason is seen. Of a 404 to HEAD
+// containerd says "not found"; after a 403 its newer versions, dockerd with
+// containerd's store and BuildKit ask again by GET, and show the message. They
+// name the registry by ns=. Clients that do not are shown a 404's message, and
+// one that may go on to the registry is to see "not found" there, and not here.
+func (m *Mirror) refusal(r *http.Request, req request, err error) (*refusal, string) {
 	if bad, ok := errors.AsType[*refusal](err); ok {
 		return bad, causeRequest
 	}
 	if withdrawn, ok := errors.AsType[*ledger.WithdrawnError](err); ok {
-		return &refusal{http.StatusForbidden, "DENIED", withdrawn.Error()}, causeRevoked
+		return &refusal{http.StatusForbidden, codeRefused, withdrawn.Error()}, causeRevoked
 	}
 	if stale, ok := errors.AsType[*staleError](err); ok {
-		return &refusal{http.StatusForbidden, "DENIED", stale.Error()}, causeStale
+		return &refusal{http.StatusForbidden, codeRefused, stale.Error()}, causeStale
 	}
+	strict := !m.Fallback && namesRegistry(r)
 	if later, ok := errors.AsType[*LaterError](err); ok {
-		return &refusal{http.StatusServiceUnavailable, "UNAVAILABLE", later.Error()}, causeLater
+		if strict {
+			return &refusal{http.StatusForbidden, codeRefused, later.Error()}, causeLater
+		}
+		return &refusal{http.StatusServiceUnavailable, codeUnavailable, later.Error()}, causeLater
 	}
-	cause := causeUnavailable
-	if errors.Is(err, errNotVouched) {
-		cause = causeNotOnLedger
+	message := m.explain(r.Context(), req, err)
+	if _, ok := m.Ledger.Head(); !ok || !errors.Is(err, errNotVouched) {
+		return outage(r, req, message), causeUnavailable
 	}
-	if req.kind == "referrers" && cause == causeUnavailable {
-		// Clients take 404 for a registry that has no such API, and so the
-		// image for one that nothing is attached to.
-		return &refusal{http.StatusServiceUnavailable, "UNAVAILABLE", m.explain(ctx, req, err)}, cause
+	if strict {
+		return &refusal{http.StatusForbidden, codeRefused, message}, causeNotOnLedger
 	}
-	return &refusal{http.StatusNotFound, unknown[req.kind], m.explain(ctx, req, err)}, cause
+	return &refusal{http.StatusNotFound, unknown[req.kind], message}, causeNotOnLedger
 }
+
+// outage refuses what should be there. 502 is the one status of an outage that
+// containerd asks for once: it tries 500, 503 and 504 twice, 408 and 429 up to
+// five times. Clients without ns= are told 404 of a blob: dockerd tries each
+// layer again for more than a minute after a 5xx, and podman goes on to the
+// next mirror only after a 404 with this code.
+func outage(r *http.Request, req request, message string) *refusal {
+	if req.kind == "blob" && !namesRegistry(r) {
+		return &refusal{http.StatusNotFound, unknown[req.kind], message}
+	}
+	return &refusal{http.StatusBadGateway, codeUnavailable, message}
+}
+
+// namesRegistry tells whether the client says whose mirror it thinks this is.
+func namesRegistry(r *http.Request) bool { return r.URL.Query().Get("ns") != "" }
 
 func (m *Mirror) explain(ctx context.Context, req request, err error) string {
 	name := req.repository + ":" + req.reference
@@ -105,13 +140,16 @@ func (m *Mirror) explain(ctx context.Context, req request, err error) string {
 		if req.kind == "blob" {
 			then = "ask for the manifest of its image first, or again later"
 		}
-		return fmt.Sprintf("%s: %v: %s", name, err, then)
+		return fmt.Sprintf("%s: %s: %s", name, oneLine(err), then)
 	case errors.Is(err, transfer.ErrUnavailable), errors.Is(err, context.DeadlineExceeded):
-		return fmt.Sprintf("%s is on the ledger, but no node that this one can reach has the content: %v", name, err)
+		return fmt.Sprintf("%s is on the ledger, but no node that this one can reach has the content: %s", name, oneLine(err))
 	default:
 		return fmt.Sprintf("%s cannot be served now: %v", name, err)
 	}
 }
+
+// oneLine is what an error says that joins several.
+func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }
 
 // age says how old the ledger's newest block is.
 func (m *Mirror) age(ctx context.Context, head ledger.Checkpoint) string {

@@ -39,6 +39,9 @@ const (
 	maxBlocks   = 8192 // that name one digest
 	maxSearched = 8192 // of a repository, in search of one digest
 	maxAway     = 512  // of those, whose piece list is fetched
+	// hopeless is after how long without a piece list that could be had a search
+	// for more of them ends.
+	hopeless = 2 * time.Second
 )
 
 // voucher finds the block that vouches for content, and the chain of digests
@@ -67,7 +70,7 @@ type vouched struct {
 }
 
 // tag finds what an image's tag points to, by the newest block.
-func (v *voucher) tag(ctx context.Context, image ledger.Image) (vouched, error) {
+func (v *voucher) tag(ctx context.Context, image ledger.Image, describe bool) (vouched, error) {
 	latest, err := v.ledger.Latest(ctx, image)
 	if errors.Is(err, ledger.ErrNotFound) {
 		return vouched{}, errNotVouched
@@ -75,7 +78,22 @@ func (v *voucher) tag(ctx context.Context, image ledger.Image) (vouched, error) 
 	if err != nil {
 		return vouched{}, err
 	}
-	return v.inBlock(ctx, latest, image.Name(), latest.Artifact.Digest)
+	look := v.inBlock
+	if describe {
+		look = v.inEntry
+	}
+	return look(ctx, latest, image.Name(), latest.Artifact.Digest)
+}
+
+// describe tells of content what the ledger knows itself, if it does: also
+// while nobody who has the content can be reached.
+func (v *voucher) describe(ctx context.Context, repository string, d digest.Digest) (vouched, error) {
+	if ledger.CheckDigest(d) == nil {
+		if found, err := v.byDigest(ctx, repository, d, d, v.inEntry); err == nil {
+			return found, nil
+		}
+	}
+	return v.digest(ctx, repository, d)
 }
 
 // digest finds content of a repository ("docker.io/library/alpine").
@@ -88,13 +106,13 @@ func (v *voucher) digest(ctx context.Context, repository string, d digest.Digest
 		return vouched{}, err
 	}
 	// Manifests and configs are in the index of the ledger ...
-	found, err := v.byDigest(ctx, repository, d, d)
+	found, err := v.byDigest(ctx, repository, d, d, v.inBlock)
 	if !errors.Is(err, errNotVouched) {
 		return found, err
 	}
 	// ... layers in piece lists, of which those in use are in memory ...
 	for _, list := range v.lists.holding(d) {
-		found, err := v.byDigest(ctx, repository, list, d)
+		found, err := v.byDigest(ctx, repository, list, d, v.inBlock)
 		if ignoreRefusal(err) != nil || err == nil {
 			return found, err
 		}
@@ -108,9 +126,12 @@ func (v *voucher) digest(ctx context.Context, repository string, d digest.Digest
 	return found, err
 }
 
+// look looks for a digest in one block of a repository.
+type look func(ctx context.Context, block *ledger.Entry, repository string, d digest.Digest) (vouched, error)
+
 // byDigest looks for d in the blocks that name a digest. One that is withdrawn
 // does not keep others from vouching.
-func (v *voucher) byDigest(ctx context.Context, repository string, named, d digest.Digest) (vouched, error) {
+func (v *voucher) byDigest(ctx context.Context, repository string, named, d digest.Digest, in look) (vouched, error) {
 	refusal := errNotVouched
 	n := 0
 	for b, err := range v.ledger.Naming(ctx, named) {
@@ -120,7 +141,7 @@ func (v *voucher) byDigest(ctx context.Context, repository string, named, d dige
 		if n++; n > maxBlocks {
 			break
 		}
-		found, err := v.inBlock(ctx, b, repository, d)
+		found, err := in(ctx, b, repository, d)
 		if isWithdrawn(err) {
 			refusal = err
 			continue
@@ -151,9 +172,13 @@ func (v *voucher) search(ctx context.Context, repository string, d digest.Digest
 	if len(away) > maxAway || len(blocks) == maxSearched {
 		refusal = fmt.Errorf("%w: %s has more blocks than are searched", errUnsure, repository)
 	}
+	hope := time.Now() // when a list was read last
 	for _, b := range slices.Concat(here, away[:min(len(away), maxAway)]) {
 		// A list that no peer has now does not keep the others from vouching.
 		found, err := v.inBlock(ctx, b, repository, d)
+		if ignoreRefusal(err) == nil {
+			hope = time.Now()
+		}
 		switch {
 		case err == nil:
 			return found, nil
@@ -164,6 +189,9 @@ func (v *voucher) search(ctx context.Context, repository string, d digest.Digest
 		}
 		if err := ctx.Err(); err != nil {
 			return vouched{}, fmt.Errorf("%w: %w", errUnsure, err)
+		}
+		if time.Since(hope) > hopeless {
+			break
 		}
 	}
 	return vouched{}, refusal
@@ -189,22 +217,42 @@ func (v *voucher) blocksOf(ctx context.Context, repository string) (blocks []*le
 	return blocks, nil
 }
 
+// inEntry looks for a digest in one block's entry: that of the artifact's own
+// manifest or index, of which it has all that a description needs.
+func (v *voucher) inEntry(ctx context.Context, block *ledger.Entry, repository string, d digest.Digest) (vouched, error) {
+	a := block.Artifact
+	if a.Digest != d {
+		return vouched{}, errNotVouched
+	}
+	if _, err := v.revoked(ctx, block, repository, d); err != nil {
+		return vouched{}, err
+	}
+	return vouched{Blob: pieces.Blob{Digest: d, MediaType: a.MediaType, Size: a.Size}, list: a.Pieces, block: block}, nil
+}
+
+// revoked finds the block that withdraws a digest in a block of a repository.
+// For what the block names itself that is an error.
+func (v *voucher) revoked(ctx context.Context, block *ledger.Entry, repository string, d digest.Digest) (by *ledger.Entry, err error) {
+	image, err := ledger.ParseImage(block.Artifact.Artifact)
+	if err != nil {
+		return nil, err
+	}
+	if image.Name() != repository {
+		return nil, errNotVouched
+	}
+	by, err = v.ledger.RevokedIn(ctx, block, d)
+	if err == nil && by != nil && block.Artifact.Names(d) {
+		return nil, &ledger.WithdrawnError{By: by}
+	}
+	return by, err
+}
+
 // inBlock looks for a digest in one block's artifact.
 func (v *voucher) inBlock(ctx context.Context, block *ledger.Entry, repository string, d digest.Digest) (vouched, error) {
 	a := block.Artifact
-	image, err := ledger.ParseImage(a.Artifact)
+	by, err := v.revoked(ctx, block, repository, d)
 	if err != nil {
 		return vouched{}, err
-	}
-	if image.Name() != repository {
-		return vouched{}, errNotVouched
-	}
-	by, err := v.ledger.RevokedIn(ctx, block, d)
-	if err != nil {
-		return vouched{}, err
-	}
-	if by != nil && a.Names(d) {
-		return vouched{}, &ledger.WithdrawnError{By: by}
 	}
 	blobs, err := v.list(ctx, a)
 	if err != nil {
