@@ -20,10 +20,9 @@ const docsTail = `
 - *peer corrupt*: one of the two peers that have the image has a flipped byte in its layer.
 - *disk corrupt*: a byte of the layer is flipped on the mirror's own disk; the mirror finds it, puts the file aside and fetches the layer
   again.
-
-What is on the ledger and out of reach is refused with 502, within seconds, and a body that names who had it; HEAD of a tag or digest is
-answered by the ledger all the same. Of a layer, clients that do not name the registry are told 404: after a 5xx dockerd would ask for it again
-for more than a minute.
+- *holders gone*: the image is on the ledger, and both nodes that have it have ended. The answer is 502, within seconds, and its body names who had it;
+  HEAD of the tag is answered by the ledger all the same. Clients that show no body of a 5xx say "502 Bad Gateway". Of a layer alone, clients that do
+  not name the registry are told 404: after a 5xx dockerd would ask for it again for more than a minute.
 
 While a mirror in a cluster is replaced, its port has requests wait, at most 25 s after it was first missed; containerd would give up after 30 s. From then
 on each is refused after a second with 502 and a body that says so, for pulls of other registries may stand behind it in the kubelet's queue.

@@ -4,6 +4,7 @@ package clients
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"math/rand/v2"
@@ -31,6 +32,8 @@ const (
 	pulledAgain = "pulled, at the latest on the next try"
 	refused     = "refused, says why"
 	refusedMute = "refused"
+	outage      = "out of reach, says why"
+	outageMute  = "out of reach"
 	fromHub     = "goes on to Docker Hub"
 )
 
@@ -53,6 +56,18 @@ func refusal(c client) string {
 		return refusedMute
 	}
 	return refused
+}
+
+// gone is the same for an outage, of which most show the reason where it comes
+// with 4xx alone.
+func gone(c client) string {
+	switch {
+	case strings.HasPrefix(c.name, "dockerd"):
+		return fromHub
+	case strings.HasPrefix(c.name, "containerd"), strings.HasPrefix(c.name, "crane"):
+		return outage
+	}
+	return outageMute
 }
 
 func scenarios() []scenario {
@@ -102,6 +117,13 @@ func scenarios() []scenario {
 			}
 			return b.pull(c, "disk:1", 1)
 		}, always(pulled)},
+		// The last row, for the others need them.
+		{"holders gone", func(b *bench, c client) (string, error) {
+			if err := errors.Join(b.rig.Publisher.Stop(), b.other.Stop()); err != nil {
+				return "", err
+			}
+			return b.pull(c, "gone:1", 1)
+		}, gone},
 	}
 }
 
@@ -215,6 +237,7 @@ func (b *bench) publishAll(clients []client) {
 		b.publish(big, image.OCI, 1, bigLayer)
 	}
 	b.publish("disk:1", image.OCI, 1, 9<<20)
+	b.publish("gone:1", image.OCI, 1, 1<<20)
 	b.revoke("revoked:1")
 	b.push("unpublished:1", image.OCI, 1, 1<<10)
 	for _, c := range clients {
@@ -325,6 +348,12 @@ func (b *bench) pull(c client, image string, tries int) (string, error) {
 			failure = fmt.Errorf("%w: %.600s", err, out)
 			if strings.Contains(out, "is not on the ledger") || strings.Contains(out, "was withdrawn by the publisher") {
 				return refused, failure
+			}
+			if strings.Contains(out, "no node that this one can reach has the content") {
+				return outage, failure
+			}
+			if strings.Contains(out, "502 Bad Gateway") {
+				return outageMute, failure
 			}
 			if strings.Contains(out, ": not found") || strings.Contains(out, "403 Forbidden") {
 				return refusedMute, failure

@@ -283,6 +283,35 @@ func TestBandwidthLimit(t *testing.T) {
 	}
 }
 
+// Over a link of 4 Mbit/s a client is answered before it gives up, and gets all of
+// three layers that it pulls at once, whether the link is slow by itself or the
+// node is told to use no more.
+func TestSlowLink(t *testing.T) {
+	for name, args := range map[string][]string{"bounded": {"--download-limit", "512Ki"}, "slow": nil} {
+		t.Run(name, func(t *testing.T) {
+			w := world(t)
+			image := published(t, w, "image:1", 5*mib, 5*mib, 5*mib)
+			nodes := mirrors(t, w, 1)
+			awaitBlocks(t, 1, nodes...)
+			pullAll(t, image, nodes...) // a second holder
+			n := mirrors(t, w, 1, args...)[0]
+			awaitBlocks(t, 1, n)
+			if args == nil {
+				if err := n.Shape(4, 4); err != nil {
+					t.Fatal(err)
+				}
+			}
+			impatient := &http.Transport{ResponseHeaderTimeout: 30 * time.Second}
+			defer impatient.CloseIdleConnections()
+			usual := http.DefaultClient.Transport
+			http.DefaultClient.Transport = impatient
+			defer func() { http.DefaultClient.Transport = usual }()
+			took := pullAll(t, image, n)
+			t.Logf("15 MiB in %s", took)
+		})
+	}
+}
+
 // A node that is killed while it downloads goes on with the pieces that it
 // has, fetches none of them again, and serves nothing unverified.
 func TestKilledWhileDownloading(t *testing.T) {

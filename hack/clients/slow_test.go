@@ -1,0 +1,40 @@
+package clients
+
+import (
+	"testing"
+
+	"github.com/pyrsia/pyrsia-operator/hack/internal/image"
+)
+
+// Over a slow link the first piece of a layer takes long: at 200 KiB/s 20 s, and
+// longer where several layers come at once. Clients get the image all the same,
+// and from nowhere else.
+func TestSlowLinks(t *testing.T) {
+	b := startPublisher(t)
+	var err error
+	if b.mirror, err = b.rig.StartMirror(t.Context(), "mirror", "--download-limit", "200Ki"); err != nil {
+		t.Fatal(err)
+	}
+	if b.other, err = b.rig.StartMirror(t.Context(), "other"); err != nil {
+		t.Fatal(err)
+	}
+	b.wire = startWire(t, b.mirror.Mirror)
+	for _, c := range []client{
+		b.world.containerd(t, "containerd 1.6", b.world.programs, b.rig.Pyrsia, b.wire.addr, "Strict", ""),
+		b.world.containerd(t, "containerd 2.4", b.world.newer, b.rig.Pyrsia, b.wire.addr, "Strict", ""),
+		b.world.dockerd(t, b.rig.Pyrsia, b.wire.addr),
+		b.world.skopeo(t, b.rig.Pyrsia, b.wire.addr, "Strict"),
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			b.t = t
+			name := "slow-" + b.slug(c) + ":1"
+			b.publish(name, image.OCI, 1, 6<<20)
+			if got, err := b.pull(c, name, 1); got != pulled {
+				t.Errorf("%s, %v", got, err)
+			}
+			if n := b.world.hub.requests.Load(); n > 0 {
+				t.Errorf("%d requests went to Docker Hub", n)
+			}
+		})
+	}
+}
