@@ -3,7 +3,7 @@ package steps
 // Life are the steps of `make e2e` after the demo's: what happens to a cluster
 // over the years, and that at its end nothing is left.
 func Life() []Step {
-	return []Step{otherRegistries, staticPods, apiDown, powerCut, newWorker, plugin, plainRemoved,
+	return []Step{otherRegistries, staticPods, lostProof, wiped, apiDown, powerCut, newWorker, plugin, plainRemoved,
 		helmInstalled, publisherMoves, upgrade, helmRemoved}
 }
 
@@ -16,6 +16,10 @@ var (
 		"only the mirrored registries are strict: a pod of another one starts as ever.", pullFromAnother}
 	staticPods = Step{"Static pods on a strict node",
 		"one of a published image runs; one of an image that is not on the ledger is refused.", staticPodsOnStrict}
+	lostProof = Step{"A containerd is started with a list of folders as its config_path",
+		"within two minutes the mirror says on which machine containerd does not use it, and that it does when that is mended.", loseProof}
+	wiped = Step{"containerd's set-up is wiped",
+		"within two minutes it is there again, also when the whole folder was replaced.", wipeSettings}
 	apiDown = Step{"The API server is down for 60 seconds",
 		"no pull fails meanwhile, and the operator goes on where it was.", loseAPIServer}
 	powerCut = Step{"A worker's power is cut, and comes back",
