@@ -294,10 +294,10 @@ func TestSlowLink(t *testing.T) {
 			nodes := mirrors(t, w, 1)
 			awaitBlocks(t, 1, nodes...)
 			pullAll(t, image, nodes...) // a second holder
-			n := mirrors(t, w, 1, args...)[0]
+			n := mirrors(t, w, 1, args...)[1]
 			awaitBlocks(t, 1, n)
 			if args == nil {
-				if err := n.Shape(4, 4); err != nil {
+				if err := n.Shape(0, 4); err != nil {
 					t.Fatal(err)
 				}
 			}
