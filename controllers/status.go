@@ -153,7 +153,8 @@ const staleRead = 200 * time.Millisecond
 func (w statusWriter) finish(ctx context.Context, before, after object, next time.Duration, err error) (ctrl.Result, error) {
 	summarize(after, err)
 	if !equality.Semantic.DeepEqual(before, after) {
-		conditions := *after.Conditions() // the answer to the patch overwrites after
+		conditions := *after.Conditions()                     // the answer to the patch overwrites after
+		before.SetResourceVersion(after.GetResourceVersion()) // a step may have written to the object itself
 		patchErr := w.client.Status().Patch(ctx, after, unlessChanged(before))
 		switch {
 		case apierrors.IsConflict(patchErr):
