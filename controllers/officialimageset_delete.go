@@ -55,7 +55,7 @@ func (r *OfficialImageSetReconciler) finalize(ctx context.Context, set *v1alpha1
 	}
 	before := set.DeepCopy()
 	controllerutil.RemoveFinalizer(set, contentFinalizer)
-	return ctrl.Result{}, wrap(client.IgnoreNotFound(r.Client.Patch(ctx, set, client.MergeFrom(before))), "removing the finalizer")
+	return ctrl.Result{}, wrap(client.IgnoreNotFound(r.Client.Patch(ctx, set, unlessChanged(before))), "removing the finalizer")
 }
 
 func (r *OfficialImageSetReconciler) drop(ctx context.Context, set *v1alpha1.OfficialImageSet) (time.Duration, error) {
