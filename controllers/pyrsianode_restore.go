@@ -37,7 +37,7 @@ func (r *PyrsiaNodeReconciler) restoreContainerd(in *podInputs) step[*v1alpha1.P
 				return 0, err
 			}
 			if place := fallenOut(n, pods, in.mirrors.Status); place != nil {
-				return r.restorePlace(ctx, n, *in, *place)
+				return r.restorePlace(ctx, n, *in, *place, func() bool { return fallenOut(n, pods, in.mirrors.Status) != nil })
 			}
 		}
 		meta.RemoveStatusCondition(n.Conditions(), v1alpha1.ConditionContainerdNotRestored)
@@ -170,9 +170,10 @@ func nodeOf(p corev1.Pod) string {
 	return ""
 }
 
-// restorePlace brings the clean-up of one place further. Dying at any point is
-// repaired by the next call, which looks at what is there.
-func (r *PyrsiaNodeReconciler) restorePlace(ctx context.Context, n *v1alpha1.PyrsiaNode, in podInputs, at place) (time.Duration, error) {
+// restorePlace brings the clean-up of one place further, and asks in the end whether
+// there is more to be done. Dying at any point is repaired by the next call, which
+// looks at what is there.
+func (r *PyrsiaNodeReconciler) restorePlace(ctx context.Context, n *v1alpha1.PyrsiaNode, in podInputs, at place, more func() bool) (time.Duration, error) {
 	live, err := r.applyDaemonSet(ctx, n, cleanupDaemonSet(n, in, at))
 	if message := cleanupRefused(n, err); message != "" {
 		raiseNotRestored(n, "CleanupRefused", message)
@@ -200,6 +201,9 @@ func (r *PyrsiaNodeReconciler) restorePlace(ctx context.Context, n *v1alpha1.Pyr
 		if err := r.release(ctx, n); err != nil {
 			return 0, err
 		}
+	}
+	if !more() {
+		return pollBusy, nil // the clean-up goes when the status is written: else it would be made once more
 	}
 	return pollBusy, deleteOwned(ctx, r.applier, n, new(appsv1.DaemonSet), "DaemonSet", cleanupName(n))
 }

@@ -14,6 +14,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/events"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -158,6 +159,30 @@ func TestNodeThatFallsOutIsPutBack(t *testing.T) {
 	c.awaitPlaces(t, mirror, standardPath, "a", "b", "c") // until it is done
 	c.cleanedUp(t, mirror, cleanup, "c")
 	c.awaitPlaces(t, mirror, standardPath, "a", "b")
+	c.awaitGone(t, cleanup)
+}
+
+// That a node is put back is written down before the clean-up goes: a status that
+// cannot be written, for the PyrsiaNode has changed meanwhile, has it made once more.
+func TestCleanUpIsMadeOnce(t *testing.T) {
+	t.Parallel()
+	c := testCluster(t)
+	mirror, pods := c.spread(t, "a", "b")
+	c.deletePod(pods["b"])
+	c.setWorkloadStatus(t, mirror, 1, 1)
+	cleanup, _ := c.awaitCleanup(t, mirror, standardPath)
+	first := cleanup.UID
+	c.cleanedUp(t, mirror, cleanup, "b")
+	for i := range 300 {
+		patch := client.RawPatch(types.MergePatchType, fmt.Appendf(nil, `{"metadata":{"annotations":{"example.com/touched":"%d"}}}`, i))
+		if err := c.Patch(t.Context(), &v1alpha1.PyrsiaNode{ObjectMeta: metav1.ObjectMeta{Namespace: mirror.Namespace, Name: mirror.Name}}, patch); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Get(t.Context(), client.ObjectKeyFromObject(cleanup), cleanup); err == nil && cleanup.UID != first {
+			t.Fatal("a node that was put back is cleaned up once more")
+		}
+	}
+	c.awaitPlaces(t, mirror, standardPath, "a")
 	c.awaitGone(t, cleanup)
 }
 
