@@ -103,11 +103,7 @@ func TestFromImageSetToVerifiedArtifacts(t *testing.T) {
 func (c *cluster) quiet(t *testing.T, ns string) {
 	t.Helper()
 	set := &v1alpha1.OfficialImageSet{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "images"}}
-	c.get(t, set)
-	set.Spec.Interval = &metav1.Duration{Duration: time.Hour}
-	if err := c.Update(t.Context(), set); err != nil {
-		t.Fatal(err)
-	}
+	change(t, c, set, func(s *v1alpha1.OfficialImageSet) { s.Spec.Interval = &metav1.Duration{Duration: time.Hour} })
 	time.Sleep(2 * time.Second) // the change of the interval is written down
 	if writes := c.writes.during(ns, func() { time.Sleep(12 * time.Second) }); len(writes) > 0 {
 		t.Errorf("written while nothing changed:\n%s", strings.Join(writes, "\n"))

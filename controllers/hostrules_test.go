@@ -144,11 +144,7 @@ func TestPolicyLooksAtNewSpecs(t *testing.T) {
 	n.Finalizers = []string{"example.com/keep"}
 	c.create(t, n)
 	space := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: ns}}
-	c.get(t, space)
-	delete(space.Labels, labelMirrors)
-	if err := c.Update(t.Context(), space); err != nil {
-		t.Fatal(err)
-	}
+	change(t, c, space, func(s *corev1.Namespace) { delete(s.Labels, labelMirrors) })
 	c.policySays(t, mirrorNode(ns), "is not allowed") // it knows by now
 	change := func(what string, do func(*v1alpha1.PyrsiaNode), write func(client.Object, client.Patch) error, want string) {
 		t.Helper()

@@ -65,12 +65,8 @@ func TestPublisherWithAnotherKey(t *testing.T) {
 	pod.stop()
 
 	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: signingSecretName(publisher, 1)}}
-	c.get(t, secret)
 	other := newBook(t)
-	secret.Data[signingKeyFile] = []byte(other.skey)
-	if err := c.Update(t.Context(), secret); err != nil {
-		t.Fatal(err)
-	}
+	change(t, c, secret, func(s *corev1.Secret) { s.Data[signingKeyFile] = []byte(other.skey) })
 	c.runPod(t, publisher, "")
 	c.awaitCondition(t, publisher, v1alpha1.ConditionStalled, metav1.ConditionTrue, reasonKeyChanged)
 	if publisher.Status.Ledger.Key != key {
