@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -115,7 +114,7 @@ func (s *Store) hash(e *entry, sum func(*os.File) (string, error)) error {
 
 func sha256Of(f *os.File) (string, error) {
 	h := sha256.New()
-	_, err := io.CopyBuffer(h, f, make([]byte, 1<<20))
+	_, err := hashAll(h, f)
 	return hex.EncodeToString(h.Sum(nil)), err
 }
 
@@ -214,7 +213,7 @@ func (s *Store) scrubOne(d digest.Digest, p *pace) {
 			return "", err
 		}
 		h := sha256.New()
-		_, err := io.CopyBuffer(h, struct{ io.Reader }{pacedReader{f, p}}, make([]byte, 256<<10))
+		_, err := hashAll(h, pacedReader{f, p})
 		return hex.EncodeToString(h.Sum(nil)), err
 	})
 	if err != nil && !errors.Is(err, ErrNotFound) && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, errStopped) {

@@ -196,7 +196,7 @@ func (i *Ingest) commit() error {
 		return err
 	}
 	h := sha256.New()
-	size, err := io.CopyBuffer(h, struct{ io.Reader }{i.file}, make([]byte, 1<<20))
+	size, err := hashAll(h, i.file)
 	if err != nil {
 		return err
 	}
