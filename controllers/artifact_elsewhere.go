@@ -57,27 +57,25 @@ func withdrawalOf(art *v1alpha1.Artifact) (b *v1alpha1.Block, revoked bool) {
 }
 
 // maxWithdrawals and maxSharing bound how many Artifacts of a digest are looked at
-// for another one. An image has a few tags: somebody may make Artifacts of thousands,
+// for another one. A digest has a few names: somebody may make Artifacts of thousands,
 // and none of these may cost a look at all the others.
 const (
 	maxWithdrawals = 100
 	maxSharing     = 1000
 )
 
-// sameImage are other Artifacts of a digest in a repository of a publisher, by an
-// index of them.
+// sameImage are other Artifacts of an Artifact's digest, in the same repository and
+// by the same publisher, among the first of those that an index of digests finds.
 func (r *ArtifactReconciler) sameImage(ctx context.Context, art *v1alpha1.Artifact, index string, limit int64) ([]v1alpha1.Artifact, error) {
 	list := new(v1alpha1.ArtifactList)
-	err := r.Client.List(ctx, list, client.InNamespace(art.Namespace), client.MatchingFields{index: imageKey(art)}, client.Limit(limit), client.UnsafeDisableDeepCopy)
+	err := r.Client.List(ctx, list, client.InNamespace(art.Namespace), client.MatchingFields{index: art.Spec.Digest}, client.Limit(limit), client.UnsafeDisableDeepCopy)
 	if err != nil {
 		return nil, fmt.Errorf("listing the Artifacts of %s: %w", art.Spec.Digest, err)
 	}
-	return slices.DeleteFunc(list.Items, func(o v1alpha1.Artifact) bool { return o.Name == art.Name }), nil
-}
-
-// imageKey names a digest in a repository of a publisher.
-func imageKey(art *v1alpha1.Artifact) string {
-	return art.Spec.PublisherRef.Name + "/" + repository(art) + "@" + art.Spec.Digest
+	return slices.DeleteFunc(list.Items, func(o v1alpha1.Artifact) bool {
+		return o.Name == art.Name || o.Spec.PublisherRef.Name == "" || o.Spec.PublisherRef != art.Spec.PublisherRef ||
+			o.Spec.Image != art.Spec.Image && repository(&o) != repository(art)
+	}), nil
 }
 
 func repository(art *v1alpha1.Artifact) string {
@@ -97,17 +95,8 @@ func digestOf(obj client.Object) []string {
 	return []string{art.Spec.Digest}
 }
 
-// imageOf is an Artifact's value in indexImage: none if it publishes nothing.
-func imageOf(obj client.Object) []string {
-	art, ok := obj.(*v1alpha1.Artifact)
-	if !ok || art.Spec.PublisherRef.Name == "" {
-		return nil
-	}
-	return []string{imageKey(art)}
-}
-
-// withdrawnImageOf is an Artifact's value in indexWithdrawal.
-func withdrawnImageOf(obj client.Object) []string {
+// withdrawnDigestOf is an Artifact's value in indexWithdrawal.
+func withdrawnDigestOf(obj client.Object) []string {
 	art, ok := obj.(*v1alpha1.Artifact)
 	if !ok {
 		return nil
@@ -115,7 +104,7 @@ func withdrawnImageOf(obj client.Object) []string {
 	if b, _ := withdrawalOf(art); b == nil {
 		return nil
 	}
-	return imageOf(art)
+	return digestOf(art)
 }
 
 // sharing are the Artifacts that a withdrawal or a restoration concerns.
@@ -124,7 +113,7 @@ func (r *ArtifactReconciler) sharing(ctx context.Context, obj client.Object) []r
 	if !ok {
 		return nil
 	}
-	others, err := r.sameImage(ctx, art, indexImage, maxSharing)
+	others, err := r.sameImage(ctx, art, indexDigest, maxSharing)
 	if err != nil {
 		ctrl.LoggerFrom(ctx).Error(err, "waking those that a withdrawal concerns")
 		return nil

@@ -201,6 +201,7 @@ func stripArtifact(obj any) (any, error) {
 			b.Entry, b.Proof, b.Checkpoint = "", "", ""
 		}
 	}
+	shareCommon(art)
 	return art, nil
 }
 

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/google/go-cmp/cmp"
 	appsv1 "k8s.io/api/apps/v1"
@@ -145,6 +146,34 @@ func placement(terms int) *corev1.Affinity {
 
 // A PyrsiaNode whose rules of placement are too large for the cache says so, and
 // goes on when they are smaller.
+// Thousands of Artifacts have the same reasons and messages, and cost the memory of one.
+func TestArtifactsShareStrings(t *testing.T) {
+	of := func(name string) []string {
+		art := &v1alpha1.Artifact{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "default"}}
+		art.OwnerReferences = []metav1.OwnerReference{{APIVersion: v1alpha1.GroupVersion.String(), Kind: "OfficialImageSet", Name: "official", UID: "7"}}
+		art.Spec.PublisherRef.Name = "publisher"
+		art.Status.Platforms = []string{"linux/amd64"}
+		setDone(art, v1alpha1.ConditionReady, "Succeeded", "All steps are done")
+		data, err := json.Marshal(art)
+		if err != nil {
+			t.Fatal(err)
+		}
+		decoded := new(v1alpha1.Artifact)
+		if err := json.Unmarshal(data, decoded); err != nil {
+			t.Fatal(err)
+		}
+		kept := cached(t, decoded).(*v1alpha1.Artifact)
+		ref, c := kept.OwnerReferences[0], kept.Status.Conditions[0]
+		return []string{kept.Namespace, ref.Name, ref.Kind, string(ref.UID), ref.APIVersion, kept.Spec.PublisherRef.Name, kept.Status.Platforms[0], c.Type, string(c.Status), c.Reason, c.Message}
+	}
+	a, b := of("a"), of("b")
+	for i := range a {
+		if a[i] != b[i] || unsafe.StringData(a[i]) != unsafe.StringData(b[i]) {
+			t.Errorf("%q and %q are two copies", a[i], b[i])
+		}
+	}
+}
+
 func TestPlacementThatIsTooLarge(t *testing.T) {
 	t.Parallel()
 	c := testCluster(t)

@@ -27,30 +27,47 @@ const (
 // own lists a set's Artifacts, those that are being deleted too.
 func (r *OfficialImageSetReconciler) own(ctx context.Context, set *v1alpha1.OfficialImageSet) (own []*v1alpha1.Artifact, err error) {
 	all := new(v1alpha1.ArtifactList)
-	err = r.Client.List(ctx, all, client.InNamespace(set.Namespace), client.MatchingFields{indexOwner: string(set.UID)}, client.UnsafeDisableDeepCopy)
+	err = r.Client.List(ctx, all, client.InNamespace(set.Namespace), client.MatchingFields{indexSet: string(set.UID)}, client.UnsafeDisableDeepCopy)
 	if err != nil {
 		return nil, fmt.Errorf("listing the Artifacts of %s: %w", set.Name, err)
 	}
 	for i := range all.Items {
-		if isOwn(&all.Items[i], set) {
+		if fits(set, &all.Items[i]) {
 			own = append(own, &all.Items[i])
 		}
 	}
 	return own, nil
 }
 
-// isOwn tells whether an Artifact is one that a set makes. That the set is its
-// owner proves nothing: whoever makes an Artifact can name any owner.
-func isOwn(art *v1alpha1.Artifact, set *v1alpha1.OfficialImageSet) bool {
-	return ownedBy(art, set) && alike(art, newArtifact(set, art.Spec.Image, art.Spec.Digest))
+// setsThatMade is an Artifact's value in indexSet: the UIDs of its owners, if it has
+// the name that sets give. That a set is its owner alone proves nothing: whoever makes
+// an Artifact can name any owner.
+func setsThatMade(obj client.Object) (uids []string) {
+	art, ok := obj.(*v1alpha1.Artifact)
+	if !ok || len(art.OwnerReferences) == 0 || art.Name != artifactName(art.Spec.Image, art.Spec.Digest) {
+		return nil
+	}
+	for _, ref := range art.OwnerReferences {
+		uids = append(uids, string(ref.UID))
+	}
+	return uids
+}
+
+// fits tells whether an Artifact of a set's publishes what the set wants published:
+// by the same publisher, and the same platforms.
+func fits(set *v1alpha1.OfficialImageSet, art *v1alpha1.Artifact) bool {
+	return art.Spec.NodeRef.Name == "" && art.Spec.PublisherRef == set.Spec.PublisherRef && samePlatforms(art.Spec.Platforms, set.Spec.Platforms)
 }
 
 // alike tells whether two Artifacts have the same name, and publish or look up
 // the same.
 func alike(a, b *v1alpha1.Artifact) bool {
 	return a.Name == b.Name && a.Spec.Image == b.Spec.Image && a.Spec.Digest == b.Spec.Digest &&
-		a.Spec.PublisherRef == b.Spec.PublisherRef && a.Spec.NodeRef == b.Spec.NodeRef &&
-		slices.Equal(slices.Sorted(slices.Values(a.Spec.Platforms)), slices.Sorted(slices.Values(b.Spec.Platforms)))
+		a.Spec.PublisherRef == b.Spec.PublisherRef && a.Spec.NodeRef == b.Spec.NodeRef && samePlatforms(a.Spec.Platforms, b.Spec.Platforms)
+}
+
+func samePlatforms(a, b []string) bool {
+	return slices.Equal(a, b) || slices.Equal(slices.Sorted(slices.Values(a)), slices.Sorted(slices.Values(b)))
 }
 
 // isFull tells whether an Artifact has no room for another owner: with more, it

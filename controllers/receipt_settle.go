@@ -90,12 +90,22 @@ func (r *ReceiptReconciler) settle(ctx context.Context, v *visit, b *receiptBook
 	return nil
 }
 
+// nodesOf is an Artifact's value in indexNode.
+func nodesOf(obj client.Object) (uids []string) {
+	for _, ref := range obj.GetOwnerReferences() {
+		if ref.Kind == "PyrsiaNode" {
+			uids = append(uids, string(ref.UID))
+		}
+	}
+	return uids
+}
+
 // known are the pulls that have an Artifact of the node's own, and those that
 // have none. A pull of an image that was published by an Artifact is told to
 // that one, and needs no other.
 func (r *ReceiptReconciler) known(ctx context.Context, n *v1alpha1.PyrsiaNode, b *receiptBook) ([]pull, error) {
 	own := new(v1alpha1.ArtifactList)
-	err := r.Client.List(ctx, own, client.InNamespace(n.Namespace), client.MatchingFields{indexOwner: string(n.UID)}, client.UnsafeDisableDeepCopy)
+	err := r.Client.List(ctx, own, client.InNamespace(n.Namespace), client.MatchingFields{indexNode: string(n.UID)}, client.UnsafeDisableDeepCopy)
 	if err != nil {
 		return nil, fmt.Errorf("listing the Artifacts of %s: %w", n.Name, err)
 	}

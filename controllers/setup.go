@@ -29,14 +29,14 @@ const (
 	indexPublisher = "publisher"
 	// indexStage finds the Artifacts of a publisher that wait for something.
 	indexStage = "stage"
-	// indexDigest finds the Artifacts of a digest.
-	indexDigest = "digest"
-	// indexImage finds the Artifacts of a digest in a repository of a publisher, and
-	// indexWithdrawal those of them that have withdrawn or restored it.
-	indexImage      = "image"
+	// indexDigest finds the Artifacts of a digest, and indexWithdrawal those of them
+	// that have withdrawn or restored it.
+	indexDigest     = "digest"
 	indexWithdrawal = "withdrawal"
-	// indexOwner finds the Artifacts that an OfficialImageSet holds, by its UID.
-	indexOwner = "owner"
+	// indexSet finds the Artifacts of an OfficialImageSet and indexNode those of a
+	// PyrsiaNode, by its UID.
+	indexSet  = "set"
+	indexNode = "node"
 )
 
 // Config is what the controllers need besides a manager.
@@ -99,12 +99,6 @@ func setupIndexes(ctx context.Context, indexer client.FieldIndexer) error {
 		}
 		return nil
 	}
-	owners := func(obj client.Object) (uids []string) {
-		for _, ref := range obj.GetOwnerReferences() {
-			uids = append(uids, string(ref.UID))
-		}
-		return uids
-	}
 	for _, index := range []struct {
 		obj   client.Object
 		field string
@@ -114,9 +108,9 @@ func setupIndexes(ctx context.Context, indexer client.FieldIndexer) error {
 		{&v1alpha1.OfficialImageSet{}, indexPublisher, publisherOf},
 		{&v1alpha1.Artifact{}, indexStage, stageOf},
 		{&v1alpha1.Artifact{}, indexDigest, digestOf},
-		{&v1alpha1.Artifact{}, indexImage, imageOf},
-		{&v1alpha1.Artifact{}, indexWithdrawal, withdrawnImageOf},
-		{&v1alpha1.Artifact{}, indexOwner, owners},
+		{&v1alpha1.Artifact{}, indexWithdrawal, withdrawnDigestOf},
+		{&v1alpha1.Artifact{}, indexSet, setsThatMade},
+		{&v1alpha1.Artifact{}, indexNode, nodesOf},
 	} {
 		if err := indexer.IndexField(ctx, index.obj, index.field, index.value); err != nil {
 			return fmt.Errorf("indexing %T by %s: %w", index.obj, index.field, err)

@@ -125,28 +125,13 @@ func (v *visit) ask(ctx context.Context, pod corev1.Pod, call func(context.Conte
 		return err
 	}
 	line, began := &c.lines[v.why], n.now()
-	n.mu.Lock()
-	allowed, hangs := line.begin(began), v.hangs(line, pod)
-	n.mu.Unlock()
-	if !allowed {
+	if hangs := v.begin(line, pod, began); hangs != nil {
 		return hangs
 	}
 	limited, cancel := context.WithTimeout(ctx, visits[v.why].answer)
 	defer cancel()
 	err = call(limited, c.Client)
-	silent := ctx.Err() == nil && timedOut(err)
-	n.mu.Lock()
-	switch {
-	case silent:
-		line.noAnswer(began, n.now())
-	case ctx.Err() != nil:
-		line.probing = false // nothing was learned
-	default:
-		line.answered()
-	}
-	hangs = v.hangs(line, pod)
-	n.mu.Unlock()
-	if silent {
+	if hangs := v.learn(ctx, line, pod, began, err); hangs != nil {
 		return hangs
 	}
 	if _, refused := errors.AsType[*control.Error](err); err == nil || refused {
@@ -156,6 +141,33 @@ func (v *visit) ask(ctx context.Context, pod corev1.Pod, call func(context.Conte
 	// It restarts, perhaps. Not all come at once then.
 	return &unusableError{reason: reasonUnreachable, after: waitUnreachable/2 + rand.N(waitUnreachable),
 		message: fmt.Sprintf("the %s's control API does not answer", component(v.node))}
+}
+
+// begin begins a call to a pod. The error is an *unusableError if the pod does not answer.
+func (v *visit) begin(l *line, pod corev1.Pod, now time.Time) error {
+	v.nodes.mu.Lock()
+	defer v.nodes.mu.Unlock()
+	if l.begin(now) {
+		return nil
+	}
+	return v.hangs(l, pod)
+}
+
+// learn keeps what a call that has ended tells of a pod. The error is an
+// *unusableError if the pod did not answer.
+func (v *visit) learn(ctx context.Context, l *line, pod corev1.Pod, began time.Time, err error) error {
+	v.nodes.mu.Lock()
+	defer v.nodes.mu.Unlock()
+	switch {
+	case ctx.Err() != nil:
+		l.probing = false // nothing was learned
+	case timedOut(err):
+		l.noAnswer(began, v.nodes.now())
+		return v.hangs(l, pod)
+	default:
+		l.answered()
+	}
+	return nil
 }
 
 // hangs tells of a pod that does not answer; the caller holds mu.
