@@ -135,6 +135,7 @@ func TestKubernetesNodes(t *testing.T) {
 
 	t.Run("start-up taint", func(t *testing.T) { startupTaint(t, c, mirror, pods["fresh"]) })
 	t.Run("of two mirrors", func(t *testing.T) { startupTaintOfTwo(t, c, mirror) })
+	t.Run("of a machine that takes another one's name", func(t *testing.T) { startupTaintOfANameAgain(t, c, mirror) })
 	t.Run("nothing else", func(t *testing.T) { nothingElseOfNodes(t, c) })
 }
 
@@ -225,6 +226,35 @@ func startupTaintOfTwo(t *testing.T, c *cluster, mirror *v1alpha1.PyrsiaNode) {
 	c.setWorkloadStatus(t, second, 1, 1)
 	eventually(t, func() error {
 		if got := c.taints(t, "for-both"); got != "" {
+			return fmt.Errorf("the taints are %s", got)
+		}
+		return nil
+	})
+}
+
+// A machine that joins under the name of another one finds the pods of that one, with
+// the proof that they had: it is no proof of this machine.
+func startupTaintOfANameAgain(t *testing.T, c *cluster, mirror *v1alpha1.PyrsiaNode) {
+	node := kubernetesNode("again")
+	c.create(t, node)
+	pod := c.placePod(t, mirror, "again")
+	c.isProven(t, pod)
+	if err := c.Delete(t.Context(), node); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(time.Second) // the API's times are in whole ones
+	c.create(t, tainted(kubernetesNode("again"), taintNotProven))
+	time.Sleep(2 * time.Second)
+	if got := c.taints(t, "again"); got != taintNotProven {
+		t.Errorf("by the proof of another machine the taints are %q", got)
+	}
+	c.get(t, pod)
+	pod.Status.ContainerStatuses[0].State.Running.StartedAt = metav1.Now()
+	if err := c.Status().Update(t.Context(), pod); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, func() error {
+		if got := c.taints(t, "again"); got != "" {
 			return fmt.Errorf("the taints are %s", got)
 		}
 		return nil

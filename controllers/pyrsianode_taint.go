@@ -73,11 +73,24 @@ func (r *PyrsiaNodeReconciler) provenBy(ctx context.Context, n *v1alpha1.PyrsiaN
 			continue
 		}
 		pods, err := r.Nodes.pods(ctx, other)
-		if err != nil || !slices.ContainsFunc(pods, func(p corev1.Pod) bool { return p.Spec.NodeName == node.Name && proofOf(other, p) == proofGiven }) {
+		if err != nil || !slices.ContainsFunc(pods, func(p corev1.Pod) bool {
+			return p.Spec.NodeName == node.Name && proofOf(other, p) == proofGiven && provenSince(node, p)
+		}) {
 			return false, err
 		}
 	}
 	return true, nil
+}
+
+// provenSince tells whether a pod's proof is of the machine that a Kubernetes node is
+// now. One that joins under the name of another finds the pods of that one, and until
+// its kubelet has looked at them their status is what it was there.
+func provenSince(node *corev1.Node, p corev1.Pod) bool {
+	if !p.CreationTimestamp.Before(&node.CreationTimestamp) {
+		return true
+	}
+	running := statusOf(p.Status.ContainerStatuses, containerCanary).State.Running
+	return running != nil && !running.StartedAt.Before(&node.CreationTimestamp)
 }
 
 // removeTaint takes it off, unless the taints are not those that were seen.
