@@ -15,9 +15,8 @@ func WithClient(ctx context.Context, addr netip.Addr) context.Context {
 	return context.WithValue(ctx, clientKey{}, addr)
 }
 
-// Client is whose share of the node a request counts against: one IPv4 address,
-// or one IPv6 network of 64 bits. An identity has no share of its own, for
-// anyone makes as many as he likes.
+// Client is whose share of the node a request counts against: one address, as Share
+// has it. An identity has no share of its own, for anyone makes as many as he likes.
 func Client(r *http.Request) string {
 	if addr, ok := r.Context().Value(clientKey{}).(netip.Addr); ok && addr.IsValid() {
 		return Share(addr).String()
@@ -28,12 +27,20 @@ func Client(r *http.Request) string {
 	return r.RemoteAddr
 }
 
-// Share is the address, or the network, that counts as one client.
+// Share is what counts as one client: an IPv4 address; of the internet's IPv6
+// addresses a network of 64 bits, for a host is given a whole one; of the private ones
+// (RFC 4193) an address, as of IPv4. The pods of a cluster may all be in one network,
+// and take no other addresses than they are given.
 func Share(a netip.Addr) netip.Addr {
 	a = a.Unmap().WithZone("")
-	if a.Is6() { // a host is given a whole network of these
-		network, _ := a.Prefix(64) // 64 bits are valid for IPv6
-		return network.Addr()
+	if a.Is6() && !a.IsPrivate() {
+		return network(a).Addr()
 	}
 	return a
+}
+
+// network is that of 64 bits in which an IPv6 address is.
+func network(a netip.Addr) netip.Prefix {
+	p, _ := a.Prefix(64) // 64 bits are valid for IPv6
+	return p
 }

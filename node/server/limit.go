@@ -11,8 +11,10 @@ import (
 // Bounds are on the connections of one port.
 type Bounds struct {
 	Total int
-	// PerAddress is for one IPv4 address, or one IPv6 network of 64 bits; 0 is
-	// no bound beside Total.
+	// PerAddress is for one address; 0 is no bound beside Total. An IPv6 network of 64
+	// bits, in which one host takes as many addresses as it likes, gets half of Total
+	// and no more. It gets more than one address does, for all pods of a cluster may be
+	// in one such network: else one of them would take the place of the others.
 	PerAddress int
 }
 
@@ -27,14 +29,14 @@ type Listener struct {
 
 	mu      sync.Mutex // guards what follows
 	open    int
-	of      map[netip.Addr]int // open ones, by address
+	of      map[netip.Prefix]int // open ones, by address and by IPv6 network
 	refused int64
 	logged  time.Time
 }
 
 // Limit bounds the connections of l.
 func Limit(l net.Listener, b Bounds, log *slog.Logger) *Listener {
-	return &Listener{Listener: l, bounds: b, log: log, of: map[netip.Addr]int{}}
+	return &Listener{Listener: l, bounds: b, log: log, of: map[netip.Prefix]int{}}
 }
 
 // Accept implements net.Listener.
@@ -67,16 +69,18 @@ func (l *Listener) Refused() int64 {
 func (l *Listener) admit(from netip.Addr) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.open < l.bounds.Total && (l.bounds.PerAddress == 0 || !from.IsValid() || l.of[from] < l.bounds.PerAddress) {
+	own, around := places(from)
+	if l.open < l.bounds.Total && (l.bounds.PerAddress == 0 || !from.IsValid() ||
+		l.of[own] < l.bounds.PerAddress && l.of[around] < max(l.bounds.PerAddress, l.bounds.Total/2)) {
 		l.open++
-		l.of[from]++
+		l.count(from, 1)
 		return true
 	}
 	l.refused++
 	if time.Since(l.logged) > logInterval {
 		l.logged = time.Now()
 		l.log.Warn("connections are refused: too many are open", "port", l.Addr().String(),
-			"open", l.open, "at most", l.bounds.Total, "from", from.String(), "open from there", l.of[from], "at most from one address", l.bounds.PerAddress)
+			"open", l.open, "at most", l.bounds.Total, "from", from.String(), "open from there", l.of[own], "at most from one address", l.bounds.PerAddress)
 	}
 	return false
 }
@@ -85,9 +89,32 @@ func (l *Listener) release(from netip.Addr) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.open--
-	if l.of[from]--; l.of[from] == 0 {
-		delete(l.of, from)
+	l.count(from, -1)
+}
+
+// count counts the connections of an address; the caller holds mu.
+func (l *Listener) count(from netip.Addr, n int) {
+	own, around := places(from)
+	for _, place := range []netip.Prefix{own, around} {
+		if !place.IsValid() {
+			continue
+		}
+		if l.of[place] += n; l.of[place] == 0 {
+			delete(l.of, place)
+		}
 	}
+}
+
+// places are an address by itself, and the IPv6 network around it; not valid if there
+// is none.
+func places(a netip.Addr) (own, around netip.Prefix) {
+	if !a.IsValid() {
+		return own, around
+	}
+	if a.Is6() {
+		around = network(a)
+	}
+	return netip.PrefixFrom(a, a.BitLen()), around
 }
 
 // addressOf is who is counted; not valid if it is no IP address.
@@ -96,7 +123,7 @@ func addressOf(c net.Conn) netip.Addr {
 	if !ok {
 		return netip.Addr{}
 	}
-	return Share(tcp.AddrPort().Addr())
+	return tcp.AddrPort().Addr().Unmap().WithZone("")
 }
 
 // tcpConn is a *net.TCPConn for net/http too: it sends files by the kernel.

@@ -110,10 +110,11 @@ func TestProblemsAreBounded(t *testing.T) {
 
 // No catalog's URL, nor where it redirects to, has the publisher ask for what a cloud
 // tells its machines. The addresses are of nobody, should they be asked.
-func TestCatalogsAreNotAtLinkLocalAddresses(t *testing.T) {
+func TestCatalogsAreNotWhereCloudsTellCredentials(t *testing.T) {
 	redirect := httptest.NewServer(http.RedirectHandler("http://169.254.77.77/", http.StatusFound))
 	defer redirect.Close()
-	for _, url := range []string{redirect.URL, "http://169.254.77.77/", "http://[fe80::4d4d]/", "http://[::ffff:169.254.77.77]/"} {
+	for _, url := range []string{redirect.URL, "http://169.254.77.77/", "http://[fe80::4d4d]/", "http://[::ffff:169.254.77.77]/",
+		"http://[fd00:ec2::4d4d]/", "http://[fd20:ce::4d4d]/", "http://[64:ff9b::a9fe:4d4d]/"} {
 		_, err := get(within(t), NewLister(noTags).client, url, 1)
 		if err == nil || !strings.Contains(err.Error(), "link-local") {
 			t.Errorf("%s: %v", url, err)

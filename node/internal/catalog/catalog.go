@@ -45,7 +45,7 @@ type Lister struct {
 func NewLister(tags Tags) *Lister {
 	return &Lister{tags: tags, client: &http.Client{
 		Transport: &http.Transport{
-			Proxy: http.ProxyFromEnvironment, DialContext: (&net.Dialer{Timeout: 10 * time.Second, Control: notLinkLocal}).DialContext,
+			Proxy: http.ProxyFromEnvironment, DialContext: (&net.Dialer{Timeout: 10 * time.Second, Control: notTheCloud}).DialContext,
 			TLSHandshakeTimeout: 10 * time.Second, ResponseHeaderTimeout: 30 * time.Second,
 		},
 		CheckRedirect: func(req *http.Request, via []*http.Request) error {
@@ -57,15 +57,33 @@ func NewLister(tags Tags) *Lister {
 	}}
 }
 
-// notLinkLocal refuses the addresses at which clouds tell a machine its credentials,
+// notTheCloud refuses the addresses at which clouds tell a machine its credentials,
 // whichever name or redirect leads there: who names a catalog's URL need not be
 // somebody who may ask for these, and nobody keeps a catalog there.
-func notLinkLocal(_, address string, _ syscall.RawConn) error {
-	if a, err := netip.ParseAddrPort(address); err == nil && a.Addr().Unmap().IsLinkLocalUnicast() {
-		return fmt.Errorf("refused: %s is a link-local address, where no catalog is", a.Addr())
+func notTheCloud(_, address string, _ syscall.RawConn) error {
+	at, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return nil
+	}
+	a := at.Addr().Unmap()
+	if nat64.Contains(a) {
+		b := a.As16()
+		a = netip.AddrFrom4([4]byte(b[12:]))
+	}
+	if a.IsLinkLocalUnicast() || slices.ContainsFunc(cloudOwn, func(p netip.Prefix) bool { return p.Contains(a) }) {
+		return fmt.Errorf("refused: %s is a link-local address, or one of a cloud's own, where no catalog is", at.Addr())
 	}
 	return nil
 }
+
+var (
+	// cloudOwn are the networks in which AWS (fd00:ec2::254, and ::23 of EKS) and
+	// Google Cloud (fd20:ce::254) tell it over IPv6.
+	cloudOwn = []netip.Prefix{netip.MustParsePrefix("fd00:ec2::/32"), netip.MustParsePrefix("fd20:ce::/32")}
+	// nat64 holds IPv4's addresses in the last four bytes (RFC 6052, section 2.1), for
+	// machines without IPv4.
+	nat64 = netip.MustParsePrefix("64:ff9b::/96")
+)
 
 // List lists the images of a selection: canonical names, sorted. What could
 // not be listed is a problem of its own; an error means that nothing could.

@@ -19,6 +19,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/multiformats/go-multiaddr"
 	madns "github.com/multiformats/go-multiaddr-dns"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/pyrsia/pyrsia-operator/node/internal/durable"
 )
@@ -29,8 +30,15 @@ type bootstrap interface {
 	peers(ctx context.Context) ([]peer.AddrInfo, error)
 }
 
-// maxResolved bounds the nodes that one name leads to.
+// maxResolved bounds the addresses that one name leads to: a node may have two.
 const maxResolved = 64
+
+// Open ports are asked side by side, and each is given up early: where one family of
+// addresses leads nowhere, half of them do not answer.
+const (
+	askedAtOnce = 32
+	askTimeout  = 3 * time.Second
+)
 
 // maxReached bounds the nodes of one bootstrap address that are not given up
 // for others.
@@ -106,7 +114,7 @@ func parseBootstrap(addrs []string) (out []*place, err error) {
 	for _, s := range addrs {
 		b, err := parseOne(s)
 		if err != nil {
-			return nil, fmt.Errorf("bootstrap address %q: %w; want /dns4/HOST/tcp/4001/p2p/ID, /ip4/ADDRESS/tcp/4001/p2p/ID, /dnsaddr/DOMAIN, or http://HOST:PORT of open ports", s, err)
+			return nil, fmt.Errorf("bootstrap address %q: %w; want /dns/HOST/tcp/4001/p2p/ID, /ip4/ADDRESS/tcp/4001/p2p/ID, /dnsaddr/DOMAIN, or http://HOST:PORT of open ports", s, err)
 		}
 		out = append(out, &place{bootstrap: b, addr: s})
 	}
@@ -166,20 +174,36 @@ func (o openPorts) peers(ctx context.Context) ([]peer.AddrInfo, error) {
 	if err != nil {
 		return nil, fmt.Errorf("resolving %s: %w", o.host, err)
 	}
-	var out []peer.AddrInfo
-	var last error
+	return o.ask(ctx, ips[:min(len(ips), maxResolved)])
+}
+
+// ask asks who is at the addresses, and names each node once.
+func (o openPorts) ask(ctx context.Context, ips []string) (out []peer.AddrInfo, err error) {
 	client := newPlainClient()
 	defer client.CloseIdleConnections()
-	for _, ip := range ips[:min(len(ips), maxResolved)] {
-		info, err := askOpenPort(ctx, client, "http://"+net.JoinHostPort(ip, o.port))
-		if err != nil {
-			last = err
-			continue
+	infos, errs := make([]peer.AddrInfo, len(ips)), make([]error, len(ips)) // each goroutine owns one
+	var group errgroup.Group
+	group.SetLimit(askedAtOnce)
+	for i, ip := range ips {
+		group.Go(func() error {
+			ctx, cancel := context.WithTimeout(ctx, askTimeout)
+			defer cancel()
+			infos[i], errs[i] = askOpenPort(ctx, client, "http://"+net.JoinHostPort(ip, o.port))
+			return nil
+		})
+	}
+	_ = group.Wait() // none returns an error
+	for i, info := range infos {
+		known := slices.ContainsFunc(out, func(other peer.AddrInfo) bool { return other.ID == info.ID })
+		switch {
+		case errs[i] != nil:
+			err = errs[i]
+		case !known:
+			out = append(out, info)
 		}
-		out = append(out, info)
 	}
 	if len(out) == 0 {
-		return nil, fmt.Errorf("asking the nodes at %s: %w", o.host, last)
+		return nil, fmt.Errorf("asking the nodes at %s: %w", o.host, err)
 	}
 	return out, nil
 }

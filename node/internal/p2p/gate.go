@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"net/netip"
+	"time"
 
 	"github.com/libp2p/go-libp2p"
 	"github.com/libp2p/go-libp2p/core/connmgr"
@@ -12,6 +13,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
 	rcmgr "github.com/libp2p/go-libp2p/p2p/host/resource-manager"
+	"github.com/libp2p/go-libp2p/x/rate"
 	"github.com/multiformats/go-multiaddr"
 )
 
@@ -19,6 +21,12 @@ const (
 	maxConns        = 512
 	maxConnsPerPeer = 8
 	maxConnsPerIP   = 64 // several nodes may share an address
+	// maxConnsPerNetwork is for an IPv6 network of 64 bits, in which one host takes as
+	// many addresses as it likes: half of what others may open. It is more than
+	// highPeers, at which connections make room for others, for all pods of a cluster
+	// may be in one such network, and none of them would be let in any more.
+	maxConnsPerNetwork = maxConns * 3 / 8
+	connsPerSecond     = 1 // of one address, beyond maxConnsPerIP at once
 	// maxStreams bounds the streams, and maxInbound those that peers have opened:
 	// the rest is the node's own, whatever they do.
 	maxStreams = 2560
@@ -93,12 +101,33 @@ func resources(http protocol.ID) (network.ResourceManager, error) {
 	}.Build(base.Scale(maxMemory, maxConns))
 	m, err := rcmgr.NewResourceManager(rcmgr.NewFixedLimiter(limits), rcmgr.WithLimitPerSubnet(
 		[]rcmgr.ConnLimitPerSubnet{{PrefixLength: 32, ConnCount: maxConnsPerIP}},
-		[]rcmgr.ConnLimitPerSubnet{{PrefixLength: 128, ConnCount: maxConnsPerIP}, {PrefixLength: 56, ConnCount: 4 * maxConnsPerIP}},
+		[]rcmgr.ConnLimitPerSubnet{{PrefixLength: 128, ConnCount: maxConnsPerIP}, {PrefixLength: 64, ConnCount: maxConnsPerNetwork},
+			{PrefixLength: 56, ConnCount: 4 * maxConnsPerIP}},
 	), rcmgr.WithNetworkPrefixLimit([]rcmgr.NetworkPrefixLimit{
 		{Network: netip.MustParsePrefix("127.0.0.0/8"), ConnCount: math.MaxInt},
-	}, nil))
+	}, nil), rcmgr.WithConnRateLimiters(connRates()))
 	if err != nil {
 		return nil, fmt.Errorf("bounding libp2p: %w", err)
 	}
 	return m, nil
+}
+
+// connRates bounds how often connections are opened, by either side: as many at once
+// as there may be, and then connsPerSecond of an address. libp2p's own bound on an IPv6
+// network of 56 bits, which a cluster's pods may all be in, is 16 at once and then one
+// in 5 s: most of them would wait for minutes to join.
+func connRates() *rate.Limiter {
+	of := func(bits, burst int) rate.SubnetLimit {
+		return rate.SubnetLimit{PrefixLength: bits, Limit: rate.Limit{RPS: connsPerSecond * float64(burst) / maxConnsPerIP, Burst: burst}}
+	}
+	return &rate.Limiter{
+		NetworkPrefixLimits: []rate.PrefixLimit{ // without a bound
+			{Prefix: netip.MustParsePrefix("127.0.0.0/8")}, {Prefix: netip.MustParsePrefix("::1/128")},
+		},
+		SubnetRateLimiter: rate.SubnetLimiter{
+			IPv4SubnetLimits: []rate.SubnetLimit{of(32, maxConnsPerIP)},
+			IPv6SubnetLimits: []rate.SubnetLimit{of(128, maxConnsPerIP), of(64, maxConnsPerNetwork), of(56, 4*maxConnsPerIP)},
+			GracePeriod:      time.Minute,
+		},
+	}
 }

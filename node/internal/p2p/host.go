@@ -178,6 +178,11 @@ func newLibp2p(key crypto.PrivKey, c Config, relays func() []peer.AddrInfo) (hos
 		libp2p.ConnectionManager(conns),
 		libp2p.ConnectionGater(allowed),
 		libp2p.ResourceManager(limits),
+		// After a hundred failed dials of IPv6, or UDP, on the internet libp2p would try
+		// only each hundredth: in a network without IPv4, of which many nodes are gone, a
+		// node would find none of the others for minutes.
+		libp2p.IPv6BlackHoleSuccessCounter(nil),
+		libp2p.UDPBlackHoleSuccessCounter(nil),
 		libp2p.UserAgent("pyrsia"),
 		libp2p.DisableMetrics(),
 	}
