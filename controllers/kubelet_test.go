@@ -50,8 +50,13 @@ type pod struct {
 // the Secrets that the operator wrote. data may be the volume of an earlier pod.
 func (c *cluster) runPod(t *testing.T, n *v1alpha1.PyrsiaNode, data string) *pod {
 	t.Helper()
+	return c.runPodAt(t, n, data, nextIP())
+}
+
+func (c *cluster) runPodAt(t *testing.T, n *v1alpha1.PyrsiaNode, data, ip string) *pod {
+	t.Helper()
 	template := c.awaitTemplate(t, n)
-	p := &pod{ip: nextIP(), port: mirrorSpec(n).Port, data: data}
+	p := &pod{ip: ip, port: mirrorSpec(n).Port, data: data}
 	if p.data == "" {
 		p.data = shortFolder(t)
 	}
@@ -210,7 +215,8 @@ func (c *cluster) nodeConfig(t *testing.T, n *v1alpha1.PyrsiaNode, template core
 			config.Role = control.Role(value)
 		case "--data":
 		case "--p2p-port":
-			config.P2PListen = []string{"/ip4/" + p.ip + "/tcp/" + value}
+			_, kind := hostKind(p.ip)
+			config.P2PListen = []string{"/" + kind + "/" + p.ip + "/tcp/" + value}
 		case "--open-addr":
 			config.OpenAddr = at(value)
 		case "--control-addr":
@@ -240,7 +246,7 @@ func (c *cluster) nodeConfig(t *testing.T, n *v1alpha1.PyrsiaNode, template core
 		case "--ledger-key":
 			config.LedgerKey = value
 		case "--announce":
-			config.Announce = append(config.Announce, strings.ReplaceAll(value, hostIP, p.ip))
+			config.Announce = append(config.Announce, strings.ReplaceAll(value, hostIPs, p.ip))
 		case "--copy-concurrency":
 			config.CopyConcurrency = atoi(t, value)
 		case "--bootstrap":

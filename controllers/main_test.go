@@ -141,7 +141,9 @@ func startCluster() (*cluster, error) {
 			return nil, err
 		}
 	}
-	c.env.ControlPlane.GetAPIServer().Configure().Append("enable-admission-plugins", "OwnerReferencesPermissionEnforcement")
+	c.env.ControlPlane.GetAPIServer().Configure().
+		Append("enable-admission-plugins", "OwnerReferencesPermissionEnforcement").
+		Set("service-cluster-ip-range", "10.0.0.0/16,fd00:10:96::/112") // it gives Services addresses of both families
 	restConfig, err := c.env.Start()
 	if err != nil {
 		return nil, err

@@ -146,8 +146,8 @@ func nodeContainer(n *v1alpha1.PyrsiaNode, in podInputs, args []string) *coreac.
 	}
 	container := coreac.Container().WithName(containerNode)
 	if in.outside.port != 0 && len(in.outside.hosts) == 0 {
-		container.WithEnv(coreac.EnvVar().WithName("HOST_IP").
-			WithValueFrom(coreac.EnvVarSource().WithFieldRef(coreac.ObjectFieldSelector().WithAPIVersion("v1").WithFieldPath("status.hostIP"))))
+		container.WithEnv(coreac.EnvVar().WithName("HOST_IPS").
+			WithValueFrom(coreac.EnvVarSource().WithFieldRef(coreac.ObjectFieldSelector().WithAPIVersion("v1").WithFieldPath("status.hostIPs"))))
 	}
 	return container.
 		WithImage(nodeImage(n, in)).

@@ -105,7 +105,9 @@ func (r *PyrsiaNodeReconciler) publisherNetwork(ctx context.Context, n *v1alpha1
 // exposureService is the way from outside to a publisher's pod.
 func exposureService(n *v1alpha1.PyrsiaNode, e *v1alpha1.Exposure) *coreac.ServiceApplyConfiguration {
 	port := servicePort("p2p", portP2P)
-	spec := coreac.ServiceSpec().WithSelector(labels(n, component(n)))
+	spec := coreac.ServiceSpec().
+		WithIPFamilyPolicy(corev1.IPFamilyPolicyPreferDualStack).
+		WithSelector(labels(n, component(n)))
 	if e.Type == v1alpha1.ExposureNodePort {
 		spec.WithType(corev1.ServiceTypeNodePort)
 		if e.Port != 0 {
@@ -135,7 +137,8 @@ func nodePort(svc *corev1.Service) int32 {
 // would restart the publisher, to which they are arguments.
 func ingress(svc *corev1.Service) (hosts []string) {
 	for _, i := range svc.Status.LoadBalancer.Ingress {
-		hosts = append(hosts, cmp.Or(i.Hostname, i.IP))
+		host, _ := hostKind(cmp.Or(i.Hostname, i.IP))
+		hosts = append(hosts, host)
 	}
 	slices.Sort(hosts)
 	hosts = slices.Compact(hosts)
@@ -159,8 +162,8 @@ func hadBefore(n *v1alpha1.PyrsiaNode, port int32) (hosts []string) {
 	return hosts
 }
 
-// hostIP is, in a container's arguments, the address of its Kubernetes node.
-const hostIP = "$(HOST_IP)"
+// hostIPs are, in a container's arguments, the addresses of its Kubernetes node.
+const hostIPs = "$(HOST_IPS)"
 
 // announceArgs tell the node where others reach it.
 func (o outside) announceArgs() (args []string) {
@@ -168,7 +171,7 @@ func (o outside) announceArgs() (args []string) {
 		return nil
 	}
 	if len(o.hosts) == 0 {
-		return []string{"--announce", fmt.Sprintf("[%s]:%d", hostIP, o.port)} // it may be one of IPv6
+		return []string{"--announce", fmt.Sprintf("[%s]:%d", hostIPs, o.port)}
 	}
 	for _, host := range o.hosts {
 		args = append(args, "--announce", net.JoinHostPort(host, strconv.Itoa(int(o.port))))
@@ -177,25 +180,45 @@ func (o outside) announceArgs() (args []string) {
 }
 
 // multiaddrs are the addresses outside of a pod that runs on a Kubernetes node.
-func (o outside) multiaddrs(nodeIP, peerID string) (out []string) {
+func (o outside) multiaddrs(nodeIPs []string, peerID string) (out []string) {
 	hosts := o.hosts
 	if len(hosts) == 0 {
-		hosts = []string{nodeIP}
+		hosts = nodeIPs
 	}
 	if o.port == 0 || peerID == "" {
 		return nil
 	}
 	for _, host := range hosts {
-		kind := "dns"
-		if ip, err := netip.ParseAddr(host); err == nil {
-			kind = "ip6"
-			if ip.Is4() {
-				kind = "ip4"
-			}
-		}
+		host, kind := hostKind(host)
 		if host != "" {
 			out = append(out, fmt.Sprintf("/%s/%s/tcp/%d/p2p/%s", kind, host, o.port, peerID))
 		}
 	}
 	return out
+}
+
+// hostKind is a host in its usual spelling, and what it is in a multiaddr. A name
+// may stand for addresses of both families.
+func hostKind(host string) (same, kind string) {
+	ip, err := netip.ParseAddr(host)
+	switch ip = ip.Unmap(); {
+	case err != nil:
+		return host, "dns"
+	case ip.Is4():
+		return ip.String(), "ip4"
+	default:
+		return ip.String(), "ip6"
+	}
+}
+
+// hostIPsOf are the addresses of a pod's Kubernetes node, of the families that the
+// pod has too: what comes at another one does not reach it.
+func hostIPsOf(pod *corev1.Pod) (ips []string) {
+	family := func(s string) string { _, kind := hostKind(s); return kind }
+	for _, host := range pod.Status.HostIPs {
+		if slices.ContainsFunc(pod.Status.PodIPs, func(own corev1.PodIP) bool { return family(own.IP) == family(host.IP) }) {
+			ips = append(ips, host.IP)
+		}
+	}
+	return ips
 }

@@ -31,7 +31,7 @@ const (
 // report is what one pod said, and what the operator makes of it.
 type report struct {
 	pod        string
-	nodeIP     string // of its Kubernetes node
+	nodeIPs    []string // of its Kubernetes node
 	peerID     string
 	key        string
 	checkpoint *ledger.Checkpoint // verified; nil if the pod has none yet
@@ -144,7 +144,7 @@ func (r *PyrsiaNodeReconciler) poll(ctx context.Context, v *visit, pods []corev1
 			}
 			status.Alarms = unacknowledged(n, status.Alarms, expected, r.Now())
 			reports[i] = judge(n.Spec.Role, pinned, floor, status)
-			reports[i].pod, reports[i].nodeIP = pod.Name, pod.Status.HostIP
+			reports[i].pod, reports[i].nodeIPs = pod.Name, hostIPsOf(&pod)
 			return nil
 		})
 	}
@@ -346,7 +346,7 @@ func record(n *v1alpha1.PyrsiaNode, reports []report) {
 func recordAddresses(n *v1alpha1.PyrsiaNode, reports []report, o outside) {
 	var out []string
 	for _, r := range reports {
-		out = append(out, o.multiaddrs(r.nodeIP, r.peerID)...)
+		out = append(out, o.multiaddrs(r.nodeIPs, r.peerID)...)
 	}
 	if len(out) > 0 || o.port == 0 { // else no pod answers now
 		n.Status.Addresses = out[:min(len(out), maxAddresses)]

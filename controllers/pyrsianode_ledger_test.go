@@ -262,7 +262,7 @@ func TestRecordKeepsTheFloor(t *testing.T) {
 	if n.Status.Ledger == nil || n.Status.Ledger.Size != 2 || n.Status.Ledger.Key != b.key {
 		t.Fatalf("status.ledger is %+v", n.Status.Ledger)
 	}
-	if want := "/dns4/publisher.images.svc/tcp/4001/p2p/12D3KooW"; n.Status.Bootstrap[0] != want {
+	if want := "/dns/publisher.images.svc/tcp/4001/p2p/12D3KooW"; n.Status.Bootstrap[0] != want {
 		t.Errorf("bootstrap %s, want %s", n.Status.Bootstrap[0], want)
 	}
 	before := n.DeepCopy()

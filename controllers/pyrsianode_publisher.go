@@ -140,7 +140,8 @@ func extractStatefulSet(live *appsv1.StatefulSet, manager string) (*appsac.State
 	return owned, nil
 }
 
-// bootstrapAddress is where other nodes of the cluster join the publisher.
+// bootstrapAddress is where other nodes of the cluster join the publisher: at the
+// addresses of whichever families it has.
 func bootstrapAddress(n *v1alpha1.PyrsiaNode, peerID string) string {
-	return fmt.Sprintf("/dns4/%s.%s.svc/tcp/%d/p2p/%s", n.Name, n.Namespace, portP2P, peerID)
+	return fmt.Sprintf("/dns/%s.%s.svc/tcp/%d/p2p/%s", n.Name, n.Namespace, portP2P, peerID)
 }

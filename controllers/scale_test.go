@@ -24,7 +24,7 @@ func TestStatusOfAThousandNodes(t *testing.T) {
 				PeerID: "12D3KooWD3eckifWpRn9wQpMG9R9hX3sD158z7EqHWmweQAJU5SA", Peers: i, Ledger: said,
 				Alarms: []control.Alarm{{Kind: control.AlarmDiskFull}, {Kind: control.AlarmLedgerStale}},
 			})
-			reports[i].pod, reports[i].nodeIP = fmt.Sprintf("mirror-%04d", i), fmt.Sprintf("10.0.%03d.%03d", i/256, i%256)
+			reports[i].pod, reports[i].nodeIPs = fmt.Sprintf("mirror-%04d", i), []string{fmt.Sprintf("10.0.%d.%d", i/256, i%256), fmt.Sprintf("2001:db8::%x", i)}
 			list[i].Name = reports[i].pod
 			list[i].Status.ContainerStatuses = []corev1.ContainerStatus{{Name: "node", RestartCount: 9}}
 		}

@@ -27,6 +27,7 @@ func service(n *v1alpha1.PyrsiaNode) *coreac.ServiceApplyConfiguration {
 		WithOwnerReferences(ownerReference(n)).
 		WithSpec(coreac.ServiceSpec().
 			WithClusterIP(corev1.ClusterIPNone).
+			WithIPFamilyPolicy(corev1.IPFamilyPolicyPreferDualStack).
 			WithPublishNotReadyAddresses(true).
 			WithSelector(labels(n, component(n))).
 			WithPorts(ports...))

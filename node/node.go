@@ -163,7 +163,7 @@ func (n *Node) openLedger(ctx context.Context) error {
 
 // openHost makes the node's place in the peer-to-peer network.
 func (n *Node) openHost(ctx context.Context) (err error) {
-	announced, err := n.config.announced()
+	announced, err := n.config.announced(ownAddresses)
 	if err != nil {
 		return err
 	}

@@ -20,7 +20,7 @@ type Bucket struct {
 	// endpoint is the URL of the S3 API, such as https://minio.storage.svc:9000.
 	// By default it is that of AWS.
 	// +kubebuilder:validation:MaxLength=512
-	// +kubebuilder:validation:Pattern=`^https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?/?$`
+	// +kubebuilder:validation:Pattern=`^https?://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?/?$`
 	// +optional
 	Endpoint string `json:"endpoint,omitempty"`
 

@@ -68,8 +68,8 @@ type Exposure struct {
 
 	// addresses are the host names or IP addresses at which others reach that
 	// port, where the cluster cannot know: behind a NAT, or under a name that
-	// stays when machines go. By default they are the address of the pod's
-	// Kubernetes node, or those that the load balancer was given.
+	// stays when machines go. By default they are the addresses of the
+	// pod's Kubernetes node, or those that the load balancer was given.
 	// +kubebuilder:validation:MaxItems=8
 	// +kubebuilder:validation:items:MaxLength=253
 	// +kubebuilder:validation:items:Pattern=`^([a-zA-Z0-9]([a-zA-Z0-9.-]*[a-zA-Z0-9])?|[0-9a-fA-F:]+)$`

@@ -217,12 +217,19 @@ func TestPyrsiaNodeIsValidated(t *testing.T) {
 		"mirrors behind one address":      {mirror(exposure(Exposure{Type: ExposureLoadBalancer})), "exposed by HostPort alone"},
 		"mirrors with one name":           {mirror(exposure(Exposure{Type: ExposureHostPort, Addresses: []string{"a.example"}})), "exposed by HostPort alone"},
 		"a bucket":                        {publisher(bucket(Bucket{Name: "images", Prefix: "a/b", Endpoint: "https://s3.example:9000", Region: "eu-1", CASecretRef: &LocalReference{Name: "ca"}})), ""},
-		"a bucket and a cache":            {publisher(bucket(Bucket{Name: "images"}), func(s *PyrsiaNodeSpec) { s.CacheSize = &size }), ""},
-		"a mirror's bucket":               {mirror(bucket(Bucket{Name: "images"})), "bucket is for role Publisher only"},
-		"a bucket's URL as its name":      {publisher(bucket(Bucket{Name: "s3://images"})), "bucket.name"},
-		"a bucket at no URL":              {publisher(bucket(Bucket{Name: "images", Endpoint: "s3.example"})), "bucket.endpoint"},
-		"a bucket behind a path":          {publisher(bucket(Bucket{Name: "images", Endpoint: "https://s3.example/api"})), "bucket.endpoint"},
-		"a prefix that climbs":            {publisher(bucket(Bucket{Name: "images", Prefix: "x/../y"})), "bucket.prefix"},
+		"a bucket at an IPv6 address":     {publisher(bucket(Bucket{Name: "images", Endpoint: "http://[fd00:10::7]:9000"})), ""},
+		"a bucket at no IPv6 address":     {publisher(bucket(Bucket{Name: "images", Endpoint: "http://fd00:10::7"})), "bucket.endpoint"},
+		"an upstream at an IPv6 address":  {publisher(upstream("registry.example", "http://[fd00:10::7]:5000")), ""},
+		"peers by IPv6 and by name":       {mirror(byKey(goodKey, strings.Replace(goodPeer, "dns4/publisher.example.com", "ip6/2001:db8::7", 1), strings.Replace(goodPeer, "dns4", "dns", 1))), ""},
+		"a copy at an IPv6 address": {publisher(func(s *PyrsiaNodeSpec) {
+			s.Publisher = &Publisher{RestoreFrom: &RestoreFrom{URLs: []string{"http://[2001:db8::7]:8080"}}}
+		}), ""},
+		"a bucket and a cache":       {publisher(bucket(Bucket{Name: "images"}), func(s *PyrsiaNodeSpec) { s.CacheSize = &size }), ""},
+		"a mirror's bucket":          {mirror(bucket(Bucket{Name: "images"})), "bucket is for role Publisher only"},
+		"a bucket's URL as its name": {publisher(bucket(Bucket{Name: "s3://images"})), "bucket.name"},
+		"a bucket at no URL":         {publisher(bucket(Bucket{Name: "images", Endpoint: "s3.example"})), "bucket.endpoint"},
+		"a bucket behind a path":     {publisher(bucket(Bucket{Name: "images", Endpoint: "https://s3.example/api"})), "bucket.endpoint"},
+		"a prefix that climbs":       {publisher(bucket(Bucket{Name: "images", Prefix: "x/../y"})), "bucket.prefix"},
 		"a restored publisher": {publisher(func(s *PyrsiaNodeSpec) {
 			s.Publisher = &Publisher{RestoreFrom: &RestoreFrom{MirrorRef: &LocalReference{Name: "mirror"}, URLs: []string{"http://192.0.2.7:8080"}}}
 		}), ""},
