@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -54,7 +55,8 @@ func Enter() {
 
 // Network is the hosts of one test.
 type Network struct {
-	number int // of this network in its program
+	number int  // of this network in its program
+	only6  bool // its hosts have no IPv4
 	mu     sync.Mutex
 	hosts  []*Host
 }
@@ -65,29 +67,45 @@ var networks struct {
 }
 
 // New makes a network without hosts. This program is at Gateway.
-func New() (*Network, error) {
+func New() (*Network, error) { return newNetwork(false) }
+
+// NewIPv6 makes one in which nobody has an IPv4 address but that of loopback.
+func NewIPv6() (*Network, error) { return newNetwork(true) }
+
+func newNetwork(only6 bool) (*Network, error) {
 	networks.Lock()
 	networks.n++
-	n := &Network{number: networks.n}
+	n := &Network{number: networks.n, only6: only6}
 	networks.Unlock()
 	if os.Getenv(inside) == "" {
 		return nil, errors.New("testnet.Enter was not called")
 	}
-	return n, run("ip", "link", "add", n.bridge(0), "type", "bridge", ";", "ip", "link", "set", n.bridge(0), "up", ";",
-		"ip", "address", "add", n.Gateway()+"/24", "dev", n.bridge(0), ";",
-		"ip", "link", "add", n.bridge(1), "type", "bridge", ";", "ip", "link", "set", n.bridge(1), "up")
+	address := []string{"ip", "address", "add", n.Gateway() + "/24", "dev", n.bridge(0)}
+	if only6 {
+		address = []string{"ip", "address", "add", n.Gateway() + "/64", "dev", n.bridge(0), "nodad"}
+	}
+	if err := run("ip", "link", "add", n.bridge(0), "type", "bridge", ";", "ip", "link", "set", n.bridge(0), "up"); err != nil {
+		return nil, err
+	}
+	return n, run(slices.Concat(address, []string{";",
+		"ip", "link", "add", n.bridge(1), "type", "bridge", ";", "ip", "link", "set", n.bridge(1), "up"})...)
 }
 
 func (n *Network) bridge(i int) string { return fmt.Sprintf("br%d-%d", n.number, i) }
 
 // Gateway is the address of the test program in the network. The hosts' are
 // like it, public ones, for nodes treat private ones in other ways.
-func (n *Network) Gateway() string { return fmt.Sprintf("44.77.%d.254", n.number) }
+func (n *Network) Gateway() string {
+	if n.only6 {
+		return fmt.Sprintf("2a00:77:%d::fe", n.number)
+	}
+	return fmt.Sprintf("44.77.%d.254", n.number)
+}
 
 // Host is a machine of the network.
 type Host struct {
 	Name string
-	IP   string // and, unless it is behind a NAT, IP6
+	IP   string // and, unless it is behind a NAT, IP6; the same without IPv4
 
 	net    *Network
 	number int
@@ -101,15 +119,18 @@ func (n *Network) Host(name string) (*Host, error) {
 	if err != nil {
 		return nil, err
 	}
-	h.IP = fmt.Sprintf("44.77.%d.%d", n.number, h.number)
 	err = run("ip", "link", "add", h.port(), "type", "veth", "peer", "name", "eth0", "netns", h.pid(), ";",
 		"ip", "link", "set", h.port(), "master", n.bridge(0), "up")
 	if err != nil {
 		return nil, err
 	}
-	return h, h.run("ip", "address", "add", h.IP+"/24", "dev", "eth0", ";",
-		"ip", "-6", "address", "add", h.IP6()+"/64", "dev", "eth0", "nodad", ";",
-		"ip", "link", "set", "eth0", "up", ";", "ip", "route", "add", "default", "via", n.Gateway())
+	setUp := []string{"ip", "-6", "address", "add", h.IP6() + "/64", "dev", "eth0", "nodad", ";", "ip", "link", "set", "eth0", "up", ";"}
+	if n.only6 {
+		h.IP = h.IP6()
+		return h, h.run(append(setUp, "ip", "-6", "route", "add", "default", "via", n.Gateway())...)
+	}
+	h.IP = fmt.Sprintf("44.77.%d.%d", n.number, h.number)
+	return h, h.run(append(setUp, "ip", "address", "add", h.IP+"/24", "dev", "eth0", ";", "ip", "route", "add", "default", "via", n.Gateway())...)
 }
 
 // machine adds a host without a link.
@@ -134,7 +155,12 @@ func (n *Network) machine(name string) (*Host, error) {
 func (h *Host) pid() string { return strconv.Itoa(h.holder.Process.Pid) }
 
 // IP6 is the host's IPv6 address.
-func (h *Host) IP6() string { return fmt.Sprintf("fd77:%d::%d", h.net.number, h.number) }
+func (h *Host) IP6() string {
+	if h.net.only6 {
+		return fmt.Sprintf("2a00:77:%d::%x", h.net.number, h.number)
+	}
+	return fmt.Sprintf("fd77:%d::%d", h.net.number, h.number)
+}
 
 // port is the host's place at the bridge.
 func (h *Host) port() string { return fmt.Sprintf("v%d-%d", h.net.number, h.number) }

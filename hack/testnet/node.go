@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -112,21 +113,32 @@ func (n *Node) end(sig syscall.Signal) error {
 }
 
 // Open is a URL at the node's open port, and Mirror at its registry mirror.
-func (n *Node) Open(path string) string { return fmt.Sprintf("http://%s:%d%s", n.IP, PortOpen, path) }
+func (n *Node) Open(path string) string { return "http://" + n.at(PortOpen) + path }
 
 // Mirror is a URL at the node's registry mirror.
 func (n *Node) Mirror(path string) string {
-	return fmt.Sprintf("http://%s:%d%s", n.IP, PortMirror, path)
+	return "http://" + n.at(PortMirror) + path
+}
+
+// at is a port of the host.
+func (h *Host) at(port int) string { return net.JoinHostPort(h.IP, strconv.Itoa(port)) }
+
+// multiaddr is what the host's address begins.
+func (h *Host) multiaddr() string {
+	if h.IP == h.IP6() {
+		return "/ip6/" + h.IP
+	}
+	return "/ip4/" + h.IP
 }
 
 // Address is where others join by this node, over TCP.
 func (n *Node) Address() string {
-	return fmt.Sprintf("/ip4/%s/tcp/%d/p2p/%s", n.IP, PortP2P, n.PeerID)
+	return fmt.Sprintf("%s/tcp/%d/p2p/%s", n.multiaddr(), PortP2P, n.PeerID)
 }
 
 // QUIC is where others join by this node over QUIC.
 func (n *Node) QUIC() string {
-	return fmt.Sprintf("/ip4/%s/udp/%d/quic-v1/p2p/%s", n.IP, PortP2P, n.PeerID)
+	return fmt.Sprintf("%s/udp/%d/quic-v1/p2p/%s", n.multiaddr(), PortP2P, n.PeerID)
 }
 
 // Metric reads one of the node's metrics, such as
@@ -219,14 +231,14 @@ func NewPublisher(h *Host, binary, dir, upstream string, args ...string) (*Ledge
 		os.WriteFile(file("node.key"), nodePEM, 0o600), os.WriteFile(file("operator.pub"), operatorPEM, 0o600)); err != nil {
 		return nil, err
 	}
-	client, err := control.NewClient(fmt.Sprintf("%s:%d", h.IP, PortControl), control.Keys{Own: operatorKey, Peer: nodePublic})
+	client, err := control.NewClient(h.at(PortControl), control.Keys{Own: operatorKey, Peer: nodePublic})
 	if err != nil {
 		return nil, err
 	}
 	n := &Node{Host: h, Dir: filepath.Join(dir, h.Name)}
 	n.Args = append([]string{binary, "node", "--role", "Publisher", "--data", n.Dir, "--signing-key", file("signing.key"),
-		"--upstream", "docker.io=" + upstream, "--open-addr", fmt.Sprintf("0.0.0.0:%d", PortOpen),
-		"--control-addr", fmt.Sprintf("0.0.0.0:%d", PortControl), "--control-key", file("node.key"), "--operator-key", file("operator.pub")}, args...)
+		"--upstream", "docker.io=" + upstream, "--open-addr", fmt.Sprintf(":%d", PortOpen),
+		"--control-addr", fmt.Sprintf(":%d", PortControl), "--control-key", file("node.key"), "--operator-key", file("operator.pub")}, args...)
 	return &Ledger{Publisher: n, Key: vkey, control: client}, nil
 }
 
@@ -234,7 +246,7 @@ func NewPublisher(h *Host, binary, dir, upstream string, args ...string) (*Ledge
 func (l *Ledger) Mirror(h *Host, dir string, bootstrap []string, args ...string) *Node {
 	n := &Node{Host: h, Dir: filepath.Join(dir, h.Name)}
 	n.Args = []string{l.Publisher.Args[0], "node", "--role", "Mirror", "--data", n.Dir, "--ledger-key", l.Key,
-		"--open-addr", fmt.Sprintf("0.0.0.0:%d", PortOpen), "--mirror-addr", fmt.Sprintf("0.0.0.0:%d", PortMirror)}
+		"--open-addr", fmt.Sprintf(":%d", PortOpen), "--mirror-addr", fmt.Sprintf(":%d", PortMirror)}
 	for _, b := range bootstrap {
 		n.Args = append(n.Args, "--bootstrap", b)
 	}

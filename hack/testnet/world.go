@@ -55,11 +55,20 @@ type World struct {
 // NewWorld starts an upstream registry and a publisher in a new folder under
 // dir; binaries are found by PYRSIA_BINARY and PYRSIA_DOCKER_REGISTRY.
 func NewWorld(ctx context.Context, dir string, args ...string) (*World, error) {
+	return newWorld(ctx, New, dir, args)
+}
+
+// NewIPv6World is NewWorld without IPv4.
+func NewIPv6World(ctx context.Context, dir string, args ...string) (*World, error) {
+	return newWorld(ctx, NewIPv6, dir, args)
+}
+
+func newWorld(ctx context.Context, network func() (*Network, error), dir string, args []string) (*World, error) {
 	binary, registry, err := Binaries()
 	if err != nil {
 		return nil, err
 	}
-	n, err := New()
+	n, err := network()
 	if err != nil {
 		return nil, err
 	}

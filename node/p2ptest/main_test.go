@@ -39,7 +39,12 @@ func TestMain(m *testing.M) {
 // world starts a registry and a publisher, and ends everything at the end.
 func world(t *testing.T, args ...string) *testnet.World {
 	t.Helper()
-	w, err := testnet.NewWorld(t.Context(), t.TempDir(), args...)
+	return worldOf(t, testnet.NewWorld, args...)
+}
+
+func worldOf(t *testing.T, begin func(ctx context.Context, dir string, args ...string) (*testnet.World, error), args ...string) *testnet.World {
+	t.Helper()
+	w, err := begin(t.Context(), t.TempDir(), args...)
 	if err != nil {
 		t.Fatal(err)
 	}
