@@ -20,7 +20,8 @@ type keeper struct {
 	mirror string
 	mode   containerd.Mode
 	port   portQuestion
-	from   string // where certs.d is mounted from
+	from   string            // where certs.d is mounted from
+	memory containerd.Memory // of what install has put aside
 }
 
 // containerdKeep is for beside a mirror that runs: tools that manage a machine's
@@ -38,7 +39,7 @@ mounts that one.`,
 		Hidden: true,
 		Args:   exactly(0),
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
-			k.setup, k.mode = *s, containerd.Mode(mode)
+			k.setup, k.mode, k.memory = *s, containerd.Mode(mode), containerd.Memory{}
 			if k.from, err = s.MountedFrom(); err != nil {
 				return err
 			}
@@ -72,7 +73,11 @@ func (k keeper) look(cmd *cobra.Command) error {
 	if from != k.from {
 		return fmt.Errorf("another folder has taken the place of %s: it is set up at the next start", k.setup.CertsD)
 	}
-	file, err := k.setup.Drifted(k.mirror, k.mode)
+	err = k.memory.Hold(k.setup)
+	file := ""
+	if err == nil {
+		file, err = k.setup.Drifted(k.mirror, k.mode)
+	}
 	if err == nil && file == "" {
 		return nil
 	}

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -109,6 +110,68 @@ func TestKeepWritesAgain(t *testing.T) {
 	case status := <-ended:
 		t.Errorf("the keeper has ended with %d", status)
 	default:
+	}
+}
+
+// What the user had set up is asked after the mirror, and comes back at the end,
+// whatever is removed while the keeper runs: also what install has put aside.
+func TestKeepKeepsWhatTheUserHad(t *testing.T) {
+	url, secret := port(t)
+	certs := filepath.Join(t.TempDir(), "certs.d")
+	own, link := filepath.Join(certs, "docker.io", "hosts.toml"), filepath.Join(certs, "index.docker.io", "hosts.toml")
+	const content = "server = \"https://own.test\"\n"
+	written := time.Now().Add(-time.Hour).Truncate(time.Second)
+	elsewhere := filepath.Join(t.TempDir(), "own.toml")
+	for _, f := range []string{own, link} {
+		if err := os.MkdirAll(filepath.Dir(f), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(os.WriteFile(own, []byte(content), 0o640), os.Chtimes(own, written, written), os.WriteFile(elsewhere, []byte(content), 0o644), os.Symlink(elsewhere, link)); err != nil {
+		t.Fatal(err)
+	}
+	args := []string{"--certs-d", certs, "--owner", "images/a/1", "--mirror", url, "--port-secret", secret, "--mode", "Fallback"}
+	if status, _, stderr := pyrsia(t, append([]string{"containerd", "install"}, args...)...); status != 0 {
+		t.Fatal(stderr)
+	}
+	t.Run("kept", func(t *testing.T) {
+		keep(t, args...)
+		for _, tc := range []struct {
+			what   string
+			remove func() error
+		}{
+			{"the file", func() error { return os.Remove(own) }}, // first: then the keeper has looked
+			{"the folder", func() error { return os.Rename(filepath.Dir(own), filepath.Join(t.TempDir(), "away")) }},
+			{"all but what is put aside", func() error { return wipe(t, certs, ".pyrsia-backup") }},
+			{"all", func() error { return wipe(t, certs, "") }},
+			{"certs.d", func() error { return os.Rename(certs, filepath.Join(t.TempDir(), "away")) }},
+		} {
+			if err := tc.remove(); err != nil {
+				t.Fatalf("%s: %v", tc.what, err)
+			}
+			for _, folder := range []string{"docker.io", "index.docker.io"} {
+				eventuallySays(t, tc.what+" was removed: "+folder, "the mirror, and what was there before", func() string {
+					got := hostsTOML(t, certs, folder)
+					if strings.Contains(got, url) && strings.Contains(got, "own.test") {
+						return "the mirror, and what was there before"
+					}
+					return got
+				})
+			}
+		}
+	})
+	if status, _, stderr := pyrsia(t, "containerd", "uninstall", "--certs-d", certs, "--owner", "images/a/1"); status != 0 {
+		t.Fatal(stderr)
+	}
+	info, err := os.Stat(own)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := hostsTOML(t, certs, "docker.io"); got != content || info.Mode().Perm() != 0o640 || !info.ModTime().Equal(written) {
+		t.Errorf("back is %q, %s of %s; it was %q, %o of %s", got, info.Mode(), info.ModTime(), content, 0o640, written)
+	}
+	if to, err := os.Readlink(link); err != nil || to != elsewhere {
+		t.Errorf("the link leads to %q, %v", to, err)
 	}
 }
 

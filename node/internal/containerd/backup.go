@@ -121,13 +121,12 @@ func (s Setup) keep(registry string, exists bool) error {
 	}
 	link, absent := filepath.Join(s.backup(registry), hostsFile), filepath.Join(s.backup(registry), absentFile)
 	if !exists {
-		if _, err := os.Stat(absent); err == nil {
-			return nil // by an Install that was cut off: the folder may be its own
+		for _, noted := range []string{link, absent} {
+			if _, err := os.Lstat(noted); err == nil {
+				return nil // by an Install before this one, whose file or folder somebody has removed
+			}
 		}
 		_, err := os.Stat(s.dir(registry))
-		if err := removeFile(link); err != nil {
-			return err
-		}
 		return durable.WriteFile(absent, fmt.Appendf(nil, "%t\n", err == nil))
 	}
 	// Crash between these: the user's file is still in place, and the next
@@ -141,13 +140,19 @@ func (s Setup) keep(registry string, exists bool) error {
 	return durable.SyncDir(s.backup(registry))
 }
 
-// restore gives back what keep noted. It is called again after a crash.
+// restore gives back what keep noted, also where somebody has removed the folder. It
+// is called again after a crash.
 func (s Setup) restore(registry string) error {
-	err := os.Rename(filepath.Join(s.backup(registry), hostsFile), s.hosts(registry))
-	if err == nil {
+	kept := filepath.Join(s.backup(registry), hostsFile)
+	if _, err := os.Lstat(kept); err == nil {
+		if err := os.MkdirAll(s.dir(registry), 0o755); err != nil {
+			return err
+		}
+		if err := os.Rename(kept, s.hosts(registry)); err != nil {
+			return err
+		}
 		return durable.SyncDir(s.dir(registry))
-	}
-	if !errors.Is(err, fs.ErrNotExist) {
+	} else if !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	if err := removeFile(s.hosts(registry)); err != nil {

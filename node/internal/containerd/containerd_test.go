@@ -151,6 +151,41 @@ func TestUninstallLeavesWhatTheUserWroteSince(t *testing.T) {
 	}
 }
 
+// Whoever removes our hosts.toml, or its folder, has not seen the user's own: it is
+// asked after the mirror again, and comes back at the end.
+func TestARemovedFolderIsNotTheUsersWord(t *testing.T) {
+	const mine = "server = \"https://mine.example\"\n"
+	for name, remove := range map[string]func(s Setup) error{
+		"the file":   func(s Setup) error { return os.Remove(s.hosts("docker.io")) },
+		"the folder": func(s Setup) error { return os.RemoveAll(s.dir("docker.io")) },
+	} {
+		for _, again := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, installed again: %t", name, again), func(t *testing.T) {
+				root := lay(t, map[string]string{"docker.io/hosts.toml": mine})
+				before := tree(t, root)
+				s := setup(root, "docker.io")
+				install(t, s, mirror, Fallback)
+				want, _, _ := read(s.hosts("docker.io"))
+				if err := remove(s); err != nil {
+					t.Fatal(err)
+				}
+				if again {
+					install(t, s, mirror, Fallback)
+					if got, _, _ := read(s.hosts("docker.io")); string(got) != string(want) {
+						t.Errorf("installed again: %s\nwant %s", got, want)
+					}
+				}
+				if err := s.Uninstall(mirror); err != nil {
+					t.Fatal(err)
+				}
+				if diff := cmp.Diff(before, tree(t, root)); diff != "" {
+					t.Errorf("after uninstall (-before +after):\n%s", diff)
+				}
+			})
+		}
+	}
+}
+
 func TestRegistriesThatAreNotListedAnyMoreAreRestored(t *testing.T) {
 	root := t.TempDir()
 	write(t, filepath.Join(root, "quay.io", hostsFile), "mine")

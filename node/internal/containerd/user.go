@@ -45,13 +45,13 @@ func (s Setup) before(f folder) (userSetup, error) {
 }
 
 // usersHosts reads the user's hosts.toml of a folder, also where ours has taken
-// its place, and tells whether the folder is the user's.
+// its place or has been removed since, and tells whether the folder is the user's.
 func (s Setup) usersHosts(folder string) (content []byte, there bool, err error) {
 	content, exists, err := read(s.hosts(folder))
 	if err != nil {
 		return nil, false, err
 	}
-	if _, ours := parse(content); ours {
+	if _, ours := parse(content); ours || !exists {
 		content, exists, err = s.keptHosts(folder)
 	}
 	if err != nil || exists {
