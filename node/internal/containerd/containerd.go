@@ -138,12 +138,16 @@ func (s Setup) install(f file) error {
 	if err != nil {
 		return err
 	}
-	if _, ours := parse(current); !ours {
+	_, ours := parse(current)
+	if _, err := os.Readlink(s.hosts(f.name)); err == nil {
+		ours = false // it may lead to ours in another folder
+	}
+	if !ours {
 		if err := s.keep(f.name, exists); err != nil {
 			return err
 		}
 	}
-	if bytes.Equal(current, f.content) {
+	if ours && bytes.Equal(current, f.content) {
 		return nil
 	}
 	if err := os.MkdirAll(s.dir(f.name), 0o755); err != nil {

@@ -3,7 +3,10 @@ package containerd
 import (
 	"fmt"
 	"net"
+	"os"
 	"path"
+	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -21,9 +24,14 @@ type file struct {
 	content []byte
 }
 
-// files are those for all folders of the registries.
+// files are those for all folders of the registries. A folder that is a link to
+// another one of them has that one's.
 func (s Setup) files(mirror string, mode Mode) (out []file, err error) {
-	for _, f := range folders(s.Registries) {
+	all := folders(s.Registries)
+	for _, f := range all {
+		if s.isLinkToOneOf(f, all) {
+			continue
+		}
 		content, err := s.content(f, mirror, mode)
 		if err != nil {
 			return nil, fmt.Errorf("setting containerd up for %s: %w", f.registry, err)
@@ -31,6 +39,18 @@ func (s Setup) files(mirror string, mode Mode) (out []file, err error) {
 		out = append(out, file{f, content})
 	}
 	return out, nil
+}
+
+func (s Setup) isLinkToOneOf(f folder, all []folder) bool {
+	if _, err := os.Readlink(s.dir(f.name)); err != nil {
+		return false
+	}
+	to, err := filepath.EvalSymlinks(s.dir(f.name))
+	return err == nil && slices.ContainsFunc(all, func(other folder) bool {
+		at, err := filepath.EvalSymlinks(s.dir(other.name))
+		_, link := os.Readlink(s.dir(other.name))
+		return err == nil && link != nil && at == to
+	})
 }
 
 func (s Setup) content(f folder, mirror string, mode Mode) ([]byte, error) {

@@ -79,7 +79,12 @@ func (s Setup) keptHosts(folder string) (content []byte, exists bool, err error)
 	if !filepath.IsAbs(to) {
 		to = filepath.Join(s.dir(folder), to)
 	}
-	if content, exists, err = read(to); err == nil && !exists {
+	content, exists, err = read(to)
+	if _, ours := parse(content); ours && filepath.Dir(to) != s.dir(folder) {
+		// It led to another folder's, of which ours has taken the place since.
+		return s.keptHosts(filepath.Base(filepath.Dir(to)))
+	}
+	if err == nil && !exists {
 		err = fmt.Errorf("%s, to which the hosts.toml of %s led before, is not there", to, folder)
 	}
 	return content, exists, err

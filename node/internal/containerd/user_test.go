@@ -1,6 +1,7 @@
 package containerd
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -240,6 +241,57 @@ func TestFallbackBelowALink(t *testing.T) {
 	}
 	if to, err := os.Readlink(s.hosts("quay.io")); err != nil || to != "../shared/mine.toml" {
 		t.Errorf("after uninstall: %q, %v", to, err)
+	}
+}
+
+// A user may have one of a registry's names be a link to another one, in whole or in
+// its hosts.toml: containerd goes on to what it asked before, however often it is set
+// up, and the links come back.
+func TestFallbackBelowALinkBetweenFolders(t *testing.T) {
+	for name, link := range map[string]struct{ at, to string }{
+		"the file":         {"index.docker.io/" + hostsFile, "../docker.io/" + hostsFile},
+		"the folder":       {"index.docker.io", "docker.io"},
+		"the first folder": {"docker.io", "registry-1.docker.io"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			own := "docker.io"
+			if link.at == own {
+				own = link.to
+			}
+			const content = "server = \"https://real.test\"\n"
+			root := lay(t, map[string]string{own + "/" + hostsFile: content})
+			at := filepath.Join(root, link.at)
+			if filepath.Base(at) == hostsFile {
+				if err := os.Mkdir(filepath.Dir(at), 0o755); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := os.Symlink(link.to, at); err != nil {
+				t.Fatal(err)
+			}
+			want := map[string][]endpoint{"docker.io": asked(t, root, "docker.io"), "index.docker.io": asked(t, root, "index.docker.io")}
+			s := setup(root, "docker.io")
+			for range 2 {
+				install(t, s, mirror, Fallback)
+				for name := range want {
+					if diff := cmp.Diff(want[name], asked(t, root, name)[1:]); diff != "" {
+						t.Errorf("%s (-want +got):\n%s", name, diff)
+					}
+				}
+				if file, err := s.Drifted(mirror, Fallback); err != nil || file != "" {
+					t.Errorf("%q is not as it was installed, %v", file, err)
+				}
+			}
+			if err := s.Uninstall(mirror); err != nil {
+				t.Fatal(err)
+			}
+			to, err1 := os.Readlink(at)
+			data, err2 := os.ReadFile(s.hosts(own))
+			left, err3 := os.ReadDir(root)
+			if err := errors.Join(err1, err2, err3); err != nil || to != link.to || string(data) != content || len(left) != 2 {
+				t.Errorf("after uninstall: the link leads to %q, %s/hosts.toml is %q, and there are %v: %v", to, own, data, left, err)
+			}
+		})
 	}
 }
 
