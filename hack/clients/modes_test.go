@@ -215,6 +215,37 @@ func checkLongerPrefix(t *testing.T, b *bench, c client) {
 	}
 }
 
+// Since 5.42 the library reads no drop-in where a variable names a file, and pulls
+// around the node; 'pyrsia registries' says so.
+func TestVariableLeadsAround(t *testing.T) {
+	b := start(t)
+	b.publish("published:1", image.OCI, 1, 1<<20)
+	c := b.world.imagecopy(t, b.rig.Pyrsia, b.wire.addr, "Strict")
+	status := func() (string, error) {
+		cmd := exec.CommandContext(t.Context(), b.rig.Pyrsia, "registries", "status", "--folder", registriesFolder(c.home))
+		cmd.Env = append(os.Environ(), "HOME="+c.home, "XDG_CONFIG_HOME=")
+		out, err := cmd.CombinedOutput()
+		return string(out), err
+	}
+	if out, err := status(); err != nil {
+		t.Errorf("status: %v: %s", err, out)
+	}
+	if got, err := b.pull(c, "published:1", 1); got != pulled || b.world.hub.requests.Load() != 0 {
+		t.Fatalf("%s, %v, %d requests to Docker Hub", got, err, b.world.hub.requests.Load())
+	}
+	given := filepath.Join(c.home, "given.conf")
+	if err := os.WriteFile(given, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("CONTAINERS_REGISTRIES_CONF", given)
+	if out, _, err := c.pull(t.Context(), "published:1"); err != nil || b.world.hub.requests.Load() == 0 {
+		t.Errorf("with the variable: %v, %d requests to Docker Hub: %s", err, b.world.hub.requests.Load(), out)
+	}
+	if out, err := status(); err == nil || !strings.Contains(out, given) {
+		t.Errorf("status with the variable: %v: %s", err, out)
+	}
+}
+
 // What is taken out of daemon.json is asked until a reload: of a real dockerd, which
 // keeps mirrors of which the file says nothing.
 func TestDockerdReload(t *testing.T) {

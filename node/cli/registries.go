@@ -33,8 +33,11 @@ is asked first, and then what was set up before: its mirrors, and the registry.
 These clients let the longest prefix count, and of equal ones that in the last
 file. Until podman 5 a user's own registries.conf takes the place of all of
 /etc/containers for that user; since podman 6 there is /usr/share/containers too, and
-drop-ins are read in the order of their names, from all folders. Where such a setting would lead around the node, install refuses with
-Strict, and tells it with Fallback; status finds what has come since.`,
+drop-ins are read in the order of their names, from all folders. Since then, too, no
+drop-in is read where CONTAINERS_REGISTRIES_CONF is set: it is looked for in the
+environment here, in /etc/environment, in the units crio.service and podman.service,
+and in containers.conf. Where such a setting would lead around the node, install
+refuses with Strict, and tells it with Fallback; status finds what has come since.`,
 	}
 	f := cmd.PersistentFlags()
 	f.StringVar(&s.Folder, "folder", s.Folder, "folder of registries.conf.d")
@@ -42,6 +45,7 @@ Strict, and tells it with Fallback; status finds what has come since.`,
 	cmd.PersistentPreRunE = func(*cobra.Command, []string) error {
 		if s.Folder != s.User && s.Folder != s.System { // of a root file system elsewhere
 			s.System, s.Vendor, s.User, s.XDG = s.Folder, s.Folder, s.Folder, s.Folder
+			s.Getenv, s.Login, s.Units = nil, "", nil
 		}
 		return nil
 	}

@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/pyrsia/pyrsia-operator/node/internal/systemd"
 )
 
 const (
@@ -35,11 +37,11 @@ const (
 // hosts.toml, wherever its daemon.json is (moby daemon/pkg/registry, CertsDir), and
 // the socket that it answers at.
 func Here() (s Setup, certsD, socket string) {
-	s, socket = Setup{SystemFile, systemUnits, SystemFile}, systemSocket
+	s, socket = Setup{SystemFile, systemd.SystemUnits, SystemFile}, systemSocket
 	if os.Geteuid() != 0 {
 		folder := userFolder(os.Getenv)
 		file := filepath.Join(folder, settingsFile)
-		s, socket = Setup{file, userUnits(filepath.Dir(folder)), file}, filepath.Join(os.Getenv("XDG_RUNTIME_DIR"), "docker.sock")
+		s, socket = Setup{file, systemd.UserUnits(filepath.Dir(folder)), file}, filepath.Join(os.Getenv("XDG_RUNTIME_DIR"), "docker.sock")
 	}
 	return s, filepath.Join(s.folder(), "certs.d"), socket
 }

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 
 	"github.com/pyrsia/pyrsia-operator/node/internal/durable"
+	"github.com/pyrsia/pyrsia-operator/node/internal/systemd"
 )
 
 // createdFile stands in the state if Docker's folder was not there: some packages
@@ -74,6 +75,6 @@ func (s Setup) isInstalled() (bool, error) {
 	if _, err := exec.LookPath("dockerd"); err == nil {
 		return true, nil
 	}
-	u, err := readUnit(s.Units, unitFile)
-	return u.file != "", err
+	u, err := systemd.Read(s.Units, unitFile)
+	return u.File != "", err
 }

@@ -12,9 +12,12 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/pyrsia/pyrsia-operator/node/internal/systemd"
 )
 
 const (
+	unitFile     = "docker.service"
 	mirrorFlag   = "--registry-mirror"
 	configFlag   = "--config-file"
 	validateFlag = "--validate"
@@ -49,6 +52,22 @@ func (s Setup) check(content []byte) error {
 		}
 	}
 	return nil
+}
+
+// unit is how docker.service starts a dockerd that reads s.File, if it does.
+func (s Setup) unit() ([]start, error) {
+	u, err := systemd.Read(s.Units, unitFile)
+	if err != nil || len(u.Exec) == 0 {
+		return nil, err
+	}
+	// A rootless one is started by dockerd-rootless.sh, with the same arguments.
+	if name := filepath.Base(u.Exec[0]); name != "dockerd" && name != "dockerd-rootless.sh" {
+		return nil, nil
+	}
+	if !s.isRead("", configFile(u.Exec, s.Standard)) {
+		return nil, nil
+	}
+	return []start{{"unit " + u.File, u.Exec[0], u.Exec[1:]}}, nil
 }
 
 // starts are those of all dockerds that read s.File.

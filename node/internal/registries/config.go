@@ -46,6 +46,7 @@ type config struct {
 	registries map[string]registry // by prefix
 	search     []string            // registries of names without one
 	aliases    map[string]string   // of short names
+	alone      *EnvironmentError   // set where a file is read alone, without drop-ins
 }
 
 // v1 is the old format, of which only the main file may be.
@@ -89,28 +90,36 @@ func (s Setup) load(files []source, drop []byte) (config, error) {
 	return c, nil
 }
 
-// loadAll reads what clients read, of each way that there is.
-func (s Setup) loadAll(drop []byte) (out []config, err error) {
-	for _, files := range []func() ([]source, error){s.filesBefore6, s.filesSince6} {
-		list, err := files()
-		if err != nil {
-			return nil, err
+// loadAll reads what clients read, of each way that there is: that of clients whose
+// environment says nothing of it, and of those that have one of these.
+func (s Setup) loadAll(drop []byte, environments []environment) (out []config, err error) {
+	for _, e := range append([]environment{{}}, environments...) {
+		for _, files := range []func(environment) ([]source, error){s.filesBefore6, s.filesSince6} {
+			list, err := files(e)
+			if err != nil {
+				return nil, err
+			}
+			c, err := s.load(list, drop)
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, c)
 		}
-		c, err := s.load(list, drop)
-		if err != nil {
-			return nil, err
+		if file := e.files[mainVariable]; file != "" {
+			out[len(out)-1].alone = &EnvironmentError{file, e.where, s.dropIn()}
 		}
-		out = append(out, c)
 	}
 	return out, nil
 }
 
 // filesBefore6 are those that podman 4 and 5 and their like read (containers/image
 // before 5.42): a user's own registries.conf takes the place of all of the system's.
-func (s Setup) filesBefore6() ([]source, error) {
+func (s Setup) filesBefore6(e environment) ([]source, error) {
 	main, folders := filepath.Join(s.System, mainFile), []string{s.System, s.User}
-	own := filepath.Join(s.User, mainFile)
-	if _, err := os.Stat(own); err == nil {
+	switch own := filepath.Join(s.User, mainFile); {
+	case e.main() != "":
+		main = e.main()
+	case exists(own):
 		main, folders = own, []string{s.User}
 	}
 	out := []source{{main, false}}
@@ -129,14 +138,22 @@ func (s Setup) filesBefore6() ([]source, error) {
 // filesSince6 are those that podman 6 and its like read (containers/storage
 // pkg/configfile): the first registries.conf, and the drop-ins of all folders in the
 // order of their names, of which that in the first folder counts.
-func (s Setup) filesSince6() (out []source, err error) {
-	folders := []string{s.XDG, s.System, s.Vendor}
-	for _, folder := range folders {
-		main := filepath.Join(folder, mainFile)
-		if _, err := os.Stat(main); err == nil {
-			out = append(out, source{main, false})
-			break
+func (s Setup) filesSince6(e environment) (out []source, err error) {
+	defer func() {
+		if last := e.files[lastVariable]; last != "" {
+			out = append(out, source{last, true})
 		}
+	}()
+	if alone := e.files[mainVariable]; alone != "" {
+		return []source{{alone, false}}, nil
+	}
+	folders := []string{s.XDG, s.System, s.Vendor}
+	mains := []string{e.main()}
+	for _, folder := range folders {
+		mains = append(mains, filepath.Join(folder, mainFile))
+	}
+	if i := slices.IndexFunc(mains, exists); i >= 0 {
+		out = append(out, source{mains[i], false})
 	}
 	dirs := []string{filepath.Join(s.XDG, dropInFolder)}
 	for _, folder := range folders[1:] {

@@ -19,6 +19,7 @@ import (
 	"strings"
 
 	"github.com/pyrsia/pyrsia-operator/node/internal/durable"
+	"github.com/pyrsia/pyrsia-operator/node/internal/systemd"
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
 )
 
@@ -50,13 +51,18 @@ type Setup struct {
 	// in System and Vendor that are for root alone, or for all others.
 	System, Vendor, User, XDG string
 	Special                   []string
-	Registries                []string
+	// Getenv is the environment of this process, Login a file with that of logins, and
+	// Units are the folders of systemd's units. Each may be empty.
+	Getenv     func(string) string
+	Login      string
+	Units      []string
+	Registries []string
 }
 
 // Here is the set-up of this machine, or, for a user who is not root, of that
 // user's clients alone.
 func Here() Setup {
-	s := Setup{System: systemFolder, Vendor: vendorFolder, User: systemFolder}
+	s := Setup{System: systemFolder, Vendor: vendorFolder, User: systemFolder, Getenv: os.Getenv, Login: loginFile, Units: systemd.SystemUnits}
 	if home := os.Getenv("HOME"); home != "" {
 		s.User = filepath.Join(home, ".config", "containers")
 	}
@@ -68,30 +74,13 @@ func Here() Setup {
 	s.Special = []string{filepath.Join("registries.rootless.conf.d", strconv.Itoa(os.Geteuid())), "registries.rootless.conf.d"}
 	if os.Geteuid() == 0 {
 		s.Folder, s.Special = s.System, []string{"registries.rootful.conf.d"}
+	} else {
+		s.Units = systemd.UserUnits(filepath.Dir(s.XDG))
 	}
 	return s
 }
 
 func (s Setup) dropIn() string { return filepath.Join(s.Folder, dropInFolder, dropInName) }
-
-// ConflictError says that clients would pull around the node, and where that is set.
-type ConflictError struct {
-	Image, Prefix, File string
-}
-
-func (e *ConflictError) Error() string {
-	if e.File == "" {
-		return fmt.Sprintf("pulls of %s would not go to the node: some clients of this user do not read the drop-in there", e.Image)
-	}
-	return fmt.Sprintf("pulls of %s would not go to the node: %s has a [[registry]] of its own for %s, which counts instead: take it out there", e.Image, e.File, e.Prefix)
-}
-
-// NotReadError says that a user's own file keeps the system's from being read.
-type NotReadError struct{ File, Folder string }
-
-func (e *NotReadError) Error() string {
-	return fmt.Sprintf("%s takes the place of all of %s for this user, whose clients do not read the mirror there: remove it, or set this user up too by --folder %s", e.File, e.Folder, filepath.Dir(e.File))
-}
 
 // Install sends pulls of the registries to the mirror at the given URL, in place of
 // what was installed before. If another file has pulls of them go around it, nothing
@@ -151,7 +140,7 @@ func (s Setup) content(mirror string, mode Mode) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	before, err := s.loadAll([]byte{}) // without ours
+	before, err := s.loadAll([]byte{}, nil) // without ours
 	if err != nil {
 		return nil, err
 	}
@@ -219,71 +208,6 @@ func (r registry) String() string {
 		}
 	}
 	return b.String()
-}
-
-// around tells where clients would pull around the node, with this drop-in.
-func (s Setup) around(drop []byte) (out []error, err error) {
-	own := filepath.Join(s.User, mainFile)
-	if _, err := os.Stat(own); err == nil && s.Folder != s.User {
-		return []error{&NotReadError{own, s.System}}, nil
-	}
-	names, err := s.names()
-	if err != nil {
-		return nil, err
-	}
-	all, err := s.loadAll(drop)
-	if err != nil {
-		return nil, err
-	}
-	told := map[ConflictError]bool{}
-	tell := func(e ConflictError) {
-		if !told[e] {
-			told[e] = true
-			out = append(out, &e)
-		}
-	}
-	for _, c := range all {
-		for _, n := range names {
-			if r, _ := c.find(n.prefix + "/x"); r.file != s.dropIn() {
-				tell(ConflictError{n.prefix, r.Prefix, r.file})
-			}
-		}
-		for _, prefix := range c.prefixes() {
-			r := c.registries[prefix]
-			within := slices.ContainsFunc(names, func(n name) bool { return strings.HasPrefix(prefix, n.prefix+"/") })
-			if within && r.file != s.dropIn() && (!r.Blocked || len(r.Mirrors) > 0) {
-				tell(ConflictError{prefix, prefix, r.file})
-			}
-		}
-	}
-	return out, nil
-}
-
-// Elsewhere tells which short names lead to registries whose pulls do not go to the
-// node: by an alias, or because names without a registry are searched for there.
-func (s Setup) Elsewhere() (out []string, err error) {
-	all, err := s.loadAll(nil)
-	if err != nil {
-		return nil, err
-	}
-	for _, c := range all {
-		elsewhere := func(image string) bool {
-			r, _ := c.find(image)
-			return r.file != s.dropIn()
-		}
-		for _, r := range c.search {
-			if elsewhere(r + "/x") {
-				out = append(out, "any, searched for at "+r)
-			}
-		}
-		for short, image := range c.aliases {
-			if image != "" && elsewhere(image) {
-				out = append(out, short+" ("+image+")")
-			}
-		}
-	}
-	slices.Sort(out)
-	return slices.Compact(out), nil
 }
 
 // Uninstall removes the drop-in, and the folders that were made for it.

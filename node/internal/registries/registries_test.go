@@ -219,7 +219,7 @@ func TestFallbackKeepsWhatWasSetUp(t *testing.T) {
 			if _, err := s.Install(mirror, Fallback); err != nil {
 				t.Fatal(err)
 			}
-			all, err := s.loadAll(nil)
+			all, err := s.loadAll(nil, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -298,6 +298,80 @@ func TestWhatLeadsAround(t *testing.T) {
 			}
 			if _, around, err := s.Status(); err != nil || len(around) == 0 || !strings.Contains(errors.Join(around...).Error(), tt.around) {
 				t.Errorf("status: %v, %v", around, err)
+			}
+		})
+	}
+}
+
+// What clients are told by their environment is looked at wherever it can be read.
+func TestEnvironmentLeadsAround(t *testing.T) {
+	const given = "ROOT/given.conf"
+	const other, longer = "[[registry]]\nlocation = \"ghcr.io\"\n", "[[registry]]\nlocation = \"docker.io/library\"\n"
+	for name, tt := range map[string]struct {
+		env    map[string]string // of this process
+		files  map[string]string
+		around string // what it says; empty: it leads nowhere else
+	}{
+		"nothing of files":       {map[string]string{"HOME": "/root"}, nil, ""},
+		"empty":                  {map[string]string{mainVariable: ""}, nil, ""},
+		"here":                   {map[string]string{mainVariable: given}, map[string]string{"given.conf": other}, "given.conf, set in the environment here"},
+		"a file that is not":     {map[string]string{mainVariable: given}, nil, "given.conf, set in the environment here"},
+		"the drop-in itself":     {map[string]string{mainVariable: "ROOT/etc/containers/registries.conf.d/" + dropInName}, nil, ""},
+		"at logins":              {nil, map[string]string{"etc/environment": "# of all\n" + mainVariable + "=\"" + given + "\"\n"}, "etc/environment, has clients"},
+		"CRI-O's unit":           {nil, map[string]string{"units/crio.service": "[Service]\nEnvironment=A=b " + mainVariable + "=" + given + "\n"}, "the unit crio.service"},
+		"its drop-in":            {nil, map[string]string{"units/crio.service": "[Service]\n", "units/crio.service.d/a.conf": "[Service]\nEnvironment=" + mainVariable + "=" + given + "\n"}, "the unit crio.service"},
+		"its file":               {nil, map[string]string{"units/crio.service": "[Service]\nEnvironmentFile=-ROOT/crio\n", "crio": mainVariable + "=" + given + "\n"}, "the unit crio.service"},
+		"podman's unit":          {nil, map[string]string{"units/podman.service": "[Service]\nEnvironment=" + mainVariable + "=" + given + "\n"}, "the unit podman.service"},
+		"containers.conf":        {nil, map[string]string{"etc/containers/containers.conf": "[engine]\nenv = [\"A=b\", \"" + mainVariable + "=" + given + "\", {append = true}]\n"}, "containers.conf"},
+		"a drop-in of it":        {nil, map[string]string{"usr/share/containers/containers.conf.d/a.conf": "[engine]\nenv = [\"" + mainVariable + "=" + given + "\"]\n"}, "a.conf"},
+		"of a container":         {nil, map[string]string{"etc/containers/containers.conf": "[containers]\nenv = [\"" + mainVariable + "=" + given + "\"]\n"}, ""},
+		"no containers.conf":     {nil, map[string]string{"etc/containers/containers.conf": "["}, ""},
+		"last, longer":           {map[string]string{lastVariable: given}, map[string]string{"given.conf": longer}, "given.conf has a [[registry]] of its own for docker.io/library"},
+		"last, the same":         {map[string]string{lastVariable: given}, map[string]string{"given.conf": "[[registry]]\nlocation = \"docker.io\"\n"}, "given.conf has a [[registry]] of its own for docker.io,"},
+		"last, another":          {map[string]string{lastVariable: given}, map[string]string{"given.conf": other}, ""},
+		"the old name":           {map[string]string{oldVariable: given}, map[string]string{"given.conf": "[[registry]]\nlocation = \"docker.io\"\n"}, ""}, // the drop-in comes after it
+		"the old name, longer":   {map[string]string{oldVariable: given}, map[string]string{"given.conf": longer}, "given.conf has a [[registry]] of its own for docker.io/library"},
+		"both names":             {map[string]string{mainVariable: given, oldVariable: given}, map[string]string{"given.conf": other}, "set in the environment here"},
+		"a podman before 6 only": {map[string]string{mainVariable: given}, map[string]string{"given.conf": longer}, "given.conf has a [[registry]] of its own for docker.io/library"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := lay(t, nil)
+			root := rootOf(s)
+			atRoot := func(text string) string { return strings.ReplaceAll(text, "ROOT", root) }
+			for file, content := range tt.files {
+				file = filepath.Join(root, file)
+				if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o755), os.WriteFile(file, []byte(atRoot(content)), 0o644)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			s.Getenv = func(name string) string { return atRoot(tt.env[name]) }
+			s.Login, s.Units = filepath.Join(root, "etc/environment"), []string{filepath.Join(root, "units")}
+			around, err := s.Install(mirror, Strict)
+			if tt.around == "" {
+				if err != nil || len(around) > 0 {
+					t.Fatalf("Strict: %v, %v", around, err)
+				}
+			} else if err == nil || !strings.Contains(err.Error(), tt.around) {
+				t.Errorf("Strict: %v, want %q", err, tt.around)
+			}
+			if around, err = s.Install(mirror, Fallback); err != nil || (len(around) > 0) != (tt.around != "") {
+				t.Errorf("Fallback: %v, %v", around, err)
+			}
+			if _, around, err = s.Status(); err != nil || (len(around) > 0) != (tt.around != "") || !strings.Contains(fmt.Sprint(errors.Join(around...)), tt.around) && tt.around != "" {
+				t.Errorf("status: %v, %v, want %q", around, err, tt.around)
+			}
+			// What the drop-in says, in the file that is read in its place.
+			if file := tt.env[mainVariable]; file == given {
+				content, err := os.ReadFile(s.dropIn())
+				if err == nil {
+					err = os.WriteFile(atRoot(file), content, 0o644)
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				if _, around, err := s.Status(); err != nil || len(around) > 0 {
+					t.Errorf("with a copy of the drop-in: %v, %v", around, err)
+				}
 			}
 		})
 	}

@@ -1,4 +1,6 @@
-package docker
+// Package systemd reads units as systemd does, as far as it matters here: what they
+// start, and in which environment.
+package systemd
 
 import (
 	"errors"
@@ -12,58 +14,41 @@ import (
 	"github.com/pyrsia/pyrsia-operator/node/internal/durable"
 )
 
-const unitFile = "docker.service"
-
-// systemUnits and userUnits are where systemd looks for units, the first one
+// SystemUnits and UserUnits are where systemd looks for units, the first one
 // first (systemd.unit(5)).
-var systemUnits = []string{"/etc/systemd/system", "/run/systemd/system", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"}
+var SystemUnits = []string{"/etc/systemd/system", "/run/systemd/system", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"}
 
-func userUnits(config string) []string {
+// UserUnits are those of the user whose folder of settings is config.
+func UserUnits(config string) []string {
 	return []string{filepath.Join(config, "systemd/user"), "/etc/systemd/user", "/run/systemd/user", "/usr/local/lib/systemd/user", "/usr/lib/systemd/user"}
 }
 
-// unit is how docker.service starts a dockerd that reads s.File, if it does.
-func (s Setup) unit() ([]start, error) {
-	u, err := readUnit(s.Units, unitFile)
-	if err != nil || len(u.exec) == 0 {
-		return nil, err
-	}
-	// A rootless one is started by dockerd-rootless.sh, with the same arguments.
-	if name := filepath.Base(u.exec[0]); name != "dockerd" && name != "dockerd-rootless.sh" {
-		return nil, nil
-	}
-	if !s.isRead("", configFile(u.exec, s.Standard)) {
-		return nil, nil
-	}
-	return []start{{"unit " + u.file, u.exec[0], u.exec[1:]}}, nil
+// Unit is what counts here of a unit, with its drop-ins.
+type Unit struct {
+	File string            // empty if there is none
+	Exec []string          // ExecStart, with its variables
+	Env  map[string]string // Environment and EnvironmentFile
+	line string            // ExecStart as it stands there
 }
 
-// unit is what counts here of a unit of systemd, with its drop-ins.
-type unit struct {
-	file string
-	exec []string // ExecStart, with its variables
-	env  map[string]string
-	line string // ExecStart as it stands there
-}
-
-// readUnit reads a unit as systemd does: the first folder's file, and then the
+// Read reads a unit as systemd does: the first folder's file, and then the
 // drop-ins of all folders by their names.
-func readUnit(folders []string, name string) (unit, error) {
-	u := unit{env: map[string]string{}}
+func Read(folders []string, name string) (Unit, error) {
+	u := Unit{Env: map[string]string{}}
 	for _, folder := range folders {
 		content, exists, err := readRegular(filepath.Join(folder, name))
 		if err != nil {
 			return u, err
 		}
 		if exists {
-			u.file = filepath.Join(folder, name)
+			u.File = filepath.Join(folder, name)
 			if err := u.add(content); err != nil {
 				return u, err
 			}
 			break
 		}
 	}
-	if u.file == "" {
+	if u.File == "" {
 		return u, nil
 	}
 	dropIns := map[string]string{} // the first folder's wins
@@ -85,7 +70,7 @@ func readUnit(folders []string, name string) (unit, error) {
 			return u, err
 		}
 	}
-	u.exec = words(u.line, u.env)
+	u.Exec = words(u.line, u.Env)
 	return u, nil
 }
 
@@ -99,7 +84,7 @@ func readRegular(file string) (content string, exists bool, err error) {
 }
 
 // add reads one file of a unit.
-func (u *unit) add(content string) error {
+func (u *Unit) add(content string) error {
 	section := ""
 	for line := range strings.SplitSeq(strings.ReplaceAll(content, "\\\n", " "), "\n") {
 		line = strings.TrimSpace(line)
@@ -117,7 +102,7 @@ func (u *unit) add(content string) error {
 		case "Environment":
 			for _, pair := range words(value, nil) {
 				name, v, _ := strings.Cut(pair, "=")
-				u.env[name] = v
+				u.Env[name] = v
 			}
 		case "EnvironmentFile":
 			if err := u.readEnv(strings.TrimPrefix(value, "-")); err != nil {
@@ -129,24 +114,36 @@ func (u *unit) add(content string) error {
 }
 
 // readEnv reads the variables of an EnvironmentFile, such as /etc/default/docker.
-func (u *unit) readEnv(pattern string) error {
+func (u *Unit) readEnv(pattern string) error {
 	files, err := filepath.Glob(pattern)
 	if err != nil {
 		return nil // systemd finds none either
 	}
 	for _, file := range files {
-		content, err := os.ReadFile(file)
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		env, err := ReadEnv(file)
+		if err != nil {
 			return err
 		}
-		for line := range strings.SplitSeq(strings.ReplaceAll(string(content), "\\\n", " "), "\n") {
-			name, value, ok := strings.Cut(strings.TrimSpace(line), "=")
-			if ok && !strings.HasPrefix(name, "#") && !strings.HasPrefix(name, ";") {
-				u.env[name] = strings.Join(words(value, nil), " ")
-			}
-		}
+		maps.Copy(u.Env, env)
 	}
 	return nil
+}
+
+// ReadEnv reads a file of variables, which need not be there. /etc/environment has
+// the same form.
+func ReadEnv(file string) (map[string]string, error) {
+	content, err := os.ReadFile(file)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	env := map[string]string{}
+	for line := range strings.SplitSeq(strings.ReplaceAll(string(content), "\\\n", " "), "\n") {
+		name, value, ok := strings.Cut(strings.TrimSpace(line), "=")
+		if ok && !strings.HasPrefix(name, "#") && !strings.HasPrefix(name, ";") {
+			env[name] = strings.Join(words(value, nil), " ")
+		}
+	}
+	return env, nil
 }
 
 // words splits a command line as systemd does (systemd.service(5)): $NAME alone
