@@ -45,7 +45,7 @@ fallback go on as well.
 | crane | name the mirror: ` + "`crane pull 127.0.0.1:5001/library/alpine:3.20`" + ` | by that name there is none |
 
 ` + "`pyrsia docker status`" + ` says which image store a Docker has, and whether it goes by what was set up. ` + "`pyrsia registries status`" + ` finds other files
-that lead around the node: of two prefixes these clients take the longer, and of equal ones that in the last file.
+that lead around the node: of two prefixes these clients take the longer, and of equal ones that in the last file. It finds where ` + "`CONTAINERS_REGISTRIES_CONF`" + ` is set, too: since podman 6 they read no drop-in then.
 
 containerd 2.1 and newer can also have each pull of CRI checked against the ledger, wherever its bytes came from, unless its configuration keeps
 it from asking: ` + "`pyrsia image-verifier --help`" + `, and [containerd.md](containerd.md).
