@@ -14,6 +14,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/pyrsia/pyrsia-operator/node/control"
+	"github.com/pyrsia/pyrsia-operator/node/internal/mirror"
 )
 
 // What the publisher withdraws is refused, and why; the history stays.
@@ -164,6 +165,37 @@ func (s *started) ask(t *testing.T, method, path string, header ...string) (*htt
 		t.Fatal(err)
 	}
 	return resp, body
+}
+
+// A mirror knows which registries containerd asks it for, whatever it answers.
+func TestMirrorKnowsWhatContainerdAsksFor(t *testing.T) {
+	registry := dockerRegistry(t)
+	publisher := newPublisher(t, registry.Addr)
+	m := newMirror(t, publisher)
+	asked := func() (out mirror.Asked) {
+		t.Helper()
+		resp, body := m.ask(t, "GET", mirror.AskedPath)
+		if err := json.Unmarshal(body, &out); err != nil || resp.StatusCode != http.StatusOK {
+			t.Fatalf("%s: %s: %v", resp.Status, body, err)
+		}
+		return out
+	}
+	if got := asked(); len(got.Registries) > 0 || got.Since.IsZero() {
+		t.Errorf("before: %+v", got)
+	}
+	m.ask(t, "HEAD", "/v2/library/alpine/manifests/none?ns=quay.io", "User-Agent", "containerd/v2.4.2")
+	if got := asked(); len(got.Registries) != 1 || time.Since(got.Registries["quay.io"]) > time.Minute {
+		t.Errorf("after: %+v", got)
+	}
+	var s StatusJSON
+	resp, err := http.Get("http://" + m.OpenAddr + "/api/v1/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if err := json.NewDecoder(resp.Body).Decode(&s); err != nil || len(s.Asked) != 1 {
+		t.Errorf("status: %v, %v", s.Asked, err)
+	}
 }
 
 // The read side of the OCI distribution-spec 1.1 and what clients add to it.

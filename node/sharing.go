@@ -85,6 +85,8 @@ type StatusJSON struct {
 	// Downloads are blobs on their way, and Queued their pieces to come.
 	Downloads int `json:"downloads"`
 	Queued    int `json:"queued"`
+	// Asked is when containerd asked this mirror last, by registry: RFC 3339.
+	Asked map[string]time.Time `json:"asked,omitempty"`
 	// Problems are places from which the ledger does not come.
 	Problems []ProblemJSON `json:"problems,omitempty"`
 }
@@ -130,6 +132,9 @@ func (n *Node) serveStatus(w http.ResponseWriter, _ *http.Request) {
 	s.Blobs, s.Bytes = n.store.Usage()
 	s.Artifacts, s.Announced = n.host.Announced()
 	s.Downloads, s.Queued = n.fetcher.Queue()
+	if n.mirror != nil {
+		s.Asked = n.mirror.Asked().Registries
+	}
 	s.Problems = n.problems()
 	writeJSON(w, s)
 }

@@ -269,7 +269,10 @@ func containerdStatus(s *containerd.Setup, config *containerdConfig) *cobra.Comm
 	return &cobra.Command{
 		Use:   "status",
 		Short: "Show which registries' pulls go to a node, and whether containerd knows of it",
-		Args:  exactly(0),
+		Long: `READ is whether containerd's configuration leads to the file, and ASKED when
+containerd last asked the mirror there for an image of that registry. That it has not
+asked since the mirror was started is no fault: nothing may have been pulled.`,
+		Args: exactly(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			states, err := s.Status()
 			if err != nil {
@@ -277,7 +280,8 @@ func containerdStatus(s *containerd.Setup, config *containerdConfig) *cobra.Comm
 			}
 			report := config.inspect(cmd.Context(), s.CertsD)
 			tw := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 3, ' ', 0)
-			fmt.Fprintln(tw, "REGISTRY\tMODE\tMIRROR\tOWNER\tREAD")
+			fmt.Fprintln(tw, "REGISTRY\tMODE\tMIRROR\tOWNER\tREAD\tASKED")
+			mirrors := asked{}
 			var installed, unread bool
 			var reasons []string
 			for _, state := range states {
@@ -287,10 +291,11 @@ func containerdStatus(s *containerd.Setup, config *containerdConfig) *cobra.Comm
 				}
 				installed = installed || state.Mode != ""
 				unread = unread || state.Mode != "" && read != string(criconfig.Yes)
+				asked := mirrors.by(cmd.Context(), state)
 				if state.Mirror == containerd.Closed {
 					state.Mirror = "closed: another process has the mirror's port"
 				}
-				fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\n", state.Registry, cmp.Or(string(state.Mode), "-"), cmp.Or(state.Mirror, "-"), cmp.Or(state.Owner, "-"), read)
+				fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s\n", state.Registry, cmp.Or(string(state.Mode), "-"), cmp.Or(state.Mirror, "-"), cmp.Or(state.Owner, "-"), read, asked)
 			}
 			if err := tw.Flush(); err != nil {
 				return err

@@ -1,11 +1,18 @@
 package cli
 
 import (
+	"encoding/json"
 	"errors"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/pyrsia/pyrsia-operator/node/internal/mirror"
 )
 
 // onPath puts a program in front of all others, or takes all away.
@@ -54,14 +61,14 @@ func TestStatusSaysWhatContainerdReads(t *testing.T) {
 	if status, _, stderr := run("install", "--no-port-check"); status != 0 || stderr != "" {
 		t.Fatal(stderr)
 	}
-	check("read", 0, []string{"READ\n", "Strict", "   yes\n", "reads CERTS, by " + config})
+	check("read", 0, []string{"READ   ASKED\n", "Strict", "   yes    not known\n", "reads CERTS, by " + config})
 	check("read by 2.4", 0, []string{"containerd 2.4 reads CERTS, by " + config + " (CRI pulls by its transfer service)"}, "--containerd-version", "2.4.2")
 	check("read by 2.0", 0, []string{"CRI pulls by its local pull"}, "--containerd-version", "containerd://2.0.1")
 	onPath(t, "containerd", "echo containerd github.com/containerd/containerd/v2 v2.4.2 0123456")
 	check("by the program", 0, []string{"containerd 2.4 reads"})
 
 	set("version = 2\n" + table + "\"CERTS:/etc/docker/certs.d\"\n")
-	check("a list", 1, []string{"   no\n", "takes for the name of one folder", "have\n\n  " + strings.ReplaceAll(table, "\n  ", "\n    ") + "\"CERTS\"", "restart containerd"})
+	check("a list", 1, []string{"   no     not known\n", "takes for the name of one folder", "have\n\n  " + strings.ReplaceAll(table, "\n  ", "\n    ") + "\"CERTS\"", "restart containerd"})
 	if status, _, stderr := run("install", "--no-port-check"); status != 0 || !strings.Contains(stderr, "Warning: containerd 2.4 does not read") {
 		t.Errorf("install says nothing of it: %d %s", status, stderr)
 	}
@@ -71,7 +78,7 @@ func TestStatusSaysWhatContainerdReads(t *testing.T) {
 		t.Error("it prints what is in the file")
 	}
 	set("version = 2\n" + table + "certs\n")
-	check("no TOML", 1, []string{"   not known\n", config + " is not readable here: it is no TOML of the right form, line 3"})
+	check("no TOML", 1, []string{"   not known   not known\n", config + " is not readable here: it is no TOML of the right form, line 3"})
 	if err := os.Remove(config); err != nil {
 		t.Fatal(err)
 	}
@@ -95,7 +102,7 @@ func TestStatusSaysWhatContainerdReads(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		check(folder, 1, []string{tc.say, "   no\n"})
+		check(folder, 1, []string{tc.say, "   no     not known\n"})
 		err = os.WriteFile(filepath.Join(dir, "hosts.toml"), before, 0o644)
 		if folder == "reg.test:5000" {
 			err = errors.Join(err, os.Rename(filepath.Join(certs, "moved"), filepath.Join(certs, "reg.test_5000_")))
@@ -104,5 +111,52 @@ func TestStatusSaysWhatContainerdReads(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	check("as before", 0, []string{"   yes\n"})
+	check("as before", 0, []string{"   yes    not known\n"})
+}
+
+// Of each registry it is told when containerd last asked the mirror for it.
+func TestStatusSaysWhenContainerdAsked(t *testing.T) {
+	onPath(t, "containerd", "")
+	said := mirror.Asked{Since: time.Now().Add(-time.Hour), Registries: map[string]time.Time{"docker.io": time.Now().Add(-2 * time.Minute)}}
+	questions := 0
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == mirror.AskedPath {
+			questions++
+			_ = json.NewEncoder(w).Encode(said)
+		}
+	}))
+	defer server.Close()
+	certs := t.TempDir()
+	run := func(command string, more ...string) string {
+		t.Helper()
+		args := []string{"containerd", command, "--certs-d", certs, "--config", filepath.Join(certs, "none"), "--registry", "docker.io", "--registry", "reg.test:5000"}
+		_, stdout, _ := pyrsia(t, append(args, more...)...)
+		return stdout
+	}
+	for _, line := range strings.Split(run("status"), "\n")[1:] {
+		if line != "" && !strings.HasSuffix(line, " -") {
+			t.Errorf("not installed: %q", line)
+		}
+	}
+	run("install", "--no-port-check", "--mirror", server.URL)
+	got := run("status")
+	for line := range strings.Lines(got) {
+		want := "not in [0-9hms]+\n$"
+		switch {
+		case strings.HasPrefix(line, "REGISTRY"):
+			want = "ASKED\n$"
+		case strings.Contains(line, "docker.io"):
+			want = "  [0-9ms]+ ago\n$"
+		}
+		if !regexp.MustCompile(want).MatchString(line) {
+			t.Errorf("%q, want %q", line, want)
+		}
+	}
+	if questions != 1 {
+		t.Errorf("the mirror was asked %d times", questions)
+	}
+	server.Close()
+	if got := run("status"); !strings.Contains(got, "not known\n") || strings.Contains(got, "ago") {
+		t.Errorf("without the mirror: %s", got)
+	}
 }

@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"text/tabwriter"
 	"time"
 
@@ -55,6 +57,13 @@ func statusTable(w io.Writer, s node.StatusJSON) error {
 	fmt.Fprintf(tw, "Content:\t%d blobs, %s, of %d artifacts\n", s.Blobs, bytesText(s.Bytes), s.Artifacts)
 	fmt.Fprintf(tw, "Announced:\t%d keys\n", s.Announced)
 	fmt.Fprintf(tw, "On the way:\t%d blobs, %d pieces to come\n", s.Downloads, s.Queued)
+	for i, registry := range slices.Sorted(maps.Keys(s.Asked)) {
+		label := ""
+		if i == 0 {
+			label = "Asked for:"
+		}
+		fmt.Fprintf(tw, "%s\t%s, by containerd %s ago\n", label, registry, max(0, time.Since(s.Asked[registry])).Round(time.Second))
+	}
 	for _, p := range s.Problems {
 		fmt.Fprintf(tw, "Problem:\t%s (%d times since %s): %s\n", p.Source, p.Tries, p.Since.Format(time.RFC3339), p.Error)
 	}

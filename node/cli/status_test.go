@@ -12,10 +12,12 @@ import (
 func TestStatusForPeople(t *testing.T) {
 	var out bytes.Buffer
 	if err := statusTable(&out, node.StatusJSON{Role: "Mirror", Version: "v1", PeerID: "12D3", Addrs: []string{"/ip4/10.0.0.1/tcp/4001", "/ip6/::1/tcp/4001"},
-		Ready: true, Peers: 3, Ledger: "example.com/l", Blocks: 7, Blobs: 2, Bytes: 3 << 20, Uptime: 61}); err != nil {
+		Ready: true, Peers: 3, Ledger: "example.com/l", Blocks: 7, Blobs: 2, Bytes: 3 << 20, Uptime: 61,
+		Asked: map[string]time.Time{"quay.io": time.Now().Add(-time.Minute), "docker.io": time.Now()}}); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"Mirror, ready, version v1, up 1m1s", "/ip6/::1/tcp/4001", "example.com/l, 7 blocks verified", "2 blobs, 3.0 MiB"} {
+	for _, want := range []string{"Mirror, ready, version v1, up 1m1s", "/ip6/::1/tcp/4001", "example.com/l, 7 blocks verified", "2 blobs, 3.0 MiB",
+		"Asked for:   docker.io, by containerd 0s ago\n             quay.io, by containerd 1m0s ago\n"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("status lacks %q:\n%s", want, &out)
 		}

@@ -64,6 +64,7 @@ type Mirror struct {
 	manifests *lru.Cache[digest.Digest, []byte] // verified
 	subjects  *lru.Cache[digest.Digest, []referrer]
 	outage    atomic.Int64 // when content was out of reach last, Unix time in ns
+	asked     *askedBook
 }
 
 // New makes a mirror and registers its metrics.
@@ -80,15 +81,23 @@ func New(c Config) (*Mirror, error) {
 	if err != nil {
 		return nil, fmt.Errorf("starting the mirror: %w", err)
 	}
-	return &Mirror{Config: c, voucher: v, metrics: newMetrics(c.Metrics), manifests: manifests, subjects: subjects}, nil
+	return &Mirror{Config: c, voucher: v, metrics: newMetrics(c.Metrics), manifests: manifests, subjects: subjects, asked: newAskedBook(c.Metrics)}, nil
 }
+
+// Asked tells when containerd asked last, by registry.
+func (m *Mirror) Asked() Asked { return m.asked.asked() }
 
 // ServeHTTP implements http.Handler.
 func (m *Mirror) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
+	if r.Method == http.MethodGet && r.URL.Path == AskedPath {
+		m.asked.serve(rw)
+		return
+	}
 	start := time.Now()
 	w := send.To(rw)
 	w.Header().Set("Docker-Distribution-Api-Version", "registry/2.0")
 	req, err := parse(r)
+	m.asked.note(r, req)
 	if err == nil {
 		err = m.serve(w, r, req)
 	}

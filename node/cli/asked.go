@@ -1,0 +1,45 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/pyrsia/pyrsia-operator/node/internal/containerd"
+	"github.com/pyrsia/pyrsia-operator/node/internal/containerd/criconfig"
+	"github.com/pyrsia/pyrsia-operator/node/internal/mirror"
+	"github.com/pyrsia/pyrsia-operator/node/ledger"
+)
+
+// askedTime bounds the question to each mirror.
+const askedTime = 2 * time.Second
+
+// asked are what mirrors say that containerd has asked them for, by their URL. Each
+// is asked once.
+type asked map[string]*mirror.Asked
+
+// by says when containerd asked the mirror of one folder last, for what the folder
+// is for.
+func (a asked) by(ctx context.Context, state containerd.State) string {
+	if state.Mode == "" || state.Mirror == containerd.Closed {
+		return "-"
+	}
+	said, known := a[state.Mirror]
+	if !known {
+		ctx, cancel := context.WithTimeout(ctx, askedTime)
+		defer cancel()
+		said = new(mirror.Asked)
+		if err := get(ctx, state.Mirror, mirror.AskedPath, said); err != nil || said.Since.IsZero() {
+			said = nil // it does not run, or is of an earlier version
+		}
+		a[state.Mirror] = said
+	}
+	registry, err := ledger.CanonicalRegistry(criconfig.RegistryOf(state.Registry))
+	if said == nil || err != nil {
+		return "not known"
+	}
+	if at, ok := said.Registries[registry]; ok {
+		return fmt.Sprintf("%s ago", max(0, time.Since(at)).Round(time.Second))
+	}
+	return fmt.Sprintf("not in %s", max(0, time.Since(said.Since)).Round(time.Second))
+}
