@@ -2,17 +2,13 @@ package controllers
 
 import (
 	"cmp"
-	"context"
 	"fmt"
 	"maps"
 	"path"
 	"slices"
 	"strings"
 
-	appsv1 "k8s.io/api/apps/v1"
-	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
 )
@@ -79,16 +75,6 @@ func (r *recorded) with(n *v1alpha1.PyrsiaNode, c hostClaim) []hostClaim {
 	}
 	claims := append(slices.Clone(r.Claims), c)
 	return claims[max(0, len(claims)-maxClaims):]
-}
-
-// formerPorts are those of a mirror's claims before the last one.
-func formerPorts(claims []hostClaim) (ports []int32) {
-	for _, c := range claims {
-		if last := claims[len(claims)-1].Port; c.Port != 0 && c.Port != last && !slices.Contains(ports, c.Port) {
-			ports = append(ports, c.Port)
-		}
-	}
-	return ports
 }
 
 func (r *recorded) has(what func(hostClaim) bool) bool {
@@ -175,29 +161,4 @@ func (c hostClaim) samePort(has hostClaim) int32 {
 func overlap(a, b string) bool {
 	a, b = path.Clean(a)+"/", path.Clean(b)+"/"
 	return strings.HasPrefix(a, b) || strings.HasPrefix(b, a)
-}
-
-// settle gives up what the spec named before, when no pod has it any more.
-func (r *PyrsiaNodeReconciler) settle(ctx context.Context, n *v1alpha1.PyrsiaNode, in podInputs) error {
-	seen, err := r.record.view(ctx, n, r.running)
-	if err != nil || seen.was == nil || len(seen.was.Claims) < 2 {
-		return err
-	}
-	for of, set := range map[string]*appsv1.DaemonSet{component(n): in.mirrors, "frontend": in.frontends} {
-		pods := new(corev1.PodList)
-		if err := r.Client.List(ctx, pods, client.InNamespace(n.Namespace), client.MatchingLabels(labels(n, of))); err != nil {
-			return fmt.Errorf("listing the pods of %s: %w", n.Name, err)
-		}
-		if set == nil || !rolledOut(set.Status, pods.Items) {
-			return nil
-		}
-	}
-	return r.record.put(ctx, n, seen, recorded{Keeps: seen.was.Keeps, Claims: []hostClaim{seen.was.last()}, EveryNode: seen.was.EveryNode})
-}
-
-// rolledOut tells whether all pods of a DaemonSet are of its newest template, and
-// the ones before have ended.
-func rolledOut(set appsv1.DaemonSetStatus, pods []corev1.Pod) bool {
-	return set.UpdatedNumberScheduled == set.DesiredNumberScheduled && set.NumberReady == set.DesiredNumberScheduled &&
-		len(pods) <= int(set.DesiredNumberScheduled) && !slices.ContainsFunc(pods, func(p corev1.Pod) bool { return p.DeletionTimestamp != nil })
 }

@@ -62,7 +62,7 @@ func (r *PyrsiaNodeReconciler) workload(in *podInputs) step[*v1alpha1.PyrsiaNode
 			}
 		}
 		judgeWorkload(n, pods, fronts)
-		return 0, nil
+		return 0, r.tellFormer(ctx, n, in.former, pods, fronts)
 	}
 }
 

@@ -6,10 +6,12 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -306,4 +308,111 @@ func TestFormerPortIsServedUntilAllAreReplaced(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// A machine that does not answer holds a port that nobody asks at any more up for
+// some minutes, and not for ever; the condition says who does.
+func TestFormerPortDoesNotWaitForADeadMachine(t *testing.T) {
+	t.Parallel()
+	c := ownCluster(t)
+	c.operate(t, DefaultHostRules("pyrsia-system"))
+	for _, name := range []string{"a", "dead"} {
+		c.create(t, kubernetesNode(name))
+		c.setReady(t, name, corev1.ConditionTrue)
+	}
+	mirror, _ := c.spread(t, "a", "dead")
+	before := fmt.Sprintf("--former 127.0.0.1:%d", mirrorSpec(mirror).Port)
+	c.change(t, mirror, func(s *v1alpha1.PyrsiaNodeSpec) { s.Mirror.Port = 5011 })
+	args := func() string { return strings.Join(c.frontendArgs(t, mirror), " ") }
+	eventually(t, func() error {
+		if got := args(); !strings.Contains(got, before) {
+			return errors.New(got)
+		}
+		return nil
+	})
+	for _, node := range []string{"a", "dead"} {
+		c.create(t, podOn(mirror, "frontend", node))
+	}
+	replaced := func() { // but on one machine
+		for _, name := range []string{mirror.Name, frontendName(mirror)} {
+			c.setDaemonSetStatus(t, mirror.Namespace, name, 2, 1)
+			set := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: mirror.Namespace, Name: name}}
+			eventually(t, func() error {
+				c.get(t, set)
+				set.Status.UpdatedNumberScheduled = 1
+				return c.Status().Update(t.Context(), set)
+			})
+		}
+	}
+	eventually(t, func() error {
+		replaced()
+		c.get(t, mirror)
+		message := meta.FindStatusCondition(mirror.Status.Conditions, v1alpha1.ConditionWorkloadReady).Message
+		if !strings.Contains(message, "is answered too until the pods on a, dead are replaced") || !strings.Contains(args(), before) {
+			return errors.New(message + ": " + args())
+		}
+		return nil
+	})
+	c.setReady(t, "dead", corev1.ConditionUnknown)
+	eventually(t, func() error {
+		replaced()
+		if got := args(); strings.Contains(got, "--former") {
+			return errors.New(got)
+		}
+		return nil
+	})
+}
+
+// setReady says since an hour whether a Kubernetes node is ready.
+func (c *cluster) setReady(t *testing.T, name string, ready corev1.ConditionStatus) {
+	t.Helper()
+	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}}
+	eventually(t, func() error {
+		c.get(t, node)
+		node.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: ready, LastTransitionTime: metav1.NewTime(time.Now().Add(-time.Hour))}}
+		return c.Status().Update(t.Context(), node)
+	})
+}
+
+// Who counts while a mirror's pods are replaced.
+func TestRolledOut(t *testing.T) {
+	pod := func(node, revision string, minute int, ending bool) corev1.Pod {
+		p := corev1.Pod{Spec: corev1.PodSpec{NodeName: node}}
+		p.Labels = map[string]string{appsv1.ControllerRevisionHashLabelKey: revision}
+		p.CreationTimestamp = metav1.NewTime(time.Unix(int64(60*minute), 0))
+		if ending {
+			p.DeletionTimestamp = &p.CreationTimestamp
+		}
+		return p
+	}
+	status := func(desired, updated, ready int32) appsv1.DaemonSetStatus {
+		return appsv1.DaemonSetStatus{DesiredNumberScheduled: desired, UpdatedNumberScheduled: updated, NumberReady: ready}
+	}
+	dead := map[string]bool{"dead": true}
+	for name, tt := range map[string]struct {
+		set  appsv1.DaemonSetStatus
+		pods []corev1.Pod
+		dead map[string]bool
+		want bool
+	}{
+		"all":                       {status(2, 2, 2), []corev1.Pod{pod("a", "2", 3, false), pod("b", "2", 3, false)}, nil, true},
+		"one is to be replaced":     {status(2, 1, 2), []corev1.Pod{pod("a", "2", 3, false), pod("b", "1", 1, false)}, nil, false},
+		"one is not ready":          {status(2, 2, 1), []corev1.Pod{pod("a", "2", 3, false), pod("b", "2", 3, false)}, nil, false},
+		"one ends":                  {status(2, 2, 2), []corev1.Pod{pod("a", "2", 3, false), pod("b", "2", 3, false), pod("b", "1", 1, true)}, nil, false},
+		"dead, old":                 {status(2, 1, 1), []corev1.Pod{pod("a", "2", 3, false), pod("dead", "1", 1, false)}, dead, true},
+		"dead, ends":                {status(2, 1, 1), []corev1.Pod{pod("a", "2", 3, false), pod("dead", "1", 1, true)}, dead, true},
+		"dead, new":                 {status(2, 2, 1), []corev1.Pod{pod("a", "2", 3, false), pod("dead", "2", 4, false)}, dead, true},
+		"not known to be dead":      {status(2, 1, 1), []corev1.Pod{pod("a", "2", 3, false), pod("dead", "1", 1, false)}, nil, false},
+		"dead, new, and one old":    {status(2, 1, 1), []corev1.Pod{pod("a", "1", 1, false), pod("dead", "2", 3, false)}, dead, false},
+		"dead, and one not ready":   {status(3, 2, 1), []corev1.Pod{pod("a", "2", 3, false), pod("b", "2", 3, false), pod("dead", "1", 1, false)}, dead, false},
+		"dead, and one has no pod":  {status(3, 1, 1), []corev1.Pod{pod("a", "2", 3, false), pod("dead", "1", 1, false)}, dead, false},
+		"dead, and two on one node": {status(2, 1, 1), []corev1.Pod{pod("a", "2", 3, false), pod("a", "1", 1, false), pod("dead", "1", 1, false)}, dead, false},
+	} {
+		if got := rolledOut(tt.set, tt.pods, tt.dead); got != tt.want {
+			t.Errorf("%s: %t, want %t", name, got, tt.want)
+		}
+	}
+	if on := heldUpBy(dead, []corev1.Pod{pod("b", "1", 1, false), pod("dead", "1", 1, false)}, []corev1.Pod{pod("a", "1", 1, true)}); fmt.Sprint(on) != "[a b]" {
+		t.Errorf("held up by %v", on)
+	}
 }
