@@ -257,7 +257,8 @@ func onNodes(spec *coreac.PodSpecApplyConfiguration, n *v1alpha1.PyrsiaNode, at 
 			coreac.PodAffinityTerm().WithTopologyKey(corev1.LabelHostname).
 				WithLabelSelector(metaac.LabelSelector().WithMatchLabels(labels(n, component(n))))))
 	}
-	spec.NodeSelector, spec.Tolerations = nil, nil
+	// On another system than Linux a pod of v0.1.0's mirrors waited, and set nothing up.
+	spec.NodeSelector, spec.Tolerations = map[string]string{corev1.LabelOSStable: string(corev1.Linux)}, nil
 	spec.WithAffinity(affinity).WithTolerations(coreac.Toleration().WithOperator(corev1.TolerationOpExists))
 }
 

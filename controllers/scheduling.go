@@ -37,18 +37,19 @@ type scheduling struct {
 }
 
 // schedulingOf is that of a PyrsiaNode's pods. everyNode has a mirror stand on each
-// Linux machine unless its spec says otherwise.
+// Linux machine unless its spec says otherwise. Those of v0.1.0, too, run on no other
+// system: their pods waited there for ever.
 func schedulingOf(n *v1alpha1.PyrsiaNode, everyNode bool) scheduling {
 	s := scheduling{maps.Clone(n.Spec.NodeSelector), slices.Clone(n.Spec.Tolerations), n.Spec.Affinity.DeepCopy()}
+	if _, chosen := s.nodeSelector[corev1.LabelOSStable]; n.Spec.Role == v1alpha1.RoleMirror && !chosen {
+		if s.nodeSelector == nil {
+			s.nodeSelector = map[string]string{}
+		}
+		s.nodeSelector[corev1.LabelOSStable] = string(corev1.Linux)
+	}
 	if n.Spec.Role == v1alpha1.RoleMirror && everyNode {
 		if len(s.tolerations) == 0 {
 			s.tolerations = []corev1.Toleration{{Operator: corev1.TolerationOpExists}}
-		}
-		if _, chosen := s.nodeSelector[corev1.LabelOSStable]; !chosen {
-			if s.nodeSelector == nil {
-				s.nodeSelector = map[string]string{}
-			}
-			s.nodeSelector[corev1.LabelOSStable] = string(corev1.Linux)
 		}
 		s.avoidVirtualNodes()
 	}
@@ -66,11 +67,16 @@ func (s *scheduling) avoidVirtualNodes() {
 	if s.affinity.NodeAffinity == nil {
 		s.affinity.NodeAffinity = new(corev1.NodeAffinity)
 	}
-	if s.affinity.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution == nil {
+	if !requiresNodes(s.affinity) {
 		s.affinity.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution = &corev1.NodeSelector{
 			NodeSelectorTerms: []corev1.NodeSelectorTerm{{MatchExpressions: virtualNodes}},
 		}
 	}
+}
+
+// requiresNodes tells whether an affinity says which nodes are required.
+func requiresNodes(a *corev1.Affinity) bool {
+	return a != nil && a.NodeAffinity != nil && a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution != nil
 }
 
 // chooses tells whether a Kubernetes node is one that the pods are for. Taints do
@@ -127,5 +133,5 @@ func withPlace(spec *coreac.PodSpecApplyConfiguration, n *v1alpha1.PyrsiaNode, i
 func madeForEveryNode(n *v1alpha1.PyrsiaNode, set *appsv1.DaemonSet) bool {
 	pod := set.Spec.Template.Spec
 	return len(n.Spec.Tolerations) == 0 && slices.ContainsFunc(pod.Tolerations, func(t corev1.Toleration) bool { return t.Key != taintNotProven }) ||
-		len(n.Spec.NodeSelector) == 0 && len(pod.NodeSelector) > 0 || n.Spec.Affinity == nil && pod.Affinity != nil
+		!requiresNodes(n.Spec.Affinity) && requiresNodes(pod.Affinity)
 }

@@ -3,11 +3,13 @@ package controllers
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
@@ -58,7 +60,7 @@ func TestWhereMirrorsStand(t *testing.T) {
 		want      []string
 	}{
 		"it says nothing":         {plain, true, []string{"arm", "gpu", "control", "fresh"}},
-		"v0.1.0 made it":          {plain, false, []string{"windows", "fargate", "aks", "admiralty", "liqo", "arm", "fresh"}},
+		"v0.1.0 made it":          {plain, false, []string{"fargate", "aks", "admiralty", "liqo", "arm", "fresh"}},
 		"it chooses":              {chosen, true, []string{"gpu", "fresh"}},
 		"it wants virtual nodes":  {virtual, true, []string{"aks"}},
 		"it has another affinity": {apart, true, []string{"arm", "gpu", "control", "fresh"}},
@@ -89,7 +91,7 @@ func TestMirrorFromBeforeKeepsItsMachines(t *testing.T) {
 	old := lonely(t, ns, "old")
 	c.create(t, old)
 	was := daemonSet(old, podInputs{image: "ghcr.io/pyrsia/pyrsia:v0.1.0", ledgerKey: old.Spec.Network.LedgerKey, host: wants(old, nil)})
-	was.Spec.Template.Spec.Tolerations = nil // it knew none of its own
+	was.Spec.Template.Spec.Tolerations, was.Spec.Template.Spec.NodeSelector = nil, nil // it knew none of its own
 	if err := (applier{client: c.WithWatch, live: c.WithWatch}).apply(t.Context(), new(appsv1.DaemonSet), was); err != nil {
 		t.Fatal(err)
 	}
@@ -110,7 +112,7 @@ func TestMirrorFromBeforeKeepsItsMachines(t *testing.T) {
 			return nil
 		})
 	}
-	const before, everywhere = taintNotProven + "Exists map[] false", "Exists map[kubernetes.io/os:linux] true"
+	const before, everywhere = taintNotProven + "Exists map[kubernetes.io/os:linux] false", "Exists map[kubernetes.io/os:linux] true"
 	stop := c.operate(t, DefaultHostRules("pyrsia-system"))
 	stands(old, before)
 	young := lonely(t, ns, "young")
@@ -145,5 +147,60 @@ func TestMirrorFromBeforeKeepsItsMachines(t *testing.T) {
 	c.change(t, old, func(s *v1alpha1.PyrsiaNodeSpec) {
 		s.Tolerations = []corev1.Toleration{{Operator: corev1.TolerationOpExists}}
 	})
-	stands(old, "Exists map[] false")
+	stands(old, "Exists map[kubernetes.io/os:linux] false")
+}
+
+// Whatever the record says, no pod of a mirror waits on a machine with Windows: of one
+// that v0.1.0 made the cluster's own controller takes it away, and nothing is put back
+// there, for nothing was set up.
+func TestMirrorFromBeforeLeavesWindows(t *testing.T) {
+	t.Parallel()
+	c := ownCluster(t)
+	for _, node := range []*corev1.Node{kubernetesNode("linux"), kubernetesNode("windows", corev1.LabelOSStable, "windows"), tainted(kubernetesNode("tainted"), "gpu")} {
+		c.create(t, node)
+		// The API server's own, of a node that is not ready, keeps v0.1.0's pods away.
+		node.Spec.Taints = slices.DeleteFunc(node.Spec.Taints, func(t corev1.Taint) bool { return t.Key == corev1.TaintNodeNotReady })
+		if err := c.Update(t.Context(), node); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.runControllers(t, "daemonset-controller")
+	ns := c.namespace(t)
+	old := lonely(t, ns, "old")
+	c.create(t, old)
+	was := daemonSet(old, podInputs{image: "ghcr.io/pyrsia/pyrsia:v0.1.0", ledgerKey: old.Spec.Network.LedgerKey, host: wants(old, nil)})
+	was.Spec.Template.Spec.Tolerations, was.Spec.Template.Spec.NodeSelector = nil, nil
+	if err := (applier{client: c.WithWatch, live: c.WithWatch}).apply(t.Context(), new(appsv1.DaemonSet), was); err != nil {
+		t.Fatal(err)
+	}
+	on := func(want string) {
+		t.Helper()
+		eventually(t, func() error {
+			var got []string
+			for _, p := range c.podsOf(t, old, "mirror") {
+				got = append(got, nodeOf(p))
+				if p.DeletionTimestamp != nil { // no kubelet ends it
+					_ = c.Delete(t.Context(), &p, client.GracePeriodSeconds(0))
+				}
+			}
+			if slices.Sort(got); fmt.Sprint(got) != want {
+				return fmt.Errorf("the pods are for %v, want %s", got, want)
+			}
+			return nil
+		})
+	}
+	on("[linux windows]")
+	for _, p := range c.podsOf(t, old, "mirror") { // and the scheduler has placed them
+		binding := &corev1.Binding{Target: corev1.ObjectReference{Kind: "Node", Name: nodeOf(p)}}
+		if err := c.SubResource("binding").Create(t.Context(), &p, binding); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.operate(t, DefaultHostRules("pyrsia-system"))
+	c.awaitPlaces(t, old, standardPath, "linux", "windows")
+	on("[linux]")
+	c.awaitPlaces(t, old, standardPath, "linux")
+	if meta.FindStatusCondition(old.Status.Conditions, v1alpha1.ConditionContainerdNotRestored) != nil {
+		t.Error(conditionsText(old.Status.Conditions))
+	}
 }
