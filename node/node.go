@@ -143,7 +143,6 @@ func (n *Node) openLedger(ctx context.Context) error {
 		}
 		n.follower, n.ledger = f, f.Ledger
 		n.rounds = n.newRounds()
-		n.rounds = n.newRounds()
 		f.Others = n.witnesses
 		n.closers = append(n.closers, f.Close)
 		return nil

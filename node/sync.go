@@ -49,23 +49,33 @@ func (n *Node) reachable() (out []source) {
 }
 
 // witnesses are asked what they know of a key to which the ledger is handed over:
-// those that somebody has configured, whom no crowd of strangers keeps out, and a few
-// others in random order.
+// those that somebody has configured, whom no crowd of strangers keeps out, nor the
+// moment before they are connected, and a few others in random order.
 func (n *Node) witnesses() (out []torchwood.TileReader) {
+	configured := slices.Clone(n.config.LedgerURLs)
+	for _, id := range n.host.Bootstrapped() {
+		configured = append(configured, id.String())
+	}
+	late := map[string]source{}
+	for _, b := range n.config.Bootstrap {
+		if strings.HasPrefix(b, "http://") {
+			out = append(out, source{b, ledger.NewSource(strings.TrimSuffix(b, "/"), n.plain)})
+		} else if info, err := peer.AddrInfoFromString(b); err == nil && info.ID != n.host.ID() {
+			client, base := n.host.LateClient(info.ID)
+			late[info.ID.String()] = source{info.ID.String(), ledger.NewSource(base, client)}
+		}
+	}
 	var others []torchwood.TileReader
 	for _, s := range n.reachable() {
-		configured := slices.Contains(n.config.LedgerURLs, s.name) ||
-			slices.ContainsFunc(n.config.Bootstrap, func(b string) bool { return strings.HasSuffix(b, "/p2p/"+s.name) })
-		if configured {
+		if _, ok := late[s.name]; ok || slices.Contains(configured, s.name) {
 			out = append(out, s)
+			delete(late, s.name)
 		} else {
 			others = append(others, s)
 		}
 	}
-	for _, b := range n.config.Bootstrap {
-		if strings.HasPrefix(b, "http://") {
-			out = append(out, source{b, ledger.NewSource(strings.TrimSuffix(b, "/"), n.plain)})
-		}
+	for _, s := range late {
+		out = append(out, s)
 	}
 	rand.Shuffle(len(others), func(i, j int) { others[i], others[j] = others[j], others[i] })
 	return append(out, others[:min(len(others), maxWitnesses)]...)

@@ -67,6 +67,35 @@ func TestRestoreInTheOverlapGoesByTheNewKey(t *testing.T) {
 	}
 }
 
+// In the overlap the ledger on this disk says that the new key has signed: a copy
+// that goes on from it by the old key alone, which is all that is reached, does not
+// count.
+func TestRestoreInTheOverlapKeepsWhatIsOnThisDisk(t *testing.T) {
+	t.Parallel()
+	r := newRotated(t)
+	keys := r.oldSkey + "\n" + r.newSkey
+	on := r.thief(t, copyDir(t, r.both), r.oldSkey) // from the newest block on
+	on.mustAppend(t, stolenImage, "on")
+	for name, from := range map[string][]torchwood.TileReader{
+		"that forks before":  {serve(t, r.plainThief(t).Ledger)},
+		"that goes on":       {serve(t, on.Ledger)},
+		"that goes on first": {serve(t, on.Ledger), serve(t, r.plainThief(t).Ledger)},
+	} {
+		path := copyDir(t, r.both)
+		if n, err := Restore(t.Context(), path, keys, from, quiet()); err == nil && n != 3 {
+			t.Errorf("a copy %s: %d blocks", name, n)
+		}
+		w, err := OpenWriter(t.Context(), path, keys, quiet())
+		if err != nil {
+			t.Fatalf("a copy %s: %v", name, err)
+		}
+		mustNotHave(t, w.Ledger, stolenImage)
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // A rotation that begins while restoreFrom is set: no copy has the new key yet, and
 // the ledger is on this disk.
 func TestRestoreAsARotationBegins(t *testing.T) {

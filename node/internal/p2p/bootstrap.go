@@ -96,6 +96,7 @@ func (h *Host) keep(p *place, reached []peer.ID) {
 		h.host.ConnManager().Protect(id, p.addr)
 	}
 	p.reached = reached
+	h.reached[p.addr] = reached
 }
 
 // lost tells whether none of the nodes is connected that were reached at a place.

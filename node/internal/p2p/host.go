@@ -105,6 +105,7 @@ type Host struct {
 	complete map[peer.ID]bool
 
 	unreached map[string]Unreached // by bootstrap address
+	reached   map[string][]peer.ID // likewise, the last time that any node was
 
 	run  context.Context // of everything the host does by itself
 	stop context.CancelFunc
@@ -133,7 +134,7 @@ func newHost(ctx context.Context, c Config) *Host {
 	}
 	h := &Host{
 		config: c, announcer: newAnnouncer(), senders: newSenders(), banned: banned, wake: make(chan struct{}, 1),
-		peers: map[peer.ID]*Peer{}, known: map[peer.ID]peer.AddrInfo{}, heard: map[peer.ID]peer.AddrInfo{}, complete: map[peer.ID]bool{}, unreached: map[string]Unreached{},
+		peers: map[peer.ID]*Peer{}, known: map[peer.ID]peer.AddrInfo{}, heard: map[peer.ID]peer.AddrInfo{}, complete: map[peer.ID]bool{}, unreached: map[string]Unreached{}, reached: map[string][]peer.ID{},
 		prefix: prefix(c.Network),
 		client: newPlainClient(),
 	}
