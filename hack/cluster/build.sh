@@ -8,6 +8,10 @@
 #   image       imagecopy: the library of podman, skopeo, buildah and CRI-O
 #   dns         CoreDNS and pause, as container images in images/
 #   s3          Versity's S3 gateway: an object store in a folder
+#   buildkit    buildkitd and its client
+#   stargz      stargz-snapshotter, and what makes layers for it
+#
+# NAME@VERSION is another version of a part, whose module is NAME-versions/VERSION: containerd@1.7.35.
 #
 # The folder's name contains a hash of everything that it is built from, so an old build is never
 # taken for a new one, and several checkouts share one cache.
@@ -46,6 +50,14 @@ build_containerd() {
 	go_build "$1/bin" tool
 }
 
+build_containerd_version() {
+	local path v
+	path=$(go list -f '{{.Module.Path}}' tool)
+	v=$(go list -m -f '{{.Version}}' "$path")
+	local LDFLAGS="-X $path/version.Version=$v"
+	go_build "$1/bin" tool
+}
+
 build_docker() {
 	local v
 	v=$(go list -m -f '{{.Version}}' github.com/moby/moby/v2)
@@ -61,6 +73,14 @@ build_s3() {
 	go_build "$1/bin" tool
 }
 
+build_buildkit() {
+	go_build "$1/bin" tool
+}
+
+build_stargz() {
+	go_build "$1/bin" ./cmd/...
+}
+
 build_dns() {
 	local image
 	go_build "$1/bin" ./cmd/...
@@ -70,10 +90,10 @@ build_dns() {
 	done
 }
 
-key() { # part: runs in the folder of its module
+key() { # recipe: runs in the folder of the part's module
 	{
 		go env GOVERSION GOARCH
-		declare -f go_build "build_$1"
+		declare -f go_build "$1"
 		find . -type f \( -name '*.go' -o -name go.mod -o -name go.sum \) -print0 | sort -z | xargs -0 sha256sum
 	} | sha256sum | cut -c1-16
 }
@@ -92,10 +112,10 @@ wait_for_build() { # part pid
 }
 
 build() { # part
-	local dir new log
-	[ -e "$HERE/$1/go.mod" ] || fail "build.sh: there is no part \"$1\""
-	cd "$HERE/$1"
-	dir=$CACHE/$1-$(key "$1")
+	local dir new log module=${1/@/-versions/} recipe=build_${1/@*/_version}
+	[ -e "$HERE/$module/go.mod" ] || fail "build.sh: there is no part \"$1\""
+	cd "$HERE/$module"
+	dir=$CACHE/$1-$(key "$recipe")
 	if [ ! -d "$dir" ]; then
 		mkdir -p "$CACHE"
 		exec 8>"$CACHE/$1.lock"
@@ -108,7 +128,7 @@ build() { # part
 		say "building $1, which takes minutes the first time"
 		# A process group of its own, so that an interruption ends the compiler too.
 		set -m
-		("build_$1" "$new") >"$log" 2>&1 &
+		("$recipe" "$new") >"$log" 2>&1 &
 		set +m
 		job=$!
 		trap 'kill -- "-$job" 2>/dev/null || true' EXIT
