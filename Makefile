@@ -87,6 +87,10 @@ test-attacks: build ## Run the attacks that SECURITY.md names, on real processes
 test-clients: ## Pull by real container clients through all that can go wrong (root; RUN=REGEXP; UPDATE=1 writes docs/clients.md)
 	PYRSIA_CLIENTS=1 go test -count=1 -v -timeout 30m -run '$(RUN)' -skip Conformance ./hack/clients $(if $(UPDATE),-update)
 
+.PHONY: test-platforms
+test-platforms: ## Pull by each container runtime and version that people have, and write docs/platforms.md (root; RUN=ROWS)
+	PYRSIA_CLIENTS=1 PYRSIA_PLATFORMS=1 go test -count=1 -v -timeout 60m -run '^TestPlatforms$$/$(RUN)' ./hack/clients -update
+
 .PHONY: conformance
 conformance: ## Run the OCI's conformance program against a mirror (read-only mode)
 	PYRSIA_CLIENTS=1 go test -count=1 -v -timeout 10m -run Conformance ./hack/clients

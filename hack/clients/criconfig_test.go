@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -235,38 +236,47 @@ func (m *criMachine) pull(t *testing.T, image string) (seen, message string) {
 	return "", ""
 }
 
-// pullByCRI calls PullImage of CRI (runtime.v1) as the kubelet does, and returns
-// gRPC's status.
+// pullByCRI calls PullImage of CRI as the kubelet does, and returns gRPC's status.
 func pullByCRI(ctx context.Context, socket, image string) (status, message string, err error) {
+	_, status, message, err = callCRI(ctx, socket, "PullImage", image)
+	return status, message, err
+}
+
+// callCRI calls a method of CRI's image service (runtime.v1) whose request begins with
+// the image, and returns the answer as it is, and gRPC's status.
+func callCRI(ctx context.Context, socket, method, image string) (answer []byte, status, message string, err error) {
 	protocols := new(http.Protocols)
 	protocols.SetUnencryptedHTTP2(true)
 	client := &http.Client{Transport: &http.Transport{Protocols: protocols, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", socket)
 	}}}
 	defer client.CloseIdleConnections()
-	field := func(value []byte) []byte { return append([]byte{1<<3 | 2, byte(len(value))}, value...) }
-	request := field(field([]byte(image))) // PullImageRequest.image, ImageSpec.image
+	field := func(value []byte) []byte {
+		return append(binary.AppendUvarint([]byte{1<<3 | 2}, uint64(len(value))), value...)
+	}
+	request := field(field([]byte(image))) // the request's image, ImageSpec.image
 	body := binary.BigEndian.AppendUint32([]byte{0}, uint32(len(request)))
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://cri/runtime.v1.ImageService/PullImage", bytes.NewReader(append(body, request...)))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://cri/runtime.v1.ImageService/"+method, bytes.NewReader(append(body, request...)))
 	if err != nil {
-		return "", "", err
+		return nil, "", "", err
 	}
 	req.Header.Set("Content-Type", "application/grpc")
 	req.Header.Set("TE", "trailers")
 	resp, err := client.Do(req)
 	if err != nil {
-		return "", "", err
+		return nil, "", "", err
 	}
 	defer resp.Body.Close()
-	if _, err := io.Copy(io.Discard, resp.Body); err != nil {
-		return "", "", err
+	if answer, err = io.ReadAll(resp.Body); err != nil {
+		return nil, "", "", err
 	}
 	for _, header := range []http.Header{resp.Trailer, resp.Header} {
 		if status := header.Get("Grpc-Status"); status != "" {
-			return status, header.Get("Grpc-Message"), nil
+			message, err := url.PathUnescape(header.Get("Grpc-Message"))
+			return answer, status, message, err
 		}
 	}
-	return "", "", fmt.Errorf("%s without a status of gRPC", resp.Status)
+	return nil, "", "", fmt.Errorf("%s without a status of gRPC", resp.Status)
 }
 
 // silentAddr is an address of loopback that nobody else uses.

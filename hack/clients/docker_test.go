@@ -30,22 +30,29 @@ type docker29 struct {
 // install' writes.
 func (w *world) docker29(t *testing.T, pyrsia string, install ...string) *docker29 {
 	t.Helper()
+	d := w.startDocker29(t, shortDir(t), "--storage-driver=native")
+	d.run(t, pyrsia, false, "", append([]string{"install", "--no-port-check"}, install...)...)
+	return d
+}
+
+// startDocker29 starts one in a folder, whose etc is its /etc/docker.
+func (w *world) startDocker29(t *testing.T, dir string, args ...string) *docker29 {
+	t.Helper()
 	programs, err := rig.Script("build.sh", "docker")
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir := shortDir(t)
 	etc, socket, backend := filepath.Join(dir, "etc"), filepath.Join(dir, "d.sock"), filepath.Join(dir, "c.sock")
 	config := fmt.Sprintf("version = 3\nroot = %q\nstate = %q\ndisabled_plugins = [%q, %q]\n[grpc]\n  address = %q\n", filepath.Join(dir, "root"), filepath.Join(dir, "state"),
 		"io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime", backend)
 	// Its place cannot be chosen; in the daemon's mount namespace it is this folder.
-	if err := errors.Join(os.Mkdir(etc, 0o755), os.MkdirAll("/etc/docker", 0o755), os.WriteFile(filepath.Join(dir, "config.toml"), []byte(config), 0o644)); err != nil {
+	if err := errors.Join(os.MkdirAll(etc, 0o755), os.MkdirAll("/etc/docker", 0o755), os.WriteFile(filepath.Join(dir, "config.toml"), []byte(config), 0o644)); err != nil {
 		t.Fatal(err)
 	}
 	w.daemon(t, dir, backend, filepath.Join(w.newer, "bin", "containerd"), "--config", filepath.Join(dir, "config.toml"))
-	w.daemon(t, dir, socket, "sh", "-c", `mount --bind "$0" /etc/docker && exec "$@"`, etc, filepath.Join(programs, "bin", "dockerd"),
-		"--containerd", backend, "--data-root", filepath.Join(dir, "data"), "--exec-root", filepath.Join(dir, "exec"), "--pidfile", filepath.Join(dir, "pid"), "--host", "unix://"+socket,
-		"--bridge=none", "--iptables=false", "--ip6tables=false", "--storage-driver=native")
+	w.daemon(t, dir, socket, "sh", append([]string{"-c", `mount --bind "$0" /etc/docker && exec "$@"`, etc, filepath.Join(programs, "bin", "dockerd"),
+		"--containerd", backend, "--data-root", filepath.Join(dir, "data"), "--exec-root", filepath.Join(dir, "exec"), "--pidfile", filepath.Join(dir, "pid"), "--host", "unix://" + socket,
+		"--bridge=none", "--iptables=false", "--ip6tables=false"}, args...)...)
 	d := &docker29{socket: socket, certs: filepath.Join(etc, "certs.d"), http: &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", socket)
 	}}}}
@@ -57,7 +64,6 @@ func (w *world) docker29(t *testing.T, pyrsia string, install ...string) *docker
 			t.Fatal(err)
 		}
 	}
-	d.run(t, pyrsia, false, "", append([]string{"install", "--no-port-check"}, install...)...)
 	return d
 }
 

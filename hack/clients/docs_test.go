@@ -4,7 +4,8 @@ const docsHead = `# Clients
 
 What real container clients do with a Pyrsia mirror. ` + "`make test-clients`" + ` runs each of them against a publisher, two mirrors and
 an upstream registry, and writes this page: each cell is what was seen, and CI fails when it changes. Docker Hub's names lead to a
-stand-in that has all the content and counts its requests; where a cell does not say so, not one request went there.
+stand-in that has all the content and counts its requests; where a cell does not say so, not one request went there. Versions of
+containerd, both its ways to pull, newer Dockers, BuildKit and others: [platforms.md](platforms.md).
 
 `
 

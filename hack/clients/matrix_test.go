@@ -139,6 +139,8 @@ type bench struct {
 	wire    *wire
 	digests map[string]digest.Digest
 	layers  map[string]digest.Digest
+	prefix  string // of the names of a platform's images
+	corrupt string // the image whose layer the second mirror has wrong
 }
 
 func TestClientMatrix(t *testing.T) {
@@ -258,15 +260,10 @@ func (b *bench) slug(c client) string {
 // push makes an image for this platform, or for two, and pushes it.
 func (b *bench) push(name string, f image.Format, platforms int, size int64) {
 	b.t.Helper()
-	noise := make([]byte, size)
-	seed := [32]byte{}
-	copy(seed[:], name)
-	if _, err := rand.NewChaCha8(seed).Read(noise); err != nil {
-		b.t.Fatal(err)
-	}
+	content := noise(name, size)
 	var images []v1.Image
 	for i, arch := range []string{"amd64", "arm64"}[:platforms] {
-		layer, err := f.Layer(0, image.File{Path: fmt.Sprintf("content-%d", i), Data: noise, Mode: 0o644})
+		layer, err := f.Layer(0, image.File{Path: fmt.Sprintf("content-%d", i), Data: content, Mode: 0o644})
 		if err != nil {
 			b.t.Fatal(err)
 		}
@@ -281,23 +278,39 @@ func (b *bench) push(name string, f image.Format, platforms int, size int64) {
 		b.layers[name] = digest.Digest(d.String())
 		images = append(images, img)
 	}
-	var content remote.Taggable = images[0]
+	var pushed remote.Taggable = images[0]
 	if platforms > 1 {
 		index, err := f.Index(nil, images...)
 		if err != nil {
 			b.t.Fatal(err)
 		}
-		content = index
+		pushed = index
 	}
-	if err := b.rig.Push(b.t.Context(), name, content); err != nil {
+	if err := b.rig.Push(b.t.Context(), name, pushed); err != nil {
 		b.t.Fatal(err)
 	}
+}
+
+// noise is what an image has in its layer.
+func noise(name string, size int64) []byte {
+	out := make([]byte, size)
+	seed := [32]byte{}
+	copy(seed[:], name)
+	_, _ = rand.NewChaCha8(seed).Read(out) // it never fails
+	return out
 }
 
 func (b *bench) publish(name string, f image.Format, platforms int, size int64) {
 	b.t.Helper()
 	b.push(name, f, platforms, size)
-	d, height, err := b.rig.Publish(b.t.Context(), name)
+	b.record(name, name)
+}
+
+// record has the ledger record what was pushed, as an image of Docker Hub or of another
+// registry, and waits until the mirrors know.
+func (b *bench) record(name, image string) {
+	b.t.Helper()
+	d, height, err := b.rig.Publish(b.t.Context(), image)
 	if err != nil {
 		b.t.Fatal(err)
 	}

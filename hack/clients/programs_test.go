@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -36,7 +37,11 @@ type world struct {
 // command runs a program where Docker Hub's names lead to the stand-in.
 func (w *world) command(ctx context.Context, dir, program string, args ...string) *exec.Cmd {
 	script := `mount --bind "$1" /etc/hosts && shift && exec "$@"`
-	cmd := exec.CommandContext(ctx, "unshare", append([]string{"--mount", "sh", "-c", script, "sh", w.hub.hosts, program}, args...)...)
+	return w.prepare(exec.CommandContext(ctx, "unshare", append([]string{"--mount", "sh", "-c", script, "sh", w.hub.hosts, program}, args...)...), dir)
+}
+
+// prepare gives a program its folder, and all that it finds by its environment.
+func (w *world) prepare(cmd *exec.Cmd, dir string) *exec.Cmd {
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "SSL_CERT_FILE="+w.hub.roots, "PATH="+filepath.Join(w.programs, "bin")+":"+os.Getenv("PATH"), "HOME="+dir, "XDG_RUNTIME_DIR="+dir)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -54,15 +59,19 @@ func (w *world) run(ctx context.Context, dir, program string, args ...string) (s
 	return string(out), err
 }
 
-// daemon starts a program and waits for its socket.
-func (w *world) daemon(t *testing.T, dir, socket, program string, args ...string) {
+// daemon starts a program, waits for its socket and returns its process.
+func (w *world) daemon(t *testing.T, dir, socket, program string, args ...string) (pid int) {
+	t.Helper()
+	return startDaemon(t, dir, socket, w.command(context.Background(), dir, program, args...))
+}
+
+func startDaemon(t *testing.T, dir, socket string, cmd *exec.Cmd) (pid int) {
 	t.Helper()
 	log, err := os.Create(filepath.Join(dir, "log"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer log.Close()
-	cmd := w.command(context.Background(), dir, program, args...)
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -75,11 +84,11 @@ func (w *world) daemon(t *testing.T, dir, socket, program string, args ...string
 	})
 	for start := time.Now(); ; time.Sleep(50 * time.Millisecond) {
 		if _, err := os.Stat(socket); err == nil {
-			return
+			return cmd.Process.Pid
 		}
 		if time.Since(start) > 30*time.Second {
 			out, _ := os.ReadFile(log.Name())
-			t.Fatalf("%s does not start: %s", program, out[max(0, len(out)-2000):])
+			t.Fatalf("%s does not start: %s", cmd, out[max(0, len(out)-2000):])
 		}
 	}
 }
@@ -206,8 +215,7 @@ func (w *world) containersTool(t *testing.T, name, program, pyrsia, mirror, mode
 		return w.run(ctx, dir, "env", append(append(env, filepath.Join(w.programs, "bin", program)), args...)...)
 	}
 	return client{name: name, home: dir, pull: func(ctx context.Context, image string) (string, string, error) {
-		ref := "docker.io/library/" + image
-		out, err := run(ctx, "pull", "--signature-policy", policy, ref)
+		out, err := run(ctx, "pull", "--signature-policy", policy, fullName(image))
 		if err != nil {
 			return out, "", err
 		}
@@ -216,9 +224,17 @@ func (w *world) containersTool(t *testing.T, name, program, pyrsia, mirror, mode
 	}}
 }
 
+// fullName is the whole name of an image that may be one of Docker Hub's library.
+func fullName(image string) string {
+	if strings.Contains(image, "/") {
+		return image
+	}
+	return "docker.io/library/" + image
+}
+
 // digestOfLine finds an image in a list of images.
 func digestOfLine(list, image string) string {
-	name, tag, _ := strings.Cut(strings.ReplaceAll(image, "@", ":"), ":")
+	name, tag, _ := strings.Cut(strings.ReplaceAll(path.Base(image), "@", ":"), ":")
 	for line := range strings.Lines(list) {
 		if strings.Contains(line, "/"+name+" ") && strings.Contains(line, tag) {
 			return firstDigest(line)
@@ -236,11 +252,7 @@ func (w *world) skopeo(t *testing.T, pyrsia, mirror, mode string) client {
 		if err := os.RemoveAll(to); err != nil {
 			return "", "", err
 		}
-		ref := image
-		if !strings.Contains(image, "/") {
-			ref = "docker.io/library/" + image
-		}
-		args := append(env, filepath.Join(w.programs, "bin", "skopeo"), "--insecure-policy", "copy", "--all", "docker://"+ref, "dir:"+to)
+		args := append(env, filepath.Join(w.programs, "bin", "skopeo"), "--insecure-policy", "copy", "--all", "docker://"+fullName(image), "dir:"+to)
 		out, err := w.run(ctx, dir, "env", args...)
 		if err != nil {
 			return out, "", err
@@ -264,7 +276,7 @@ func (w *world) imagecopy(t *testing.T, pyrsia, mirror, mode string) client {
 		if err := os.RemoveAll(to); err != nil {
 			return "", "", err
 		}
-		out, err := w.run(ctx, dir, filepath.Join(programs, "bin", "imagecopy"), filepath.Join(dir, "root"), "docker.io/library/"+image, to)
+		out, err := w.run(ctx, dir, filepath.Join(programs, "bin", "imagecopy"), filepath.Join(dir, "root"), fullName(image), to)
 		if err != nil {
 			return out, "", err
 		}

@@ -5,6 +5,8 @@ import (
 	"net"
 	"sync"
 	"testing"
+
+	"github.com/pyrsia/pyrsia-operator/hack/loopback"
 )
 
 // wire is the connection between the clients and the mirror. It can be cut.
@@ -12,20 +14,42 @@ type wire struct {
 	addr string
 	to   string
 
+	door     sync.Mutex   // guards listener
+	listener net.Listener // nil: connections are refused
+
 	mu    sync.Mutex // guards what follows
 	left  int64      // bytes to the client until the cut; negative: none
+	reset bool       // the cut resets all connections
 	onCut func()
 	conns map[net.Conn]bool
 }
 
 func startWire(t *testing.T, to string) *wire {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	addr, err := loopback.FreeAddr()
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { l.Close() })
-	w := &wire{addr: l.Addr().String(), to: to, left: -1, conns: map[net.Conn]bool{}}
+	w := &wire{addr: addr, to: to, left: -1, conns: map[net.Conn]bool{}}
+	if err := w.open(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(w.close)
+	return w
+}
+
+// open lets clients in, again if it was closed.
+func (w *wire) open() error {
+	w.door.Lock()
+	defer w.door.Unlock()
+	if w.listener != nil {
+		return nil
+	}
+	l, err := net.Listen("tcp", w.addr)
+	if err != nil {
+		return err
+	}
+	w.listener = l
 	go func() {
 		for {
 			conn, err := l.Accept()
@@ -35,7 +59,17 @@ func startWire(t *testing.T, to string) *wire {
 			go w.serve(conn)
 		}
 	}()
-	return w
+	return nil
+}
+
+// close has the port refuse connections, as that of a mirror that does not run.
+func (w *wire) close() {
+	w.door.Lock()
+	defer w.door.Unlock()
+	if w.listener != nil {
+		w.listener.Close()
+		w.listener = nil
+	}
 }
 
 // cutAfter cuts all connections, once, when so many bytes more have passed.
@@ -43,7 +77,15 @@ func startWire(t *testing.T, to string) *wire {
 func (w *wire) cutAfter(n int64, then func()) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.left, w.onCut = n, then
+	w.left, w.reset, w.onCut = n, true, then
+}
+
+// callAfter calls then, once, when so many bytes more have passed, which goes no
+// further meanwhile.
+func (w *wire) callAfter(n int64, then func()) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.left, w.reset, w.onCut = n, false, then
 }
 
 // cut tells whether the last one that was ordered took place.
@@ -102,6 +144,9 @@ func (w *wire) passed(n int64) (cut bool) {
 	w.left = -1
 	if w.onCut != nil {
 		w.onCut()
+	}
+	if !w.reset {
+		return false
 	}
 	for c := range w.conns {
 		_ = c.(*net.TCPConn).SetLinger(0)

@@ -1,0 +1,129 @@
+package clients
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/pyrsia/pyrsia-operator/hack/internal/rig"
+)
+
+// The ways in which CRI pulls, and what containerd's log says of them.
+const (
+	localPull    = "using client.Pull()"
+	transferPull = "using transfer service"
+)
+
+// criPlatforms are the versions of containerd, as the kubelet has them pull: those with
+// two ways to do so have a row for each.
+func criPlatforms() (out []platform) {
+	add := func(version, how string) {
+		name := "containerd " + version
+		if how != "" {
+			name += ", " + map[string]string{localPull: "local pull", transferPull: "transfer service"}[how]
+		}
+		part := "containerd@" + version
+		if version == "2.4.2" {
+			part = "containerd"
+		}
+		out = append(out, platform{name: name, setUp: "`pyrsia containerd install`", strict: true, inCI: part == "containerd", start: func(t *testing.T, b *bench) puller {
+			return b.cri(t, part, criConfig(version, how), how)
+		}})
+	}
+	for _, version := range []string{"1.6.36", "1.7.35", "2.0.14"} {
+		add(version, "")
+	}
+	for _, version := range []string{"2.1.9", "2.2.9", "2.3.7", "2.4.2"} {
+		add(version, transferPull)
+		add(version, localPull)
+	}
+	return out
+}
+
+// criConfig is a configuration of containerd but for the folder of its registries, %q.
+func criConfig(version, how string) string {
+	if strings.HasPrefix(version, "1.") {
+		return "version = 2\n[plugins.'io.containerd.grpc.v1.cri'.containerd]\n  snapshotter = 'native'\n" +
+			"[plugins.'io.containerd.grpc.v1.cri'.registry]\n  config_path = %q\n"
+	}
+	config := "version = 3\n[plugins.'io.containerd.cri.v1.images']\n  snapshotter = 'native'\n"
+	if how == localPull {
+		config += "  use_local_image_pull = true\n"
+	}
+	return config + "  [plugins.'io.containerd.cri.v1.images'.registry]\n    config_path = %q\n" +
+		"[[plugins.'io.containerd.transfer.v1.local'.unpack_config]]\n  platform = 'linux/amd64'\n  snapshotter = 'native'\n  differ = 'walking'\n"
+}
+
+// cri starts a containerd that 'pyrsia containerd install' has set up, and pulls as the
+// kubelet does. how is the way that it is to take, if there are two.
+func (b *bench) cri(t *testing.T, part, config, how string) puller {
+	t.Helper()
+	m := b.newCRIDaemon(t, part, config)
+	m.start(t, b.world.command(context.Background(), m.dir, "sh", m.args(`mount -t tmpfs none /run && exec "$@"`)...))
+	return func(ctx context.Context, image string) (string, error) {
+		shows, err := m.pull(ctx, image)
+		if err != nil || how == "" {
+			return shows, err
+		}
+		log, err := os.ReadFile(filepath.Join(m.dir, "log"))
+		if err == nil && !strings.Contains(string(log), how) {
+			err = fmt.Errorf("containerd does not say that it pulled %s", how)
+		}
+		return shows, err
+	}
+}
+
+// criDaemon is a containerd that serves CRI.
+type criDaemon struct {
+	dir, program, socket, certs string
+}
+
+func (b *bench) newCRIDaemon(t *testing.T, part, config string) *criDaemon {
+	t.Helper()
+	programs, err := rig.Script("build.sh", part)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := shortDir(t)
+	m := &criDaemon{dir: dir, program: filepath.Join(programs, "bin", "containerd"), socket: filepath.Join(dir, "c.sock"), certs: filepath.Join(dir, "certs.d")}
+	if out, err := exec.CommandContext(t.Context(), b.rig.Pyrsia, "containerd", "install", "--no-port-check", "--certs-d", m.certs, "--mirror", "http://"+b.wire.addr,
+		"--registry", "docker.io", "--registry", "quay.io").CombinedOutput(); err != nil {
+		t.Fatalf("pyrsia containerd install: %v: %s", err, out)
+	}
+	head := fmt.Sprintf("root = %q\nstate = %q\ndisabled_plugins = ['io.containerd.internal.v1.opt', 'io.containerd.snapshotter.v1.devmapper']\n",
+		filepath.Join(dir, "root"), filepath.Join(dir, "state"))
+	if err := os.WriteFile(filepath.Join(dir, "config.toml"), []byte(head+fmt.Sprintf(config, m.certs)), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+// args are those of a shell that starts containerd by a script.
+func (m *criDaemon) args(script string) []string {
+	return []string{"-c", script, "sh", m.program, "--config", filepath.Join(m.dir, "config.toml"), "--address", m.socket, "--log-level", "debug"}
+}
+
+func (m *criDaemon) start(t *testing.T, cmd *exec.Cmd) {
+	t.Helper()
+	startDaemon(t, m.dir, m.socket, cmd)
+}
+
+// pull has CRI pull an image, and shows what it says of that.
+func (m *criDaemon) pull(ctx context.Context, image string) (shows string, err error) {
+	for _, method := range []string{"PullImage", "ImageStatus"} {
+		answer, status, message, err := callCRI(ctx, m.socket, method, image)
+		if err != nil {
+			return "", err
+		}
+		if status != "0" {
+			return "", errors.New(message)
+		}
+		shows = string(answer)
+	}
+	return shows, nil
+}
