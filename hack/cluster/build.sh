@@ -11,7 +11,7 @@
 #   buildkit    buildkitd and its client
 #   stargz      stargz-snapshotter, and what makes layers for it
 #
-# NAME@VERSION is another version of a part, whose module is NAME-versions/VERSION: containerd@1.7.35.
+# NAME@VERSION is another release of a part, whose module is NAME-versions/VERSION: containerd@1.7.35.
 #
 # The folder's name contains a hash of everything that it is built from, so an old build is never
 # taken for a new one, and several checkouts share one cache.
@@ -50,7 +50,7 @@ build_containerd() {
 	go_build "$1/bin" tool
 }
 
-build_containerd_version() {
+build_containerd_release() {
 	local path v
 	path=$(go list -f '{{.Module.Path}}' tool)
 	v=$(go list -m -f '{{.Version}}' "$path")
@@ -112,7 +112,7 @@ wait_for_build() { # part pid
 }
 
 build() { # part
-	local dir new log module=${1/@/-versions/} recipe=build_${1/@*/_version}
+	local dir new log module=${1/@/-versions/} recipe=build_${1/@*/_release}
 	[ -e "$HERE/$module/go.mod" ] || fail "build.sh: there is no part \"$1\""
 	cd "$HERE/$module"
 	dir=$CACHE/$1-$(key "$recipe")
