@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/pyrsia/pyrsia-operator/hack/internal/rig"
 )
@@ -111,6 +112,15 @@ func (m *criDaemon) args(script string) []string {
 func (m *criDaemon) start(t *testing.T, cmd *exec.Cmd) {
 	t.Helper()
 	startDaemon(t, m.dir, m.socket, cmd)
+	for end := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) { // the socket is there before CRI answers
+		_, status, message, err := callCRI(t.Context(), m.socket, "ImageStatus", "docker.io/library/none:1")
+		if err == nil && status == "0" {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("CRI: status %s, %s, %v", status, message, err)
+		}
+	}
 }
 
 // pull has CRI pull an image, and shows what it says of that.

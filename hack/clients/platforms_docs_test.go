@@ -86,7 +86,7 @@ func TestPlatformsDocument(t *testing.T) {
 
 func isRight(guess string, got seen) bool {
 	outcome, text, _ := strings.Cut(guess, ": ")
-	return outcome == got.Outcome && strings.Contains(got.Text, text)
+	return outcome == got.Outcome && strings.Contains(strings.ToLower(got.Text), strings.ToLower(text))
 }
 
 func truthOf(platform, column string) (text string, ok bool) {
