@@ -131,7 +131,7 @@ func (m *criDaemon) pull(ctx context.Context, image string) (shows string, err e
 			return "", err
 		}
 		if status != "0" {
-			return "", errors.New(message)
+			return "", errors.New(strings.ReplaceAll(message, "\n", " "))
 		}
 		shows = string(answer)
 	}

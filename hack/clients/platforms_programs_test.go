@@ -66,7 +66,7 @@ func (c client) puller() puller {
 func (d *docker29) puller(t *testing.T) puller {
 	return func(ctx context.Context, image string) (string, error) {
 		if _, err := d.pull(t, image); err != nil {
-			return "", err
+			return "", errors.New(strings.ReplaceAll(err.Error(), "\n", " "))
 		}
 		resp, err := d.http.Get("http://docker/images/" + image + "/json")
 		if err != nil {
