@@ -28,22 +28,41 @@ func criPlatforms() (out []platform) {
 		if how != "" {
 			name += ", " + map[string]string{localPull: "local pull", transferPull: "transfer service"}[how]
 		}
-		part := "containerd@" + version
-		if version == "2.4.2" {
-			part = "containerd"
-		}
-		out = append(out, platform{name: name, setUp: "`pyrsia containerd install`", strict: true, inCI: part == "containerd", start: func(t *testing.T, b *bench) puller {
-			return b.cri(t, part, criConfig(version, how), how)
+		inCI := version == debianContainerd || version == builtContainerd
+		out = append(out, platform{name: name, setUp: "`pyrsia containerd install`", strict: true, inCI: inCI, start: func(t *testing.T, b *bench) puller {
+			return b.cri(t, b.world.containerdPrograms(t, version), criConfig(version, how), how)
 		}})
 	}
-	for _, version := range []string{"1.6.36", "1.7.35", "2.0.14"} {
+	for _, version := range []string{debianContainerd, "1.6.36", "1.7.35", "2.0.14"} {
 		add(version, "")
 	}
-	for _, version := range []string{"2.1.9", "2.2.9", "2.3.7", "2.4.2"} {
+	for _, version := range []string{"2.1.9", "2.2.9", "2.3.7", builtContainerd} {
 		add(version, transferPull)
 		add(version, localPull)
 	}
 	return out
+}
+
+// The versions that other tests need too.
+const (
+	debianContainerd = "1.6.20, of Debian 12"
+	builtContainerd  = "2.4.2"
+)
+
+// containerdPrograms is the folder with a version of containerd.
+func (w *world) containerdPrograms(t *testing.T, version string) string {
+	t.Helper()
+	switch version {
+	case debianContainerd:
+		return w.programs
+	case builtContainerd:
+		return w.newer
+	}
+	programs, err := rig.Script("build.sh", "containerd@"+version)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return programs
 }
 
 // criConfig is a configuration of containerd but for the folder of its registries, %q.
@@ -62,9 +81,9 @@ func criConfig(version, how string) string {
 
 // cri starts a containerd that 'pyrsia containerd install' has set up, and pulls as the
 // kubelet does. how is the way that it is to take, if there are two.
-func (b *bench) cri(t *testing.T, part, config, how string) puller {
+func (b *bench) cri(t *testing.T, programs, config, how string) puller {
 	t.Helper()
-	m := b.newCRIDaemon(t, part, config)
+	m := b.newCRIDaemon(t, programs, config)
 	m.start(t, b.world.command(context.Background(), m.dir, "sh", m.args(`mount -t tmpfs none /run && exec "$@"`)...))
 	return func(ctx context.Context, image string) (string, error) {
 		shows, err := m.pull(ctx, image)
@@ -84,12 +103,8 @@ type criDaemon struct {
 	dir, program, socket, certs string
 }
 
-func (b *bench) newCRIDaemon(t *testing.T, part, config string) *criDaemon {
+func (b *bench) newCRIDaemon(t *testing.T, programs, config string) *criDaemon {
 	t.Helper()
-	programs, err := rig.Script("build.sh", part)
-	if err != nil {
-		t.Fatal(err)
-	}
 	dir := shortDir(t)
 	m := &criDaemon{dir: dir, program: filepath.Join(programs, "bin", "containerd"), socket: filepath.Join(dir, "c.sock"), certs: filepath.Join(dir, "certs.d")}
 	if out, err := exec.CommandContext(t.Context(), b.rig.Pyrsia, "containerd", "install", "--no-port-check", "--certs-d", m.certs, "--mirror", "http://"+b.wire.addr,

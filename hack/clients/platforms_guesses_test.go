@@ -32,7 +32,7 @@ var (
 )
 
 var guesses = map[string][]string{
-	"containerd 1.6.20, of Debian 12":     muteContainerd,
+	"containerd 1.6.20, of Debian 12":                      muteContainerd,
 	"containerd 1.6.36":                                    muteContainerd,
 	"containerd 1.7.35":                                    muteContainerd,
 	"containerd 2.0.14":                                    saying,

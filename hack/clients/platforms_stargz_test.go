@@ -86,7 +86,7 @@ func (b *bench) stargz(t *testing.T, config string) puller {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := b.newCRIDaemon(t, "containerd", lazyCRIConfig)
+	m := b.newCRIDaemon(t, b.world.newer, lazyCRIConfig)
 	dir := filepath.Join(m.dir, "stargz")
 	socket, file := filepath.Join(dir, "s.sock"), filepath.Join(dir, "config.toml")
 	containerdConfig, err := os.ReadFile(filepath.Join(m.dir, "config.toml"))
