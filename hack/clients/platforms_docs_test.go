@@ -22,6 +22,7 @@ not on the ledger or withdrawn, and counts who asks it. containerd is asked by C
 - *served*: pulled from the mirror, with the digest that the ledger has.
 - *refused*: nothing was pulled; the number is that of the text below which the user is shown.
 - *falls through*: pulled from the registry itself.
+- *not run*: only the guess is known, which is in the tests.
 - An asterisk: another outcome, or another text, was guessed before anything ran; see below.
 
 `
