@@ -26,6 +26,8 @@ without root, of the user's ~/.config/containers; uninstall removes it. podman,
 skopeo and buildah read it at each run, CRI-O when it is told to ('systemctl reload
 crio'), and a running 'podman system service' after a restart.
 
+Images can be named at the node too: podman pull 127.0.0.1:5001/quay.io/org/image:1.
+
 With --mode Strict the registry itself is blocked, and the node its only mirror:
 nothing is pulled around it, and nothing can be pushed to it. With Fallback the node
 is asked first, and then what was set up before: its mirrors, and the registry.

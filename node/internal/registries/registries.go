@@ -164,6 +164,12 @@ func (s Setup) content(mirror string, mode Mode) ([]byte, error) {
 		r.Prefix, r.Mirrors = n.prefix, append([]endpoint{{Location: location, Insecure: u.Scheme == "http"}}, r.Mirrors...)
 		out = append(out, r.String()...)
 	}
+	// Images can be named at the mirror too, which speaks no TLS. What is set up for
+	// its name already stays.
+	isSetUp := slices.ContainsFunc(before, func(c config) bool { _, ok := c.find(u.Host + "/x"); return ok })
+	if u.Scheme == "http" && !isSetUp {
+		out = append(out, registry{endpoint: endpoint{Location: u.Host, Insecure: true}, Prefix: u.Host}.String()...)
+	}
 	return out, nil
 }
 
@@ -242,7 +248,8 @@ func (s Setup) Status() (out []State, around []error, err error) {
 		}
 	}
 	installed := s
-	installed.Registries = mine.prefixes()
+	// All but the mirror's own name have a mirror.
+	installed.Registries = slices.DeleteFunc(mine.prefixes(), func(prefix string) bool { return len(mine.registries[prefix].Mirrors) == 0 })
 	if len(installed.Registries) > 0 {
 		if around, err = installed.around(nil); err != nil {
 			return nil, nil, err

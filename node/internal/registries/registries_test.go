@@ -179,6 +179,7 @@ func TestDropIn(t *testing.T) {
 		"prefix = \"registry-1.docker.io:443\"\nlocation = \"registry-1.docker.io:443\"\nblocked = true\n\n[[registry.mirror]]\nlocation = \"127.0.0.1:5001\"\ninsecure = true\n",
 		"prefix = \"quay.io\"\nlocation = \"quay.io\"\nblocked = true\n\n[[registry.mirror]]\nlocation = \"127.0.0.1:5001/quay.io\"\ninsecure = true\n",
 		"prefix = \"quay.io:443\"\n",
+		"prefix = \"127.0.0.1:5001\"\nlocation = \"127.0.0.1:5001\"\ninsecure = true\n", // to name images there
 	} {
 		if !strings.Contains(read(), want) {
 			t.Errorf("Strict lacks\n%s\nin\n%s", want, read())
@@ -191,6 +192,13 @@ func TestDropIn(t *testing.T) {
 	if got := read(); strings.Contains(got, "blocked") || strings.Contains(got, "insecure") || strings.Contains(got, "docker.io") ||
 		!strings.Contains(got, "location = \"mirror.example:5001/quay.io\"\n") {
 		t.Errorf("Fallback:\n%s", got)
+	}
+	own := filepath.Join(s.System, dropInFolder, "mine.conf")
+	if err := os.WriteFile(own, []byte("[[registry]]\nlocation = \"127.0.0.1:5001\"\ninsecure = true\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Install(mirror, Strict); err != nil || strings.Contains(read(), "prefix = \"127.0.0.1:5001\"") {
+		t.Errorf("the mirror's name is set up already: %v\n%s", err, read())
 	}
 	s.Registries = []string{"reg.test:5000"}
 	if _, err := s.Install(mirror, Strict); err == nil || !strings.Contains(err.Error(), "with a port") {
