@@ -66,4 +66,5 @@ type truth struct {
 
 var truths = []truth{
 	{afterCut, []string{"podman 4.3.1"}, "It does not try again when a layer ends too early."},
+	{"by the mirror's name", []string{"containers/image 5.42.1", "podman 4.3.1", "skopeo 1.9.3"}, "It was so when it ran first, for these ask for TLS; since then `pyrsia registries install` names the mirror as a registry without."},
 }
