@@ -16,7 +16,7 @@ const platformsHead = `# Platforms
 
 What container runtimes do with a Pyrsia mirror, by version and by the way in which they pull. ` + "`make test-platforms`" + ` runs each of them, as it is
 set up, against a publisher, two mirrors and an upstream registry, and writes this page; ` + "`make test-clients`" + ` checks those whose programs it has
-built anyway (containerd 1.6.20 and 2.4.2, containers/image). Docker Hub's and quay.io's names lead to a stand-in that has all the content, also what is
+built anyway (containerd 1.6.20 and 2.4.2, dockerd 29 with the containerd store, containers/image). Docker Hub's and quay.io's names lead to a stand-in that has all the content, also what is
 not on the ledger or withdrawn, and counts who asks it. containerd is asked by CRI, as the kubelet asks it.
 
 - *served*: pulled from the mirror, with the digest that the ledger has.

@@ -19,10 +19,10 @@ import (
 func platforms() []platform {
 	mirror := func(b *bench) string { return "http://" + b.wire.addr }
 	return append(criPlatforms(), []platform{
-		{name: "dockerd 29, containerd store", setUp: "`pyrsia docker install`", strict: true, start: func(t *testing.T, b *bench) puller {
+		{name: "dockerd 29, containerd store", setUp: "`pyrsia docker install`", strict: true, inCI: true, start: func(t *testing.T, b *bench) puller {
 			return b.world.docker29(t, b.rig.Pyrsia, "--mirror", mirror(b), "--registry", "docker.io", "--registry", "quay.io").puller(t)
 		}},
-		{name: "dockerd 29, containerd store, registry-mirrors alone", setUp: "`registry-mirrors` in daemon.json", start: func(t *testing.T, b *bench) puller {
+		{name: "dockerd 29, containerd store, registry-mirrors alone", setUp: "`registry-mirrors` in daemon.json", inCI: true, start: func(t *testing.T, b *bench) puller {
 			return b.dockerWithMirrors(t, "--storage-driver=native")
 		}},
 		{name: "dockerd 29, graph drivers", setUp: "`pyrsia docker install`: `registry-mirrors`", start: func(t *testing.T, b *bench) puller {

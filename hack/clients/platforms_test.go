@@ -86,12 +86,15 @@ func columns() []column {
 			defer b.openWire()
 			return b.try(pull, hubLibrary+b.prefix+"later:1")
 		}},
-		{afterCut, "it is killed in the middle of a layer, and started at once: what becomes of that pull.", func(b *bench, pull puller) seen {
+		{afterCut, "it is killed in the middle of a layer, and started two seconds later: what becomes of that pull.", func(b *bench, pull puller) seen {
 			up := make(chan error, 1)
 			b.wire.callAfter(layerToCut/2, func() {
 				b.wire.close()
 				b.mirror.Kill()
-				go func() { up <- errors.Join(b.mirror.Start(context.Background()), b.wire.open()) }()
+				go func() {
+					time.Sleep(2 * time.Second) // or it depends on the moment what becomes of pulls
+					up <- errors.Join(b.mirror.Start(context.Background()), b.wire.open())
+				}()
 			})
 			got := b.try(pull, hubLibrary+b.prefix+"restart:1")
 			b.awaitCut(up, got)
@@ -287,8 +290,8 @@ func (b *bench) publishForPlatforms(prefix string, push func(name string, size i
 	b.revoke(prefix + "revoked:1")
 }
 
-// compareResults holds what was seen to what the document says. Whether a pull
-// outlives the restart of its mirror depends on the moment.
+// compareResults holds what was seen to what the document says. On a busy machine
+// it depends on the moment whether a pull outlives the restart of its mirror.
 func compareResults(t *testing.T, got, want result) {
 	t.Helper()
 	for _, c := range columns() {
