@@ -90,8 +90,7 @@ func (b *bench) cri(t *testing.T, programs, config, how string) puller {
 		if err != nil || how == "" {
 			return shows, err
 		}
-		log, err := os.ReadFile(filepath.Join(m.dir, "log"))
-		if err == nil && !strings.Contains(string(log), how) {
+		if m.logged(how) == "" {
 			err = fmt.Errorf("containerd does not say that it pulled %s", how)
 		}
 		return shows, err
@@ -133,9 +132,20 @@ func (m *criDaemon) start(t *testing.T, cmd *exec.Cmd) {
 			return
 		}
 		if time.Now().After(end) {
-			t.Fatalf("CRI: status %s, %s, %v", status, message, err)
+			t.Fatalf("CRI: status %s, %s, %v: %s", status, message, err, m.logged("failed to load plugin"))
 		}
 	}
+}
+
+// logged are the lines of containerd's log that have some words.
+func (m *criDaemon) logged(words string) (lines string) {
+	log, _ := os.ReadFile(filepath.Join(m.dir, "log")) // without it there is nothing to say
+	for line := range strings.Lines(string(log)) {
+		if strings.Contains(line, words) {
+			lines += line
+		}
+	}
+	return lines
 }
 
 // pull has CRI pull an image, and shows what it says of that.
