@@ -74,6 +74,10 @@ scale: ## Run up to 1,000 nodes in one process and write docs/scale.md, for some
 e2e: ## Run the end-to-end tests on a real cluster, which they start (root)
 	PYRSIA_E2E=1 go test -count=1 -v -timeout 30m -run '$(RUN)' ./hack/e2e
 
+.PHONY: test-families
+test-families: build ## Run the demo, and join nodes, on a cluster without IPv4 and on one with IPv4 and IPv6 (root; RUN=ipv6)
+	PYRSIA_FAMILIES=1 PYRSIA_BINARY=$(CURDIR)/bin/pyrsia go test -count=1 -v -timeout 60m -run 'TestFamilies/$(RUN)' ./hack/e2e
+
 .PHONY: test-crash
 test-crash: ## Kill publishers and mirrors of the ledger at 300 random moments, and 50 times while a set is published
 	PYRSIA_CRASH_ROUNDS=300 go test -count=1 -v -timeout 30m ./hack/crash

@@ -16,15 +16,17 @@ certificate() { # name subject [subjectAltName]
 		kind: Config
 		current-context: $ID
 		contexts: [{name: $ID, context: {cluster: $ID, user: $1}}]
-		clusters: [{name: $ID, cluster: {server: "https://$NET.10:6443", certificate-authority: "$PWD/ca.crt"}}]
+		clusters: [{name: $ID, cluster: {server: "https://$(in_url "$(first address 10)"):6443", certificate-authority: "$PWD/ca.crt"}}]
 		users: [{name: $1, user: {client-certificate: "$PWD/$1.crt", client-key: "$PWD/$1.key"}}]
 	EOT
 }
 
+ip_name() { echo "IP:$("$2" "$1" "$3")"; } # family function number
+
 node_certificate() { # number
 	local n
 	n=$(node_name "$1")
-	certificate "$n" "/O=system:nodes/CN=system:node:$n" "IP:$NET.$((10 + $1)),DNS:$n"
+	certificate "$n" "/O=system:nodes/CN=system:node:$n" "$(each ip_name address $((10 + $1))),DNS:$n"
 }
 
 make_keys() (
@@ -35,7 +37,7 @@ make_keys() (
 	openssl req -x509 "${new_key[@]}" -days 3650 -subj "/CN=$ID-ca" -keyout ca.key -out ca.crt 2>/dev/null
 	openssl genrsa -out sa.key 2048 2>/dev/null
 	certificate apiserver /CN=kube-apiserver \
-		"IP:127.0.0.1,IP:$NET.10,IP:10.96.0.1,DNS:kubernetes,DNS:kubernetes.default,DNS:$service,DNS:$service.cluster.local"
+		"IP:127.0.0.1,$(each ip_name address 10),$(each ip_name service 1),DNS:kubernetes,DNS:kubernetes.default,DNS:$service,DNS:$service.cluster.local"
 	certificate admin /O=system:masters/CN=admin
 	certificate controller-manager /CN=system:kube-controller-manager
 	certificate scheduler /CN=system:kube-scheduler

@@ -10,6 +10,9 @@ export ID=${ID:-pyr}
 export NET=${NET:-10.99.0}
 # The pods' network, a /16: the pods of node i are in $POD.i.0/24.
 export POD=${POD:-10.244}
+# Of which families nodes, pods and Services have addresses: ipv4, ipv6, or "ipv4,ipv6", the first one
+# before the other. Those of IPv6 are made from NET and POD.
+export FAMILIES=${FAMILIES:-ipv4}
 # 1: the control plane runs a kubelet too, with the usual taint.
 export CP_KUBELET=${CP_KUBELET:-1}
 # 1: pods reach what this machine reaches, the internet too. Else nothing leaves the cluster.

@@ -4,7 +4,7 @@
 # on this machine does not disturb it, and it leaves nothing behind even when it is interrupted.
 set -euo pipefail
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-export ID=ctest NET=10.97.0 POD=10.242
+export ID=ctest NET=10.97.0 POD=10.242 FAMILIES=ipv4
 for part in settings snapshot; do
 	# shellcheck source=/dev/null
 	. "$HERE/$part.sh"

@@ -2,6 +2,7 @@
 # up: from nothing, or from the remains of a cluster, to one that runs. To be sourced.
 
 up() {
+	[[ $EGRESS = 0 || $FAMILIES = *ipv4* ]] || fail "EGRESS=1: nothing leaves a cluster without IPv4"
 	"$HERE/packages.sh"
 	if is_up; then
 		say "already up: export KUBECONFIG=$KUBECONFIG"
@@ -34,7 +35,7 @@ up() {
 # The settings of the cluster that runs are those to go by until it is down.
 save_settings() {
 	local v
-	for v in WORKERS NET POD CP_KUBELET CNI_BIN EGRESS NODE_PATH IMAGES; do
+	for v in WORKERS NET POD FAMILIES CP_KUBELET CNI_BIN EGRESS NODE_PATH IMAGES; do
 		printf '%s=%q\n' "$v" "${!v}"
 	done >"$RUN/settings"
 }
@@ -42,7 +43,7 @@ save_settings() {
 is_up() {
 	local i
 	[ -e "$RUN/settings" ] && ip link show "$ID" >/dev/null 2>&1 || return 1
-	for i in WORKERS NET POD CP_KUBELET EGRESS; do
+	for i in WORKERS NET POD FAMILIES CP_KUBELET EGRESS; do
 		grep -qxF "$i=$(printf %q "${!i}")" "$RUN/settings" || return 1
 	done
 	load_settings
@@ -67,14 +68,14 @@ check_disk() {
 }
 
 boot() {
-	local i
+	local i f
 	ip link add "$ID" type bridge
-	ip addr add "$NET.1/24" dev "$ID"
+	for f in $(families); do add_address "$f" 1 "$ID"; done
 	ip link set "$ID" up
 	open_ways
 	for i in $(seq 0 "$WORKERS"); do
 		# So that the host reaches the pods. The routes go when the bridge goes.
-		ip route add "$POD.$i.0/24" via "$NET.$((10 + i))"
+		route_pods "$i"
 		start_node "$(node_name "$i")"
 	done
 	say "nodes started"
@@ -85,7 +86,8 @@ manifests() {
 	local forward=
 	[ "$EGRESS" != 1 ] || forward="forward . /etc/resolv.conf"
 	sed -s "1i---
-		s|# FORWARD|$forward|" "$HERE"/manifests/*.yaml
+		s|# FORWARD|$forward|
+		s|CLUSTER_DNS|$(first service 10)|" "$HERE"/manifests/*.yaml
 }
 
 wait_for_nodes() {

@@ -7,11 +7,13 @@ open_ways() {
 	[ -e /proc/sys/net/bridge ] || modprobe br_netfilter 2>/dev/null || true
 	# A host that forwards nothing of its own accord, as container engines set it up, would drop
 	# what goes from node to node.
-	if iptables -S FORWARD 2>/dev/null | grep -qx -- '-P FORWARD DROP'; then
-		touch "$RUN/forward"
-		iptables -I FORWARD -i "$ID" -j ACCEPT
-		iptables -I FORWARD -o "$ID" -j ACCEPT
-	fi
+	local tables
+	for tables in iptables ip6tables; do
+		$tables -S FORWARD 2>/dev/null | grep -qx -- '-P FORWARD DROP' || continue
+		touch "$RUN/forward-$tables"
+		$tables -I FORWARD -i "$ID" -j ACCEPT
+		$tables -I FORWARD -o "$ID" -j ACCEPT
+	done
 	[ "$EGRESS" = 1 ] || return 0
 	local resolv=/etc/resolv.conf
 	# A resolver on the host's loopback is out of a pod's reach; systemd-resolved tells the real ones.
@@ -30,10 +32,12 @@ open_ways() {
 }
 
 close_ways() {
-	if [ -e "$RUN/forward" ]; then
-		iptables -D FORWARD -i "$ID" -j ACCEPT 2>/dev/null || true
-		iptables -D FORWARD -o "$ID" -j ACCEPT 2>/dev/null || true
-	fi
+	local tables
+	for tables in iptables ip6tables; do
+		[ -e "$RUN/forward-$tables" ] || continue
+		$tables -D FORWARD -i "$ID" -j ACCEPT 2>/dev/null || true
+		$tables -D FORWARD -o "$ID" -j ACCEPT 2>/dev/null || true
+	done
 	[ -e "$RUN/ip_forward" ] || return 0
 	nft delete table ip "$ID" 2>/dev/null || true
 	sysctl -qw "net.ipv4.ip_forward=$(<"$RUN/ip_forward")"

@@ -8,7 +8,7 @@ api_ready() {
 	local end=$((SECONDS + 240))
 	while ((SECONDS < end)); do
 		! curl -sf --max-time 2 --cacert "$PKI/ca.crt" --cert "$PKI/admin.crt" --key "$PKI/admin.key" \
-			-o /dev/null "https://$NET.10:6443/readyz" || return 0
+			-o /dev/null "https://$(in_url "$(first address 10)"):6443/readyz" || return 0
 		sleep 0.1
 	done
 	echo "the API server did not become ready: see $RUN/cp/log/apiserver.log" >&2
@@ -29,7 +29,7 @@ control_plane() {
 		--kubelet-preferred-address-types=InternalIP \
 		--service-account-issuer=https://kubernetes.default.svc \
 		--service-account-key-file="$PKI/sa.key" --service-account-signing-key-file="$PKI/sa.key" \
-		--service-cluster-ip-range=10.96.0.0/16 --allow-privileged=true \
+		--service-cluster-ip-range="$(each services)" --allow-privileged=true \
 		--authorization-mode=Node,RBAC --enable-admission-plugins=NodeRestriction \
 		--requestheader-client-ca-file="$PKI/ca.crt" --requestheader-allowed-names=front-proxy \
 		--requestheader-username-headers=X-Remote-User --requestheader-group-headers=X-Remote-Group \

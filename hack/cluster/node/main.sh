@@ -7,7 +7,11 @@ for part in control-plane storage worker; do
 	# shellcheck source=/dev/null
 	. "$here/$part.sh"
 done
-export N=$RUN/$NODE PKI=$RUN/pki IP=$NET.$((10 + I))
+# shellcheck source=/dev/null
+. "$here/../families.sh"
+export N=$RUN/$NODE PKI=$RUN/pki
+IP=$(first address $((10 + I)))
+export IP
 
 # /proc is still the host's, so this is what the host calls this process; with the time of its start
 # (field 22) the number is never mistaken for a later process.
@@ -61,20 +65,23 @@ sysctls() {
 
 # eth0 on the bridge, and a route to each other node's pods.
 network() {
-	local i
+	local i f
 	ip link set lo up
 	for i in $(seq 500); do
 		! ip link set eth0 up 2>/dev/null || break
 		sleep 0.02
 	done
-	ip addr add "$IP/24" dev eth0
-	for i in $(seq 0 "$WORKERS"); do
-		[ "$i" = "$I" ] || ip route add "$POD.$i.0/24" via "$NET.$((10 + i))"
+	for f in $(families); do
+		add_address "$f" $((10 + I)) eth0
+		# Without this one, and without a default route, a service's address would be "unreachable"
+		# before kube-proxy's rules see it.
+		ip route add "$(services "$f")" dev eth0
 	done
-	# Without this one, and without a default route, a service's address would be "unreachable"
-	# before kube-proxy's rules see it.
-	ip route add 10.96.0.0/16 dev eth0
+	for i in $(seq 0 "$WORKERS"); do
+		[ "$i" = "$I" ] || route_pods "$i"
+	done
 	sysctl -qw net.ipv4.ip_forward=1
+	[[ $FAMILIES != *ipv6* ]] || sysctl -qw net.ipv6.conf.all.forwarding=1
 	if [ "$EGRESS" = 1 ]; then
 		ip route add default via "$NET.1"
 		cp "$RUN/resolv.conf" /run/resolv.conf

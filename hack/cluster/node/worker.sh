@@ -23,6 +23,10 @@ containerd_config() {
 	EOT
 }
 
+# Of one family.
+cni_range() { echo "[{\"subnet\": \"$(pods "$1" "$I")\"}]"; }
+cni_route() { [ "$1" = ipv4 ] && echo '{"dst": "0.0.0.0/0"}' || echo '{"dst": "::/0"}'; }
+
 # dataDir is in /run so that the addresses of the pods of the last boot are free again. There is no
 # ipMasq, so that pods keep their address on the way to other nodes.
 cni_config() {
@@ -31,7 +35,7 @@ cni_config() {
 		{"cniVersion": "1.0.0", "name": "$ID", "plugins": [
 		  {"type": "bridge", "bridge": "cni0", "isGateway": true, "hairpinMode": true,
 		   "ipam": {"type": "host-local", "dataDir": "/run/cni-ipam",
-		            "ranges": [[{"subnet": "$POD.$I.0/24"}]], "routes": [{"dst": "0.0.0.0/0"}]}},
+		            "ranges": [$(each cni_range)], "routes": [$(each cni_route)]}},
 		  {"type": "portmap", "capabilities": {"portMappings": true}}]}
 	EOT
 }
@@ -54,7 +58,7 @@ kubelet_config() {
 		containerRuntimeEndpoint: unix:///run/containerd/containerd.sock
 		serializeImagePulls: false
 		imagePullCredentialsVerificationPolicy: NeverVerify
-		clusterDNS: [10.96.0.10]
+		clusterDNS: ["$(first service 10)"]
 		clusterDomain: cluster.local
 		resolvConf: /run/resolv.conf
 		evictionHard: {memory.available: "50Mi", nodefs.available: "1%", imagefs.available: "1%", nodefs.inodesFree: "1%"}
@@ -71,7 +75,7 @@ proxy_config() {
 		apiVersion: kubeproxy.config.k8s.io/v1alpha1
 		kind: KubeProxyConfiguration
 		mode: nftables
-		clusterCIDR: $POD.0.0/16
+		clusterCIDR: "$(each all_pods)"
 		hostnameOverride: $NODE
 		clientConnection: {kubeconfig: $RUN/proxy.kubeconfig}
 		conntrack: {maxPerCore: 0, min: 0}
@@ -101,5 +105,5 @@ worker() {
 	api_ready
 	start proxy kube-proxy --config=/run/node/proxy.yaml
 	start kubelet kubelet --config=/run/node/kubelet.yaml --kubeconfig="$RUN/$NODE.kubeconfig" \
-		--hostname-override="$NODE" --node-ip="$IP"
+		--hostname-override="$NODE" --node-ip="$(each address $((10 + I)))"
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -68,7 +69,7 @@ func (w *World) small() string {
 }
 
 // RegistryAddr is where the cluster reaches the upstream: on this machine.
-func (w *World) RegistryAddr() string { return w.vars["CLUSTER_HOST_IP"] + ":5000" }
+func (w *World) RegistryAddr() string { return net.JoinHostPort(w.vars["CLUSTER_HOST_IP"], "5000") }
 
 const clusterScript = "hack/cluster/cluster"
 
