@@ -44,6 +44,41 @@ func TestOwnBoundIsNobodysFault(t *testing.T) {
 	}
 }
 
+// Over a slow link, which all peers share, the pieces of a blob are asked of several of
+// them only until it is known how long one takes.
+func TestSlowLinkIsNobodysFault(t *testing.T) {
+	link := newTurns(128 << 10)
+	oneLink := func(h http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			h.ServeHTTP(&limitedWriter{w, r.Context(), []*turns{link}, shared}, r)
+		})
+	}
+	var holders []*testPeer
+	for range 3 {
+		holders = append(holders, newPeer(t, setUp{libp2p: oneLink}))
+	}
+	p := newPeer(t, setUp{join: holders})
+	sent := func() (sum float64) {
+		for _, h := range holders {
+			sum += h.metric(t, "pyrsia_transfer_sent_bytes_total", "")
+		}
+		return sum
+	}
+	for i := range 3 {
+		blob, data := newBlob(t, maxWhole+4096+int64(i))
+		for _, h := range holders {
+			h.put(t, blob, data)
+		}
+		before, started := sent(), time.Now()
+		p.read(t, blob)
+		came := (sent() - before) / float64(blob.Size)
+		t.Logf("blob %d: %.1f times its size was sent, in %s", i, came, time.Since(started).Round(100*time.Millisecond))
+		if i > 0 && came > 1.1 {
+			t.Errorf("of blob %d %.1f times its size was sent", i, came)
+		}
+	}
+}
+
 // A blob is opened before its first piece is there, if that comes.
 func TestSlowBlobsAreOpenedInTime(t *testing.T) {
 	blob, data := newBlob(t, pieces.Size+1)

@@ -238,6 +238,7 @@ func (d *download) store(i int, own *fetch, data []byte) error {
 		return nil
 	}
 	d.f.metrics.bytes.WithLabelValues("peers").Add(float64(len(data)))
+	d.f.fastest.came(len(data), took, time.Now())
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.pace == 0 {

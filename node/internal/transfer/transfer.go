@@ -68,6 +68,7 @@ type Fetcher struct {
 	small   singleflight.Group // blobs that are fetched whole, by digest
 	lanes   int                // pieces that are wanted on their way at a time
 	inVain  *lru.Cache[digest.Digest, attempt]
+	fastest fastest
 
 	ctx        context.Context // of all downloads
 	stop       context.CancelFunc

@@ -52,7 +52,12 @@ func (d *download) slow(i int, m *member) bool {
 	if len(fetches) == 0 {
 		return false
 	}
-	limit := max(quickSlow, 3*d.pace)
+	pace := d.pace
+	if pace == 0 { // before its first piece those of other blobs are the measure
+		_, length := d.blob.Range(i)
+		pace = d.f.fastest.of(length, time.Now())
+	}
+	limit := max(quickSlow, 3*pace)
 	if !m.proven.Load() {
 		limit *= time.Duration(len(fetches))
 	}
