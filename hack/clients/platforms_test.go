@@ -189,6 +189,7 @@ var variable = []struct {
 	{regexp.MustCompile(`\(\d+ blocks, the newest \w+ old\)`), "(37 blocks, the newest 5m0s old)"},
 	{regexp.MustCompile(`in block \d+`), "in block 12"},
 	{regexp.MustCompile(`but got \d+`), "but got 8388608"},
+	{regexp.MustCompile(`/` + lazyPrefix), "/"},
 	{regexp.MustCompile(`/var/tmp/storage\d+/`), "/var/tmp/storage/"},
 	{regexp.MustCompile(`127\.0\.0\.1:\d+->`), ""},
 	{regexp.MustCompile(`/tmp/pyrc-\d+`), "~"},
