@@ -118,7 +118,7 @@ func platformsDocument(results map[string]result) string {
 		switch {
 		case !ran:
 			b.WriteString(" not run |\n")
-		case p.strict:
+		case p.strict || got.Asked == 0:
 			fmt.Fprintf(&b, " **%d** |\n", got.Asked)
 		default:
 			b.WriteString(" where it falls through |\n")

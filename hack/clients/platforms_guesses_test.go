@@ -65,7 +65,7 @@ type truth struct {
 }
 
 var truths = []truth{
-	{afterCut, []string{"stargz-snapshotter 0.19.1, resolver"}, "Its own client asks again until the mirror is back, which that of `config_path` does not."},
+	{afterCut, []string{"stargz-snapshotter 0.19.1, resolver"}, "Its own client asks again, five times by default, which that of `config_path` does not."},
 	{afterCut, []string{"podman 4.3.1"}, "It does not try again when a layer ends too early."},
 	{afterCut, []string{"containers/image 5.42.1"}, "It tries again once, after a second: enough for a mirror that is back by then."},
 	{"by the mirror's name", []string{"containers/image 5.42.1", "podman 4.3.1", "skopeo 1.9.3"}, "It was so when it ran first, for these ask for TLS; since then `pyrsia registries install` names the mirror as a registry without."},
