@@ -107,6 +107,14 @@ ok "the control plane keeps its state" Bound kubectl get pvc data-web-0
 "$cluster" kill w2
 "$cluster" up
 ok "up starts afresh when a node is dead" "No resources found" kubectl get pvc
+mkdir -p "$T/etc/containerd"
+echo "this machine's own" >"$T/etc/containerd/note"
+TAINTS=example.com/a=b:NoSchedule,example.com/c=:NoExecute ETC=$T/etc STOCK=1 "$cluster" add "$T/busybox.tar"
+ok "a worker joins with taints" "^example.com/a=b:NoSchedule example.com/c=:NoExecute " \
+	kubectl get node w3 -o jsonpath='{range .spec.taints[*]}{.key}={.value}:{.effect} {end}'
+ok "it has the images that it was given" cluster.local/busybox:1 "$cluster" exec w3 ctr -n k8s.io images ls
+ok "it has the files that it was given" "this machine's own" "$cluster" exec w3 cat /etc/containerd/note
+ok "its containerd's config_path is not set" "" sh -c "! $cluster exec w3 grep config_path /etc/containerd/config.toml"
 
 "$cluster" down
 "$cluster" down

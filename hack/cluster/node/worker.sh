@@ -2,7 +2,9 @@
 # worker: containerd, kube-proxy and kubelet. Sourced by main.sh.
 
 containerd_config() {
-	mkdir -p /etc/containerd/certs.d
+	# What was changed there since the node's first boot is on its disk.
+	[ ! -e "$N/etc/containerd/config.toml" ] || return 0
+	mkdir -p /etc/containerd
 	cat >/etc/containerd/config.toml <<-EOT
 		version = 3
 		oom_score = 0
@@ -11,8 +13,6 @@ containerd_config() {
 		[plugins."io.containerd.cri.v1.images"]
 		  [plugins."io.containerd.cri.v1.images".pinned_images]
 		    sandbox = "cluster.local/pause:1"
-		  [plugins."io.containerd.cri.v1.images".registry]
-		    config_path = "/etc/containerd/certs.d"
 		[plugins."io.containerd.cri.v1.runtime"]
 		  # Where this machine is a container itself, even root may not lower a score.
 		  restrict_oom_score_adj = true
@@ -20,6 +20,12 @@ containerd_config() {
 		  [plugins."io.containerd.cri.v1.runtime".cni]
 		    bin_dirs = ["$CNI_BIN"]
 		    conf_dir = "/etc/cni/net.d"
+	EOT
+	[ "$STOCK" != 1 ] || return 0
+	mkdir -p /etc/containerd/certs.d
+	cat >>/etc/containerd/config.toml <<-EOT
+		[plugins."io.containerd.cri.v1.images".registry]
+		  config_path = "/etc/containerd/certs.d"
 	EOT
 }
 
@@ -87,13 +93,18 @@ import_images() {
 	until ctr version >/dev/null 2>&1 || ((SECONDS >= end)); do sleep 0.1; done
 	# The node's disk still has them after the first boot.
 	[ ! -e /var/lib/imported ] || return 0
-	for image in "$IMAGES"/*.tar; do
+	for image in "$IMAGES"/*.tar "$N"/images/*.tar; do
+		[ -e "$image" ] || continue # no archive was given to this node
 		ctr -n k8s.io images import "$image" || return
 	done
 	touch /var/lib/imported
 }
 
 worker() {
+	local kubelet=(kubelet --config=/run/node/kubelet.yaml --kubeconfig="$RUN/$NODE.kubeconfig"
+		--hostname-override="$NODE" --node-ip="$(each address $((10 + I)))")
+	# It would take the place of the configuration's taints.
+	[ -z "$TAINTS" ] || kubelet+=(--register-with-taints="$TAINTS")
 	mkdir -p /run/node /etc/kubernetes/manifests
 	containerd_config
 	cni_config
@@ -104,6 +115,5 @@ worker() {
 	# Both retry by themselves, but with growing pauses.
 	api_ready
 	start proxy kube-proxy --config=/run/node/proxy.yaml
-	start kubelet kubelet --config=/run/node/kubelet.yaml --kubeconfig="$RUN/$NODE.kubeconfig" \
-		--hostname-override="$NODE" --node-ip="$(each address $((10 + I)))"
+	start kubelet "${kubelet[@]}"
 }
