@@ -19,6 +19,8 @@ BENCH ?= .
 OFFICIAL_IMAGES ?= $(PYRSIA_OFFICIAL_IMAGES)
 # docker.io: the demo publishes from Docker Hub and not from a registry on this machine.
 UPSTREAM ?=
+# Which steps of e2e to run, as a regular expression, on the cluster of an earlier run. All by default, on a new one.
+STEPS ?=
 
 TOOL := go tool -modfile=hack/tools.mod
 LDFLAGS := -X main.version=$(IMAGE_TAG) -X github.com/pyrsia/pyrsia-operator/node.Version=$(IMAGE_TAG)
@@ -71,8 +73,8 @@ scale: ## Run up to 1,000 nodes in one process and write docs/scale.md, for some
 	PYRSIA_SCALE=$(CURDIR)/docs GOMEMLIMIT=19GiB go test -count=1 -v -timeout 90m -run '^TestScale$$' ./node/internal/p2p
 
 .PHONY: e2e
-e2e: ## Run the end-to-end tests on a real cluster, which they start (root)
-	PYRSIA_E2E=1 go test -count=1 -v -timeout 30m -run '$(RUN)' ./hack/e2e
+e2e: ## Run the end-to-end tests on a real cluster, which they start (root; STEPS=REGEXP: these alone, on the one that runs)
+	PYRSIA_E2E=1 PYRSIA_E2E_STEPS='$(STEPS)' go test -count=1 -v -timeout 30m -run '$(RUN)' ./hack/e2e
 
 .PHONY: test-families
 test-families: build ## Run the demo, and join nodes, on a cluster without IPv4 and on one with IPv4 and IPv6 (root; RUN=ipv6)

@@ -5,6 +5,7 @@ package e2e
 import (
 	"os"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"testing"
 
@@ -12,7 +13,8 @@ import (
 )
 
 // TestEndToEnd runs the demo, whose steps check what they claim, and then what
-// a demo does not show. The cluster stays, for a look at it if a test fails.
+// a demo does not show. The cluster stays, for a look at it if a test fails, and so
+// that single steps can be run on it again (make e2e STEPS=REGEXP).
 func TestEndToEnd(t *testing.T) {
 	if os.Getenv("PYRSIA_E2E") == "" {
 		t.Skip("needs a cluster: run 'make e2e'")
@@ -38,6 +40,21 @@ func TestEndToEnd(t *testing.T) {
 		}) {
 			t.FailNow() // the next steps build on this one
 		}
+	}
+	if only := os.Getenv("PYRSIA_E2E_STEPS"); only != "" {
+		some, err := regexp.Compile(only)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := w.Resume(t.Context()); err != nil {
+			t.Fatalf("taking up the cluster of an earlier run: %v", err)
+		}
+		for _, s := range append(steps.All(""), steps.Life()...) {
+			if some.MatchString(s.Name) {
+				run(s)
+			}
+		}
+		return
 	}
 	for i, s := range steps.All("") {
 		run(s)

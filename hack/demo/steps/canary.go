@@ -30,7 +30,8 @@ func showCanaries(ctx context.Context, w *World) error {
 	return w.awaitProof(ctx, noticed, metav1.ConditionTrue, "")
 }
 
-// awaitProof waits until the mirror says whether containerd uses it, and where not.
+// awaitProof waits until the mirror says whether containerd uses it, on every machine,
+// and where not.
 func (w *World) awaitProof(ctx context.Context, limit time.Duration, status metav1.ConditionStatus, says string) error {
 	mirror := new(v1alpha1.PyrsiaNode)
 	var c *metav1.Condition
@@ -47,7 +48,7 @@ func (w *World) awaitProof(ctx context.Context, limit time.Duration, status meta
 		if !meta.IsStatusConditionTrue(mirror.Status.Conditions, v1alpha1.ConditionWorkloadReady) {
 			return false, "the workload is not ready", nil
 		}
-		enough := status != metav1.ConditionTrue || counts.Proven == counts.Desired && counts.Proven >= int32(len(w.workers))
+		enough := status != metav1.ConditionTrue || counts.Proven == counts.Total && counts.Proven == int32(len(w.machines()))
 		return enough && c.Status == status && strings.Contains(c.Message, says), fmt.Sprintf("%+v, %s: %s", counts, c.Status, c.Message), nil
 	})
 	if err != nil {

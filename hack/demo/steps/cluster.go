@@ -26,7 +26,9 @@ func startCluster(ctx context.Context, w *World) error {
 	if err := w.connect(); err != nil {
 		return err
 	}
-	w.workers = []string{"w1", "w2"}
+	if err := w.readNodes(ctx); err != nil {
+		return err
+	}
 	return w.Show(ctx, "kubectl", "get", "nodes")
 }
 
@@ -41,5 +43,10 @@ func loadImages(ctx context.Context, w *World) error {
 
 // load gives the nodes the project's images that are in a folder.
 func (w *World) load(ctx context.Context, dir string) error {
-	return w.Quietly(ctx, clusterScript, "load", dir+"/pyrsia-operator.tar", dir+"/pyrsia.tar")
+	return w.Quietly(ctx, append([]string{clusterScript, "load"}, archives(dir)...)...)
+}
+
+// archives are the project's images in a folder.
+func archives(dir string) []string {
+	return []string{dir + "/pyrsia-operator.tar", dir + "/pyrsia.tar"}
 }

@@ -3,8 +3,8 @@ package steps
 // Life are the steps of `make e2e` after the demo's: what happens to a cluster
 // over the years, and that at its end nothing is left.
 func Life() []Step {
-	return []Step{otherRegistries, staticPods, lostProof, wiped, apiDown, powerCut, newWorker, plugin, plainRemoved,
-		helmInstalled, publisherMoves, upgrade, helmRemoved}
+	return []Step{otherRegistries, staticPods, newWorker, slowPull, lostProof, wiped, apiDown, powerCut, slowPulled, taintedWorker, verifierAsked,
+		plugin, plainRemoved, helmInstalled, publisherMoves, upgrade, helmRemoved}
 }
 
 // UserSettings comes before anything of the project is in the cluster.
@@ -26,6 +26,14 @@ var (
 		"the others pull on; the worker comes up with its mirror, and pulls again.", cutPower}
 	newWorker = Step{"A worker joins",
 		"it gets its mirror, containerd's set-up and the images without anybody's help.", joinWorker}
+	slowPull = Step{"A mirror behind a slow link",
+		"it starts like any other, and a pod asks it for a layer over 100 MB.", startSlowPull}
+	slowPulled = Step{"The layer has come over the slow link",
+		"a pull that takes minutes ends as any other, whatever happened meanwhile.", awaitSlowPull}
+	taintedWorker = Step{"A worker joins with taints, and with containerd as it comes",
+		"it gets its mirror, is named with what mends it, and runs no pods of others before it is proven.", joinTainted}
+	verifierAsked = Step{"The image verifier",
+		"containerd refuses by it what is not on the ledger, and where it no longer asks, status says so.", verifyImages}
 	plugin = Step{"kubectl pyrsia",
 		"the log is asked through the API server, and a proof is checked on this machine.", askByKubectl}
 	plainRemoved = Step{"What kubectl apply -k installed is removed",

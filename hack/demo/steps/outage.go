@@ -79,25 +79,6 @@ func cutPower(ctx context.Context, w *World) error {
 	return w.awaitPull(ctx, "w2")
 }
 
-// joinWorker adds a machine that knows nothing but the images of the project,
-// which no registry serves here.
-func joinWorker(ctx context.Context, w *World) error {
-	if err := w.Show(ctx, clusterScript, "add"); err != nil {
-		return err
-	}
-	w.workers = append(w.workers, "w3")
-	if err := w.settle(ctx, "w3"); err != nil {
-		return err
-	}
-	if err := w.load(ctx, "tmp/demo"); err != nil {
-		return err
-	}
-	if err := w.awaitPull(ctx, "w3"); err != nil {
-		return err
-	}
-	return w.mirrorsEverywhere(ctx)
-}
-
 // awaitPull waits until a node pulls from its mirror.
 func (w *World) awaitPull(ctx context.Context, node string) error {
 	err := w.Await(ctx, "a pull on "+node, 2*time.Minute, func(ctx context.Context) (bool, string, error) {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
@@ -135,6 +136,11 @@ func (w *World) awaitEnd(ctx context.Context, pod string) (string, error) {
 
 // awaitEvent waits for an event about a pod whose message contains all texts.
 func (w *World) awaitEvent(ctx context.Context, pod string, texts ...string) (string, error) {
+	return w.awaitEventOf(ctx, pod, "", texts...)
+}
+
+// awaitEventOf is awaitEvent for one of the pods that have had the name.
+func (w *World) awaitEventOf(ctx context.Context, pod string, uid types.UID, texts ...string) (string, error) {
 	var message string
 	err := w.Await(ctx, "an event about pod "+pod, time.Minute, func(ctx context.Context) (bool, string, error) {
 		var events corev1.EventList
@@ -142,7 +148,7 @@ func (w *World) awaitEvent(ctx context.Context, pod string, texts ...string) (st
 			return false, "", err
 		}
 		for _, e := range events.Items {
-			if e.InvolvedObject.Name == pod && containsAll(e.Message, texts) {
+			if e.InvolvedObject.Name == pod && (uid == "" || e.InvolvedObject.UID == uid) && containsAll(e.Message, texts) {
 				message = e.Message
 				return true, "", nil
 			}

@@ -25,10 +25,6 @@ func userSettings(ctx context.Context, w *World) error {
 	return err
 }
 
-// machines are the Kubernetes nodes, on all of which a mirror stands: the control
-// plane has the usual taint.
-func (w *World) machines() []string { return append([]string{"cp"}, w.workers...) }
-
 // settle sets up the demo's registry on a node, and notes all of certs.d.
 func (w *World) settle(ctx context.Context, node string) error {
 	_, err := w.OnNode(ctx, node, "sh", "-c", `mkdir -p "$0" && echo "server = \"http://$1\"" >"$0/hosts.toml"`,

@@ -3,21 +3,13 @@ package steps
 import (
 	"context"
 	"fmt"
-	"path/filepath"
 	"strings"
-
-	"github.com/pyrsia/pyrsia-operator/hack/demo/upstream"
 )
 
 // pullFromAnother starts a pod of the demo's own registry by its address: a
 // registry that is none of the mirrored ones.
-func pullFromAnother(ctx context.Context, w *World) (err error) {
-	debian, err := w.Output(ctx, "hack/cluster/debian.sh")
-	if err != nil {
-		return err
-	}
-	w.registry, err = upstream.Start(ctx, filepath.Join(strings.TrimSpace(debian), "docker-registry"), w.upstreamDir(), w.RegistryAddr())
-	if err != nil {
+func pullFromAnother(ctx context.Context, w *World) error {
+	if err := w.serveUpstream(ctx); err != nil {
 		return err
 	}
 	if err := w.startPod(ctx, "other-registry", w.RegistryAddr()+"/library/unpublished:1", "w1"); err != nil {

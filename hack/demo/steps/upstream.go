@@ -51,6 +51,19 @@ func startUpstream(ctx context.Context, w *World) error {
 	return nil
 }
 
+// serveUpstream starts the upstream again, with what was pushed to it, unless it runs.
+func (w *World) serveUpstream(ctx context.Context) error {
+	if w.registry != nil {
+		return nil
+	}
+	debian, err := w.Output(ctx, "hack/cluster/debian.sh")
+	if err != nil {
+		return err
+	}
+	w.registry, err = upstream.Start(ctx, filepath.Join(strings.TrimSpace(debian), "docker-registry"), w.upstreamDir(), w.RegistryAddr())
+	return err
+}
+
 func (w *World) upstreamDir() string { return filepath.Join(w.Root, "tmp", "demo", "upstream") }
 
 // loseUpstream moves a published tag, then stops the upstream for good.
@@ -63,6 +76,7 @@ func loseUpstream(ctx context.Context, w *World) error {
 	if err := w.registry.Stop(); err != nil {
 		return err
 	}
+	w.registry = nil
 	fmt.Fprintf(w.Out, "The upstream on %s is stopped.\n", w.RegistryAddr())
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -41,13 +42,14 @@ type World struct {
 
 	// Set by the step that starts the upstream registry.
 
-	registry *upstream.Registry // nil on Docker Hub
+	registry *upstream.Registry // nil on Docker Hub, and while it does not run
 	content  upstream.Content
 	// pushed are the digests that the upstream had at publication; none are
 	// known of Docker Hub.
 	pushed map[string]v1.Hash
 
 	workers []string // the Kubernetes nodes on which pods start
+	others  []string // those whose taints keep pods away, the control plane among them
 	// settings are what containerd's were on each worker before the project's.
 	settings map[string]string
 }
@@ -111,6 +113,41 @@ func (w *World) connect() error {
 	}
 	w.Client, err = client.New(config, client.Options{Scheme: scheme})
 	return err
+}
+
+// readNodes learns which Kubernetes nodes there are.
+func (w *World) readNodes(ctx context.Context) error {
+	var nodes corev1.NodeList
+	if err := w.Client.List(ctx, &nodes); err != nil {
+		return err
+	}
+	w.workers, w.others = nil, nil
+	for _, n := range nodes.Items {
+		// Kubernetes' own are there for a moment after a node has become Ready.
+		if slices.ContainsFunc(n.Spec.Taints, func(t corev1.Taint) bool { return !strings.HasPrefix(t.Key, "node.kubernetes.io/") }) {
+			w.others = append(w.others, n.Name)
+		} else {
+			w.workers = append(w.workers, n.Name)
+		}
+	}
+	return nil
+}
+
+// machines are the Kubernetes nodes, on all of which a mirror stands.
+func (w *World) machines() []string { return slices.Concat(w.others, w.workers) }
+
+// Resume takes up a cluster that the steps of another process have left running.
+func (w *World) Resume(ctx context.Context) error {
+	if err := w.readCluster(ctx); err != nil {
+		return err
+	}
+	if err := w.connect(); err != nil {
+		return err
+	}
+	if err := w.readNodes(ctx); err != nil {
+		return err
+	}
+	return w.serveUpstream(ctx)
 }
 
 // lookPath finds a program on the PATH that commands get.
