@@ -14,7 +14,8 @@ import (
 
 // TestEndToEnd runs the demo, whose steps check what they claim, and then what
 // a demo does not show. The cluster stays, for a look at it if a test fails, and so
-// that single steps can be run on it again (make e2e STEPS=REGEXP).
+// that single steps can be run on it (make e2e STEPS=REGEXP): those that need no more
+// of the others than what these have left in the cluster.
 func TestEndToEnd(t *testing.T) {
 	if os.Getenv("PYRSIA_E2E") == "" {
 		t.Skip("needs a cluster: run 'make e2e'")
