@@ -23,6 +23,8 @@ UPSTREAM ?=
 STEPS ?=
 
 TOOL := go tool -modfile=hack/tools.mod
+# As build.sh and hack/images compile: what all of them import is compiled once.
+GO_RUN := CGO_ENABLED=0 go run -trimpath
 LDFLAGS := -X main.version=$(IMAGE_TAG) -X github.com/pyrsia/pyrsia-operator/node.Version=$(IMAGE_TAG)
 
 include hack/cluster/cluster.mk
@@ -36,11 +38,11 @@ build: ## Compile all programs to bin/
 
 .PHONY: images
 images: ## Build the container images without a container engine, to dist/*.tar (IMAGE_TAG=, PLATFORMS=)
-	go run ./hack/images -registry $(IMAGE_REGISTRY) -tag $(IMAGE_TAG) -platforms $(PLATFORMS) -out $(DIST)
+	$(GO_RUN) ./hack/images -registry $(IMAGE_REGISTRY) -tag $(IMAGE_TAG) -platforms $(PLATFORMS) -out $(DIST)
 
 .PHONY: push
 push: ## Build the container images and push them to IMAGE_REGISTRY=
-	go run ./hack/images -registry $(IMAGE_REGISTRY) -tag $(IMAGE_TAG) -platforms $(PLATFORMS) -out $(DIST) -push
+	$(GO_RUN) ./hack/images -registry $(IMAGE_REGISTRY) -tag $(IMAGE_TAG) -platforms $(PLATFORMS) -out $(DIST) -push
 
 .PHONY: images-check
 images-check: ## Build the images again, elsewhere and without any cache, and compare the digests
@@ -154,7 +156,8 @@ undeploy: ## Remove the operator, its custom resources and all that they own
 
 .PHONY: demo
 demo: ## Show everything on a real cluster on this machine, and leave it running (root; UPSTREAM=docker.io)
-	@go run ./hack/demo -upstream '$(UPSTREAM)'
+	@hack/demo/fetch.sh & trap "kill $$! 2>/dev/null || true" EXIT; \
+	$(GO_RUN) ./hack/demo -upstream '$(UPSTREAM)'
 
 .PHONY: demo-down
 demo-down: cluster-down ## End the demo's cluster and remove all that it made

@@ -6,6 +6,10 @@ HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=/dev/null
 . "$HERE/settings.sh"
 
+# One at a time: whoever comes second finds what the first has installed.
+mkdir -p "$CACHE"
+exec 8>"$CACHE/packages.lock"
+flock 8
 missing=()
 while read -r package what; do
 	command -v "$what" >/dev/null || missing+=("$package")
@@ -25,7 +29,6 @@ EOT
 
 command -v apt-get >/dev/null || fail "this machine has no apt-get: install what these Debian packages have: ${missing[*]}"
 install() { DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends "${missing[@]}" >"$log" 2>&1; }
-mkdir -p "$CACHE"
 log=$CACHE/packages.log
 say "installing what the nodes need from Debian: ${missing[*]}"
 install || {

@@ -61,6 +61,8 @@ func run(ctx context.Context) error {
 	}
 	w := &steps.World{Out: os.Stdout, Root: root, Upstream: *upstream}
 	defer w.Close()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel() // first: what was begun ahead ends
 	all := steps.All(*upstream)
 	start := time.Now()
 	for i, s := range all {

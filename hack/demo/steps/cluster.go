@@ -14,11 +14,14 @@ func startCluster(ctx context.Context, w *World) error {
 	for _, argv := range [][]string{
 		{"make", "--no-print-directory", "kube-binaries"},
 		{clusterScript, "down"},
-		{clusterScript, "up"},
 	} {
 		if err := w.Show(ctx, argv...); err != nil {
 			return err
 		}
+	}
+	w.Begin(ctx, makeImages()...) // while the nodes boot
+	if err := w.Show(ctx, clusterScript, "up"); err != nil {
+		return err
 	}
 	if err := w.readCluster(ctx); err != nil {
 		return err
@@ -35,10 +38,14 @@ func startCluster(ctx context.Context, w *World) error {
 // loadImages builds the project's images for this machine and gives them to
 // the nodes, as `ctr images import` does.
 func loadImages(ctx context.Context, w *World) error {
-	if err := w.Show(ctx, "make", "--no-print-directory", "images", "PLATFORMS=linux/"+runtime.GOARCH, "DIST=tmp/demo"); err != nil {
+	if err := w.Show(ctx, makeImages()...); err != nil {
 		return err
 	}
 	return w.load(ctx, "tmp/demo")
+}
+
+func makeImages() []string {
+	return []string{"make", "--no-print-directory", "images", "PLATFORMS=linux/" + runtime.GOARCH, "DIST=tmp/demo"}
 }
 
 // load gives the nodes the project's images that are in a folder.

@@ -3,6 +3,7 @@ package steps
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -17,17 +18,50 @@ import (
 const quiet = 2 * time.Second
 
 // Show runs a command that a reader could type too, and prints it with its
-// output.
+// output. If it was begun ahead, it waits for that.
 func (w *World) Show(ctx context.Context, argv ...string) error {
 	fmt.Fprintf(w.Out, "$ %s\n", shellQuote(argv))
 	out := &heartbeat{w: w.Out, last: time.Now()}
 	defer out.start(argv[0])()
-	cmd := w.command(ctx, argv)
-	cmd.Stdout, cmd.Stderr = out, out
-	if err := cmd.Run(); err != nil {
+	run := func() error {
+		cmd := w.command(ctx, argv)
+		cmd.Stdout, cmd.Stderr = out, out
+		return cmd.Run()
+	}
+	if a := w.ahead[shellQuote(argv)]; a != nil {
+		delete(w.ahead, shellQuote(argv))
+		run = func() error {
+			<-a.ended
+			_, err := out.Write(a.out.Bytes())
+			return errors.Join(a.err, err)
+		}
+	}
+	if err := run(); err != nil {
 		return fmt.Errorf("%s: %w", shellQuote(argv), err)
 	}
 	return nil
+}
+
+// ahead is a command that runs before its turn. out and err are for after its end.
+type ahead struct {
+	ended chan struct{}
+	out   bytes.Buffer
+	err   error
+}
+
+// Begin runs a command that a later step shows, beside what comes before it.
+func (w *World) Begin(ctx context.Context, argv ...string) {
+	a := &ahead{ended: make(chan struct{})}
+	if w.ahead == nil {
+		w.ahead = map[string]*ahead{}
+	}
+	w.ahead[shellQuote(argv)] = a
+	cmd := w.command(ctx, argv)
+	cmd.Stdout, cmd.Stderr = &a.out, &a.out
+	go func() {
+		defer close(a.ended)
+		a.err = cmd.Run()
+	}()
 }
 
 // Quietly runs a command that a reader could type too, whose output says

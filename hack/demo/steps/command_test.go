@@ -24,6 +24,35 @@ func TestShowPrintsTheCommandAndItsOutput(t *testing.T) {
 	}
 }
 
+// A command that was begun is not run a second time: it is shown when its turn comes,
+// with all that it has said.
+func TestShowWaitsForWhatWasBegun(t *testing.T) {
+	var out bytes.Buffer
+	w := &World{Out: &out, Root: t.TempDir()}
+	begun := []string{"sh", "-c", "echo once >>file; cat file; while ! [ -e turn ]; do sleep 0.01; done"}
+	fails := []string{"sh", "-c", "echo it fails; exit 3"}
+	w.Begin(t.Context(), begun...)
+	w.Begin(t.Context(), fails...)
+	if err := w.Show(t.Context(), "touch", "turn"); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Show(t.Context(), begun...); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := out.String(), "$ touch turn\n$ "+shellQuote(begun)+"\nonce\n"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if err := w.Show(t.Context(), fails...); err == nil || !strings.Contains(err.Error(), "exit status 3") || !strings.HasSuffix(out.String(), "it fails\n") {
+		t.Errorf("a command that fails: %v: %s", err, &out)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	w.Begin(ctx, "sleep", "1000")
+	cancel()
+	if err := w.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestShellQuote(t *testing.T) {
 	tests := map[string][]string{
 		"kubectl get pn,ois,pa":         {"kubectl", "get", "pn,ois,pa"},

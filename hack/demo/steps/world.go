@@ -48,14 +48,20 @@ type World struct {
 	// known of Docker Hub.
 	pushed map[string]v1.Hash
 
+	ahead map[string]*ahead // commands that were begun before their turn, by their line
+
 	workers []string // the Kubernetes nodes on which pods start
 	others  []string // those whose taints keep pods away, the control plane among them
 	// settings are what containerd's were on each worker before the project's.
 	settings map[string]string
 }
 
-// Close ends what the steps started outside the cluster.
+// Close ends what the steps started outside the cluster. What was begun ahead ends with
+// the context that it was begun with.
 func (w *World) Close() error {
+	for _, a := range w.ahead {
+		<-a.ended
+	}
 	if w.registry == nil {
 		return nil
 	}
