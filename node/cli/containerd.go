@@ -322,6 +322,10 @@ func checkMirror(mirror string) error {
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || *u != (url.URL{Scheme: u.Scheme, Host: u.Host}) {
 		return fmt.Errorf("%w: --mirror %q: want the URL of a node's mirror port, such as http://127.0.0.1:5001", errUsage, mirror)
 	}
+	if strings.Contains(u.Hostname(), ":") {
+		// 1.6 drops the whole hosts.toml, and pulls from the registry itself.
+		return fmt.Errorf("%w: --mirror %q: containerd 1.6, podman and others cannot read an IPv6 address there; give a name that stands for it in /etc/hosts, such as http://ip6-localhost:5001", errUsage, mirror)
+	}
 	return nil
 }
 

@@ -168,16 +168,17 @@ func TestFrontendWithoutIPv4(t *testing.T) {
 			out, err := m.Command(t.Context(), "sh", "-c", "curl -sgfm 10 --noproxy '*' '"+url+"' | sha256sum").Output()
 			return err == nil && strings.HasPrefix(string(out), image.Layers[0].Encoded())
 		})
-		// What containerd is told to ask is proven by the same address.
+		// What containerd is told to ask is proven by the same address. One of IPv6 is
+		// refused: containerd 1.6 would ask the registry itself.
 		certs := filepath.Join(t.TempDir(), fmt.Sprint("certs", i))
 		out, err := m.Command(t.Context(), w.Publisher.Args[0], "containerd", "install", "--certs-d", certs, "--owner", "test",
 			"--mirror", "http://"+listen, "--port-secret", filepath.Join(dir, "port.secret"), "--wait", "10s").CombinedOutput()
-		if err != nil {
+		hosts, _ := os.ReadFile(filepath.Join(certs, "docker.io", "hosts.toml"))
+		switch told := strings.Contains(string(hosts), "http://"+listen); {
+		case i == 0 && (err != nil || !told):
 			t.Errorf("containerd is not set up: %v: %s", err, out)
-		}
-		hosts, err := os.ReadFile(filepath.Join(certs, "docker.io", "hosts.toml"))
-		if err != nil || !strings.Contains(string(hosts), "http://"+listen) {
-			t.Errorf("containerd is told %q, %v", hosts, err)
+		case i == 1 && (err == nil || len(hosts) > 0 || !strings.Contains(string(out), "ip6-localhost")):
+			t.Errorf("containerd is told %q: %s", hosts, out)
 		}
 	}
 }

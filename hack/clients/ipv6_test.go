@@ -1,0 +1,64 @@
+package clients
+
+import (
+	"net"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/pyrsia/pyrsia-operator/hack/internal/image"
+	"github.com/pyrsia/pyrsia-operator/hack/loopback"
+)
+
+// A mirror at the loopback address of IPv6, for machines on which 127.0.0.1 is not to
+// be had, serves and refuses as any other, by a name: containerd 1.6 drops a hosts.toml
+// with the address, and pulls from the registry.
+func TestMirrorAtIPv6Loopback(t *testing.T) {
+	b := startPublisher(t)
+	free, err := loopback.FreeAddr()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, port, _ := net.SplitHostPort(free)
+	if b.mirror, err = b.rig.StartMirror(t.Context(), "mirror", "--mirror-addr", net.JoinHostPort("::1", port)); err != nil {
+		t.Fatal(err)
+	}
+	hosts, err := os.ReadFile(b.world.hub.hosts)
+	if err == nil {
+		err = os.WriteFile(b.world.hub.hosts, append(hosts, "\n::1 ip6-localhost\n"...), 0o644)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := net.JoinHostPort("ip6-localhost", port)
+	if b.other, err = b.rig.StartMirror(t.Context(), "other"); err != nil {
+		t.Fatal(err)
+	}
+	b.publish("single:1", image.OCI, 1, 1<<20)
+	b.push("unwanted:1", image.OCI, 1, 1<<10)
+	for _, c := range []client{
+		b.world.containerd(t, "containerd 1.6", b.world.programs, b.rig.Pyrsia, addr, "Strict", ""),
+		b.world.containerd(t, "containerd 2.4", b.world.newer, b.rig.Pyrsia, addr, "Strict", ""),
+		b.world.dockerd(t, b.rig.Pyrsia, addr),
+		b.world.skopeo(t, b.rig.Pyrsia, addr, "Strict"),
+		b.world.imagecopy(t, b.rig.Pyrsia, addr, "Strict"),
+		b.world.craneAt(t, addr),
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			b.t = t
+			before := b.world.hub.requests.Load()
+			if got, err := b.pull(c, "single:1", 1); got != pulled {
+				t.Errorf("%s, %v", got, err)
+			}
+			if n := b.world.hub.requests.Load() - before; n > 0 {
+				t.Errorf("%d requests went to Docker Hub", n)
+			}
+			if strings.HasPrefix(c.name, "dockerd") {
+				return // it goes on to Docker Hub
+			}
+			if got, err := b.pull(c, "unwanted:1", 1); got != refusal(c) {
+				t.Errorf("what is not on the ledger: %s, %v", got, err)
+			}
+		})
+	}
+}
