@@ -61,8 +61,6 @@ func run(ctx context.Context) error {
 	}
 	w := &steps.World{Out: os.Stdout, Root: root, Upstream: *upstream}
 	defer w.Close()
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel() // first: what was begun ahead ends
 	all := steps.All(*upstream)
 	start := time.Now()
 	for i, s := range all {

@@ -31,7 +31,13 @@ func (w *World) Show(ctx context.Context, argv ...string) error {
 	if a := w.ahead[shellQuote(argv)]; a != nil {
 		delete(w.ahead, shellQuote(argv))
 		run = func() error {
-			<-a.ended
+			defer a.end()
+			select {
+			case <-a.ended:
+			case <-ctx.Done():
+				a.end()
+				<-a.ended
+			}
 			_, err := out.Write(a.out.Bytes())
 			return errors.Join(a.err, err)
 		}
@@ -44,14 +50,17 @@ func (w *World) Show(ctx context.Context, argv ...string) error {
 
 // ahead is a command that runs before its turn. out and err are for after its end.
 type ahead struct {
+	end   context.CancelFunc
 	ended chan struct{}
 	out   bytes.Buffer
 	err   error
 }
 
-// Begin runs a command that a later step shows, beside what comes before it.
+// Begin runs a command that a later step shows, beside what comes before it: the
+// context, which may be of one step, does not end it. Show and Close do.
 func (w *World) Begin(ctx context.Context, argv ...string) {
-	a := &ahead{ended: make(chan struct{})}
+	ctx, end := context.WithCancel(context.WithoutCancel(ctx))
+	a := &ahead{end: end, ended: make(chan struct{})}
 	if w.ahead == nil {
 		w.ahead = map[string]*ahead{}
 	}

@@ -31,8 +31,10 @@ func TestShowWaitsForWhatWasBegun(t *testing.T) {
 	w := &World{Out: &out, Root: t.TempDir()}
 	begun := []string{"sh", "-c", "echo once >>file; cat file; while ! [ -e turn ]; do sleep 0.01; done"}
 	fails := []string{"sh", "-c", "echo it fails; exit 3"}
-	w.Begin(t.Context(), begun...)
-	w.Begin(t.Context(), fails...)
+	step, end := context.WithCancel(t.Context())
+	w.Begin(step, begun...)
+	w.Begin(step, fails...)
+	end() // the step is over
 	if err := w.Show(t.Context(), "touch", "turn"); err != nil {
 		t.Fatal(err)
 	}
@@ -45,9 +47,13 @@ func TestShowWaitsForWhatWasBegun(t *testing.T) {
 	if err := w.Show(t.Context(), fails...); err == nil || !strings.Contains(err.Error(), "exit status 3") || !strings.HasSuffix(out.String(), "it fails\n") {
 		t.Errorf("a command that fails: %v: %s", err, &out)
 	}
-	ctx, cancel := context.WithCancel(t.Context())
-	w.Begin(ctx, "sleep", "1000")
+	w.Begin(t.Context(), "sleep", "1000")
+	over, cancel := context.WithCancel(t.Context())
 	cancel()
+	if err := w.Show(over, "sleep", "1000"); err == nil {
+		t.Error("it is waited for although the demo is over")
+	}
+	w.Begin(t.Context(), "sleep", "1000")
 	if err := w.Close(); err != nil {
 		t.Error(err)
 	}

@@ -56,10 +56,10 @@ type World struct {
 	settings map[string]string
 }
 
-// Close ends what the steps started outside the cluster. What was begun ahead ends with
-// the context that it was begun with.
+// Close ends what the steps started outside the cluster.
 func (w *World) Close() error {
 	for _, a := range w.ahead {
+		a.end()
 		<-a.ended
 	}
 	if w.registry == nil {
