@@ -11,6 +11,10 @@ PLATFORMS ?= linux/amd64,linux/arm64
 DIST ?= dist
 # Which tests to run, as for `go test -run`.
 RUN ?= .
+# Which packages test tests.
+PACKAGES ?= ./...
+# The releases of Kubernetes that test-releases tests on.
+RELEASES ?= 1.30.14 1.33.13 1.35.4 1.36.3
 # Which packages test-race tests. CI tests the node's, for whose sake the detector is there.
 RACE ?= ./...
 # Which rows to measure, as a regular expression.
@@ -55,8 +59,13 @@ clean: ## Remove what was built
 ##@ Test
 
 .PHONY: test
-test: ## Run the unit tests and those against a real API server (RUN=REGEXP)
-	@$(REAL_PARTS); go test -timeout 20m -run '$(RUN)' ./...
+test: ## Run the unit tests and those against a real API server (RUN=REGEXP; PACKAGES=; KUBERNETES=RELEASE)
+	@$(REAL_PARTS); go test -timeout 20m -run '$(RUN)' $(PACKAGES)
+
+.PHONY: test-releases
+test-releases: ## Run the tests of the API and the controllers on the API servers of older releases (RELEASES=)
+	@for release in $(RELEASES); do echo "Kubernetes $$release"; \
+	  CI=true $(MAKE) --no-print-directory test KUBERNETES=$$release PACKAGES='./api/... ./cmd/kubectl-pyrsia ./controllers'; done
 
 .PHONY: test-race
 test-race: ## Run the tests with the race detector (RACE=PACKAGES, or all; RUN=REGEXP)
@@ -75,7 +84,7 @@ scale: ## Run up to 1,000 nodes in one process and write docs/scale.md, for some
 	PYRSIA_SCALE=$(CURDIR)/docs GOMEMLIMIT=19GiB go test -count=1 -v -timeout 90m -run '^TestScale$$' ./node/internal/p2p
 
 .PHONY: e2e
-e2e: ## Run the end-to-end tests on a real cluster, which they start (root; STEPS=REGEXP: these alone, on the one that runs)
+e2e: ## Run the end-to-end tests on a real cluster, which they start (root; KUBERNETES=RELEASE; STEPS=REGEXP: these alone, on the one that runs)
 	PYRSIA_E2E=1 PYRSIA_E2E_STEPS='$(STEPS)' go test -count=1 -v -timeout 30m -run '$(RUN)' ./hack/e2e
 
 .PHONY: test-families
@@ -174,7 +183,7 @@ CHECKSUMS = git ls-files -co --exclude-standard -- $(GENERATED) | xargs sha256su
 # REAL_PARTS gives the tests a real API server, a real registry and a real object store. Without them
 # the tests that need them are skipped; not so in CI.
 define REAL_PARTS
-if kube=$$(hack/cluster/build.sh kube); then export KUBEBUILDER_ASSETS=$$kube/bin; \
+if kube=$$(hack/cluster/build.sh kube$(KUBERNETES:%=@%)); then export KUBEBUILDER_ASSETS=$$kube/bin; \
 elif [ "$${CI:-}" = true ]; then exit 1; fi; \
 if debian=$$(hack/cluster/debian.sh); then export PYRSIA_DOCKER_REGISTRY=$$debian/docker-registry; \
 elif [ "$${CI:-}" = true ]; then exit 1; fi; \

@@ -11,7 +11,8 @@
 #   buildkit    buildkitd and its client
 #   stargz      stargz-snapshotter, and what makes layers for it
 #
-# NAME@VERSION is another release of a part, whose module is NAME-versions/VERSION: containerd@1.7.35.
+# NAME@VERSION is another release of a part, whose module is NAME-versions/VERSION: containerd@1.7.35. That of
+# kube@1.30.14 is made of what this release of Kubernetes says of itself; its etcd is the one that it was tested with.
 #
 # The folder's name contains a hash of everything that it is built from, so an old build is never
 # taken for a new one, and several checkouts share one cache.
@@ -43,6 +44,27 @@ build_kube() {
 	for c in kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy kubectl; do
 		ln -s kube "$1/bin/$c"
 	done
+}
+
+# A release's own go.mod names the versions of all that it is made of. What it has in staging/ are modules of
+# the version 0.MINOR.PATCH; the samples among them are not all to be had, and no program needs them.
+build_kube_release() { # out release
+	local module=$1/module minor kubernetes
+	IFS=. read -r _ minor _ <<<"$2"
+	kubernetes=$(go mod download -json "k8s.io/kubernetes@v$2" | sed -n 's/^\t"GoMod": "\(.*\)",$/\1/p')
+	mkdir -p "$module/none"
+	echo "module none" >"$module/none/go.mod"
+	cp -r cmd "$module"
+	cd "$module"
+	sed -E "s|^module .*|module cluster.local/kube|
+		s|=> ./staging/src/k8s.io/sample-.*|=> ./none|
+		s|=> ./staging/src/(.*)|=> \1 v0.${2#*.}|" "$kubernetes" >go.mod
+	export GOFLAGS=${GOFLAGS/readonly/mod}
+	go mod edit -require="k8s.io/kubernetes@v$2"
+	# Before 1.34 the kubelet's command took no context.
+	((minor >= 34)) ||
+		sed -i -e '/^\t"context"$/d' -e 's/NewKubeletCommand(context.Background())/NewKubeletCommand()/' cmd/kube/main.go
+	build_kube "$1"
 }
 
 build_containerd() {
@@ -92,10 +114,10 @@ build_dns() {
 	done
 }
 
-key() { # recipe: runs in the folder of the part's module
+key() { # recipe...: runs in the folder of the part's module
 	{
 		go env GOVERSION GOARCH
-		declare -f go_build "$1"
+		declare -f go_build "$@"
 		find . -type f \( -name '*.go' -o -name go.mod -o -name go.sum \) -print0 | sort -z | xargs -0 sha256sum
 	} | sha256sum | cut -c1-16
 }
@@ -114,10 +136,12 @@ wait_for_build() { # part pid
 }
 
 build() { # part
-	local dir new log module=${1/@/-versions/} recipe=build_${1/@*/_release}
+	local dir new log module=${1/@/-versions/} recipes=()
+	[[ $1 != kube@* ]] || module=kube recipes=(build_kube)
+	recipes+=("build_${1/@*/_release}")
 	[ -e "$HERE/$module/go.mod" ] || fail "build.sh: there is no part \"$1\""
 	cd "$HERE/$module"
-	dir=$CACHE/$1-$(key "$recipe")
+	dir=$CACHE/$1-$(key "${recipes[@]}")
 	if [ ! -d "$dir" ]; then
 		mkdir -p "$CACHE"
 		exec 8>"$CACHE/$1.lock"
@@ -130,7 +154,7 @@ build() { # part
 		say "building $1, which takes minutes the first time"
 		# A process group of its own, so that an interruption ends the compiler too.
 		set -m
-		("$recipe" "$new") >"$log" 2>&1 &
+		("${recipes[-1]}" "$new" "${1#*@}") >"$log" 2>&1 &
 		set +m
 		job=$!
 		trap 'kill -- "-$job" 2>/dev/null || true' EXIT

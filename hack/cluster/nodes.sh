@@ -64,7 +64,7 @@ start_node() { # name
 	remove_cgroups "$n"
 	make_cgroups "$n"
 	# env -i: no proxy settings or the like of the caller in the node. 9 is the lock of the caller.
-	env -i PATH="$NODE_PATH" CACHE="$CACHE" RUN="$RUN" ID="$ID" NET="$NET" POD="$POD" CNI_BIN="$CNI_BIN" IMAGES="$IMAGES" EGRESS="$EGRESS" \
+	env -i PATH="$NODE_PATH" KUBERNETES="$KUBERNETES" CACHE="$CACHE" RUN="$RUN" ID="$ID" NET="$NET" POD="$POD" CNI_BIN="$CNI_BIN" IMAGES="$IMAGES" EGRESS="$EGRESS" \
 		FAMILIES="$FAMILIES" WORKERS="$WORKERS" CP_KUBELET="$CP_KUBELET" TAINTS="${TAINTS:-}" STOCK="${STOCK:-0}" NODE="$n" I="$i" \
 		setsid unshare --mount --net --pid --uts --ipc --fork --kill-child --propagation private \
 		"$HERE/node/main.sh" >"$dir/log/node.log" 2>&1 </dev/null 9>&- &

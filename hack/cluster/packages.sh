@@ -10,11 +10,13 @@ HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 mkdir -p "$CACHE"
 exec 8>"$CACHE/packages.lock"
 flock 8
+# conntrack is for the kube-proxy of Kubernetes 1.31 and older.
 missing=()
 while read -r package what; do
 	command -v "$what" >/dev/null || missing+=("$package")
 done <<EOT
 containernetworking-plugins $CNI_BIN/portmap
+conntrack conntrack
 curl curl
 iproute2 ip
 iptables iptables

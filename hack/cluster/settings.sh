@@ -1,6 +1,8 @@
 # shellcheck shell=bash
 # Settings from the environment, and what every script here needs. To be sourced.
 
+# The release of Kubernetes, such as 1.30.14. Empty: that of kube/go.mod.
+export KUBERNETES=${KUBERNETES:-}
 # How many workers: w1, w2, ...
 export WORKERS=${WORKERS:-2}
 # Name of the bridge and of the cgroups, and beginning of the links' names: two clusters that differ

@@ -17,7 +17,7 @@ if [ "${1:-}" != inside ]; then
 	"$cluster" down
 	# What needs the network comes first, for there is none inside.
 	"$HERE/packages.sh"
-	for part in kube containerd dns; do "$HERE/build.sh" "$part" >/dev/null; done
+	for part in "kube${KUBERNETES:+@$KUBERNETES}" containerd dns; do "$HERE/build.sh" "$part" >/dev/null; done
 	DEBIAN=$("$HERE/debian.sh")
 	export DEBIAN
 	code=0
@@ -101,8 +101,7 @@ ok "its pods start again, with their volume" "^2$" \
 	sh -c "curl -sfm3 http://\$(kubectl get pod web-0 -o jsonpath='{.status.podIP}'):8080/starts | wc -l"
 kubectl rollout status daemonset/relay --timeout=60s >/dev/null
 ok "the hostPort is back" busybox "$cluster" exec w2 curl -sSm3 http://127.0.0.1:5001/v2/_catalog
-"$cluster" kill cp
-"$cluster" start cp
+"$cluster" upgrade cp # to what it is already
 ok "the control plane keeps its state" Bound kubectl get pvc data-web-0
 "$cluster" kill w2
 "$cluster" up

@@ -35,7 +35,7 @@ up() {
 # The settings of the cluster that runs are those to go by until it is down.
 save_settings() {
 	local v
-	for v in WORKERS NET POD FAMILIES CP_KUBELET CNI_BIN EGRESS NODE_PATH IMAGES; do
+	for v in KUBERNETES WORKERS NET POD FAMILIES CP_KUBELET CNI_BIN EGRESS NODE_PATH IMAGES; do
 		printf '%s=%q\n' "$v" "${!v}"
 	done >"$RUN/settings"
 }
@@ -43,7 +43,7 @@ save_settings() {
 is_up() {
 	local i
 	[ -e "$RUN/settings" ] && ip link show "$ID" >/dev/null 2>&1 || return 1
-	for i in WORKERS NET POD FAMILIES CP_KUBELET EGRESS; do
+	for i in KUBERNETES WORKERS NET POD FAMILIES CP_KUBELET EGRESS; do
 		grep -qxF "$i=$(printf %q "${!i}")" "$RUN/settings" || return 1
 	done
 	load_settings

@@ -46,10 +46,16 @@ cni_config() {
 	EOT
 }
 
+# before MINOR: the release of Kubernetes is older than 1.MINOR.
+before() {
+	local minor
+	IFS=. read -r _ minor _ <<<"$KUBERNETES"
+	[ -n "$minor" ] && ((minor < $1))
+}
+
 kubelet_config() {
 	# The root of the cgroups is the node's own, because kubelet removes pods' cgroups that it does
-	# not know. Kubelet would verify by a pull that a pod may use an image if it once pulled the same
-	# content under another name, and what was loaded cannot be pulled: NeverVerify.
+	# not know. An old kubelet leaves out the fields that it does not know.
 	cat >/run/node/kubelet.yaml <<-EOT
 		apiVersion: kubelet.config.k8s.io/v1beta1
 		kind: KubeletConfiguration
@@ -63,7 +69,6 @@ kubelet_config() {
 		failSwapOn: false
 		containerRuntimeEndpoint: unix:///run/containerd/containerd.sock
 		serializeImagePulls: false
-		imagePullCredentialsVerificationPolicy: NeverVerify
 		clusterDNS: ["$(first service 10)"]
 		clusterDomain: cluster.local
 		resolvConf: /run/resolv.conf
@@ -72,6 +77,9 @@ kubelet_config() {
 		nodeStatusUpdateFrequency: 4s
 		staticPodPath: /etc/kubernetes/manifests
 	EOT
+	# Kubelet would verify by a pull that a pod may use an image if it once pulled the same content under
+	# another name, and what was loaded cannot be pulled. Before 1.35 it does not, and refuses the setting.
+	before 35 || echo 'imagePullCredentialsVerificationPolicy: NeverVerify' >>/run/node/kubelet.yaml
 	[ "$I" != 0 ] || echo 'registerWithTaints: [{key: node-role.kubernetes.io/control-plane, effect: NoSchedule}]' >>/run/node/kubelet.yaml
 }
 
@@ -86,6 +94,8 @@ proxy_config() {
 		clientConnection: {kubeconfig: $RUN/proxy.kubeconfig}
 		conntrack: {maxPerCore: 0, min: 0}
 	EOT
+	# Later releases allow this mode by themselves.
+	! before 31 || echo 'featureGates: {NFTablesProxyMode: true}' >>/run/node/proxy.yaml
 }
 
 import_images() {
