@@ -3,7 +3,7 @@
 # compiled. Each step gets what it lacks by itself: what fails here is told there.
 cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit
 exec >/dev/null 2>&1
-# shellcheck source=hack/cluster/settings.sh
+# shellcheck source=/dev/null
 . hack/cluster/settings.sh
 # The root file system comes last: who has one has had all the rest once.
 if [ "$(uname -s) $(id -u)" != "Linux 0" ] || compgen -G "$CACHE/debian-*.tar.gz"; then exit 0; fi
