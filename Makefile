@@ -13,7 +13,7 @@ DIST ?= dist
 RUN ?= .
 # Which packages test tests.
 PACKAGES ?= ./...
-# The releases of Kubernetes that test-releases tests on.
+# The older releases of Kubernetes that test-releases and test-upgrade-cluster are run on.
 RELEASES ?= 1.30.14 1.33.13 1.35.4 1.36.3
 # Which packages test-race tests. CI tests the node's, for whose sake the detector is there.
 RACE ?= ./...
@@ -86,6 +86,11 @@ scale: ## Run up to 1,000 nodes in one process and write docs/scale.md, for some
 .PHONY: e2e
 e2e: ## Run the end-to-end tests on a real cluster, which they start (root; KUBERNETES=RELEASE; STEPS=REGEXP: these alone, on the one that runs)
 	PYRSIA_E2E=1 PYRSIA_E2E_STEPS='$(STEPS)' go test -count=1 -v -timeout 30m -run '$(RUN)' ./hack/e2e
+
+.PHONY: test-upgrade-cluster
+test-upgrade-cluster: ## Upgrade a cluster in use from the first of RELEASES= to each next one and the present one (root)
+	@for release in $(RELEASES); do hack/cluster/build.sh kube@$$release >/dev/null; done
+	PYRSIA_UPGRADES='$(RELEASES)' go test -count=1 -v -timeout 60m -run '^TestClusterUpgrade$$' ./hack/e2e
 
 .PHONY: test-families
 test-families: build ## Run the demo, and join nodes, on a cluster without IPv4 and on one with IPv4 and IPv6 (root; RUN=ipv6)

@@ -20,6 +20,38 @@ func TestEndToEnd(t *testing.T) {
 	if os.Getenv("PYRSIA_E2E") == "" {
 		t.Skip("needs a cluster: run 'make e2e'")
 	}
+	w := newWorld(t)
+	if only := os.Getenv("PYRSIA_E2E_STEPS"); only != "" {
+		some, err := regexp.Compile(only)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := w.Resume(t.Context()); err != nil {
+			t.Fatalf("taking up the cluster of an earlier run: %v", err)
+		}
+		for _, s := range append(steps.All(""), steps.Life()...) {
+			if some.MatchString(s.Name) {
+				run(t, w, s)
+			}
+		}
+		return
+	}
+	for i, s := range steps.All("") {
+		run(t, w, s)
+		if i == 0 {
+			run(t, w, steps.UserSettings)
+		}
+	}
+	t.Run("Columns", func(t *testing.T) { columns(t, w) })
+	t.Run("Bad input", func(t *testing.T) { badInput(t, w) })
+	t.Run("Nothing is written in a steady state", func(t *testing.T) { steady(t, w) })
+	for _, s := range steps.Life() {
+		run(t, w, s)
+	}
+}
+
+func newWorld(t *testing.T) *steps.World {
+	t.Helper()
 	if runtime.GOOS != "linux" || os.Geteuid() != 0 {
 		t.Fatal("the cluster is made of Linux namespaces, which needs root on Linux")
 	}
@@ -33,40 +65,17 @@ func TestEndToEnd(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	run := func(s steps.Step) {
-		if !t.Run(s.Name, func(t *testing.T) {
-			if err := s.Do(t.Context(), w); err != nil {
-				t.Fatal(err)
-			}
-		}) {
-			t.FailNow() // the next steps build on this one
-		}
-	}
-	if only := os.Getenv("PYRSIA_E2E_STEPS"); only != "" {
-		some, err := regexp.Compile(only)
-		if err != nil {
+	return w
+}
+
+// run ends the test if the step fails: the next ones build on it.
+func run(t *testing.T, w *steps.World, s steps.Step) {
+	t.Helper()
+	if !t.Run(s.Name, func(t *testing.T) {
+		if err := s.Do(t.Context(), w); err != nil {
 			t.Fatal(err)
 		}
-		if err := w.Resume(t.Context()); err != nil {
-			t.Fatalf("taking up the cluster of an earlier run: %v", err)
-		}
-		for _, s := range append(steps.All(""), steps.Life()...) {
-			if some.MatchString(s.Name) {
-				run(s)
-			}
-		}
-		return
-	}
-	for i, s := range steps.All("") {
-		run(s)
-		if i == 0 {
-			run(steps.UserSettings)
-		}
-	}
-	t.Run("Columns", func(t *testing.T) { columns(t, w) })
-	t.Run("Bad input", func(t *testing.T) { badInput(t, w) })
-	t.Run("Nothing is written in a steady state", func(t *testing.T) { steady(t, w) })
-	for _, s := range steps.Life() {
-		run(s)
+	}) {
+		t.FailNow()
 	}
 }

@@ -39,13 +39,13 @@ func loseAPIServer(ctx context.Context, w *World) error {
 func (w *World) publishMore(ctx context.Context, image string) error {
 	repository, tag, _ := strings.Cut(image, ":")
 	set := &v1alpha1.OfficialImageSet{}
-	set.Name, set.Namespace = "more", namespace
+	set.Name, set.Namespace = "more-"+tag, namespace
 	set.Spec.PublisherRef.Name = "publisher"
 	set.Spec.Images = []v1alpha1.ImageTags{{Repository: repository, Tags: []string{tag}}}
 	if err := w.Client.Create(ctx, set); err != nil {
 		return err
 	}
-	err := w.Await(ctx, "OfficialImageSet more", 2*time.Minute, func(ctx context.Context) (bool, string, error) {
+	err := w.Await(ctx, "OfficialImageSet "+set.Name, 2*time.Minute, func(ctx context.Context) (bool, string, error) {
 		if err := w.Client.Get(ctx, client.ObjectKeyFromObject(set), set); err != nil {
 			return false, "", err
 		}

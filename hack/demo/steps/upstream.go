@@ -40,7 +40,7 @@ func startUpstream(ctx context.Context, w *World) error {
 	if w.pushed, err = w.content.PushAll(ctx); err != nil {
 		return err
 	}
-	if err := w.content.PushUnpublished(ctx); err != nil {
+	if err := w.content.PushUnpublished(ctx, "1"); err != nil {
 		return err
 	}
 	fmt.Fprintf(w.Out, "docker-registry listens on %s; pushed to it:\n", w.RegistryAddr())

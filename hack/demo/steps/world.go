@@ -161,7 +161,7 @@ func (w *World) lookPath(name string) string {
 	if strings.Contains(name, "/") {
 		return ""
 	}
-	for _, kv := range w.env {
+	for _, kv := range slices.Backward(w.env) { // of two, the later one counts
 		if path, ok := strings.CutPrefix(kv, "PATH="); ok {
 			for _, dir := range filepath.SplitList(path) {
 				if p, err := exec.LookPath(filepath.Join(dir, name)); err == nil {

@@ -69,13 +69,14 @@ func (c Content) Move(ctx context.Context) (v1.Hash, error) {
 	return c.push(ctx, "moving:1", moved)
 }
 
-// PushUnpublished pushes an image that no OfficialImageSet names.
-func (c Content) PushUnpublished(ctx context.Context) error {
-	img, err := c.index(image.OCI, "echo", "content that nobody asked for")
+// PushUnpublished pushes an image "unpublished" that no OfficialImageSet names,
+// which is another one under each tag.
+func (c Content) PushUnpublished(ctx context.Context, tag string) error {
+	img, err := c.index(image.OCI, "echo", "content that nobody asked for:", tag)
 	if err != nil {
-		return fmt.Errorf("making unpublished:1: %w", err)
+		return fmt.Errorf("making unpublished:%s: %w", tag, err)
 	}
-	_, err = c.push(ctx, "unpublished:1", img)
+	_, err = c.push(ctx, "unpublished:"+tag, img)
 	return err
 }
 

@@ -74,8 +74,13 @@ func TestContentOnARealRegistry(t *testing.T) {
 	if got := head(t, r.Addr, "moving:1").Digest; got != moved || got == digests["moving:1"] {
 		t.Errorf("moving:1 is %s, was %s, want %s", got, digests["moving:1"], moved)
 	}
-	if err := c.PushUnpublished(t.Context()); err != nil {
-		t.Error(err)
+	for _, tag := range []string{"1", "2"} {
+		if err := c.PushUnpublished(t.Context(), tag); err != nil {
+			t.Error(err)
+		}
+	}
+	if head(t, r.Addr, "unpublished:1").Digest == head(t, r.Addr, "unpublished:2").Digest {
+		t.Error("unpublished:1 and unpublished:2 are the same image")
 	}
 	for range 2 {
 		if err := r.Stop(); err != nil {
