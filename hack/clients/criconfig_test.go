@@ -215,9 +215,9 @@ func (m *criMachine) pull(t *testing.T, image string) (seen, message string) {
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
-	before := m.registry.asked.Load()
+	mirrorBefore, registryBefore := m.asked.Load(), m.registry.asked.Load() // pyrsia's status asks the mirror too
 	status, message, err := pullByCRI(ctx, socket, image)
-	mirror, registry := m.asked.Load() > 0, m.registry.asked.Load() > before
+	mirror, registry := m.asked.Load() > mirrorBefore, m.registry.asked.Load() > registryBefore
 	switch {
 	case err != nil:
 		t.Fatalf("calling CRI: %v", err)
