@@ -13,12 +13,12 @@ const (
 	maxCommonLen = 128
 )
 
-// common are the strings that Artifacts had last: thousands have the same reasons and
-// messages, sets and publishers.
+// common are the strings that were seen last in Artifacts: thousands of these have the
+// same reasons, messages, sets and publishers.
 var common = func() *lru.Cache[string, string] {
 	c, err := lru.New[string, string](maxCommon)
 	if err != nil {
-		panic(err) // the bound is none
+		panic(err) // only for a size below 1
 	}
 	return c
 }()

@@ -92,7 +92,7 @@ func rolledOut(set appsv1.DaemonSetStatus, pods []corev1.Pod, dead map[string]bo
 			return false
 		}
 	}
-	// What a dead node's pod counts for is not known: then it is looked at the others.
+	// The counts may include the pods of dead nodes: then the pods of the others decide.
 	if len(away) > 0 && slices.ContainsFunc(pods, func(p corev1.Pod) bool { return !away[nodeOf(p)] && !isNewest(p, pods) }) {
 		return false
 	}

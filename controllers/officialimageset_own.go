@@ -53,8 +53,8 @@ func setsThatMade(obj client.Object) (uids []string) {
 	return uids
 }
 
-// fits tells whether an Artifact of a set's publishes what the set wants published:
-// by the same publisher, and the same platforms.
+// fits tells whether an Artifact in indexSet publishes what the set wants: by the same
+// publisher, and for the same platforms.
 func fits(set *v1alpha1.OfficialImageSet, art *v1alpha1.Artifact) bool {
 	return art.Spec.NodeRef.Name == "" && art.Spec.PublisherRef == set.Spec.PublisherRef && samePlatforms(art.Spec.Platforms, set.Spec.Platforms)
 }
