@@ -28,7 +28,7 @@ STEPS ?=
 
 TOOL := go tool -modfile=hack/tools.mod
 # As build.sh and hack/images compile: what all of them import is compiled once.
-GO_RUN := CGO_ENABLED=0 go run -trimpath
+GO_RUN := CGO_ENABLED=0 go run -trimpath -gcflags all=-dwarf=false
 LDFLAGS := -X main.version=$(IMAGE_TAG) -X github.com/pyrsia/pyrsia-operator/node.Version=$(IMAGE_TAG)
 
 include hack/cluster/cluster.mk

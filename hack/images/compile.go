@@ -36,6 +36,7 @@ func (p program) image(ctx context.Context, version string, platform v1.Platform
 
 // compile builds the program. Paths, version control state and the build ID
 // stay out of it: they differ between machines that build the same source.
+// The linker drops debug information, so the compiler makes none.
 func (p program) compile(ctx context.Context, version string, platform v1.Platform) ([]byte, error) {
 	dir, err := os.MkdirTemp("", "pyrsia-images-")
 	if err != nil {
@@ -43,7 +44,7 @@ func (p program) compile(ctx context.Context, version string, platform v1.Platfo
 	}
 	defer os.RemoveAll(dir)
 	file := filepath.Join(dir, p.name)
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false",
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-gcflags", "all=-dwarf=false",
 		"-ldflags", "-s -w -buildid= -X "+p.versionVar+"="+version, "-o", file, "./cmd/"+p.name)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS="+platform.OS, "GOARCH="+platform.Architecture)
 	cmd.Stderr = os.Stderr
