@@ -43,12 +43,10 @@ func describe(t *testing.T, image *testnet.Image) pieces.Blob {
 	if b, ok := described[image.Name]; ok {
 		return b
 	}
-	b, err := pieces.Describe(strings.NewReader(string(image.Content[0])), "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	described[image.Name] = b
-	return b
+	d := pieces.NewDescriber()
+	_, _ = d.Write(image.Content[0]) // it takes everything
+	described[image.Name] = d.Blob("")
+	return described[image.Name]
 }
 
 // awaitImage returns when a node knows an image.

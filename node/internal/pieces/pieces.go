@@ -5,11 +5,9 @@ package pieces
 
 import (
 	"bytes"
-	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 
 	"github.com/opencontainers/go-digest"
 
@@ -165,29 +163,4 @@ func (b Blob) validate() error {
 		}
 	}
 	return nil
-}
-
-// Describe reads a blob and makes its description.
-func Describe(r io.Reader, mediaType string) (Blob, error) {
-	whole := sha256.New()
-	b := Blob{MediaType: mediaType}
-	for {
-		piece := sha256.New()
-		n, err := io.CopyN(io.MultiWriter(whole, piece), r, Size)
-		b.Size += n
-		if n > 0 {
-			b.Pieces = append(b.Pieces, digest.NewDigest(digest.SHA256, piece))
-		}
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			return Blob{}, fmt.Errorf("describing a blob: %w", err)
-		}
-	}
-	b.Digest = digest.NewDigest(digest.SHA256, whole)
-	if len(b.Pieces) <= 1 {
-		b.Pieces = nil
-	}
-	return b, nil
 }

@@ -3,8 +3,10 @@ package pieces
 import (
 	"bytes"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/go-digest"
 )
 
@@ -17,13 +19,35 @@ func content(t *testing.T, size int64) []byte {
 	return data
 }
 
-func TestDescribe(t *testing.T) {
-	for _, size := range []int64{0, 1, Size - 1, Size, Size + 1, 3 * Size} {
-		data := content(t, size)
-		b, err := Describe(bytes.NewReader(data), "text/plain")
-		if err != nil {
-			t.Fatal(err)
+// describe writes a blob to a describer, so many bytes at a time.
+func describe(t *testing.T, data []byte, each int) Blob {
+	t.Helper()
+	d := NewDescriber()
+	for part := range slices.Chunk(data, each) {
+		if n, err := d.Write(part); n != len(part) || err != nil {
+			t.Fatalf("wrote %d of %d bytes, %v", n, len(part), err)
 		}
+	}
+	return d.Blob("text/plain")
+}
+
+// However the bytes are cut, the description is the same.
+func TestDescribeInParts(t *testing.T) {
+	for _, size := range []int64{1, Size, Size + 1, 2 * Size, 3*Size - 1} {
+		data := content(t, size)
+		want := describe(t, data, int(size))
+		for _, each := range []int{1000, 1<<18 + 1, Size, Size + 1} {
+			if diff := cmp.Diff(want, describe(t, data, each)); diff != "" {
+				t.Errorf("%d bytes, %d at a time (-at once +in parts):\n%s", size, each, diff)
+			}
+		}
+	}
+}
+
+func TestDescribe(t *testing.T) {
+	for _, size := range []int64{0, 1, Size - 1, Size, Size + 1, 2 * Size, 3*Size - 1, 3 * Size} {
+		data := content(t, size)
+		b := describe(t, data, int(size)+1)
 		if b.Digest != digest.FromBytes(data) || b.Size != size {
 			t.Errorf("%d bytes: described as %+v", size, b)
 		}

@@ -2,8 +2,6 @@ package store
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -11,7 +9,6 @@ import (
 	"path/filepath"
 	"slices"
 	"syscall"
-	"time"
 
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sys/unix"
@@ -71,7 +68,7 @@ func (s *Store) verify(ctx context.Context, e *entry) error {
 
 // run hashes a blob's file and notes the result.
 func (s *Store) run(e *entry, c *check) {
-	c.err = s.hash(e, sha256Of)
+	c.err = s.hash(e, newHasher(), nil)
 	s.mu.Lock()
 	e.check = nil
 	e.readers--
@@ -79,9 +76,31 @@ func (s *Store) run(e *entry, c *check) {
 	close(c.done)
 }
 
-// hash compares a blob's file with its digest. Whatever is corrupt is put
-// aside and not found.
-func (s *Store) hash(e *entry, sum func(*os.File) (string, error)) error {
+// Hash has h hash a blob that the store holds. There is no error if the blob has the
+// right digest: then what else h found out is right too, since both come from the
+// same bytes. A corrupt one is put aside and is not found.
+func (s *Store) Hash(ctx context.Context, d digest.Digest, h Hasher) error {
+	if _, kept := s.config.Bucket.Size(d); kept && !s.onDisk(d) {
+		if err := s.fetch(ctx, d); err != nil {
+			return fmt.Errorf("blob %s: %w", d, err)
+		}
+	}
+	e, ok := s.use(d)
+	if !ok {
+		return fmt.Errorf("blob %s: %w", d, ErrNotFound)
+	}
+	defer s.release(e)
+	if err := s.hash(e, h, func(int) error { return context.Cause(ctx) }); err != nil {
+		return fmt.Errorf("blob %s: %w", d, err)
+	}
+	return nil
+}
+
+// hash has h hash a blob's file, and compares the result with the blob's digest.
+// Whatever is corrupt is put aside and not found. After each read goOn, which may be
+// nil, is told how many bytes it brought; an error of it ends the hashing and says
+// nothing about the file.
+func (s *Store) hash(e *entry, h Hasher, goOn func(n int) error) error {
 	// A change while the file is hashed changes the times that it has after.
 	f, err := os.OpenFile(s.file(e.digest), os.O_RDONLY|unix.O_NOATIME, 0)
 	if errors.Is(err, fs.ErrPermission) {
@@ -98,11 +117,12 @@ func (s *Store) hash(e *entry, sum func(*os.File) (string, error)) error {
 	if err != nil {
 		return err
 	}
-	got, err := sum(f)
-	if errors.Is(err, errStopped) {
-		return err
+	r := &stoppableReader{file: f, goOn: goOn}
+	err = hashAll(h, r)
+	if r.stopped != nil {
+		return r.stopped
 	}
-	if err == nil && got == e.digest.Encoded() {
+	if err == nil && h.Digest() == e.digest {
 		s.mu.Lock()
 		e.checked = fingerprintOf(before)
 		s.mu.Unlock()
@@ -110,12 +130,6 @@ func (s *Store) hash(e *entry, sum func(*os.File) (string, error)) error {
 	}
 	s.quarantine(e, err)
 	return fmt.Errorf("it was corrupt on disk: %w", ErrNotFound)
-}
-
-func sha256Of(f *os.File) (string, error) {
-	h := sha256.New()
-	_, err := hashAll(h, f)
-	return hex.EncodeToString(h.Sum(nil)), err
 }
 
 // quarantine takes a corrupt blob out of the store. Its file is kept.
@@ -163,99 +177,18 @@ func (s *Store) boundQuarantine() {
 	}
 }
 
-// errStopped ends a scrub in the middle of a file.
-var errStopped = errors.New("stopped")
-
-// Scrub hashes all blobs again and again, whether their files have changed or
-// not, until ctx ends. It reads rate bytes per second, and rests between two
-// passes.
-func (s *Store) Scrub(ctx context.Context, rate int64, rest time.Duration) {
-	p := &pace{ctx: ctx, rate: rate}
-	for {
-		for _, d := range s.all() {
-			s.scrubOne(d, p)
-			if ctx.Err() != nil {
-				return
-			}
-		}
-		select {
-		case <-time.After(rest):
-		case <-ctx.Done():
-			return
-		}
-	}
+// stoppableReader reads a file until goOn has an error.
+type stoppableReader struct {
+	file    *os.File
+	goOn    func(n int) error // may be nil
+	stopped error             // goOn's
 }
 
-// all are the digests of all blobs, the most recently used first.
-func (s *Store) all() []digest.Digest {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	out := make([]digest.Digest, 0, len(s.blobs))
-	for place := s.used.Back(); place != nil; place = place.Prev() {
-		out = append(out, place.Value.(*entry).digest)
-	}
-	return out
-}
-
-func (s *Store) scrubOne(d digest.Digest, p *pace) {
-	s.mu.Lock()
-	e, ok := s.blobs[d]
-	if ok {
-		e.readers++
-	}
-	s.mu.Unlock()
-	if !ok {
-		return
-	}
-	defer s.release(e)
-	err := s.hash(e, func(f *os.File) (string, error) {
-		if err := p.spent(fileCost); err != nil {
-			return "", err
-		}
-		h := sha256.New()
-		_, err := hashAll(h, pacedReader{f, p})
-		return hex.EncodeToString(h.Sum(nil)), err
-	})
-	if err != nil && !errors.Is(err, ErrNotFound) && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, errStopped) {
-		s.config.Log.Error("scrubbing a blob", "digest", d, "error", err)
-	}
-}
-
-// fileCost is what opening a file counts for, bytes.
-const fileCost = 16 << 10
-
-// pace makes a scrub slow.
-type pace struct {
-	ctx  context.Context
-	rate int64 // bytes per second
-	debt time.Duration
-}
-
-// spent sleeps off n bytes; short naps are saved up.
-func (p *pace) spent(n int) error {
-	p.debt += time.Duration(float64(n) / float64(p.rate) * float64(time.Second))
-	if p.debt > 10*time.Millisecond {
-		select {
-		case <-time.After(p.debt):
-		case <-p.ctx.Done():
-		}
-		p.debt = 0
-	}
-	if p.ctx.Err() != nil {
-		return errStopped
-	}
-	return nil
-}
-
-type pacedReader struct {
-	file *os.File
-	pace *pace
-}
-
-func (r pacedReader) Read(p []byte) (int, error) {
+func (r *stoppableReader) Read(p []byte) (int, error) {
 	n, err := r.file.Read(p)
-	if err != nil {
-		return n, err
+	if err == nil && r.goOn != nil {
+		r.stopped = r.goOn(n)
+		err = r.stopped
 	}
-	return n, r.pace.spent(n)
+	return n, err
 }

@@ -69,12 +69,12 @@ func (s *Store) fsckOne(name string) error {
 		return err
 	}
 	defer f.Close()
-	sum, err := sha256Of(f)
-	if err != nil {
+	h := newHasher()
+	if err := hashAll(h, f); err != nil {
 		return err
 	}
-	if sum != name {
-		return fmt.Errorf("its content has the digest %s", sum)
+	if got := h.Digest(); got != want {
+		return fmt.Errorf("its content has the digest %s", got.Encoded())
 	}
 	return nil
 }

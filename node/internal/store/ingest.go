@@ -2,10 +2,8 @@ package store
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"syscall"
 
@@ -27,8 +25,9 @@ const ingestStep = 16 << 20
 type Ingest struct {
 	file    *os.File
 	store   *Store
-	digest  digest.Digest
-	size    int64 // as announced
+	digest  digest.Digest // as announced
+	hasher  Hasher        // of what was written
+	size    int64         // as announced
 	written int64
 	taken   int64 // bytes that are reserved, and allocated on the disk
 }
@@ -37,19 +36,26 @@ type Ingest struct {
 // by Commit or Abort. ErrFull says that there is no room for it; Write says so too,
 // for the room is made as the blob arrives.
 func (s *Store) Create(d digest.Digest, size int64) (*Ingest, error) {
-	i, err := s.create(d, size)
+	return s.CreateWith(d, size, newHasher())
+}
+
+// CreateWith is Create for who wants to know more of the bytes than their digest:
+// h gets all that is written, and Commit asks it for the digest. So the bytes are
+// hashed as they come, and nothing is read back.
+func (s *Store) CreateWith(d digest.Digest, size int64, h Hasher) (*Ingest, error) {
+	i, err := s.create(d, size, h)
 	if err != nil {
 		return nil, fmt.Errorf("storing %s: %w", d, err)
 	}
 	return i, nil
 }
 
-func (s *Store) create(d digest.Digest, size int64) (*Ingest, error) {
+func (s *Store) create(d digest.Digest, size int64, h Hasher) (*Ingest, error) {
 	f, err := os.CreateTemp(s.ingestDir(), d.Encoded()[:12]+"-*")
 	if err != nil {
 		return nil, fullOr(err)
 	}
-	i := &Ingest{file: f, store: s, digest: d, size: size}
+	i := &Ingest{file: f, store: s, digest: d, hasher: h, size: size}
 	if !s.fits(size) || !s.couldHold(f, size) {
 		err = fmt.Errorf("%w: %d bytes", ErrFull, size)
 	} else {
@@ -169,6 +175,7 @@ func (i *Ingest) Write(p []byte) (int, error) {
 	}
 	n, err := i.file.Write(p)
 	i.written += int64(n)
+	_, _ = i.hasher.Write(p[:n]) // a Hasher takes everything
 	return n, fullOr(err)
 }
 
@@ -178,8 +185,8 @@ func (i *Ingest) Abort() error {
 	return errors.Join(i.file.Close(), os.Remove(i.file.Name()))
 }
 
-// Commit hashes what was written and puts it into the store if it has the
-// right digest; otherwise nothing is kept.
+// Commit puts what was written into the store if it has the right digest;
+// otherwise nothing is kept.
 func (i *Ingest) Commit() error {
 	if err := i.commit(); err != nil {
 		return errors.Join(fmt.Errorf("storing %s: %w", i.digest, fullOr(err)), i.Abort())
@@ -192,22 +199,14 @@ func (i *Ingest) Commit() error {
 }
 
 func (i *Ingest) commit() error {
-	if _, err := i.file.Seek(0, io.SeekStart); err != nil {
-		return err
-	}
-	h := sha256.New()
-	size, err := hashAll(h, i.file)
-	if err != nil {
-		return err
-	}
-	if got := digest.NewDigest(digest.SHA256, h); got != i.digest {
+	if got := i.hasher.Digest(); got != i.digest {
 		return fmt.Errorf("%w: it is %s", ErrWrongDigest, got)
 	}
 	// What was allocated but not written goes back.
-	if err := errors.Join(i.file.Truncate(size), i.file.Chmod(0o644), i.file.Sync()); err != nil {
+	if err := errors.Join(i.file.Truncate(i.written), i.file.Chmod(0o644), i.file.Sync()); err != nil {
 		return err
 	}
-	return i.publish(size)
+	return i.publish(i.written)
 }
 
 // publish gives the synced file its name in the store.
@@ -239,7 +238,7 @@ func (s *Store) Put(data []byte) (digest.Digest, error) {
 	if s.Has(d) {
 		return d, nil
 	}
-	i, err := s.Create(d, int64(len(data)))
+	i, err := s.CreateWith(d, int64(len(data)), hashedBefore(d))
 	if err != nil {
 		return "", err
 	}

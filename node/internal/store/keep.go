@@ -134,7 +134,7 @@ func (s *Store) fetchNow(d digest.Digest) error {
 	if s.onDisk(d) {
 		return nil // another one has just brought it
 	}
-	i, err := s.create(d, size)
+	i, err := s.create(d, size, newHasher())
 	if err != nil {
 		return err
 	}

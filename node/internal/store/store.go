@@ -264,14 +264,7 @@ func (s *Store) Open(ctx context.Context, d digest.Digest) (*Blob, error) {
 }
 
 func (s *Store) openLocal(ctx context.Context, d digest.Digest) (*Blob, error) {
-	s.mu.Lock()
-	e, ok := s.blobs[d]
-	if ok {
-		e.readers++
-		e.opened = true
-		s.used.MoveToBack(e.place)
-	}
-	s.mu.Unlock()
+	e, ok := s.use(d)
 	if !ok {
 		return nil, fmt.Errorf("blob %s: %w", d, ErrNotFound)
 	}
@@ -284,6 +277,18 @@ func (s *Store) openLocal(ctx context.Context, d digest.Digest) (*Blob, error) {
 		s.release(e)
 		return f.Close()
 	})}, nil
+}
+
+// use keeps a blob that is on disk from being evicted, until its release.
+func (s *Store) use(d digest.Digest) (e *entry, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if e, ok = s.blobs[d]; ok {
+		e.readers++
+		e.opened = true
+		s.used.MoveToBack(e.place)
+	}
+	return e, ok
 }
 
 func (s *Store) release(e *entry) {

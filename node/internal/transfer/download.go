@@ -2,7 +2,6 @@ package transfer
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -69,7 +68,7 @@ func newDownload(f *Fetcher, b pieces.Blob, key digest.Digest, part *store.Parti
 	d := &download{
 		f: f, blob: b, key: key, part: part,
 		refs: 1, have: pieces.NewSet(b.Count()), left: b.Count(), fetches: map[int][]*fetch{},
-		readers: map[int]time.Time{}, progress: time.Now(), changed: make(chan struct{}), whole: wholeHash{h: sha256.New()},
+		readers: map[int]time.Time{}, progress: time.Now(), changed: make(chan struct{}), whole: wholeHash{h: digest.SHA256.Hash()},
 	}
 	d.swarm = swarm{d: d, members: map[peer.ID]*member{}, left: map[peer.ID]time.Time{}}
 	return d
@@ -142,7 +141,7 @@ func (d *download) resume(ctx context.Context) error {
 		if empty, err := hole(d.part.File, offset, length); err != nil || empty {
 			continue // when in doubt it is fetched
 		}
-		h := sha256.New()
+		h := digest.SHA256.Hash()
 		if _, err := io.CopyBuffer(struct{ io.Writer }{h}, io.NewSectionReader(d.part, offset, length), buf); err != nil {
 			return fmt.Errorf("reading what is there of %s: %w", d.blob.Digest, err)
 		}

@@ -2,7 +2,6 @@ package transfer
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -130,7 +129,7 @@ func (f *Fetcher) getWatched(ctx context.Context, wish wish) error {
 	case resp.ContentLength != length:
 		return &badContent{p, secure, fmt.Errorf("%d bytes of %s: want %d", resp.ContentLength, wish.blob, length)}
 	}
-	h := sha256.New()
+	h := digest.SHA256.Hash()
 	body := f.limits.reader(ctx, wish.in.reader(resp.Body), p.ID.String(), length, wish.in)
 	if err := read(h, body, length, wish.out); err != nil {
 		return fmt.Errorf("peer %s: %w", p.ID, err)

@@ -147,11 +147,9 @@ func newBlob(t testing.TB, size int64) (pieces.Blob, []byte) {
 	if _, err := rand.NewChaCha8([32]byte{byte(size), byte(size >> 8), byte(size >> 16)}).Read(data); err != nil {
 		t.Fatal(err)
 	}
-	b, err := pieces.Describe(bytes.NewReader(data), "application/octet-stream")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b, data
+	d := pieces.NewDescriber()
+	_, _ = d.Write(data) // it takes everything
+	return d.Blob("application/octet-stream"), data
 }
 
 // key stands for the digest of the blob's piece list.

@@ -26,6 +26,7 @@ import (
 	"github.com/hashicorp/golang-lru/v2/expirable"
 	"github.com/opencontainers/go-digest"
 
+	"github.com/pyrsia/pyrsia-operator/node/internal/turn"
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
 )
 
@@ -66,7 +67,9 @@ type Registry struct {
 	private     []string
 	sessions    *lru.Cache[string, *session] // by repository
 	attachments *expirable.LRU[string, *Attached]
-	noReferrers *expirable.LRU[string, struct{}] // repositories without a referrers API
+	noReferrers *expirable.LRU[string, struct{}]           // repositories without a referrers API
+	copying     turn.Turns                                 // of manifests and blobs, by digest
+	described   *lru.Cache[digest.Digest, []digest.Digest] // pieces of blobs
 }
 
 // session is a repository with the token that opens it.
@@ -107,6 +110,9 @@ func New(c Config) (*Registry, error) {
 	r.attachments = expirable.NewLRU[string, *Attached](maxSessions, nil, cmp.Or(c.AttachedFor, AttachedFor))
 	r.noReferrers = expirable.NewLRU[string, struct{}](maxSessions, nil, noReferrersFor)
 	if r.sessions, err = lru.New[string, *session](maxSessions); err != nil {
+		return nil, fmt.Errorf("upstream %s: %w", c.Name, err)
+	}
+	if r.described, err = lru.New[digest.Digest, []digest.Digest](maxDescribed); err != nil {
 		return nil, fmt.Errorf("upstream %s: %w", c.Name, err)
 	}
 	return r, nil
@@ -267,7 +273,7 @@ func (r *Registry) Blob(ctx context.Context, image ledger.Image, d digest.Digest
 		return invalid("%s: the registry announces %d bytes, the manifest says %d", what, resp.ContentLength, want)
 	}
 	// One byte more than announced is enough to know that it lies.
-	n, err := io.Copy(w, io.LimitReader(resp.Body, want+1))
+	n, err := collect(w, io.LimitReader(resp.Body, want+1))
 	switch {
 	case n > want:
 		return invalid("%s: more than the %d bytes that the manifest says", what, size)

@@ -318,6 +318,55 @@ func TestWhatPassesIsTriedAgain(t *testing.T) {
 	}
 }
 
+// What has rotted on the disk gets into no piece list, which is signed for ever.
+func TestRottenContentIsFetchedAgain(t *testing.T) {
+	w := newWorld(t)
+	layer := bytes.Repeat([]byte("0123456789abcdef"), pieces.Size/16+1)
+	w.pushIndex("rotten", "1", layer)
+	first, err := w.copy(t, "rotten:1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(w.storeDir, "blobs", "sha256", digest.FromBytes(layer).Encoded())
+	if err := os.WriteFile(file, append([]byte("X"), layer[1:]...), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	// A process that knows nothing of the blob.
+	if w.client, err = New(Config{Name: "docker.io", Endpoint: w.server.URL}); err != nil {
+		t.Fatal(err)
+	}
+	if w.store, err = store.Open(w.storeDir, store.Config{Pinned: true, Log: slog.New(slog.DiscardHandler)}); err != nil {
+		t.Fatal(err)
+	}
+	blobs := w.Counts().Blobs
+	again, err := w.copy(t, "rotten:1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again.Pieces != first.Pieces || w.store.Corrupt() != 1 || w.Counts().Blobs != blobs+1 {
+		t.Errorf("piece list %s, was %s; %d corrupt, %d fetched again: want the same list, one and one", again.Pieces, first.Pieces, w.store.Corrupt(), w.Counts().Blobs-blobs)
+	}
+}
+
+// Many tags of one image are copied by as many jobs at a time, of which one asks
+// the upstream.
+func TestWhatIsSharedIsFetchedOnce(t *testing.T) {
+	w := newWorld(t)
+	d := w.pushIndex("shared", "1", bytes.Repeat([]byte("0123456789abcdef"), pieces.Size/16+1))
+	var group sync.WaitGroup
+	for range 6 {
+		group.Go(func() {
+			if _, err := w.client.Copy(t.Context(), image(t, "shared:1"), d, Selection{}, w.store, new(Progress)); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	group.Wait()
+	if got := w.Counts(); got.Manifests != 3 || got.Blobs != 4 {
+		t.Errorf("%d manifests and %d blobs were fetched: want the index, its two manifests, two configs and two layers, each once", got.Manifests, got.Blobs)
+	}
+}
+
 func TestAWaitThatIsLongIsToldAtOnce(t *testing.T) {
 	w := newWorld(t)
 	w.pushIndex("limited", "1", []byte("layer"))
