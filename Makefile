@@ -122,8 +122,8 @@ soak: ## A day's requests to a mirror in some minutes, with faults all the time
 	PYRSIA_SOAK=1 go test -count=1 -v -timeout 30m -run Soak ./hack/clients
 
 .PHONY: bench
-bench: build ## Measure against peers and physical limits, to the screen and bench.json (BENCH=REGEXP)
-	@$(REAL_PARTS); PYRSIA_BINARY=$(CURDIR)/bin/pyrsia PYRSIA_OFFICIAL_IMAGES='$(OFFICIAL_IMAGES)' go run ./hack/bench -run '$(BENCH)'
+bench: build ## Measure against peers and physical limits, to the screen and bench.json (BENCH=REGEXP; EARLIER=the pyrsia of another build, for publish-cpu)
+	@$(REAL_PARTS); PYRSIA_BINARY=$(CURDIR)/bin/pyrsia PYRSIA_EARLIER='$(EARLIER)' PYRSIA_OFFICIAL_IMAGES='$(OFFICIAL_IMAGES)' go run ./hack/bench -run '$(BENCH)'
 
 .PHONY: verify
 verify: ## Regenerate everything and fail on a difference, then lint

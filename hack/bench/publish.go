@@ -26,7 +26,10 @@ const (
 )
 
 func publishBenchmarks() []benchmark {
-	return []benchmark{{rows: []string{"publish-all", "publish-node-rss", "publish-operator-rss", "publish-writes", "publish-requests", "publish-again", "publish-moved"}, run: publishAll}}
+	return []benchmark{
+		{rows: []string{"publish-all", "publish-node-rss", "publish-operator-rss", "publish-writes", "publish-requests", "publish-again", "publish-moved"}, run: publishAll},
+		{rows: []string{"publish-cpu"}, run: benchPublishCPU},
+	}
 }
 
 // publishAll has the operator publish the whole list of official images from an

@@ -34,9 +34,9 @@ type Node struct {
 	ended   chan struct{} // closed when cmd is over
 }
 
-func newNode(r *Rig, name string, args []string) (*Node, error) {
+func newNode(r *Rig, program, name string, args []string) (*Node, error) {
 	dir := filepath.Join(r.Dir, name)
-	n := &Node{Name: name, Data: filepath.Join(dir, "data"), program: r.Pyrsia, log: filepath.Join(dir, "log")}
+	n := &Node{Name: name, Data: filepath.Join(dir, "data"), program: program, log: filepath.Join(dir, "log")}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}

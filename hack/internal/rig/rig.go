@@ -55,18 +55,30 @@ func Start(ctx context.Context, dir, dockerRegistry string, publisher ...string)
 	if r.Registry, err = upstream.Start(ctx, dockerRegistry, filepath.Join(dir, "registry"), addr); err != nil {
 		return nil, err
 	}
+	r.Publisher, r.Key, err = r.startPublisher(ctx, r.Pyrsia, "publisher", "signing.key", publisher...)
+	return r, err
+}
+
+// StartPublisher starts another publisher, with a ledger of its own, from a program
+// that may be of another build.
+func (r *Rig) StartPublisher(ctx context.Context, name, program string) (*Node, error) {
+	n, _, err := r.startPublisher(ctx, program, name, name+".signing.key")
+	return n, err
+}
+
+func (r *Rig) startPublisher(ctx context.Context, program, name, keyFile string, args ...string) (n *Node, vkey string, err error) {
 	skey, vkey, err := ledger.GenerateKey("rig.example/ledger")
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
-	r.Key = vkey
-	file := filepath.Join(dir, "signing.key")
+	file := filepath.Join(r.Dir, keyFile)
 	if err := os.WriteFile(file, []byte(skey), 0o600); err != nil {
-		return nil, err
+		return nil, "", err
 	}
-	args := append([]string{"--role", "Publisher", "--signing-key", file, "--upstream", "docker.io=http://" + addr + ",quay.io=http://" + addr}, publisher...)
-	r.Publisher, err = r.start(ctx, "publisher", args...)
-	return r, err
+	url := "http://" + r.Registry.Addr
+	args = append([]string{"--role", "Publisher", "--signing-key", file, "--upstream", "docker.io=" + url + ",quay.io=" + url}, args...)
+	n, err = r.start(ctx, program, name, args...)
+	return n, vkey, err
 }
 
 func program(ctx context.Context, dir string) (string, error) {
@@ -89,7 +101,7 @@ func (r *Rig) StartMirror(ctx context.Context, name string, args ...string) (*No
 		return nil, err
 	}
 	args = append([]string{"--role", "Mirror", "--ledger-key", r.Key, "--mirror-addr", addr, "--bootstrap", r.Publisher.Peer}, args...)
-	n, err := r.start(ctx, name, args...)
+	n, err := r.start(ctx, r.Pyrsia, name, args...)
 	if err != nil {
 		return nil, err
 	}
@@ -99,11 +111,11 @@ func (r *Rig) StartMirror(ctx context.Context, name string, args ...string) (*No
 
 // StartNode starts a node of somebody else, who trusts what the arguments say.
 func (r *Rig) StartNode(ctx context.Context, name string, args ...string) (*Node, error) {
-	return r.start(ctx, name, args...)
+	return r.start(ctx, r.Pyrsia, name, args...)
 }
 
-func (r *Rig) start(ctx context.Context, name string, args ...string) (*Node, error) {
-	n, err := newNode(r, name, args)
+func (r *Rig) start(ctx context.Context, program, name string, args ...string) (*Node, error) {
+	n, err := newNode(r, program, name, args)
 	if err != nil {
 		return nil, fmt.Errorf("starting %s: %w", name, err)
 	}
@@ -147,14 +159,19 @@ func (r *Rig) Push(ctx context.Context, image string, content remote.Taggable) e
 // Publish has the publisher publish library/IMAGE, or an image of quay.io by its
 // whole name, and returns its digest and its block.
 func (r *Rig) Publish(ctx context.Context, image string) (digest.Digest, int64, error) {
-	resolved, err := r.Publisher.Control.Resolve(ctx, control.ResolveRequest{Image: image})
+	return r.PublishBy(ctx, r.Publisher, image)
+}
+
+// PublishBy is Publish by any publisher.
+func (r *Rig) PublishBy(ctx context.Context, n *Node, image string) (digest.Digest, int64, error) {
+	resolved, err := n.Control.Resolve(ctx, control.ResolveRequest{Image: image})
 	if err != nil {
 		return "", 0, fmt.Errorf("publishing %s: %w", image, err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	defer cancel()
 	for {
-		resp, err := r.Publisher.Control.Publish(ctx, control.PublishRequest{Image: image, Digest: resolved.Digest})
+		resp, err := n.Control.Publish(ctx, control.PublishRequest{Image: image, Digest: resolved.Digest})
 		if err != nil {
 			return "", 0, fmt.Errorf("publishing %s: %w", image, err)
 		}
