@@ -24,8 +24,8 @@ type guardedSigner struct {
 
 // Sign implements note.Signer.
 func (s guardedSigner) Sign(msg []byte) ([]byte, error) {
-	err := s.w.mayBeSigned(string(msg))
-	s.w.unsigned.Store(&err)
+	blocks, err := s.w.mayBeSigned(string(msg))
+	s.w.signings.note(blocks, err)
 	if err != nil {
 		return nil, err
 	}
@@ -44,31 +44,24 @@ func (w *Writer) guard(keys []signingKey) (signers []note.Signer) {
 	return signers
 }
 
-// whyUnsigned is why the newest checkpoint was not signed; nil if it was.
-func (w *Writer) whyUnsigned() error {
-	if p := w.unsigned.Load(); p != nil {
-		return *p
-	}
-	return nil
-}
-
 // errClosed is why Tessera, whose background work outlives Close by a moment,
 // gets no signature any more: the ledger may be another process's by now.
 var errClosed = errors.New("signing: the ledger is closed")
 
-func (w *Writer) mayBeSigned(text string) error {
+// mayBeSigned tells whether a checkpoint may be signed, and of how many blocks it is.
+func (w *Writer) mayBeSigned(text string) (blocks int64, err error) {
 	if w.closed.Load() {
-		return errClosed
+		return 0, errClosed
 	}
 	c, err := torchwood.ParseCheckpoint(text)
 	if err != nil {
-		return fmt.Errorf("signing: %w", err)
+		return 0, fmt.Errorf("signing: %w", err)
 	}
 	if err := w.verify(context.Background(), c.Tree); err != nil {
 		w.log.Error("ALARM: a checkpoint is not signed", "blocks", c.N, "error", err)
-		return fmt.Errorf("%w: %w", ErrDamaged, err)
+		return 0, fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
-	return nil
+	return c.N, nil
 }
 
 // verify checks a tree on this disk: it extends the head, and each of its

@@ -43,7 +43,7 @@ func (p *publisher) openAnyway(t *testing.T, keys ...string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &Writer{Ledger: l, pending: map[string]chan struct{}{}}
+	w := &Writer{Ledger: l, signings: newSignings()}
 	at := *l.now()
 	at.trust = &trust{newest: all[0].public(t), rotations: at.trust.rotations}
 	l.position.Store(&at)

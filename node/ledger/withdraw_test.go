@@ -310,7 +310,7 @@ func TestWithdrawalsDoNotWaitForOthers(t *testing.T) {
 	}()
 	// A withdrawal is under way, and does not end.
 	stuck := digest.FromString("stuck")
-	free, err := p.acquire(ctx, alpineRepository+"@"+stuck.String())
+	free, err := p.appending.Take(ctx, alpineRepository+"@"+stuck.String())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -15,13 +15,18 @@ import (
 	"github.com/transparency-dev/tessera"
 	"github.com/transparency-dev/tessera/storage/posix"
 	"golang.org/x/sync/singleflight"
+
+	"github.com/pyrsia/pyrsia-operator/node/internal/turn"
 )
 
 const (
 	batchSize          = 256
 	batchAge           = 50 * time.Millisecond
 	checkpointInterval = 200 * time.Millisecond
-	settleTimeout      = 30 * time.Second
+	// checkpointWrite is how long a checkpoint that was signed takes to be on disk:
+	// nothing says when it is.
+	checkpointWrite = 5 * time.Millisecond
+	settleTimeout   = 30 * time.Second
 
 	// RefreshInterval is how often a publisher signs the ledger again, with the
 	// time, although nothing was appended.
@@ -47,9 +52,9 @@ type Writer struct {
 	stop     context.CancelFunc
 	done     sync.WaitGroup
 
-	adds     sync.WaitGroup        // appends whose blocks have no checkpoint yet; each is bounded
-	unsigned atomic.Pointer[error] // why the newest checkpoint was not signed
-	closed   atomic.Bool           // nothing is signed any more
+	adds     sync.WaitGroup // appends whose blocks have no checkpoint yet; each is bounded
+	signings *signings
+	closed   atomic.Bool // nothing is signed any more
 
 	// withdrawing is shared while an artifact is appended, by its repository and
 	// digest, from the question whether that is withdrawn until its block's fate is
@@ -57,8 +62,7 @@ type Writer struct {
 	// what is about other digests goes on.
 	withdrawing digestLocks
 
-	waiting sync.Mutex // guards pending
-	pending map[string]chan struct{}
+	appending turn.Turns // of images: those of different ones run together, and share batches
 }
 
 // OpenWriter opens or begins the ledger at path. signingKey holds its key, and
@@ -73,7 +77,7 @@ func OpenWriter(ctx context.Context, path, signingKey string, log *slog.Logger) 
 	if err != nil {
 		return nil, err
 	}
-	w := &Writer{Ledger: l, pending: map[string]chan struct{}{}}
+	w := &Writer{Ledger: l, signings: newSignings()}
 	if err := w.start(ctx, keys); err != nil {
 		return nil, errors.Join(fmt.Errorf("opening the ledger in %s: %w", path, err), w.Close())
 	}
@@ -152,11 +156,10 @@ func (w *Writer) settle(ctx context.Context) error {
 				return w.advance(ctx, w.dir, c, nil, w.keepRotations)
 			}
 		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("opening the ledger: waiting for a checkpoint of %d blocks: %w", size, ctx.Err())
-		case <-time.After(checkpointInterval / 8):
+		if err := w.signings.await(ctx, int64(size)); err != nil {
+			return fmt.Errorf("opening the ledger: waiting for a checkpoint of %d blocks: %w", size, err)
 		}
+		<-time.After(checkpointWrite)
 	}
 }
 
@@ -255,10 +258,10 @@ func (w *Writer) append(ctx context.Context, image string, data []byte, known fu
 
 // appendAnd is append that calls ended when the block's fate is known.
 func (w *Writer) appendAnd(ctx context.Context, image string, data []byte, known func() (*Entry, error), ended func()) (int64, error) {
-	free, err := w.acquire(ctx, image)
+	free, err := w.appending.Take(ctx, image)
 	if err != nil {
 		ended()
-		return 0, err
+		return 0, fmt.Errorf("appending %s: %w", image, err)
 	}
 	release := func() { free(); ended() }
 	there, err := known()
@@ -299,10 +302,7 @@ func (w *Writer) add(ctx context.Context, data []byte) (int64, error) {
 	}
 	height := int64(i.Index)
 	for w.Size() <= height {
-		if err := ctx.Err(); err != nil {
-			return 0, fmt.Errorf("waiting for a checkpoint of block %d: %w", height, err)
-		}
-		if err := w.whyUnsigned(); err != nil {
+		if err := w.signings.await(ctx, height+1); err != nil {
 			return 0, fmt.Errorf("waiting for a checkpoint of block %d: %w", height, err)
 		}
 		if _, err, _ := w.reading.Do("", w.readCheckpoint); err != nil {
@@ -312,12 +312,12 @@ func (w *Writer) add(ctx context.Context, data []byte) (int64, error) {
 	return height, nil
 }
 
-// readCheckpoint waits a little, for Tessera publishes by the clock, and makes
-// the checkpoint that is there by then the head.
+// readCheckpoint waits a little, since Tessera writes a checkpoint after it was
+// signed, and makes the one that is there by then the head.
 func (w *Writer) readCheckpoint() (any, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), settleTimeout)
 	defer cancel()
-	<-time.After(checkpointInterval / 8)
+	<-time.After(checkpointWrite)
 	signed, err := w.reader.ReadCheckpoint(ctx)
 	if err != nil {
 		return nil, err
@@ -327,32 +327,6 @@ func (w *Writer) readCheckpoint() (any, error) {
 		return nil, err
 	}
 	return nil, w.advance(ctx, w.dir, c, nil, w.keepRotations)
-}
-
-// acquire serialises the appends of one image; those of different images run
-// together and share batches.
-func (w *Writer) acquire(ctx context.Context, image string) (release func(), err error) {
-	for {
-		w.waiting.Lock()
-		busy, ok := w.pending[image]
-		if !ok {
-			free := make(chan struct{})
-			w.pending[image] = free
-			w.waiting.Unlock()
-			return func() {
-				w.waiting.Lock()
-				delete(w.pending, image)
-				w.waiting.Unlock()
-				close(free)
-			}, nil
-		}
-		w.waiting.Unlock()
-		select {
-		case <-busy:
-		case <-ctx.Done():
-			return nil, fmt.Errorf("appending %s: %w", image, ctx.Err())
-		}
-	}
 }
 
 // CheckFloor refuses with ErrBehind when the ledger does not contain a
@@ -380,7 +354,7 @@ func (w *Writer) CheckFloor(ctx context.Context, signed []byte) error {
 // Close waits for appends under way, bounded, and ends the background work.
 func (w *Writer) Close() error {
 	timeout := settleTimeout
-	if w.whyUnsigned() != nil {
+	if w.signings.failure() != nil {
 		timeout = checkpointInterval // what is not signed by then never is
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
