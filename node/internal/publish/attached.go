@@ -41,7 +41,7 @@ func (p *Publisher) lookAgain(e *ledger.Entry, image ledger.Image, registry *ups
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.ctx.Err() != nil || p.looks == maxJobs {
+	if p.closed || p.looks == maxJobs {
 		return
 	}
 	p.looks++
@@ -162,9 +162,9 @@ func (p *Publisher) signature(ctx context.Context, j *job, s upstream.Signature)
 // recordSignature appends the block of a signature, which its tag had when it
 // was asked. One that a newer block overtook meanwhile is looked for again when
 // the image's attachments are.
-func (p *Publisher) recordSignature(j *job, e *ledger.AddArtifact) (int64, error) {
+func (p *Publisher) recordSignature(ctx context.Context, j *job, e *ledger.AddArtifact) (int64, error) {
 	word{}.write(e)
-	height, err := p.Writer.AppendAfter(p.ctx, e, j.attachedAt)
+	height, err := p.Writer.AppendAfter(ctx, e, j.attachedAt)
 	if errors.Is(err, ledger.ErrSuperseded) {
 		return 0, nil
 	}
@@ -174,9 +174,9 @@ func (p *Publisher) recordSignature(j *job, e *ledger.AddArtifact) (int64, error
 // recordAttached appends the further block of an image to which something was
 // attached. One that was made meanwhile, with more platforms, is looked at again
 // when its image's attachments are.
-func (p *Publisher) recordAttached(e *ledger.AddArtifact) (int64, error) {
+func (p *Publisher) recordAttached(ctx context.Context, e *ledger.AddArtifact) (int64, error) {
 	word{}.write(e)
-	height, err := p.Writer.AppendMore(p.ctx, e)
+	height, err := p.Writer.AppendMore(ctx, e)
 	if errors.Is(err, ledger.ErrSuperseded) {
 		return 0, nil
 	}

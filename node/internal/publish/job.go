@@ -75,7 +75,7 @@ func (p *Publisher) start(j *job) (*job, error) {
 	if len(p.jobs) >= maxJobs {
 		maps.DeleteFunc(p.jobs, func(_ key, j *job) bool { return j.over() }) // failures that nobody asks for any more
 	}
-	if len(p.jobs) >= maxJobs || p.ctx.Err() != nil {
+	if len(p.jobs) >= maxJobs || p.closed {
 		return nil, &control.Error{Reason: control.ReasonBusy, RetryAfterSeconds: 10, Message: "the publisher has enough to do: ask again later"}
 	}
 	j.ended = make(chan struct{})
@@ -85,7 +85,19 @@ func (p *Publisher) start(j *job) (*job, error) {
 	return j, nil
 }
 
-// dispatch starts as many jobs as may run; the caller holds mu.
+// run starts jobs until ctx ends, which is what they work with.
+func (p *Publisher) run(ctx context.Context) {
+	for {
+		select {
+		case j := <-p.begin:
+			p.done.Go(func() { p.work(ctx, j) })
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// dispatch has as many jobs started as may run; the caller holds mu.
 func (p *Publisher) dispatch() {
 	for {
 		j := p.queue.pop()
@@ -93,7 +105,7 @@ func (p *Publisher) dispatch() {
 			return
 		}
 		j.begun = time.Now()
-		p.done.Go(func() { p.work(j) })
+		p.begin <- j // there is room
 	}
 }
 
@@ -106,12 +118,12 @@ func (p *Publisher) began(j *job) time.Time {
 
 // work copies an image, gives its place to the next one, and then appends its
 // block: many appends share one checkpoint.
-func (p *Publisher) work(j *job) {
+func (p *Publisher) work(ctx context.Context, j *job) {
 	defer close(j.ended)
 	p.content.RLock()
 	defer p.content.RUnlock()
 	started := time.Now()
-	entries, err := p.copy(j)
+	entries, err := p.copy(ctx, j)
 	if j.block != nil {
 		p.haveLooked(j, err)
 	}
@@ -121,10 +133,11 @@ func (p *Publisher) work(j *job) {
 	p.mu.Unlock()
 	for _, e := range entries {
 		if err == nil {
-			j.height, err = p.append(j, e)
+			j.height, err = p.append(ctx, j, e)
 		}
 	}
 	if j.err = err; err != nil {
+		p.pulls.drop(j.claim)
 		p.metrics.failed(err)
 		p.Log.Warn("publication failed", "image", j.key.image, "digest", j.key.digest, "error", err)
 		return
@@ -143,8 +156,8 @@ func (p *Publisher) work(j *job) {
 // one. The upstream is asked about the tag first: what is not to be published is
 // not copied. Crash before the appends: blobs without a block, which the next
 // attempt finds in the store; it asks about the tag again.
-func (p *Publisher) copy(j *job) ([]*ledger.AddArtifact, error) {
-	ctx, cancel := context.WithTimeout(p.ctx, copyTimeout)
+func (p *Publisher) copy(ctx context.Context, j *job) ([]*ledger.AddArtifact, error) {
+	ctx, cancel := context.WithTimeout(ctx, copyTimeout)
 	defer cancel()
 	if j.block != nil {
 		return p.attachments(ctx, j)
@@ -183,17 +196,17 @@ func (p *Publisher) before(ctx context.Context, j *job) (*ledger.AddArtifact, er
 	return e.Artifact, nil
 }
 
-func (p *Publisher) append(j *job, e *ledger.AddArtifact) (int64, error) {
+func (p *Publisher) append(ctx context.Context, j *job, e *ledger.AddArtifact) (int64, error) {
 	p.Provide(e.Pieces)
 	switch {
 	case e.Artifact != j.key.image:
-		return p.recordSignature(j, e)
+		return p.recordSignature(ctx, j, e)
 	case j.block != nil:
-		return p.recordAttached(e)
+		return p.recordAttached(ctx, e)
 	case j.recorded != nil && j.recorded.Artifact.Includes(e):
 		return j.recorded.Height, nil // its content is there again
 	}
-	return p.record(j, e)
+	return p.record(ctx, j, e)
 }
 
 func (p *Publisher) forget(j *job) {

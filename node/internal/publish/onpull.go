@@ -96,7 +96,7 @@ func (p *pulls) wait(now time.Time) time.Duration {
 	return 0
 }
 
-// drop has a publication that came to nothing count no more.
+// drop has a publication that came to nothing count no more; nil did not count.
 func (p *pulls) drop(c *claim) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -111,7 +111,12 @@ func (p *Publisher) Pull(ctx context.Context, image ledger.Image) error {
 		return ledger.ErrNotFound
 	}
 	for {
-		begun := p.pulls.asking.DoChan(image.String(), func() (any, error) { return p.begin(image) })
+		begun := p.pulls.asking.DoChan(image.String(), func() (any, error) {
+			// Whatever becomes of who asked.
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), quickWait)
+			defer cancel()
+			return p.beginPull(ctx, image)
+		})
 		var j *job
 		select {
 		case r := <-begun:
@@ -146,11 +151,9 @@ func later(image ledger.Image) error {
 		Message: fmt.Sprintf("%s is being published: pull it again in a while", image)}
 }
 
-// begin starts the publication of an image, whatever becomes of who asked. There
-// is no job if all of the image is on the ledger by now.
-func (p *Publisher) begin(image ledger.Image) (*job, error) {
-	ctx, cancel := context.WithTimeout(p.ctx, quickWait)
-	defer cancel()
+// beginPull starts the publication of an image. There is no job if all of the image
+// is on the ledger by now.
+func (p *Publisher) beginPull(ctx context.Context, image ledger.Image) (*job, error) {
 	if j := p.underWay(image); j != nil {
 		return j, nil
 	}
@@ -182,22 +185,12 @@ func (p *Publisher) begin(image ledger.Image) (*job, error) {
 	if claim == nil {
 		return nil, p.enough(image, wait)
 	}
-	own := &job{key: key{image.String(), seen.digest}, image: image, registry: registry}
+	own := &job{key: key{image.String(), seen.digest}, image: image, registry: registry, claim: claim}
 	j, err := p.start(own)
 	if err != nil || j != own { // another one counts, or somebody who is not bounded began it
 		p.pulls.drop(claim)
-		return j, err
 	}
-	p.done.Go(func() {
-		select {
-		case <-j.ended:
-			if j.err != nil {
-				p.pulls.drop(claim)
-			}
-		case <-p.ctx.Done():
-		}
-	})
-	return j, nil
+	return j, err
 }
 
 func (p *Publisher) enough(image ledger.Image, wait time.Duration) error {

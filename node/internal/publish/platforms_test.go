@@ -232,7 +232,7 @@ func TestAttachmentsTakeNoPlatformsAway(t *testing.T) {
 	sbom := *few.Artifact
 	sbom.Pieces = digest.FromString("with an sbom")
 	j := &job{key: key{"docker.io/library/app:1", d}, image: parseImage(t, "app:1"), block: few}
-	if _, err := w.append(j, &sbom); err != nil {
+	if _, err := w.append(t.Context(), j, &sbom); err != nil {
 		t.Errorf("what was overtaken is a failure: %v", err)
 	}
 	w.checkPlatforms(t, "app:1", "amd64", "s390x")

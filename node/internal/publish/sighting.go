@@ -177,15 +177,15 @@ func (w word) write(e *ledger.AddArtifact) {
 
 // record appends a job's own block. The tag is asked again if the copy took
 // long, or the image got another block since the tag was seen.
-func (p *Publisher) record(j *job, e *ledger.AddArtifact) (int64, error) {
+func (p *Publisher) record(ctx context.Context, j *job, e *ledger.AddArtifact) (int64, error) {
 	for attempt := 1; ; attempt++ {
 		if attempt > 1 || !j.word.excused() && time.Since(j.word.at) >= freshFor {
-			if err := p.vouch(p.ctx, j); err != nil {
+			if err := p.vouch(ctx, j); err != nil {
 				return 0, err
 			}
 		}
 		j.word.write(e)
-		height, err := p.Writer.AppendAfter(p.ctx, e, j.word.size)
+		height, err := p.Writer.AppendAfter(ctx, e, j.word.size)
 		if !errors.Is(err, ledger.ErrSuperseded) {
 			return height, err
 		}
