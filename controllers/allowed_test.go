@@ -323,7 +323,7 @@ func TestMirrorsFromBeforeTheRulesGoOn(t *testing.T) {
 	c.create(t, old, never)
 	// As the operator of v0.1.0 has left it.
 	a := applier{client: c.WithWatch, live: c.WithWatch}
-	if err := a.apply(t.Context(), new(appsv1.DaemonSet), daemonSet(old, podInputs{image: "ghcr.io/pyrsia/pyrsia:v0.1.0", ledgerKey: old.Spec.Network.LedgerKey, host: wants(old, nil)})); err != nil {
+	if err := a.apply(t.Context(), new(appsv1.DaemonSet), daemonSet(old, podInputs{image: "ghcr.io/pyrsia/pyrsia:v0.1.0", ledgerKey: old.Spec.Network.LedgerKey, host: claimOf(old)})); err != nil {
 		t.Fatal(err)
 	}
 

@@ -31,7 +31,7 @@ type ArtifactReconciler struct {
 	Saw func(*v1alpha1.Artifact) bool
 	Now func() time.Time
 
-	status statusWriter
+	status statusWriter[*v1alpha1.Artifact]
 }
 
 // Reconcile brings an Artifact closer to being published, verified and mirrored.
@@ -104,7 +104,7 @@ func stageOf(obj client.Object) []string {
 
 // SetupWithManager registers the controller.
 func (r *ArtifactReconciler) SetupWithManager(mgr ctrl.Manager) error {
-	r.status = statusWriter{client: mgr.GetClient(), recorder: mgr.GetEventRecorder("artifact-controller")}
+	r.status = statusWriter[*v1alpha1.Artifact]{client: mgr.GetClient(), recorder: mgr.GetEventRecorder("artifact-controller"), routine: isRoutine}
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("artifact").
 		For(&v1alpha1.Artifact{}, builder.WithPredicates(predicate.GenerationChangedPredicate{})).
@@ -156,6 +156,12 @@ func ledgerSize(n *v1alpha1.PyrsiaNode) int64 {
 		return 0
 	}
 	return n.Status.Ledger.Size
+}
+
+// isRoutine tells whether a condition that has become True is what thousands of
+// Artifacts succeed with: recoveries from failures are told, and withdrawals.
+func isRoutine(was *metav1.Condition, is metav1.Condition) bool {
+	return is.Reason != "Revoked" && is.Reason != "Restored" && (was == nil || was.Status != metav1.ConditionFalse)
 }
 
 // pollAfter is when to ask again how far a publication is that began age ago.

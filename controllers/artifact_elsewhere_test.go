@@ -74,7 +74,7 @@ func TestArtifactsOfOneDigestTakeLittleWork(t *testing.T) {
 	if err := cached.Get(t.Context(), client.ObjectKeyFromObject(art), art); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := (&ArtifactReconciler{Client: cached}).elsewhere(t.Context(), art); err != nil || cached.items > 0 {
+	if _, err := (&ArtifactReconciler{Client: cached}).steps(art)[0](t.Context(), art); err != nil || cached.items > 0 {
 		t.Errorf("to look at an Artifact %d others are looked at that have withdrawn nothing, %v", cached.items, err)
 	}
 	cached.lists = 0

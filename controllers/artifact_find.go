@@ -49,7 +49,7 @@ func (r *ArtifactReconciler) find(ctx context.Context, art *v1alpha1.Artifact) (
 		if refusal, ok := errors.AsType[*control.Error](err); ok && refusal.Reason == control.ReasonNotOnLedger {
 			absent++
 		}
-		if _, ok := errors.AsType[*unusableError](err); ok {
+		if isUnusable(err) {
 			silent = err
 		}
 	}

@@ -15,12 +15,18 @@ import (
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
 )
 
+// maxProof bounds a proof in bytes: a checkpoint of at most 96 KiB, and at most 64
+// hashes.
+const maxProof = 112 << 10
+
 const (
-	// maxProof bounds a proof in bytes: a checkpoint of at most 96 KiB, and at
-	// most 64 hashes.
-	maxProof = 112 << 10
+	// retryFirst is when something that failed once is tried again.
+	retryFirst = 2 * time.Second
 	// maxRetryAfter bounds how long a node can ask to be left alone.
 	maxRetryAfter = time.Hour
+)
+
+const (
 	// tellQueuedAfter is how long an Artifact waits before its status says so.
 	tellQueuedAfter = time.Minute
 	// reasonQueued: the publisher copies other images first.
@@ -102,18 +108,11 @@ func (r *ArtifactReconciler) refused(art *v1alpha1.Artifact, condition string, e
 
 // notAsked says why a node was not asked: no Artifact has failed by that.
 func (r *ArtifactReconciler) notAsked(art *v1alpha1.Artifact, condition string, err error) (time.Duration, error) {
-	unusable, ok := errors.AsType[*unusableError](err)
-	if !ok {
-		return 0, err
+	wait, failed := notAsked(art, condition, err)
+	if isBusy(err) {
+		wait = r.itsTurn(art, condition)
 	}
-	setUnusable(art, condition, unusable)
-	switch {
-	case unusable.permanent:
-		return 0, reconcile.TerminalError(err)
-	case unusable.busy:
-		return r.itsTurn(art, condition), nil
-	}
-	return unusable.wait(), nil
+	return wait, failed
 }
 
 // itsTurn is when to try again what waits for others: the longer it has waited, the

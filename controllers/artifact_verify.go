@@ -24,12 +24,9 @@ func (r *ArtifactReconciler) verify(ctx context.Context, art *v1alpha1.Artifact)
 		return 0, nil
 	}
 	node, _, err := r.source(ctx, art)
-	if unusable, ok := errors.AsType[*unusableError](err); ok {
-		setWaiting(art, condition, unusable.reason, unusable.message)
-		return pollAfter(age(r.Now(), art.CreationTimestamp)), nil
-	}
 	if err != nil {
-		return 0, err
+		wait, err := notAsked(art, condition, err)
+		return min(wait, pollAfter(age(r.Now(), art.CreationTimestamp))), err
 	}
 	got := art.Status.Block
 	block, err := verifyBlock(newestKey(node.Status.Ledger), control.Block{Height: got.Height, Entry: got.Entry, Proof: got.Proof}, art.Spec.Image, art.Spec.Digest)

@@ -2,7 +2,6 @@ package controllers
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"hash/fnv"
 	"time"
@@ -36,7 +35,7 @@ func (r *ArtifactReconciler) withdrawn(ctx context.Context, art *v1alpha1.Artifa
 			}
 		}
 		node, pods, err := r.source(ctx, art)
-		if _, ok := errors.AsType[*unusableError](err); ok {
+		if isUnusable(err) {
 			return again, nil
 		}
 		if err != nil {

@@ -45,24 +45,25 @@ const (
 // are on that.
 const annotationStripped = "pyrsia.io/stripped"
 
-// CacheOptions keep out of the cache what the operator has not made, and the
-// namespaces in which it does not work.
-func CacheOptions(hosts HostRules) cache.Options {
-	own := func(transform func(any) (any, error)) cache.ByObject {
+// cacheOptions keep out of the cache what the operator has not made, and the
+// namespaces in which it does not work: if some are named, it works in them and in
+// its own.
+func cacheOptions(own string, named []string) cache.Options {
+	made := func(transform func(any) (any, error)) cache.ByObject {
 		return cache.ByObject{Label: apilabels.SelectorFromSet(apilabels.Set{labelManagedBy: fieldOwner}), Transform: transform}
 	}
 	var namespaces map[string]cache.Config // nil: all
-	for _, ns := range hosts.Namespaces {
+	for _, ns := range named {
 		if namespaces == nil {
-			namespaces = map[string]cache.Config{hosts.Namespace: {}}
+			namespaces = map[string]cache.Config{own: {}}
 		}
 		namespaces[ns] = cache.Config{}
 	}
 	return cache.Options{DefaultNamespaces: namespaces, DefaultTransform: stripMeta, ByObject: map[client.Object]cache.ByObject{
-		&appsv1.StatefulSet{}:  own(stripOwned),
-		&appsv1.DaemonSet{}:    own(stripOwned),
-		&corev1.Service{}:      own(stripOwned),
-		&corev1.Pod{}:          own(stripPod),
+		&appsv1.StatefulSet{}:  made(stripOwned),
+		&appsv1.DaemonSet{}:    made(stripOwned),
+		&corev1.Service{}:      made(stripOwned),
+		&corev1.Pod{}:          made(stripPod),
 		&v1alpha1.Artifact{}:   {Transform: stripArtifact},
 		&v1alpha1.PyrsiaNode{}: {Transform: stripNode},
 		&corev1.Node{}:         {Transform: stripKubernetesNode},

@@ -446,13 +446,13 @@ func TestControlKeysAreRotated(t *testing.T) {
 	}
 	used := map[string]bool{}
 	for range 3 {
-		used[o.keys.seeds.Load().fingerprint()] = true
+		used[o.keys.Seeds().fingerprint()] = true
 		before := asked.Load()
 		o.keys.now = func() time.Time { return time.Now().Add(time.Duration(len(used)) * 365 * 24 * time.Hour) }
 		if err := o.keys.refresh(t.Context()); err != nil { // as Start does in time
 			t.Fatal(err)
 		}
-		fingerprint := o.keys.seeds.Load().fingerprint()
+		fingerprint := o.keys.Seeds().fingerprint()
 		if used[fingerprint] {
 			t.Fatal("the keys are the same")
 		}

@@ -32,7 +32,7 @@ func TestCoverageOf(t *testing.T) {
 	} {
 		nodes = append(nodes, *one)
 	}
-	waits := corev1.Pod{Spec: corev1.PodSpec{Affinity: affinityTo("full")}, Status: corev1.PodStatus{Conditions: []corev1.PodCondition{{Type: corev1.PodScheduled, Status: corev1.ConditionFalse}}}}
+	waits := corev1.Pod{Spec: corev1.PodSpec{Affinity: wantedOn("full")}, Status: corev1.PodStatus{Conditions: []corev1.PodCondition{{Type: corev1.PodScheduled, Status: corev1.ConditionFalse}}}}
 	got := coverageOf(n, true, nodes, []corev1.Pod{{Spec: corev1.PodSpec{NodeName: "covered"}}, waits})
 	if got.total != 4 || len(got.without) != 3 || got.without["tainted"] != "taint gpu:NoSchedule" || got.without["full"] != "no room for its pod" || got.without["new"] != "" ||
 		fmt.Sprint(got.outside) != "[other]" {
@@ -317,4 +317,12 @@ func nothingElseOfNodes(t *testing.T, c *cluster) {
 	if err := c.Patch(t.Context(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "victim"}}, client.RawPatch(types.MergePatchType, []byte(`{"spec":{"unschedulable":true}}`))); err != nil {
 		t.Error(err)
 	}
+}
+
+// wantedOn is the affinity by which a DaemonSet wants its pod on a Kubernetes node.
+func wantedOn(node string) *corev1.Affinity {
+	return &corev1.Affinity{NodeAffinity: &corev1.NodeAffinity{RequiredDuringSchedulingIgnoredDuringExecution: &corev1.NodeSelector{
+		NodeSelectorTerms: []corev1.NodeSelectorTerm{{MatchFields: []corev1.NodeSelectorRequirement{
+			{Key: metav1.ObjectNameField, Operator: corev1.NodeSelectorOpIn, Values: []string{node}}}}},
+	}}}
 }

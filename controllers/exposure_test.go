@@ -58,7 +58,7 @@ func TestNodesOutsideJoin(t *testing.T) {
 			switch kind { // what a cluster's own parts would do
 			case v1alpha1.ExposureNodePort:
 				c.get(t, way)
-				forward(t, fmt.Sprintf("%s:%d", pod.ip, nodePort(way)), fmt.Sprintf("%s:%d", pod.ip, portP2P))
+				forward(t, fmt.Sprintf("%s:%d", pod.ip, way.Spec.Ports[0].NodePort), fmt.Sprintf("%s:%d", pod.ip, portP2P))
 			case v1alpha1.ExposureLoadBalancer:
 				forward(t, fmt.Sprintf("%s:%d", outer, portP2P), fmt.Sprintf("%s:%d", pod.ip, portP2P))
 			}

@@ -86,7 +86,7 @@ func TestForeignObjectsThatComeMeanwhile(t *testing.T) {
 	a := applier{client: c.WithWatch, live: c.WithWatch}
 	n := node(v1alpha1.RoleMirror, "payments")
 	n.Namespace = ns
-	in := podInputs{image: "ghcr.io/pyrsia/pyrsia:v0.1.0", ledgerKey: "key", host: wants(n, nil)}
+	in := podInputs{image: "ghcr.io/pyrsia/pyrsia:v0.1.0", ledgerKey: "key", host: claimOf(n)}
 	theirs := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "payments"}, Spec: appsv1.DaemonSetSpec{
 		Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "theirs"}},
 		Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"app": "theirs"}},
@@ -111,10 +111,7 @@ func TestForeignObjectsThatComeMeanwhile(t *testing.T) {
 
 	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "payments-control"}, Data: map[string][]byte{"password": []byte("theirs")}}
 	c.create(t, secret)
-	desired, err := controlSecret(n, &seeds{current: new(Seed)})
-	if err != nil {
-		t.Fatal(err)
-	}
+	desired := controlSecret(n, []byte("own"), []byte("operator"))
 	if err := a.applySecret(t.Context(), n, desired); !isForeign(err) {
 		t.Errorf("their Secret: %v", err)
 	}
@@ -127,4 +124,13 @@ func TestForeignObjectsThatComeMeanwhile(t *testing.T) {
 func isForeign(err error) bool {
 	_, ok := errors.AsType[*foreignObjectError](err)
 	return ok
+}
+
+// claimOf is what a mirror has of the Kubernetes nodes.
+func claimOf(n *v1alpha1.PyrsiaNode) hostClaim {
+	folder := n.Spec.Storage.HostPath
+	if folder == "" {
+		folder = "/var/lib/pyrsia/" + n.Namespace + "_" + n.Name
+	}
+	return hostClaim{Folder: folder, Port: mirrorSpec(n).Port}
 }

@@ -57,7 +57,7 @@ func (r *PyrsiaNodeReconciler) deadNodes(ctx context.Context) (map[string]bool, 
 }
 
 // settle gives up what the spec named before, when no pod has it any more.
-func (r *PyrsiaNodeReconciler) settle(ctx context.Context, n *v1alpha1.PyrsiaNode, in podInputs) error {
+func (r *PyrsiaNodeReconciler) settle(ctx context.Context, n *v1alpha1.PyrsiaNode, in *nodeWork) error {
 	seen, err := r.record.view(ctx, n, r.running)
 	if err != nil || seen.was == nil || len(seen.was.Claims) < 2 {
 		return err

@@ -226,7 +226,7 @@ func mirrorsFromBeforeTheClaims(t *testing.T, recorded bool) {
 		n := lonely(t, c.namespace(t), "old")
 		n.Spec.Mirror, n.Spec.Storage.HostPath = &v1alpha1.Mirror{Port: 5600}, "/var/lib/pyrsia/shared"
 		c.create(t, n)
-		if err := a.apply(t.Context(), new(appsv1.DaemonSet), daemonSet(n, podInputs{image: "ghcr.io/pyrsia/pyrsia:v0.1.0", ledgerKey: n.Spec.Network.LedgerKey, host: wants(n, nil)})); err != nil {
+		if err := a.apply(t.Context(), new(appsv1.DaemonSet), daemonSet(n, podInputs{image: "ghcr.io/pyrsia/pyrsia:v0.1.0", ledgerKey: n.Spec.Network.LedgerKey, host: claimOf(n)})); err != nil {
 			t.Fatal(err)
 		}
 		old = append(old, n)

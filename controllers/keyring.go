@@ -55,10 +55,10 @@ type seeds struct {
 	rotated                 time.Time
 }
 
-// LoadKeyring reads the operator's seeds, and makes them when there are none. c
+// loadKeyring reads the operator's seeds, and makes them when there are none. c
 // must not be a caching client: that would need the right to list Secrets. The
 // seeds are rotated when they are older than lifetime.
-func LoadKeyring(ctx context.Context, c client.Client, namespace string, lifetime time.Duration) (*Keyring, error) {
+func loadKeyring(ctx context.Context, c client.Client, namespace string, lifetime time.Duration) (*Keyring, error) {
 	k := &Keyring{client: c, namespace: namespace, lifetime: lifetime, now: time.Now}
 	secret, err := k.read(ctx)
 	if apierrors.IsNotFound(err) {
@@ -130,6 +130,13 @@ func (k *Keyring) use(secret *corev1.Secret) error {
 	}
 	return nil
 }
+
+// Seeds are those of now.
+func (k *Keyring) Seeds() *seeds { return k.seeds.Load() }
+
+// RotateWhenElected lets this replica rotate the seeds as soon as it is elected. It is called
+// before Start.
+func (k *Keyring) RotateWhenElected(elected <-chan struct{}) { k.leading = elected }
 
 // Start keeps the seeds up to date until ctx ends (manager.Runnable).
 func (k *Keyring) Start(ctx context.Context) error {

@@ -369,17 +369,17 @@ func (c *cluster) secretFolder(t *testing.T, n *v1alpha1.PyrsiaNode, template co
 }
 
 // setWorkloadStatus says what the cluster's own controllers would say.
-func (c *cluster) setWorkloadStatus(t *testing.T, n *v1alpha1.PyrsiaNode, desired, ready int32) {
+func (c *cluster) setWorkloadStatus(t *testing.T, n *v1alpha1.PyrsiaNode, scheduled, ready int32) {
 	t.Helper()
 	if n.Spec.Role == v1alpha1.RoleMirror {
-		c.setDaemonSetStatus(t, n.Namespace, n.Name, desired, ready)
-		c.setDaemonSetStatus(t, n.Namespace, frontendName(n), desired, ready)
+		c.setDaemonSetStatus(t, n.Namespace, n.Name, scheduled, ready)
+		c.setDaemonSetStatus(t, n.Namespace, frontendName(n), scheduled, ready)
 		return
 	}
 	set := &appsv1.StatefulSet{ObjectMeta: metav1.ObjectMeta{Namespace: n.Namespace, Name: n.Name}}
 	eventually(t, func() error { // the operator may be writing it
 		c.get(t, set)
-		set.Status.ObservedGeneration, set.Status.Replicas, set.Status.ReadyReplicas = set.Generation, desired, ready
+		set.Status.ObservedGeneration, set.Status.Replicas, set.Status.ReadyReplicas = set.Generation, scheduled, ready
 		return c.Status().Update(t.Context(), set)
 	})
 }

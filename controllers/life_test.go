@@ -41,11 +41,11 @@ func TestPublisherThatIsRolledBack(t *testing.T) {
 	pod.stop()
 
 	empty := c.runPod(t, publisher, "") // the same key, another disk
-	c.awaitCondition(t, publisher, v1alpha1.ConditionLedgerVerified, metav1.ConditionFalse, reasonRolledBack)
+	c.awaitCondition(t, publisher, v1alpha1.ConditionLedgerVerified, metav1.ConditionFalse, v1alpha1.ConditionLedgerRolledBack)
 	if !equality.Semantic.DeepEqual(publisher.Status.Ledger, verified) {
 		t.Errorf("status.ledger changed to %+v", publisher.Status.Ledger)
 	}
-	c.hasEvents(t, ns, reasonRolledBack)
+	c.hasEvents(t, ns, v1alpha1.ConditionLedgerRolledBack)
 	empty.stop()
 
 	c.runPod(t, publisher, pod.data)
@@ -68,7 +68,7 @@ func TestPublisherWithAnotherKey(t *testing.T) {
 	other := newBook(t)
 	change(t, c, secret, func(s *corev1.Secret) { s.Data[signingKeyFile] = []byte(other.skey) })
 	c.runPod(t, publisher, "")
-	c.awaitCondition(t, publisher, v1alpha1.ConditionStalled, metav1.ConditionTrue, reasonKeyChanged)
+	c.awaitCondition(t, publisher, v1alpha1.ConditionStalled, metav1.ConditionTrue, "KeyChanged")
 	if publisher.Status.Ledger.Key != key {
 		t.Error("the pinned key changed")
 	}

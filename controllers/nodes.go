@@ -3,6 +3,7 @@ package controllers
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"slices"
@@ -17,6 +18,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
 	"github.com/pyrsia/pyrsia-operator/node/control"
@@ -25,6 +27,9 @@ import (
 // waitForPublisher is when to look again for a publisher that cannot be asked;
 // watches tell of most changes earlier.
 const waitForPublisher = time.Minute
+
+// reasonUnreachable is the reason of conditions when a node's control API does not answer.
+const reasonUnreachable = "NodeUnreachable"
 
 // clientIdle is how long a client that nobody asked for is kept.
 const clientIdle = 10 * time.Minute
@@ -121,6 +126,7 @@ func isReady(p corev1.Pod) bool {
 // unusableError tells why a node cannot be asked.
 type unusableError struct {
 	reason, message string
+	gone            bool          // there is none
 	permanent       bool          // until somebody changes the reference
 	busy            bool          // others are asked first
 	after           time.Duration // when to try again; 0: in waitForPublisher
@@ -128,16 +134,50 @@ type unusableError struct {
 
 func (e *unusableError) Error() string { return e.message }
 
-// wait is when to look again for a node that cannot be asked.
-func (e *unusableError) wait() time.Duration { return cmp.Or(e.after, waitForPublisher) }
-
-// setUnusable says why a node cannot be asked. That it is busy is no news of what
-// is known already.
-func setUnusable(obj object, condition string, e *unusableError) {
-	if c := meta.FindStatusCondition(*obj.Conditions(), condition); e.busy && c != nil && c.ObservedGeneration == obj.GetGeneration() {
-		return
+// notAsked handles a node that could not be asked, wherever that happens: it says why
+// in a condition, and tells when to ask again. Any other error it returns as it is.
+func notAsked(obj object, condition string, err error) (time.Duration, error) {
+	e, ok := errors.AsType[*unusableError](err)
+	if !ok {
+		return 0, err
 	}
-	setWaiting(obj, condition, e.reason, e.message)
+	// That it is busy is no news of what is known already.
+	if c := meta.FindStatusCondition(*obj.Conditions(), condition); !e.busy || c == nil || c.ObservedGeneration != obj.GetGeneration() {
+		setWaiting(obj, condition, e.reason, e.message)
+	}
+	if e.permanent {
+		return 0, reconcile.TerminalError(err)
+	}
+	wait, _ := askAgain(err)
+	return wait, nil
+}
+
+// askAgain is when to ask a node again that could not be asked; ok is false of any
+// other error.
+func askAgain(err error) (wait time.Duration, ok bool) {
+	e, ok := errors.AsType[*unusableError](err)
+	if !ok {
+		return 0, false
+	}
+	return cmp.Or(e.after, waitForPublisher), true
+}
+
+// isUnusable tells whether a node could not be asked.
+func isUnusable(err error) bool {
+	_, ok := errors.AsType[*unusableError](err)
+	return ok
+}
+
+// isBusy tells whether that is because others are asked first.
+func isBusy(err error) bool {
+	e, ok := errors.AsType[*unusableError](err)
+	return ok && e.busy
+}
+
+// isGone tells whether there is no such node, or none that can publish.
+func isGone(err error) bool {
+	e, ok := errors.AsType[*unusableError](err)
+	return ok && (e.gone || e.permanent)
 }
 
 // askPublisher asks a publisher. The error is an *unusableError if it cannot be
@@ -160,7 +200,7 @@ func (n *Nodes) askPublisher(ctx context.Context, namespace, name string, why pu
 // error is an *unusableError if there is none yet.
 func (n *Nodes) usable(ctx context.Context, namespace, name, what string) (*v1alpha1.PyrsiaNode, []corev1.Pod, error) {
 	unusable := func(reason, format string, args ...any) error {
-		return &unusableError{reason: strings.ToUpper(what[:1]) + what[1:] + reason, message: fmt.Sprintf(format, args...)}
+		return &unusableError{reason: strings.ToUpper(what[:1]) + what[1:] + reason, message: fmt.Sprintf(format, args...), gone: reason == "NotFound"}
 	}
 	node := new(v1alpha1.PyrsiaNode)
 	err := n.reader.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, node)

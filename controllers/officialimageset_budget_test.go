@@ -7,6 +7,8 @@ import (
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/time/rate"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
@@ -16,14 +18,11 @@ import (
 // bounded number of Artifacts: those of other namespaces are made as ever.
 func TestSetsMakeABoundedNumberOfArtifacts(t *testing.T) {
 	t.Parallel()
-	c := testCluster(t)
+	c := memory(t)
 	now := time.Now()
 	r := &OfficialImageSetReconciler{Client: c, Now: func() time.Time { return now }, budgets: map[string]*rate.Limiter{}}
-	newSet := func() *v1alpha1.OfficialImageSet {
-		set := imageSet(c.namespace(t), time.Hour, v1alpha1.ImageTags{Repository: "alpine", Tags: []string{"1"}})
-		set.Spec.Mode = v1alpha1.SetModePlan // the operator that runs makes nothing
-		c.create(t, set)
-		return set
+	newSet := func(namespace string) *v1alpha1.OfficialImageSet {
+		return &v1alpha1.OfficialImageSet{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "official", UID: types.UID(namespace)}}
 	}
 	const image = "docker.io/library/alpine:1"
 	d := digest.FromString("x").String()
@@ -33,14 +32,13 @@ func TestSetsMakeABoundedNumberOfArtifacts(t *testing.T) {
 		if _, err := r.ensure(t.Context(), set, nil, image, i); err != nil {
 			t.Fatal(err)
 		}
-		art := byHand(set.Namespace, artifactName(image, d), "", "")
-		err := c.Get(t.Context(), client.ObjectKeyFromObject(art), art)
+		err := c.Get(t.Context(), client.ObjectKey{Namespace: set.Namespace, Name: artifactName(image, d)}, new(v1alpha1.Artifact))
 		if client.IgnoreNotFound(err) != nil {
 			t.Fatal(err)
 		}
 		return !apierrors.IsNotFound(err), i
 	}
-	greedy, other := newSet(), newSet()
+	greedy, other := newSet("greedy"), newSet("other")
 	for n := range makeBurst {
 		if !r.mayMake(greedy.Namespace) {
 			t.Fatalf("the first %d are not made at once", n)

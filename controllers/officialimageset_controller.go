@@ -36,7 +36,7 @@ type OfficialImageSetReconciler struct {
 	Nodes  *Nodes
 	Now    func() time.Time
 
-	status statusWriter
+	status statusWriter[*v1alpha1.OfficialImageSet]
 
 	mu      sync.Mutex
 	passes  map[types.NamespacedName]*pass // owned by mu; a pass by the set's reconciliation
@@ -72,13 +72,13 @@ type work struct {
 	bytes   int64
 	pass    *pass
 
-	unusable *unusableError // why the publisher cannot be asked
+	notAsked bool // the publisher: Resolved says why
 }
 
 // SetupWithManager registers the controller.
 func (r *OfficialImageSetReconciler) SetupWithManager(mgr ctrl.Manager) error {
 	r.passes, r.budgets = map[types.NamespacedName]*pass{}, map[string]*rate.Limiter{}
-	r.status = statusWriter{client: mgr.GetClient(), recorder: mgr.GetEventRecorder("officialimageset-controller")}
+	r.status = statusWriter[*v1alpha1.OfficialImageSet]{client: mgr.GetClient(), recorder: mgr.GetEventRecorder("officialimageset-controller")}
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("officialimageset").
 		For(&v1alpha1.OfficialImageSet{}, builder.WithPredicates(predicate.GenerationChangedPredicate{})).

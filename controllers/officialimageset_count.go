@@ -122,8 +122,7 @@ func artifactFailure(art *v1alpha1.Artifact) *v1alpha1.ImageFailure {
 // judgeResolved sets Resolved from what is known of the images.
 func judgeResolved(set *v1alpha1.OfficialImageSet, w *work) {
 	const condition = v1alpha1.ConditionResolved
-	if w.unusable != nil {
-		setWaiting(set, condition, w.unusable.reason, w.unusable.message)
+	if w.notAsked {
 		return
 	}
 	failures := resolveFailures(w)

@@ -68,11 +68,11 @@ func (r *OfficialImageSetReconciler) drop(ctx context.Context, set *v1alpha1.Off
 			_, err := c.Drop(ctx, control.DropRequest{Artifacts: part})
 			return err
 		})
-		if unusable, ok := errors.AsType[*unusableError](err); ok {
-			if unusable.permanent || unusable.reason == "PublisherNotFound" {
-				return 0, nil // its content went with it
-			}
-			return unusable.wait(), nil
+		if isGone(err) {
+			return 0, nil // its content went with it
+		}
+		if wait, ok := askAgain(err); ok {
+			return wait, nil
 		}
 		if refusal, ok := errors.AsType[*control.Error](err); ok && refusal.RetryAfterSeconds > 0 {
 			return retryAfter(refusal), nil

@@ -151,7 +151,7 @@ func TestSetsShareArtifacts(t *testing.T) {
 	art := c.artifact(t, ns, "docker.io/library/alpine:3.20", shared)
 	eventually(t, func() error {
 		c.get(t, art)
-		if names := setOwners(art); len(names) != 2 {
+		if names := ownerNames(art); len(names) != 2 {
 			return fmt.Errorf("the Artifact's sets are %v", names)
 		}
 		return nil
@@ -160,7 +160,7 @@ func TestSetsShareArtifacts(t *testing.T) {
 	change(t, c, one, withoutAlpine)
 	eventually(t, func() error {
 		c.get(t, art)
-		if names := setOwners(art); len(names) != 1 || names[0] != two.Name {
+		if names := ownerNames(art); len(names) != 1 || names[0] != two.Name {
 			return fmt.Errorf("the Artifact's sets are %v", names)
 		}
 		return nil
@@ -289,8 +289,15 @@ func TestWritesPerArtifact(t *testing.T) {
 	if total > 3*len(tags) {
 		t.Errorf("%d writes for %d Artifacts", total, len(tags))
 	}
-	time.Sleep(2 * settle)
+	time.Sleep(4 * time.Second) // events of a set are gathered for two
 	if writes := c.writes.during(ns, func() { time.Sleep(13 * time.Second) }); len(writes) > 0 {
 		t.Errorf("a pass with nothing changed wrote:\n%s", strings.Join(writes, "\n"))
 	}
+}
+
+func ownerNames(obj client.Object) (names []string) {
+	for _, ref := range obj.GetOwnerReferences() {
+		names = append(names, ref.Name)
+	}
+	return names
 }

@@ -66,7 +66,7 @@ func TestForgedArtifactsCountForNothing(t *testing.T) {
 	for _, forged := range []*v1alpha1.Artifact{few, lookup, other} {
 		c.awaitCurrent(t, forged) // it is somebody's, and none of the set's business
 	}
-	time.Sleep(2 * settle)
+	time.Sleep(4 * time.Second) // events of a set are gathered for two
 	if c.get(t, set); set.Status.Blocks != 1 || set.Status.Published != 1 || set.Status.Desired != 1 {
 		t.Errorf("the set counts what is not its own: %+v", set.Status)
 	}
@@ -269,7 +269,7 @@ func TestArtifactsOfManyOwners(t *testing.T) {
 		c.create(t, tc.art, set)
 		eventually(t, func() error {
 			c.get(t, set)
-			if f := set.Status.Failures; len(f) != 1 || f[0].Reason != reasonNameConflict || !strings.Contains(f[0].Message, "owners") {
+			if f := set.Status.Failures; len(f) != 1 || f[0].Reason != "NameConflict" || !strings.Contains(f[0].Message, "owners") {
 				return fmt.Errorf("the set's failures are %+v", f)
 			}
 			return nil

@@ -11,13 +11,10 @@ import (
 )
 
 const (
-	// resolveAtOnce is how many tags of a set are resolved at the same time,
-	// and resolveBatch how many before its status is written.
-	resolveAtOnce = 16
-	resolveBatch  = 256
-
-	retryFirst = 2 * time.Second
-	retryMax   = 5 * time.Minute
+	// resolveBatch is how many tags of a set are resolved before its status is written.
+	resolveBatch = 256
+	// retryMax is how long an image that failed is left alone at most.
+	retryMax = 5 * time.Minute
 )
 
 // pass is what this process remembers of a set between reconciliations. All of

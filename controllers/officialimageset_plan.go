@@ -102,16 +102,9 @@ func (r *OfficialImageSetReconciler) list(ctx context.Context, set *v1alpha1.Off
 // everything stays as it is.
 func (r *OfficialImageSetReconciler) planFailed(set *v1alpha1.OfficialImageSet, w *work, err error) (time.Duration, error) {
 	const condition = v1alpha1.ConditionPlanned
-	if unusable, ok := errors.AsType[*unusableError](err); ok {
-		setUnusable(set, condition, unusable)
-		if unusable.permanent {
-			return 0, reconcile.TerminalError(err)
-		}
-		return unusable.wait(), nil
-	}
 	refusal, ok := errors.AsType[*control.Error](err)
 	if !ok {
-		return 0, err
+		return notAsked(set, condition, err)
 	}
 	w.pass.listFailures++
 	setRefused(set, condition, conditionReason(refusal.Reason), refusal.Message)

@@ -10,7 +10,6 @@ import (
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/errgroup"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
 	"github.com/pyrsia/pyrsia-operator/node/control"
@@ -44,8 +43,7 @@ func (r *OfficialImageSetReconciler) resolve(w *work) step[*v1alpha1.OfficialIma
 			return untilNext(now, next), nil
 		}
 		answers, err := r.resolveAll(ctx, set, due)
-		unusable, ok := errors.AsType[*unusableError](err)
-		if err != nil && !ok {
+		if err != nil && !isUnusable(err) {
 			return 0, err
 		}
 		if len(answers) > 0 {
@@ -59,16 +57,9 @@ func (r *OfficialImageSetReconciler) resolve(w *work) step[*v1alpha1.OfficialIma
 				w.pass.seen.note(a.image, a.Digest)
 			}
 		}
-		switch {
-		case unusable != nil && unusable.permanent:
-			w.unusable = unusable
-			judgeResolved(set, w)
-			return 0, reconcile.TerminalError(err)
-		case unusable != nil:
-			if !unusable.busy {
-				w.unusable = unusable
-			}
-			return unusable.wait(), nil
+		if err != nil {
+			w.notAsked = !isBusy(err) // what is known of the tags stands while it is busy
+			return notAsked(set, v1alpha1.ConditionResolved, err)
 		}
 		due, next = w.pass.due(now, interval, 1)
 		if len(due) == 0 {

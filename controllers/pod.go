@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 
-	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/util/intstr"
@@ -53,11 +52,6 @@ type podInputs struct {
 	// says otherwise.
 	everyNode bool
 	pods      []corev1.Pod // as they are; roll-outs depend on them alone
-
-	// mirrors and frontends are the DaemonSets as they were read last; nil while the
-	// cluster has not seen the newest one. They are what a later step has from the
-	// workload.
-	mirrors, frontends *appsv1.DaemonSet
 }
 
 func labels(n *v1alpha1.PyrsiaNode, component string) map[string]string {

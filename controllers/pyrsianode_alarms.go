@@ -5,7 +5,9 @@ import (
 	"slices"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
 	"github.com/pyrsia/pyrsia-operator/node/control"
@@ -95,6 +97,23 @@ func setAlarms(n *v1alpha1.PyrsiaNode, reports []report) {
 			first = fmt.Sprintf("%d pods, the first is %s", count, first)
 		}
 		setDone(n, condition, condition, first)
+	}
+}
+
+// tellAlarms records as events the alarms that begin and end, and a key that was
+// handed over. conditions are those of is.
+func (r *PyrsiaNodeReconciler) tellAlarms(was, is *v1alpha1.PyrsiaNode, conditions []metav1.Condition) {
+	for _, name := range append([]string{v1alpha1.ConditionContainerdNotRestored, v1alpha1.ConditionNotAllowed}, v1alpha1.NodeAlarms...) {
+		raised := meta.FindStatusCondition(conditions, name)
+		switch {
+		case raised != nil && !isTrue(was, name):
+			r.Recorder.Eventf(is, nil, corev1.EventTypeWarning, name, name, "%s", raised.Message)
+		case raised == nil && isTrue(was, name):
+			r.Recorder.Eventf(is, nil, corev1.EventTypeNormal, name+"Ended", name, "the alarm has ended")
+		}
+	}
+	if key := ledgerKey(was); key != "" && is.Spec.Role == v1alpha1.RolePublisher && key != ledgerKey(is) {
+		r.Recorder.Eventf(is, nil, corev1.EventTypeNormal, "KeyRotated", v1alpha1.ConditionKeysReady, "the ledger is signed by the key %s from now on", ledgerKey(is))
 	}
 }
 

@@ -130,7 +130,7 @@ func (in podInputs) maxUnavailable(wanted intstr.IntOrString) intstr.IntOrString
 }
 
 // prove tells whether containerd asks the mirror on each Kubernetes node.
-func (r *PyrsiaNodeReconciler) prove(in *podInputs) step[*v1alpha1.PyrsiaNode] {
+func (r *PyrsiaNodeReconciler) prove(in *nodeWork) step[*v1alpha1.PyrsiaNode] {
 	return func(_ context.Context, n *v1alpha1.PyrsiaNode) (time.Duration, error) {
 		switch {
 		case !managesContainerd(n):

@@ -81,7 +81,7 @@ func (r *PyrsiaNodeReconciler) cleanup(ctx context.Context, n *v1alpha1.PyrsiaNo
 		if patchErr := r.Client.Status().Patch(ctx, n, unlessChanged(before)); patchErr != nil {
 			return 0, errors.Join(err, client.IgnoreNotFound(wrap(patchErr, "writing the status")))
 		}
-		r.status.tellAlarms(before, n, conditions)
+		r.tellAlarms(before, n, conditions)
 	}
 	return cleanupPoll, err
 }
@@ -187,7 +187,7 @@ const reasonNotRestored = v1alpha1.ConditionContainerdNotRestored
 func (r *PyrsiaNodeReconciler) tellLeft(n *v1alpha1.PyrsiaNode, why string) {
 	record := &corev1.ConfigMap{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "ConfigMap"}, ObjectMeta: metav1.ObjectMeta{Namespace: r.Hosts.Namespace, Name: hostRecordName}}
 	for _, about := range []client.Object{n, record} {
-		r.status.recorder.Eventf(about, nil, corev1.EventTypeWarning, reasonNotRestored, "Delete",
+		r.Recorder.Eventf(about, nil, corev1.EventTypeWarning, reasonNotRestored, "Delete",
 			"PyrsiaNode %s/%s is gone, and %s: containerd there may still ask this mirror alone. On each of them run 'pyrsia containerd uninstall --all --owner %s', or make a PyrsiaNode of this name again and delete it", n.Namespace, n.Name, why, setupOwner(n))
 	}
 }

@@ -1,6 +1,7 @@
 package controllers
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/events"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -39,9 +41,11 @@ const (
 	pollBusy   = time.Second
 )
 
-// PyrsiaNodeReconciler runs the pods of PyrsiaNodes and watches their ledgers.
-type PyrsiaNodeReconciler struct {
+// nodeConfig is what the controller is given.
+type nodeConfig struct {
 	Client    client.Client
+	Live      client.Reader // not cached
+	Recorder  events.EventRecorder
 	Nodes     *Nodes
 	Keys      *Keyring
 	NodeImage string
@@ -50,14 +54,31 @@ type PyrsiaNodeReconciler struct {
 	// KeyOverlap is for how long the old and the new signing key both sign.
 	KeyOverlap time.Duration
 	Now        func() time.Time
+}
+
+// PyrsiaNodeReconciler runs the pods of PyrsiaNodes and watches their ledgers.
+type PyrsiaNodeReconciler struct {
+	nodeConfig
 
 	applier applier
-	status  statusWriter
+	status  statusWriter[*v1alpha1.PyrsiaNode]
 	record  *hostRecord
 
 	// keysApplied holds by the name of each PyrsiaNode when its Secrets were last
 	// written by this process (keysWritten).
 	keysApplied sync.Map
+}
+
+// newNodeReconciler makes one that may be called, and registered.
+func newNodeReconciler(c nodeConfig) *PyrsiaNodeReconciler {
+	c.KeysEvery, c.KeyOverlap = cmp.Or(c.KeysEvery, keysEvery), cmp.Or(c.KeyOverlap, keyOverlap)
+	r := &PyrsiaNodeReconciler{
+		nodeConfig: c,
+		applier:    applier{client: c.Client, live: c.Live},
+		record:     &hostRecord{client: c.Client, live: c.Live, namespace: c.Hosts.Namespace, now: c.Now},
+	}
+	r.status = statusWriter[*v1alpha1.PyrsiaNode]{client: c.Client, recorder: c.Recorder, remarks: v1alpha1.NodeRemarks, tellMore: r.tellAlarms}
+	return r
 }
 
 // Reconcile brings a PyrsiaNode closer to its spec.
@@ -94,9 +115,17 @@ func (r *PyrsiaNodeReconciler) Reconcile(ctx context.Context, req ctrl.Request) 
 	}
 	before := n.DeepCopy()
 	setNotAllowed(n, may)
-	in := podInputs{image: r.NodeImage, host: may.host, former: may.former, everyNode: may.everyNode}
+	in := nodeWork{podInputs: podInputs{image: r.NodeImage, host: may.host, former: may.former, everyNode: may.everyNode}}
 	next, err := run(ctx, n, r.keys, r.network(&in), r.workload(&in), r.coverNodes(&in), r.restoreContainerd(&in), r.prove(&in), r.ledger(&in), r.awaitKeys, r.pace)
 	return r.status.finish(ctx, before, n, next, err)
+}
+
+// nodeWork is what the steps of one reconciliation hand to each other.
+type nodeWork struct {
+	podInputs
+	// mirrors and frontends are the DaemonSets as they were read last; nil while the
+	// cluster has not seen the newest one.
+	mirrors, frontends *appsv1.DaemonSet
 }
 
 // pace decides when to ask the node again.
@@ -127,9 +156,6 @@ func (r *PyrsiaNodeReconciler) pace(ctx context.Context, n *v1alpha1.PyrsiaNode)
 
 // SetupWithManager registers the controller.
 func (r *PyrsiaNodeReconciler) SetupWithManager(mgr ctrl.Manager) error {
-	r.applier = applier{client: mgr.GetClient(), live: mgr.GetAPIReader()}
-	r.record = &hostRecord{client: mgr.GetClient(), live: mgr.GetAPIReader(), namespace: r.Hosts.Namespace, now: r.Now}
-	r.status = statusWriter{client: mgr.GetClient(), recorder: mgr.GetEventRecorder("pyrsianode-controller")}
 	build := ctrl.NewControllerManagedBy(mgr).
 		Named("pyrsianode").
 		For(&v1alpha1.PyrsiaNode{}, builder.WithPredicates(predicate.GenerationChangedPredicate{})).

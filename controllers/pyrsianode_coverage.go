@@ -37,7 +37,7 @@ func (r *PyrsiaNodeReconciler) seesNodes() bool { return len(r.Hosts.Namespaces)
 
 // coverNodes counts the Kubernetes nodes that a mirror is for, and names those
 // without a pod of it: what is pulled there nobody has vouched for.
-func (r *PyrsiaNodeReconciler) coverNodes(in *podInputs) step[*v1alpha1.PyrsiaNode] {
+func (r *PyrsiaNodeReconciler) coverNodes(in *nodeWork) step[*v1alpha1.PyrsiaNode] {
 	return func(ctx context.Context, n *v1alpha1.PyrsiaNode) (time.Duration, error) {
 		if n.Spec.Role != v1alpha1.RoleMirror || n.Status.Nodes == nil {
 			return 0, nil

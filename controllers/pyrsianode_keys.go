@@ -33,7 +33,7 @@ const keysEvery = time.Minute
 // keys puts the node's Secrets in place. The operator may not read Secrets, so
 // it writes them when they are new, and when pods do not get ready or answer.
 func (r *PyrsiaNodeReconciler) keys(ctx context.Context, n *v1alpha1.PyrsiaNode) (time.Duration, error) {
-	seeds := r.Keys.seeds.Load()
+	seeds := r.Keys.Seeds()
 	done := "The node's Secrets are in place; control keys " + seeds.fingerprint()
 	if n.Spec.Role == v1alpha1.RolePublisher {
 		current, next := keyGenerations(n)
@@ -46,10 +46,11 @@ func (r *PyrsiaNodeReconciler) keys(ctx context.Context, n *v1alpha1.PyrsiaNode)
 		setDone(n, v1alpha1.ConditionKeysReady, "Applied", done)
 		return 0, nil
 	}
-	secret, err := controlSecret(n, seeds)
+	own, operator, err := seeds.nodeFiles(n)
 	if err != nil {
 		return 0, err
 	}
+	secret := controlSecret(n, own, operator)
 	err = r.applier.applySecret(ctx, n, secret)
 	if foreign, ok := errors.AsType[*foreignObjectError](err); ok {
 		setFailed(n, v1alpha1.ConditionKeysReady, "NameConflict", foreign.Error())
@@ -118,17 +119,14 @@ func (r *PyrsiaNodeReconciler) awaitKeys(_ context.Context, n *v1alpha1.PyrsiaNo
 	return max(due.Sub(r.Now()), pollBusy), nil // what is overdue is not written in this pass any more
 }
 
-// controlSecret holds the node's half of the control API.
-func controlSecret(n *v1alpha1.PyrsiaNode, s *seeds) (*coreac.SecretApplyConfiguration, error) {
-	own, operator, err := s.nodeFiles(n)
-	if err != nil {
-		return nil, err
-	}
+// controlSecret holds the node's half of the control API: its own key and the
+// operator's.
+func controlSecret(n *v1alpha1.PyrsiaNode, own, operator []byte) *coreac.SecretApplyConfiguration {
 	return coreac.Secret(controlSecretName(n), n.Namespace).
 		WithLabels(labels(n, component(n))).
 		WithOwnerReferences(ownerReference(n)).
 		WithType(corev1.SecretTypeOpaque).
-		WithData(map[string][]byte{nodeKeyFile: own, operatorKeyFile: operator}), nil
+		WithData(map[string][]byte{nodeKeyFile: own, operatorKeyFile: operator})
 }
 
 // keyGenerations are that of the key which signs the ledger, and while it is

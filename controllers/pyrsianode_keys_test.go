@@ -4,6 +4,7 @@ import (
 	"testing"
 	"time"
 
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -37,7 +38,7 @@ func TestSecretsAreWrittenAgainWhenDue(t *testing.T) {
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			r := &PyrsiaNodeReconciler{KeysEvery: every, Now: func() time.Time { return now }}
+			r := &PyrsiaNodeReconciler{nodeConfig: nodeConfig{KeysEvery: every, Now: func() time.Time { return now }}}
 			n := &v1alpha1.PyrsiaNode{ObjectMeta: metav1.ObjectMeta{UID: "a"}}
 			if !tt.noPods {
 				n.Status.Nodes = &v1alpha1.NodeCounts{Desired: 1}
@@ -47,7 +48,7 @@ func TestSecretsAreWrittenAgainWhenDue(t *testing.T) {
 			}
 			setDone(n, v1alpha1.ConditionKeysReady, "Applied", "done")
 			for _, c := range tt.conditions {
-				setCondition(n, c.Type, c.Status, c.Reason, "")
+				meta.SetStatusCondition(n.Conditions(), c)
 			}
 			if got := r.keysDue(n, "done"); got != tt.wantDue {
 				t.Errorf("due: %t, want %t", got, tt.wantDue)
@@ -62,10 +63,8 @@ func TestSecretsAreWrittenAgainWhenDue(t *testing.T) {
 // What is remembered of a PyrsiaNode goes with it, also when nothing holds its deletion.
 func TestKeysOfWhatIsGoneAreForgotten(t *testing.T) {
 	t.Parallel()
-	c := testCluster(t)
-	n := publisherNode(c.namespace(t), "http://127.0.0.1:1") // it is not there any more
-	n.UID = "1"
-	r := &PyrsiaNodeReconciler{Client: c, Now: time.Now, record: new(hostRecord)}
+	c, n := memory(t), node(v1alpha1.RolePublisher, "publisher") // it is not there any more
+	r := newNodeReconciler(nodeConfig{Client: c, Live: c, Now: time.Now})
 	r.noteKeys(n)
 	if _, err := r.Reconcile(t.Context(), ctrl.Request{NamespacedName: client.ObjectKeyFromObject(n)}); err != nil {
 		t.Fatal(err)

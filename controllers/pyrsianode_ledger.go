@@ -20,8 +20,6 @@ import (
 )
 
 const (
-	// pollsAtOnce bounds the pods of one PyrsiaNode that are asked at once.
-	pollsAtOnce = 64
 	// maxPeers bounds how many peers a node says that it has.
 	maxPeers = 1 << 20
 	// maxPeerID bounds what a node says its peer ID is.
@@ -44,7 +42,6 @@ type report struct {
 
 // The reasons for which a pod's ledger is not verified.
 const (
-	reasonUnreachable  = "NodeUnreachable"
 	reasonNoCheckpoint = "NoCheckpoint"
 	reasonKeyChanged   = "KeyChanged"
 	reasonBadSignature = "BadSignature"
@@ -57,7 +54,7 @@ const (
 // publisher the newest checkpoint, the floor below which it must not fall; of
 // mirrors the oldest, so that all have what it covers. It does not wait for all
 // pods to be ready: a Kubernetes node that is down must not hide a fork.
-func (r *PyrsiaNodeReconciler) ledger(in *podInputs) step[*v1alpha1.PyrsiaNode] {
+func (r *PyrsiaNodeReconciler) ledger(in *nodeWork) step[*v1alpha1.PyrsiaNode] {
 	return func(ctx context.Context, n *v1alpha1.PyrsiaNode) (time.Duration, error) {
 		const condition = v1alpha1.ConditionLedgerVerified
 		if n.Status.Nodes == nil {
@@ -76,7 +73,7 @@ func (r *PyrsiaNodeReconciler) ledger(in *podInputs) step[*v1alpha1.PyrsiaNode] 
 			return pollBusy + rand.N(pollBusy), nil // what was found before stands
 		}
 		defer v.end()
-		reports, err := r.poll(ctx, v, pods, pinnedKey(n, *in))
+		reports, err := r.poll(ctx, v, pods, pinnedKey(n, in.podInputs))
 		if err != nil {
 			return 0, err
 		}

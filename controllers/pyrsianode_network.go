@@ -17,24 +17,24 @@ import (
 // network finds out which ledger a mirror is to trust and where its first
 // peers are: from the publisher's status, or from the spec. A publisher's
 // network is its own. Either may be open to the outside.
-func (r *PyrsiaNodeReconciler) network(in *podInputs) step[*v1alpha1.PyrsiaNode] {
+func (r *PyrsiaNodeReconciler) network(in *nodeWork) step[*v1alpha1.PyrsiaNode] {
 	return func(ctx context.Context, n *v1alpha1.PyrsiaNode) (time.Duration, error) {
 		if !isTrue(n, v1alpha1.ConditionKeysReady) {
 			return 0, nil
 		}
 		if n.Spec.Role == v1alpha1.RolePublisher {
-			return 0, r.publisherNetwork(ctx, n, in)
+			return 0, r.publisherNetwork(ctx, n, &in.podInputs)
 		}
-		if err := r.expose(ctx, n, in); err != nil {
+		if err := r.expose(ctx, n, &in.podInputs); err != nil {
 			return 0, err
 		}
 		in.ledgerKey, in.bootstrap = n.Spec.Network.LedgerKey, n.Spec.Network.Bootstrap
 		if ref := n.Spec.Network.PublisherRef; ref != nil {
-			if err := r.askPublisher(ctx, n, ref.Name, in); err != nil || in.ledgerKey == "" {
+			if err := r.askPublisher(ctx, n, ref.Name, &in.podInputs); err != nil || in.ledgerKey == "" {
 				return 0, err
 			}
 		}
-		return 0, keepLedger(n, in)
+		return 0, keepLedger(n, &in.podInputs)
 	}
 }
 

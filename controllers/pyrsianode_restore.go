@@ -26,7 +26,7 @@ import (
 //
 // The workload is applied before: a path that changes is set up at the new place
 // first, so that there is no moment at which pulls go around the mirror.
-func (r *PyrsiaNodeReconciler) restoreContainerd(in *podInputs) step[*v1alpha1.PyrsiaNode] {
+func (r *PyrsiaNodeReconciler) restoreContainerd(in *nodeWork) step[*v1alpha1.PyrsiaNode] {
 	return func(ctx context.Context, n *v1alpha1.PyrsiaNode) (time.Duration, error) {
 		if n.Spec.Role != v1alpha1.RoleMirror || in.mirrors == nil {
 			return 0, nil
@@ -37,7 +37,7 @@ func (r *PyrsiaNodeReconciler) restoreContainerd(in *podInputs) step[*v1alpha1.P
 				return 0, err
 			}
 			if place := fallenOut(n, pods, in.mirrors.Status); place != nil {
-				return r.restorePlace(ctx, n, *in, *place, func() bool { return fallenOut(n, pods, in.mirrors.Status) != nil })
+				return r.restorePlace(ctx, n, in.podInputs, *place, func() bool { return fallenOut(n, pods, in.mirrors.Status) != nil })
 			}
 		}
 		meta.RemoveStatusCondition(n.Conditions(), v1alpha1.ConditionContainerdNotRestored)
@@ -46,7 +46,7 @@ func (r *PyrsiaNodeReconciler) restoreContainerd(in *podInputs) step[*v1alpha1.P
 		if err := deleteOwned(ctx, r.applier, n, new(appsv1.DaemonSet), "DaemonSet", cleanupName(n)); err != nil {
 			return 0, err
 		}
-		if err := r.settle(ctx, n, *in); err != nil {
+		if err := r.settle(ctx, n, in); err != nil {
 			return 0, err
 		}
 		if !managesContainerd(n) && len(n.Status.Containerd) == 0 && in.mirrors.Status.DesiredNumberScheduled == 0 {
@@ -212,12 +212,12 @@ func (r *PyrsiaNodeReconciler) restorePlace(ctx context.Context, n *v1alpha1.Pyr
 // when its work is done. A node that has left the cluster is none of them: the
 // DaemonSet has no pod to run there.
 func (r *PyrsiaNodeReconciler) notRestored(ctx context.Context, n *v1alpha1.PyrsiaNode, set *appsv1.DaemonSet, at place) ([]string, error) {
-	pods := new(corev1.PodList)
-	if err := r.Nodes.reader.List(ctx, pods, client.InNamespace(n.Namespace), client.MatchingLabels(labels(n, "cleanup"))); err != nil {
-		return nil, fmt.Errorf("listing the pods of the clean-up: %w", err)
+	pods, err := r.Nodes.podsOf(ctx, n, "cleanup")
+	if err != nil {
+		return nil, err
 	}
 	left := slices.Clone(at.nodes)
-	for _, p := range pods.Items {
+	for _, p := range pods {
 		if metav1.IsControlledBy(&p, set) && p.DeletionTimestamp == nil && p.Annotations[annotationPath] == at.path && isReady(p) {
 			left = slices.DeleteFunc(left, func(node string) bool { return node == p.Spec.NodeName })
 		}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
 	"github.com/pyrsia/pyrsia-operator/node/control"
@@ -147,21 +148,16 @@ func TestNewPodWithTheNewestKeyWaits(t *testing.T) {
 // another: whoever has stolen their publisher's key could ask for any.
 func TestKeysAreExpectedInTheirNamespaceAlone(t *testing.T) {
 	t.Parallel()
-	c := testCluster(t)
-	ours, theirs := c.namespace(t), c.namespace(t)
-	for _, ns := range []string{ours, theirs} {
-		p := publisherNode(ns, "http://127.0.0.1:1")
-		c.create(t, p)
-		eventually(t, func() error {
-			c.get(t, p)
-			p.Status.KeyRotation = &v1alpha1.KeyRotation{Key: "key of " + ns, RecordedAt: metav1.Now()}
-			return c.Status().Update(t.Context(), p)
-		})
+	var publishers []client.Object
+	for _, ns := range []string{"ours", "theirs"} {
+		p := node(v1alpha1.RolePublisher, "publisher")
+		p.Namespace, p.Status.KeyRotation = ns, &v1alpha1.KeyRotation{Key: "key of " + ns, RecordedAt: metav1.Now()}
+		publishers = append(publishers, p)
 	}
 	mirror := node(v1alpha1.RoleMirror, "mirror")
-	mirror.Namespace = ours
-	keys, err := (&PyrsiaNodeReconciler{Client: c}).expectedKeys(t.Context(), mirror)
-	if err != nil || len(keys) != 1 || keys[0] != "key of "+ours {
+	mirror.Namespace = "ours"
+	keys, err := (&PyrsiaNodeReconciler{nodeConfig: nodeConfig{Client: memory(t, publishers...)}}).expectedKeys(t.Context(), mirror)
+	if err != nil || len(keys) != 1 || keys[0] != "key of ours" {
 		t.Errorf("%q are expected, %v", keys, err)
 	}
 }

@@ -23,13 +23,13 @@ import (
 )
 
 // workload applies the Service and the pods of the node, and counts the pods.
-func (r *PyrsiaNodeReconciler) workload(in *podInputs) step[*v1alpha1.PyrsiaNode] {
+func (r *PyrsiaNodeReconciler) workload(in *nodeWork) step[*v1alpha1.PyrsiaNode] {
 	return func(ctx context.Context, n *v1alpha1.PyrsiaNode) (time.Duration, error) {
 		if !isTrue(n, v1alpha1.ConditionKeysReady) ||
 			n.Spec.Role == v1alpha1.RoleMirror && in.ledgerKey == "" {
 			return 0, nil
 		}
-		if image, registry := cutsItselfOff(n, *in); registry != "" {
+		if image, registry := cutsItselfOff(n, in.podInputs); registry != "" {
 			message := fmt.Sprintf("the mirror's own image %s comes from %s, which containerd: Strict would let no Kubernetes node reach without it: take %[2]s out of spec.mirror.registries, use containerd: Fallback, or an image of another registry (spec.image, and the operator's own by --node-image)", image, registry)
 			setFailed(n, v1alpha1.ConditionWorkloadReady, "ImageBehindMirror", message)
 			return 0, reconcile.TerminalError(fmt.Errorf("%s", message))
@@ -171,14 +171,14 @@ func unmade(n *v1alpha1.PyrsiaNode, pods, fronts int) string {
 
 // applyWorkload returns nil counts while the cluster has not yet seen the
 // newest workload.
-func (r *PyrsiaNodeReconciler) applyWorkload(ctx context.Context, n *v1alpha1.PyrsiaNode, in *podInputs) (*v1alpha1.NodeCounts, error) {
+func (r *PyrsiaNodeReconciler) applyWorkload(ctx context.Context, n *v1alpha1.PyrsiaNode, in *nodeWork) (*v1alpha1.NodeCounts, error) {
 	if _, _, err := r.applyService(ctx, n, service(n)); err != nil {
 		return nil, err
 	}
 	if n.Spec.Role == v1alpha1.RolePublisher {
-		return r.applyStatefulSet(ctx, n, *in)
+		return r.applyStatefulSet(ctx, n, in.podInputs)
 	}
-	mirrors, err := r.applyDaemonSet(ctx, n, daemonSet(n, *in))
+	mirrors, err := r.applyDaemonSet(ctx, n, daemonSet(n, in.podInputs))
 	if err != nil {
 		return nil, err
 	}
@@ -187,7 +187,7 @@ func (r *PyrsiaNodeReconciler) applyWorkload(ctx context.Context, n *v1alpha1.Py
 		mirrors.Status.NumberReady = min(mirrors.Status.NumberReady+countIf(in.pods, lacksProofAlone), mirrors.Status.DesiredNumberScheduled)
 	}
 	in.mirrors = mirrors
-	frontends, err := r.applyDaemonSet(ctx, n, frontendDaemonSet(n, *in))
+	frontends, err := r.applyDaemonSet(ctx, n, frontendDaemonSet(n, in.podInputs))
 	in.frontends = frontends
 	if err != nil || mirrors == nil || frontends == nil {
 		return nil, err
@@ -209,20 +209,20 @@ func (r *PyrsiaNodeReconciler) applyService(ctx context.Context, n *v1alpha1.Pyr
 }
 
 func (r *PyrsiaNodeReconciler) applyStatefulSet(ctx context.Context, n *v1alpha1.PyrsiaNode, in podInputs) (*v1alpha1.NodeCounts, error) {
-	live, desired := new(appsv1.StatefulSet), statefulSet(n, in)
+	live, wanted := new(appsv1.StatefulSet), statefulSet(n, in)
 	blocked, err := r.blocked(ctx, n)
 	if err != nil {
 		return nil, err
 	}
 	if blocked {
-		desired.Spec.WithReplicas(0)
+		wanted.Spec.WithReplicas(0)
 	}
-	changed, err := outdated(ctx, r.applier, n, live, "StatefulSet", extractStatefulSet, n.Name, desired)
+	changed, err := outdated(ctx, r.applier, n, live, "StatefulSet", extractStatefulSet, n.Name, wanted)
 	if err != nil {
 		return nil, err
 	}
 	if changed {
-		return nil, wrap(r.applier.apply(ctx, live, desired), "applying StatefulSet %s", n.Name)
+		return nil, wrap(r.applier.apply(ctx, live, wanted), "applying StatefulSet %s", n.Name)
 	}
 	if live.Status.ObservedGeneration < live.Generation {
 		return nil, nil

@@ -188,7 +188,7 @@ func (r *ReceiptReconciler) make(ctx context.Context, v *visit, b *receiptBook, 
 		return false, nil
 	}
 	_, err = v.proven(ctx, pods[i], p.key.image, p.key.digest)
-	if _, ok := errors.AsType[*unusableError](err); ok {
+	if isUnusable(err) {
 		return false, nil // it is asked again the next time
 	}
 	budget.Allow()

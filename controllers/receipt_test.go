@@ -23,6 +23,9 @@ import (
 	"github.com/pyrsia/pyrsia-operator/node/control"
 )
 
+// receiptsRead is how long it takes until the operator has read a node's receipts.
+const receiptsRead = 12 * time.Second
+
 // pull asks a mirror for an image as containerd does.
 func (p *pod) pull(t *testing.T, image string) {
 	t.Helper()
@@ -100,7 +103,7 @@ func TestPulledImagesBecomeArtifacts(t *testing.T) {
 		for range 50 {
 			pod.pull(t, "library/alpine:1")
 		}
-		time.Sleep(receiptInterval + 2*time.Second)
+		time.Sleep(receiptsRead)
 	})
 	if len(writes) > 0 {
 		t.Errorf("written by more pulls:\n%s", strings.Join(writes, "\n"))
@@ -160,7 +163,7 @@ func TestHistoryIsWhatTheNodeMade(t *testing.T) {
 	}
 	forged[1].Spec.PublisherRef, forged[1].Spec.NodeRef = v1alpha1.LocalReference{}, v1alpha1.LocalReference{Name: mirror.Name}
 	c.create(t, forged[0], forged[1])
-	time.Sleep(receiptInterval + 2*time.Second)
+	time.Sleep(receiptsRead)
 	for _, art := range append(forged, own) {
 		c.get(t, art)
 		if !art.DeletionTimestamp.IsZero() {
@@ -178,7 +181,7 @@ func TestHistoryIsWhatTheNodeMade(t *testing.T) {
 		return nil
 	})
 	time.Sleep(2 * time.Second) // what was on its way
-	if writes := c.writes.during(mirror.Namespace, func() { time.Sleep(2*receiptInterval + 2*time.Second) }); len(writes) > 0 {
+	if writes := c.writes.during(mirror.Namespace, func() { time.Sleep(2 * receiptsRead) }); len(writes) > 0 {
 		t.Errorf("what is being deleted already is written:\n%s", strings.Join(writes, "\n"))
 	}
 }
@@ -219,7 +222,8 @@ func TestArtifactByHandIsLookedUp(t *testing.T) {
 	}
 	r := &ArtifactReconciler{Client: c, Nodes: NewNodes(c, keys, time.Now), Now: time.Now}
 	c.get(t, there) // which the operator looks at each few minutes
-	if _, err := r.withdrawn(t.Context(), there); !errors.Is(err, reconcile.TerminalError(nil)) || isTrue(there, v1alpha1.ConditionVerified) {
+	steps := r.steps(there)
+	if _, err := steps[len(steps)-1](t.Context(), there); !errors.Is(err, reconcile.TerminalError(nil)) || isTrue(there, v1alpha1.ConditionVerified) {
 		t.Errorf("it is not withdrawn: %v", err)
 	}
 	again := lookup("again", "docker.io/library/alpine:1", digest)

@@ -26,6 +26,9 @@ import (
 
 const standardPath = "/etc/containerd/certs.d"
 
+// finalizerOfMirrors keeps those that set containerd up.
+const finalizerOfMirrors = "pyrsia.io/containerd"
+
 // spread is a mirror with a pod on each of some Kubernetes nodes.
 func (c *cluster) spread(t *testing.T, nodes ...string) (mirror *v1alpha1.PyrsiaNode, pods map[string]*corev1.Pod) {
 	t.Helper()
@@ -245,7 +248,7 @@ func TestUnmanagedPutsBackOnce(t *testing.T) {
 	c.awaitPlaces(t, mirror, "")
 	c.awaitGone(t, cleanup)
 	eventually(t, func() error {
-		if c.get(t, mirror); slices.Contains(mirror.Finalizers, containerdFinalizer) {
+		if c.get(t, mirror); slices.Contains(mirror.Finalizers, finalizerOfMirrors) {
 			return fmt.Errorf("the finalizer stays, though nothing is to be put back")
 		}
 		return nil
@@ -385,24 +388,23 @@ func TestCleanupThatIsRefusedHasABound(t *testing.T) {
 
 	// The same operator, when the time is over.
 	told := events.NewFakeRecorder(10)
-	later := &PyrsiaNodeReconciler{
-		Client: c.WithWatch, Now: func() time.Time { return time.Now().Add(refusedLimit + time.Minute) },
-		applier: applier{client: c.WithWatch, live: c.WithWatch}, status: statusWriter{client: c.WithWatch, recorder: told},
-		Hosts:  DefaultHostRules("pyrsia-system"),
-		record: &hostRecord{client: c.WithWatch, live: c.WithWatch, namespace: "pyrsia-system", now: time.Now},
-	}
-	later.Nodes = NewNodes(c.WithWatch, nil, later.Now)
+	now := func() time.Time { return time.Now().Add(11 * time.Minute) }
+	later := newNodeReconciler(nodeConfig{
+		Client: c.WithWatch, Live: c.WithWatch, Recorder: told, Hosts: DefaultHostRules("pyrsia-system"),
+		Nodes: NewNodes(c.WithWatch, nil, now), Now: now,
+	})
 	if _, err := later.Reconcile(t.Context(), ctrl.Request{NamespacedName: client.ObjectKeyFromObject(mirror)}); err != nil {
 		t.Fatal(err)
 	}
 	c.awaitGone(t, mirror)
-	if said := <-told.Events; !strings.Contains(said, reasonNotRestored) || !strings.Contains(said, "pyrsia containerd uninstall --all --owner "+setupOwner(mirror)) {
+	if said := <-told.Events; !strings.Contains(said, v1alpha1.ConditionContainerdNotRestored) || !strings.Contains(said, "pyrsia containerd uninstall --all --owner "+setupOwner(mirror)) {
 		t.Errorf("the event is %q", said)
 	}
 }
 
 // What has fallen out is certain only when no pod is on its way.
 func TestFallenOut(t *testing.T) {
+	const standardPath = defaultConfigPath
 	managed, unmanaged := &v1alpha1.PyrsiaNode{}, &v1alpha1.PyrsiaNode{}
 	for _, n := range []*v1alpha1.PyrsiaNode{managed, unmanaged} {
 		n.Spec.Role = v1alpha1.RoleMirror
@@ -432,17 +434,17 @@ func TestFallenOut(t *testing.T) {
 		want *place
 	}{
 		"all is well":                     {managed, on("a", "b"), set(2, 2, 2), nil},
-		"one has gone":                    {managed, on("a"), set(1, 1, 1), &place{standardPath, []string{"b"}, true}},
-		"all have gone":                   {managed, nil, set(0, 0, 0), &place{standardPath, []string{"a", "b"}, true}},
+		"one has gone":                    {managed, on("a"), set(1, 1, 1), &place{path: standardPath, nodes: []string{"b"}, abandoned: true}},
+		"all have gone":                   {managed, nil, set(0, 0, 0), &place{path: standardPath, nodes: []string{"a", "b"}, abandoned: true}},
 		"one is replaced":                 {managed, on("a"), set(2, 1, 1), nil},
 		"one ends":                        {managed, append(on("a"), ending...), set(1, 1, 1), nil},
 		"one waits to be placed":          {managed, append(on("a"), waiting...), set(2, 2, 1), nil},
 		"nobody knows where one will be":  {managed, append(on("a"), on("")...), set(2, 2, 1), nil},
 		"unmanaged, being rolled out":     {unmanaged, on("a", "b"), set(2, 1, 2), nil},
-		"unmanaged, rolled out":           {unmanaged, on("a", "b"), set(2, 2, 2), &place{standardPath, []string{"a", "b"}, false}},
+		"unmanaged, rolled out":           {unmanaged, on("a", "b"), set(2, 2, 2), &place{path: standardPath, nodes: []string{"a", "b"}, abandoned: false}},
 		"unmanaged, an old pod ends":      {unmanaged, append(on("a", "b"), ending...), set(2, 2, 2), nil},
 		"unmanaged, one is not ready":     {unmanaged, on("a", "b"), set(2, 2, 1), nil},
-		"unmanaged, one has gone as well": {unmanaged, on("a"), set(1, 0, 1), &place{standardPath, []string{"b"}, true}},
+		"unmanaged, one has gone as well": {unmanaged, on("a"), set(1, 0, 1), &place{path: standardPath, nodes: []string{"b"}, abandoned: true}},
 	} {
 		if diff := cmp.Diff(c.want, fallenOut(c.n, c.pods, c.set), cmp.AllowUnexported(place{})); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", name, diff)
@@ -469,7 +471,7 @@ func TestFinalizerGivesAPublisherNoCleanup(t *testing.T) {
 	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "tenant-"}} // without the label
 	c.create(t, ns)
 	n := publisherNode(ns.Name, "http://127.0.0.1:1")
-	n.Finalizers = []string{containerdFinalizer}
+	n.Finalizers = []string{finalizerOfMirrors}
 	c.create(t, n)
 	if err := c.Delete(t.Context(), n); err != nil {
 		t.Fatal(err)

@@ -175,7 +175,7 @@ func TestImagesAreRestoredAcrossARotation(t *testing.T) {
 	r := &ArtifactReconciler{Client: c, Nodes: NewNodes(remembering{c, both}, keys, time.Now), Now: time.Now}
 	early := two.DeepCopy()
 	early.Spec.State, early.Spec.Reason = v1alpha1.StateRestored, "a false alarm"
-	if _, err := r.restore(t.Context(), early); err != nil || !isTrue(early, v1alpha1.ConditionRestored) {
+	if _, err := r.steps(early)[0](t.Context(), early); err != nil || !isTrue(early, v1alpha1.ConditionRestored) {
 		t.Errorf("before the status follows: %v\n%s", err, conditionsText(early.Status.Conditions))
 	}
 	to(two, v1alpha1.StateRestored, "a false alarm")

@@ -34,7 +34,7 @@ func TestStatusOfAThousandNodes(t *testing.T) {
 		setAlarms(n, reports)
 		n.Status.Nodes = &v1alpha1.NodeCounts{Desired: 1000, Ready: 999, Configured: countIf(list, setUp)}
 		judgeWorkload(n, list, nil)
-		summarize(n, nil)
+		summarize(n, v1alpha1.NodeRemarks, nil)
 		if n.Status.Ledger.Size != 2 || len(n.Status.Addresses) != maxAddresses || len(n.Status.Conditions) < 5 {
 			t.Fatalf("the status tells too little: %+v", n.Status)
 		}

@@ -90,7 +90,7 @@ func TestMirrorFromBeforeKeepsItsMachines(t *testing.T) {
 	ns := c.namespace(t)
 	old := lonely(t, ns, "old")
 	c.create(t, old)
-	was := daemonSet(old, podInputs{image: "ghcr.io/pyrsia/pyrsia:v0.1.0", ledgerKey: old.Spec.Network.LedgerKey, host: wants(old, nil)})
+	was := daemonSet(old, podInputs{image: "ghcr.io/pyrsia/pyrsia:v0.1.0", ledgerKey: old.Spec.Network.LedgerKey, host: claimOf(old)})
 	was.Spec.Template.Spec.Tolerations, was.Spec.Template.Spec.NodeSelector = nil, nil // it knew none of its own
 	if err := (applier{client: c.WithWatch, live: c.WithWatch}).apply(t.Context(), new(appsv1.DaemonSet), was); err != nil {
 		t.Fatal(err)
@@ -168,7 +168,7 @@ func TestMirrorFromBeforeLeavesWindows(t *testing.T) {
 	ns := c.namespace(t)
 	old := lonely(t, ns, "old")
 	c.create(t, old)
-	was := daemonSet(old, podInputs{image: "ghcr.io/pyrsia/pyrsia:v0.1.0", ledgerKey: old.Spec.Network.LedgerKey, host: wants(old, nil)})
+	was := daemonSet(old, podInputs{image: "ghcr.io/pyrsia/pyrsia:v0.1.0", ledgerKey: old.Spec.Network.LedgerKey, host: claimOf(old)})
 	was.Spec.Template.Spec.Tolerations, was.Spec.Template.Spec.NodeSelector = nil, nil
 	if err := (applier{client: c.WithWatch, live: c.WithWatch}).apply(t.Context(), new(appsv1.DaemonSet), was); err != nil {
 		t.Fatal(err)

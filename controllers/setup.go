@@ -3,7 +3,6 @@
 package controllers
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"time"
@@ -14,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/workqueue"
 	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/event"
@@ -57,12 +57,24 @@ type Config struct {
 	Metrics prometheus.Registerer
 }
 
+// LoadKeyring reads the operator's seeds from the Secret in its namespace, and makes
+// them when there are none. c must not be a caching client: that would need the right
+// to list Secrets. The seeds are rotated when they are older than lifetime.
+func LoadKeyring(ctx context.Context, c client.Client, namespace string, lifetime time.Duration) (*Keyring, error) {
+	return loadKeyring(ctx, c, namespace, lifetime)
+}
+
+// CacheOptions keep out of the cache what the controllers do not read.
+func CacheOptions(hosts HostRules) cache.Options {
+	return cacheOptions(hosts.Namespace, hosts.Namespaces)
+}
+
 // Setup registers the controllers with a manager.
 func Setup(ctx context.Context, mgr ctrl.Manager, config Config) error {
 	if err := setupIndexes(ctx, mgr.GetFieldIndexer()); err != nil {
 		return err
 	}
-	config.Keys.leading = mgr.Elected()
+	config.Keys.RotateWhenElected(mgr.Elected())
 	if err := mgr.Add(config.Keys); err != nil {
 		return fmt.Errorf("adding the rotation of the control keys: %w", err)
 	}
@@ -72,10 +84,11 @@ func Setup(ctx context.Context, mgr ctrl.Manager, config Config) error {
 	nodes, pulls := NewNodes(mgr.GetClient(), config.Keys, time.Now), NewPulls()
 	sets := &OfficialImageSetReconciler{Client: mgr.GetClient(), Nodes: nodes, Now: time.Now}
 	for _, r := range []interface{ SetupWithManager(ctrl.Manager) error }{
-		&PyrsiaNodeReconciler{
-			Client: mgr.GetClient(), Nodes: nodes, Keys: config.Keys, NodeImage: config.NodeImage,
-			KeysEvery: cmp.Or(config.KeysEvery, keysEvery), KeyOverlap: cmp.Or(config.KeyOverlap, keyOverlap), Hosts: config.Hosts, Now: time.Now,
-		},
+		newNodeReconciler(nodeConfig{
+			Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Recorder: mgr.GetEventRecorder("pyrsianode-controller"),
+			Nodes: nodes, Keys: config.Keys, NodeImage: config.NodeImage,
+			KeysEvery: config.KeysEvery, KeyOverlap: config.KeyOverlap, Hosts: config.Hosts, Now: time.Now,
+		}),
 		sets,
 		&ArtifactReconciler{Client: mgr.GetClient(), Nodes: nodes, Pulls: pulls, Saw: sets.Saw, Now: time.Now},
 		&ReceiptReconciler{Client: mgr.GetClient(), Nodes: nodes, Pulls: pulls, Now: time.Now},

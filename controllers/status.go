@@ -98,8 +98,9 @@ func isTrue(obj object, condition string) bool {
 	return meta.IsStatusConditionTrue(*obj.Conditions(), condition)
 }
 
-// summarize derives Ready, Reconciling and Stalled from the steps.
-func summarize(obj object, err error) {
+// summarize derives Ready, Reconciling and Stalled from the steps. remarks are
+// conditions that Ready tells of although it is True.
+func summarize(obj object, remarks []string, err error) {
 	*obj.ObservedGeneration() = obj.GetGeneration()
 	for _, name := range obj.Steps() {
 		c := meta.FindStatusCondition(*obj.Conditions(), name)
@@ -119,7 +120,7 @@ func summarize(obj object, err error) {
 		return
 	}
 	reason, message := "Succeeded", "All steps are done"
-	for _, name := range remarks(obj) {
+	for _, name := range remarks {
 		if c := meta.FindStatusCondition(*obj.Conditions(), name); c != nil && c.Status == metav1.ConditionFalse {
 			reason, message = c.Reason, message+"; but "+c.Message
 		}
@@ -129,18 +130,18 @@ func summarize(obj object, err error) {
 	meta.RemoveStatusCondition(obj.Conditions(), v1alpha1.ConditionStalled)
 }
 
-// remarks are the conditions that Ready tells of although it is True.
-func remarks(obj object) []string {
-	if _, ok := obj.(*v1alpha1.PyrsiaNode); ok {
-		return v1alpha1.NodeRemarks
-	}
-	return nil
-}
-
-// statusWriter is the one writer of a kind's status.
-type statusWriter struct {
+// statusWriter is the one writer of a kind's status. What a kind does in a way of
+// its own, it says in the fields that may be left out.
+type statusWriter[T object] struct {
 	client   client.Client
 	recorder events.EventRecorder
+	// remarks are conditions besides the steps that are told of: as events, and in
+	// Ready although that is True.
+	remarks []string
+	// routine tells of a condition that has become True whether that is worth no event.
+	routine func(was *metav1.Condition, is metav1.Condition) bool
+	// tellMore records what is no step's transition. conditions are those of after.
+	tellMore func(before, after T, conditions []metav1.Condition)
 }
 
 // staleRead is when to look again at an object that has changed since it was read:
@@ -150,8 +151,8 @@ const staleRead = 200 * time.Millisecond
 // finish sums up the steps, writes the status if it changed, and then tells
 // the transitions as events. What was found out about an older state of the object is
 // not written over what is known of the newest one.
-func (w statusWriter) finish(ctx context.Context, before, after object, next time.Duration, err error) (ctrl.Result, error) {
-	summarize(after, err)
+func (w statusWriter[T]) finish(ctx context.Context, before, after T, next time.Duration, err error) (ctrl.Result, error) {
+	summarize(after, w.remarks, err)
 	if !equality.Semantic.DeepEqual(before, after) {
 		conditions := *after.Conditions()                     // the answer to the patch overwrites after
 		before.SetResourceVersion(after.GetResourceVersion()) // a step may have written to the object itself
@@ -159,8 +160,10 @@ func (w statusWriter) finish(ctx context.Context, before, after object, next tim
 		switch {
 		case apierrors.IsConflict(patchErr):
 			return ctrl.Result{RequeueAfter: staleRead}, nil
+		case apierrors.IsNotFound(patchErr):
+			return ctrl.Result{}, nil
 		case patchErr != nil: // err is found again; a terminal one would end the retries
-			return ctrl.Result{}, client.IgnoreNotFound(wrap(patchErr, "writing the status"))
+			return ctrl.Result{}, fmt.Errorf("writing the status: %w", patchErr)
 		}
 		w.tell(before, after, conditions)
 	}
@@ -176,45 +179,24 @@ func unlessChanged(before client.Object) client.Patch {
 	return client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})
 }
 
-func (w statusWriter) tell(before, after object, conditions []metav1.Condition) {
-	w.tellAlarms(before, after, conditions)
-	for _, name := range slices.Concat(after.Steps(), remarks(after)) {
+func (w statusWriter[T]) tell(before, after T, conditions []metav1.Condition) {
+	if w.tellMore != nil {
+		w.tellMore(before, after, conditions)
+	}
+	for _, name := range slices.Concat(after.Steps(), w.remarks) {
 		was := meta.FindStatusCondition(*before.Conditions(), name)
 		is := meta.FindStatusCondition(conditions, name)
 		if is == nil || is.Status == metav1.ConditionUnknown || was != nil && was.Status == is.Status && was.Reason == is.Reason {
 			continue
 		}
-		if _, ok := after.(*v1alpha1.Artifact); ok && is.Status == metav1.ConditionTrue && is.Reason != "Revoked" && is.Reason != "Restored" &&
-			(was == nil || was.Status != metav1.ConditionFalse) {
-			continue // thousands of Artifacts succeed: failures and recoveries are told
+		if is.Status == metav1.ConditionTrue && w.routine != nil && w.routine(was, *is) {
+			continue
 		}
 		kind := corev1.EventTypeNormal
 		if is.Status == metav1.ConditionFalse {
 			kind = corev1.EventTypeWarning
 		}
 		w.recorder.Eventf(after, nil, kind, is.Reason, name, "%s", is.Message)
-	}
-}
-
-// tellAlarms tells the alarms of a PyrsiaNode that begin and end, and a key that
-// was handed over.
-func (w statusWriter) tellAlarms(before, after object, conditions []metav1.Condition) {
-	was, ok1 := before.(*v1alpha1.PyrsiaNode)
-	is, ok2 := after.(*v1alpha1.PyrsiaNode)
-	if !ok1 || !ok2 {
-		return
-	}
-	for _, name := range append([]string{v1alpha1.ConditionContainerdNotRestored, v1alpha1.ConditionNotAllowed}, v1alpha1.NodeAlarms...) {
-		raised := meta.FindStatusCondition(conditions, name)
-		switch {
-		case raised != nil && !isTrue(was, name):
-			w.recorder.Eventf(after, nil, corev1.EventTypeWarning, name, name, "%s", raised.Message)
-		case raised == nil && isTrue(was, name):
-			w.recorder.Eventf(after, nil, corev1.EventTypeNormal, name+"Ended", name, "the alarm has ended")
-		}
-	}
-	if key := ledgerKey(was); key != "" && is.Spec.Role == v1alpha1.RolePublisher && key != ledgerKey(is) {
-		w.recorder.Eventf(after, nil, corev1.EventTypeNormal, "KeyRotated", v1alpha1.ConditionKeysReady, "the ledger is signed by the key %s from now on", ledgerKey(is))
 	}
 }
 

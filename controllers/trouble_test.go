@@ -183,7 +183,7 @@ func TestLoadBalancerThatBlinks(t *testing.T) {
 		})
 	}
 	gives("192.0.2.2", "192.0.2.1")
-	c.awaitCondition(t, n, v1alpha1.ConditionNetworkReady, metav1.ConditionTrue, reasonExposed)
+	c.awaitCondition(t, n, v1alpha1.ConditionNetworkReady, metav1.ConditionTrue, "Exposed")
 	c.awaitArgument(t, n, "--announce 192.0.2.1:4001 --announce 192.0.2.2:4001")
 	c.runPod(t, n, "")
 	eventually(t, func() error {
@@ -202,13 +202,13 @@ func TestLoadBalancerThatBlinks(t *testing.T) {
 	}
 	gives("192.0.2.1", "192.0.2.2")
 	gives()
-	got := c.awaitCondition(t, n, v1alpha1.ConditionNetworkReady, metav1.ConditionUnknown, reasonAddressLost)
+	got := c.awaitCondition(t, n, v1alpha1.ConditionNetworkReady, metav1.ConditionUnknown, "AddressLost")
 	if !strings.Contains(got.Message, exposureName(n)) {
 		t.Errorf("the message is %q", got.Message)
 	}
 	same()
 	gives("192.0.2.2", "192.0.2.1")
-	c.awaitCondition(t, n, v1alpha1.ConditionNetworkReady, metav1.ConditionTrue, reasonExposed)
+	c.awaitCondition(t, n, v1alpha1.ConditionNetworkReady, metav1.ConditionTrue, "Exposed")
 	same()
 
 	gives("192.0.2.9") // is another one
@@ -275,7 +275,7 @@ func TestWhatIsLeftIsToldOutsideOfItsNamespace(t *testing.T) {
 			return err
 		}
 		for _, e := range list.Items {
-			if e.Reason == reasonNotRestored && strings.Contains(e.Note, "uninstall --all --owner "+setupOwner(mirror)) && strings.Contains(e.Note, "the namespace goes before the PyrsiaNode") {
+			if e.Reason == v1alpha1.ConditionContainerdNotRestored && strings.Contains(e.Note, "uninstall --all --owner "+setupOwner(mirror)) && strings.Contains(e.Note, "the namespace goes before the PyrsiaNode") {
 				return nil
 			}
 		}

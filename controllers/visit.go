@@ -59,6 +59,13 @@ const (
 	receiptsAtOnce  = 8
 )
 
+// resolveAtOnce is how many tags of a set are resolved at the same time: so many calls
+// are made on one visit.
+const resolveAtOnce = 16
+
+// pollsAtOnce bounds the pods of one PyrsiaNode that are asked at once.
+const pollsAtOnce = 64
+
 const (
 	// hangFirst and hangMax are when a pod that did not answer is asked again: the
 	// wait doubles.

@@ -1,7 +1,6 @@
 package controllers
 
 import (
-	"errors"
 	"testing"
 	"time"
 
@@ -22,7 +21,7 @@ func TestPlacesOfANamespace(t *testing.T) {
 		for {
 			v, err := nodes.visit(n, why)
 			if err != nil {
-				if unusable, ok := errors.AsType[*unusableError](err); !ok || !unusable.busy || unusable.wait() <= 0 {
+				if wait, _ := askAgain(err); !isBusy(err) || wait <= 0 {
 					t.Fatalf("with all places taken: %v", err)
 				}
 				return taken

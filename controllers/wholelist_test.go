@@ -66,7 +66,7 @@ func TestWholeList(t *testing.T) {
 		change(t, c, set, func(s *v1alpha1.OfficialImageSet) { s.Spec.Interval = &metav1.Duration{Duration: time.Minute} })
 	}
 	again()
-	time.Sleep(2 * settle)
+	time.Sleep(4 * time.Second) // events of a set are gathered for two
 	writes = c.writes.during(ns, func() {
 		eventuallyWithin(t, 10*time.Minute, func() error {
 			if heads := o.Counts().Head - before.Head; heads < len(o.Tags) {
