@@ -1,4 +1,4 @@
-package controllers
+package controllers_test
 
 import (
 	"errors"
@@ -20,6 +20,12 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
+	"github.com/pyrsia/pyrsia-operator/controllers/internal/apply"
+	"github.com/pyrsia/pyrsia-operator/controllers/internal/fixtures"
+	"github.com/pyrsia/pyrsia-operator/controllers/internal/objects"
+	"github.com/pyrsia/pyrsia-operator/controllers/internal/status"
+	"github.com/pyrsia/pyrsia-operator/controllers/pyrsianode"
+	"github.com/pyrsia/pyrsia-operator/controllers/pyrsianode/desired"
 )
 
 // sharedCluster is an API server of the tests that change the rules, which have
@@ -58,7 +64,7 @@ func (s *sharedCluster) take(t *testing.T) *cluster {
 			t.Fatal(err)
 		}
 	}
-	if err := client.IgnoreNotFound(s.c.Delete(t.Context(), named("v1", "ConfigMap", hostRecordName))); err != nil {
+	if err := client.IgnoreNotFound(s.c.Delete(t.Context(), named("v1", "ConfigMap", pyrsianode.HostRecordName))); err != nil {
 		t.Fatal(err)
 	}
 	return s.c
@@ -107,7 +113,7 @@ func withoutPolicy(t *testing.T) *cluster {
 }
 
 // operate runs an operator with rules until the test ends, or stop is called.
-func (c *cluster) operate(t *testing.T, rules HostRules) (stop func()) {
+func (c *cluster) operate(t *testing.T, rules pyrsianode.HostRules) (stop func()) {
 	t.Helper()
 	o, err := c.runOperator(operatorOptions{hosts: rules, wrap: func(next http.RoundTripper) http.RoundTripper { return next }})
 	if err != nil {
@@ -129,7 +135,7 @@ func lonely(t *testing.T, ns, name string) *v1alpha1.PyrsiaNode {
 	t.Helper()
 	n := mirrorNode(ns)
 	n.Name = name
-	n.Spec.Network = &v1alpha1.Network{LedgerKey: newBook(t).key,
+	n.Spec.Network = &v1alpha1.Network{LedgerKey: fixtures.NewBook(t).Key,
 		Bootstrap: []string{"/ip4/192.0.2.1/tcp/4001/p2p/12D3KooWD3eckifWpRn9wQpMG9R9hX3sD158z7EqHWmweQAJU5SA"}}
 	return n
 }
@@ -138,7 +144,7 @@ func lonely(t *testing.T, ns, name string) *v1alpha1.PyrsiaNode {
 func (c *cluster) nothingOf(t *testing.T, n *v1alpha1.PyrsiaNode) {
 	t.Helper()
 	for _, list := range []client.ObjectList{new(appsv1.DaemonSetList), new(appsv1.StatefulSetList), new(corev1.ServiceList), new(corev1.SecretList)} {
-		if err := c.List(t.Context(), list, client.InNamespace(n.Namespace), client.MatchingLabels{labelInstance: n.Name}); err != nil {
+		if err := c.List(t.Context(), list, client.InNamespace(n.Namespace), client.MatchingLabels{objects.LabelInstance: n.Name}); err != nil {
 			t.Fatal(err)
 		}
 		if meta.LenList(list) > 0 {
@@ -149,7 +155,7 @@ func (c *cluster) nothingOf(t *testing.T, n *v1alpha1.PyrsiaNode) {
 
 func (c *cluster) label(t *testing.T, ns, value string) {
 	t.Helper()
-	patch := fmt.Sprintf(`{"metadata":{"labels":{%q:%s}}}`, labelMirrors, value)
+	patch := fmt.Sprintf(`{"metadata":{"labels":{%q:%s}}}`, objects.LabelMirrors, value)
 	if err := c.Patch(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: ns}}, client.RawPatch(types.MergePatchType, []byte(patch))); err != nil {
 		t.Fatal(err)
 	}
@@ -167,7 +173,7 @@ func (c *cluster) daemonSet(t *testing.T, n *v1alpha1.PyrsiaNode) *appsv1.Daemon
 func TestControllerRefusesWithoutPolicy(t *testing.T) {
 	t.Parallel()
 	c := withoutPolicy(t)
-	c.operate(t, DefaultHostRules("pyrsia-system"))
+	c.operate(t, pyrsianode.DefaultHostRules("pyrsia-system"))
 	ns := c.namespace(t)
 
 	t.Run("each rule", func(t *testing.T) {
@@ -221,7 +227,7 @@ func TestControllerRefusesWithoutPolicy(t *testing.T) {
 			}
 			return nil
 		})
-		cleanup := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: cleanupName(n)}}
+		cleanup := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: desired.CleanupName(n)}}
 		if err := c.Get(t.Context(), client.ObjectKeyFromObject(cleanup), cleanup); !apierrors.IsNotFound(err) {
 			t.Errorf("the clean-up was started (%v)", err)
 		}
@@ -249,7 +255,7 @@ func TestControllerRefusesWithoutPolicy(t *testing.T) {
 func (c *cluster) awaitAllowed(t *testing.T, n *v1alpha1.PyrsiaNode) {
 	t.Helper()
 	eventually(t, func() error {
-		if c.get(t, n); meta.FindStatusCondition(n.Status.Conditions, v1alpha1.ConditionNotAllowed) != nil || !isTrue(n, v1alpha1.ConditionKeysReady) {
+		if c.get(t, n); meta.FindStatusCondition(n.Status.Conditions, v1alpha1.ConditionNotAllowed) != nil || !status.IsTrue(n, v1alpha1.ConditionKeysReady) {
 			return errors.New(conditionsText(n.Status.Conditions))
 		}
 		return nil
@@ -261,7 +267,7 @@ func (c *cluster) awaitAllowed(t *testing.T, n *v1alpha1.PyrsiaNode) {
 func TestNamespaceGetsAndLosesItsLabel(t *testing.T) {
 	t.Parallel()
 	c := withoutPolicy(t)
-	stop := c.operate(t, DefaultHostRules("pyrsia-system"))
+	stop := c.operate(t, pyrsianode.DefaultHostRules("pyrsia-system"))
 	space := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "test-"}}
 	c.create(t, space)
 	ns := space.Name
@@ -280,7 +286,7 @@ func TestNamespaceGetsAndLosesItsLabel(t *testing.T) {
 	c.label(t, ns, "null")
 	c.awaitCondition(t, n, v1alpha1.ConditionNotAllowed, metav1.ConditionTrue, "GoesOn")
 	stop()
-	c.operate(t, DefaultHostRules("pyrsia-system")) // which knows by the record alone
+	c.operate(t, pyrsianode.DefaultHostRules("pyrsia-system")) // which knows by the record alone
 	c.change(t, n, func(s *v1alpha1.PyrsiaNodeSpec) { s.PodAnnotations = map[string]string{"example.com/a": "b"} })
 	eventually(t, func() error { // it is taken care of as ever
 		if c.daemonSet(t, n).Spec.Template.Annotations["example.com/a"] != "b" {
@@ -322,12 +328,12 @@ func TestMirrorsFromBeforeTheRulesGoOn(t *testing.T) {
 	never.Annotations = map[string]string{"pyrsia.io/allowed": "true"} // what a tenant may try
 	c.create(t, old, never)
 	// As the operator of v0.1.0 has left it.
-	a := applier{client: c.WithWatch, live: c.WithWatch}
-	if err := a.apply(t.Context(), new(appsv1.DaemonSet), daemonSet(old, podInputs{image: "ghcr.io/pyrsia/pyrsia:v0.1.0", ledgerKey: old.Spec.Network.LedgerKey, host: claimOf(old)})); err != nil {
+	a := apply.Applier{Client: c.WithWatch, Live: c.WithWatch}
+	if err := a.Apply(t.Context(), new(appsv1.DaemonSet), desired.DaemonSet(old, desired.Inputs{Image: "ghcr.io/pyrsia/pyrsia:v0.1.0", LedgerKey: old.Spec.Network.LedgerKey, Host: claimOf(old)})); err != nil {
 		t.Fatal(err)
 	}
 
-	stop := c.operate(t, DefaultHostRules("pyrsia-system"))
+	stop := c.operate(t, pyrsianode.DefaultHostRules("pyrsia-system"))
 	got := c.awaitCondition(t, old, v1alpha1.ConditionNotAllowed, metav1.ConditionTrue, "GoesOn")
 	for _, part := range []string{"kubectl label namespace", "/mnt/pyrsia is not a folder", "/etc/rancher/certs.d is none of"} {
 		if !strings.Contains(got.Message, part) {
@@ -343,7 +349,7 @@ func TestMirrorsFromBeforeTheRulesGoOn(t *testing.T) {
 		return nil
 	})
 	stop()
-	c.operate(t, DefaultHostRules("pyrsia-system"))
+	c.operate(t, pyrsianode.DefaultHostRules("pyrsia-system"))
 	c.change(t, old, func(s *v1alpha1.PyrsiaNodeSpec) { s.Storage.HostPath = "/" + "etc" })
 	c.awaitCondition(t, old, v1alpha1.ConditionNotAllowed, metav1.ConditionTrue, "Refused")
 	// What was mended once is not kept any more.
@@ -357,9 +363,9 @@ func TestMirrorsFromBeforeTheRulesGoOn(t *testing.T) {
 func TestRecordOfMirrors(t *testing.T) {
 	t.Parallel()
 	c := withoutPolicy(t)
-	c.operate(t, DefaultHostRules("pyrsia-system"))
+	c.operate(t, pyrsianode.DefaultHostRules("pyrsia-system"))
 	ns := c.namespace(t)
-	record := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "pyrsia-system", Name: hostRecordName}}
+	record := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "pyrsia-system", Name: pyrsianode.HostRecordName}}
 	has := func(uid types.UID) bool {
 		if err := c.Get(t.Context(), client.ObjectKeyFromObject(record), record); err != nil {
 			return false
@@ -413,7 +419,7 @@ func TestRecordOfMirrors(t *testing.T) {
 func TestNamedNamespaces(t *testing.T) {
 	t.Parallel()
 	c := withPolicy(t)
-	rules, images, other := DefaultHostRules("pyrsia-system"), c.namespace(t), c.namespace(t)
+	rules, images, other := pyrsianode.DefaultHostRules("pyrsia-system"), c.namespace(t), c.namespace(t)
 	rules.Namespaces = []string{images}
 	c.useRoles(t, rules.Namespaces...)
 	inside, publisher, outside := lonely(t, images, "mirror"), publisherNode(images, "http://127.0.0.1:1"), publisherNode(other, "http://127.0.0.1:1")
@@ -427,7 +433,7 @@ func TestNamedNamespaces(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, func() error { // it may clean up as well
-		cleanup := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: images, Name: cleanupName(inside)}}
+		cleanup := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: images, Name: desired.CleanupName(inside)}}
 		return c.Get(t.Context(), client.ObjectKeyFromObject(cleanup), cleanup)
 	})
 	c.get(t, outside)

@@ -1,4 +1,4 @@
-package controllers
+package controllers_test
 
 import (
 	"context"
@@ -13,6 +13,12 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
+	"github.com/pyrsia/pyrsia-operator/controllers"
+	"github.com/pyrsia/pyrsia-operator/controllers/artifact"
+	"github.com/pyrsia/pyrsia-operator/controllers/imageset"
+	"github.com/pyrsia/pyrsia-operator/controllers/internal/fixtures"
+	"github.com/pyrsia/pyrsia-operator/controllers/internal/objects"
+	"github.com/pyrsia/pyrsia-operator/controllers/pyrsianode"
 )
 
 // countedLists counts what is read by lists.
@@ -31,13 +37,13 @@ func (l *countedLists) List(ctx context.Context, list client.ObjectList, opts ..
 // cachedClient reads from a cache like the operator's, of one namespace.
 func (c *cluster) cachedClient(t *testing.T, namespace string) *countedLists {
 	t.Helper()
-	options := CacheOptions(DefaultHostRules("pyrsia-system"))
+	options := controllers.CacheOptions(pyrsianode.DefaultHostRules("pyrsia-system"))
 	options.Scheme, options.DefaultNamespaces = c.scheme, map[string]cache.Config{namespace: {}}
 	reader, err := cache.New(c.env.Config, options)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := setupIndexes(t.Context(), reader); err != nil {
+	if err := objects.SetupIndexes(t.Context(), reader); err != nil {
 		t.Fatal(err)
 	}
 	go func() { _ = reader.Start(t.Context()) }()
@@ -60,25 +66,25 @@ func TestArtifactsOfOneDigestTakeLittleWork(t *testing.T) {
 	ns := c.namespace(t)
 	const many = 30
 	d := digest.FromString("x").String()
-	set := imageSet(ns, time.Hour, v1alpha1.ImageTags{Repository: "alpine"})
+	set := fixtures.ImageSet(ns, time.Hour, v1alpha1.ImageTags{Repository: "alpine"})
 	for i := range many {
 		set.Spec.Images[0].Tags = append(set.Spec.Images[0].Tags, fmt.Sprint(i))
 	}
 	c.create(t, set) // it waits for its publisher
 	for i := range many {
 		image := fmt.Sprintf("docker.io/library/alpine:%d", i)
-		c.create(t, ownedByHand(byHand(ns, artifactName(image, d), image, d), set))
+		c.create(t, ownedByHand(fixtures.Artifact(ns, objects.ArtifactName(image, d), image, d), set))
 	}
 	cached := c.cachedClient(t, ns)
-	art := byHand(ns, artifactName("docker.io/library/alpine:1", d), "", "")
+	art := fixtures.Artifact(ns, objects.ArtifactName("docker.io/library/alpine:1", d), "", "")
 	if err := cached.Get(t.Context(), client.ObjectKeyFromObject(art), art); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := (&ArtifactReconciler{Client: cached}).steps(art)[0](t.Context(), art); err != nil || cached.items > 0 {
+	if _, err := (&artifact.Reconciler{Client: cached}).Steps(art)[0](t.Context(), art); err != nil || cached.items > 0 {
 		t.Errorf("to look at an Artifact %d others are looked at that have withdrawn nothing, %v", cached.items, err)
 	}
 	cached.lists = 0
-	ids, err := (&OfficialImageSetReconciler{Client: cached}).wantedByNobody(t.Context(), deleted(set))
+	ids, err := (&imageset.Reconciler{Client: cached}).WantedByNobody(t.Context(), deleted(set))
 	if err != nil || cached.lists > 3 {
 		t.Errorf("to find out who else wants a digest %d lists are read, %v", cached.lists, err)
 	}

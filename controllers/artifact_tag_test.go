@@ -1,4 +1,4 @@
-package controllers
+package controllers_test
 
 import (
 	"encoding/json"
@@ -17,17 +17,11 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
+	"github.com/pyrsia/pyrsia-operator/controllers/internal/fixtures"
+	"github.com/pyrsia/pyrsia-operator/controllers/internal/status"
 	"github.com/pyrsia/pyrsia-operator/node/control"
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
 )
-
-// byHand is an Artifact as anyone may write it who may create Artifacts.
-func byHand(ns, name, image, digest string) *v1alpha1.Artifact {
-	return &v1alpha1.Artifact{
-		ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: name},
-		Spec:       v1alpha1.ArtifactSpec{Image: image, Digest: digest, PublisherRef: v1alpha1.LocalReference{Name: "publisher"}},
-	}
-}
 
 // ownedByHand names a set as an Artifact's owner, as the set itself does.
 func ownedByHand(art *v1alpha1.Artifact, set *v1alpha1.OfficialImageSet) *v1alpha1.Artifact {
@@ -49,8 +43,8 @@ func TestWhoMakesArtifactsCannotMoveATag(t *testing.T) {
 	now := up.push(t, "library/alpine:3.20")
 	evil := up.push(t, "mallory/tool:1")
 	c.aPublisher(t, ns, up.URL)
-	set := imageSet(ns, time.Hour, v1alpha1.ImageTags{Repository: "alpine", Tags: []string{"3.20"}})
-	tool := byHand(ns, "tool", "docker.io/mallory/tool:1", evil) // his own, under its own name
+	set := fixtures.ImageSet(ns, time.Hour, v1alpha1.ImageTags{Repository: "alpine", Tags: []string{"3.20"}})
+	tool := fixtures.Artifact(ns, "tool", "docker.io/mallory/tool:1", evil) // his own, under its own name
 	c.create(t, set, tool)
 	c.awaitCurrent(t, set)
 	c.awaitCurrent(t, tool)
@@ -60,14 +54,14 @@ func TestWhoMakesArtifactsCannotMoveATag(t *testing.T) {
 		"never pushed":         {"sha256:" + strings.Repeat("0", 64), "DigestNotInRepository"},
 		"an older one":         {old, "TagPointsElsewhere"},
 	} {
-		art := byHand(ns, strings.ReplaceAll(name, "'s", "")[:5]+"-by-hand", image, tc.digest)
+		art := fixtures.Artifact(ns, strings.ReplaceAll(name, "'s", "")[:5]+"-by-hand", image, tc.digest)
 		art.Name = strings.ReplaceAll(art.Name, " ", "-")
 		c.create(t, art)
 		got := c.awaitCondition(t, art, v1alpha1.ConditionReady, metav1.ConditionFalse, tc.reason)
 		if !strings.Contains(got.Message, now) {
 			t.Errorf("%s: the message does not say where the tag points: %s", name, got.Message)
 		}
-		forged := ownedByHand(byHand(ns, art.Name+"-forged", image, tc.digest), set)
+		forged := ownedByHand(fixtures.Artifact(ns, art.Name+"-forged", image, tc.digest), set)
 		c.create(t, forged)
 		eventually(t, func() error { // the set may take it for its own, and give it up
 			if err := c.Get(t.Context(), client.ObjectKeyFromObject(forged), forged); err != nil {
@@ -88,7 +82,7 @@ func TestWhoMakesArtifactsCannotMoveATag(t *testing.T) {
 		t.Errorf("the ledger has %d blocks, want 2", n)
 	}
 
-	pin := byHand(ns, "pin", image, old)
+	pin := fixtures.Artifact(ns, "pin", image, old)
 	pin.Spec.Pinned = true
 	c.create(t, pin)
 	got := c.awaitCondition(t, pin, v1alpha1.ConditionPublished, metav1.ConditionTrue, "Published")
@@ -96,14 +90,14 @@ func TestWhoMakesArtifactsCannotMoveATag(t *testing.T) {
 	if entry, err := ledger.ParseEntry([]byte(pin.Status.Block.Entry)); err != nil || !entry.Pinned || !strings.Contains(got.Message, "the publisher's word") {
 		t.Errorf("the pin is block %s, %v: %s", pin.Status.Block.Entry, err, got.Message)
 	}
-	foreign := byHand(ns, "foreign-pin", image, evil)
+	foreign := fixtures.Artifact(ns, "foreign-pin", image, evil)
 	foreign.Spec.Pinned = true
 	c.create(t, foreign)
 	c.awaitCondition(t, foreign, v1alpha1.ConditionReady, metav1.ConditionFalse, "DigestNotInRepository")
 }
 
 // condition is a condition of an object as it was read last.
-func (c *cluster) condition(obj object, name string) *metav1.Condition {
+func (c *cluster) condition(obj status.Object, name string) *metav1.Condition {
 	for _, cond := range *obj.Conditions() {
 		if cond.Type == name {
 			return &cond
@@ -155,7 +149,7 @@ func TestOnlyWhatASetSawIsSaidToBeSeen(t *testing.T) {
 	t.Parallel()
 	c := testCluster(t)
 	ns := c.namespace(t)
-	b := newBook(t).add(t, "a")
+	b := fixtures.NewBook(t).Add(t, "a")
 	saw, other := "sha256:"+strings.Repeat("a", 64), "sha256:"+strings.Repeat("b", 64)
 	publish := &publications{seen: map[string]bool{}, all: map[string]int{}}
 	publisher := publisherNode(ns, "http://127.0.0.1:1")
@@ -167,10 +161,10 @@ func TestOnlyWhatASetSawIsSaidToBeSeen(t *testing.T) {
 		case "/v1/resolve":
 			_ = json.NewEncoder(w).Encode(control.ResolveResponse{Digest: saw})
 		default:
-			_ = json.NewEncoder(w).Encode(control.Status{Role: control.Publisher, PeerID: "12D3KooW", Ledger: b.status(t, 0)})
+			_ = json.NewEncoder(w).Encode(control.Status{Role: control.Publisher, PeerID: "12D3KooW", Ledger: b.Status(t, 0)})
 		}
 	}, false)
-	set := imageSet(ns, time.Hour, v1alpha1.ImageTags{Repository: "alpine", Tags: []string{"1"}})
+	set := fixtures.ImageSet(ns, time.Hour, v1alpha1.ImageTags{Repository: "alpine", Tags: []string{"1"}})
 	c.create(t, set)
 	await := func(name string, art *v1alpha1.Artifact, want bool) {
 		t.Helper()
@@ -189,9 +183,9 @@ func TestOnlyWhatASetSawIsSaidToBeSeen(t *testing.T) {
 	await("the set's own", own, true)
 	c.awaitReason(t, own, v1alpha1.ConditionPublished, "Superseded")
 
-	forged := ownedByHand(byHand(ns, "forged", "docker.io/library/alpine:1", other), set)
-	elsewhere := ownedByHand(byHand(ns, "elsewhere", "docker.io/library/alpine:2", saw), set)
-	notOwned := byHand(ns, "not-owned", "docker.io/library/alpine:3", saw)
+	forged := ownedByHand(fixtures.Artifact(ns, "forged", "docker.io/library/alpine:1", other), set)
+	elsewhere := ownedByHand(fixtures.Artifact(ns, "elsewhere", "docker.io/library/alpine:2", saw), set)
+	notOwned := fixtures.Artifact(ns, "not-owned", "docker.io/library/alpine:3", saw)
 	c.create(t, forged, elsewhere, notOwned)
 	await("another digest, with the set as its owner", forged, false)
 	await("an image that the set does not have", elsewhere, false)
@@ -230,7 +224,7 @@ func TestPinsNeedARightOfTheirOwn(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		art := byHand(ns, "by-"+user, "docker.io/library/alpine:3.20", "sha256:"+strings.Repeat("0", 64))
+		art := fixtures.Artifact(ns, "by-"+user, "docker.io/library/alpine:3.20", "sha256:"+strings.Repeat("0", 64))
 		art.Spec.Pinned = pinned
 		return as.Create(t.Context(), art, client.DryRunAll)
 	}

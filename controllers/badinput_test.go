@@ -1,4 +1,4 @@
-package controllers
+package controllers_test
 
 import (
 	"strings"
@@ -9,6 +9,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
+	"github.com/pyrsia/pyrsia-operator/controllers/internal/fixtures"
 )
 
 // What the API server cannot know to be wrong becomes a condition that says
@@ -30,7 +31,7 @@ func TestImagesThatCannotBePublished(t *testing.T) {
 			up := newUpstream(t)
 			tc.upstream(up)
 			publisher := publisherNode(ns, up.URL)
-			set := imageSet(ns, time.Hour, v1alpha1.ImageTags{Repository: "alpine", Tags: []string{"none"}})
+			set := fixtures.ImageSet(ns, time.Hour, v1alpha1.ImageTags{Repository: "alpine", Tags: []string{"none"}})
 			art := &v1alpha1.Artifact{
 				ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "by-hand"},
 				Spec: v1alpha1.ArtifactSpec{
@@ -60,7 +61,7 @@ func TestReferencesThatLeadNowhere(t *testing.T) {
 	c := testCluster(t)
 	ns := c.namespace(t)
 	mirror := mirrorNode(ns)
-	set := imageSet(ns, time.Hour, v1alpha1.ImageTags{Repository: "alpine", Tags: []string{"3.20"}})
+	set := fixtures.ImageSet(ns, time.Hour, v1alpha1.ImageTags{Repository: "alpine", Tags: []string{"3.20"}})
 	c.create(t, mirror, set)
 	c.awaitCondition(t, mirror, v1alpha1.ConditionReady, metav1.ConditionUnknown, "PublisherNotFound")
 	c.awaitCondition(t, set, v1alpha1.ConditionReady, metav1.ConditionUnknown, "PublisherNotFound")

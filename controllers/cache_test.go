@@ -1,4 +1,4 @@
-package controllers
+package controllers_test
 
 import (
 	"encoding/json"
@@ -19,12 +19,18 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
+	"github.com/pyrsia/pyrsia-operator/controllers"
+	"github.com/pyrsia/pyrsia-operator/controllers/internal/fixtures"
+	"github.com/pyrsia/pyrsia-operator/controllers/internal/objects"
+	"github.com/pyrsia/pyrsia-operator/controllers/internal/status"
+	"github.com/pyrsia/pyrsia-operator/controllers/pyrsianode"
+	"github.com/pyrsia/pyrsia-operator/controllers/pyrsianode/desired"
 )
 
 // cached is what the operator's cache keeps of an object.
 func cached(t *testing.T, obj client.Object) client.Object {
 	t.Helper()
-	options := CacheOptions(DefaultHostRules("pyrsia-system"))
+	options := controllers.CacheOptions(pyrsianode.DefaultHostRules("pyrsia-system"))
 	transform := options.DefaultTransform
 	for of, by := range options.ByObject {
 		if reflect.TypeOf(of) == reflect.TypeOf(obj) {
@@ -45,15 +51,15 @@ func cached(t *testing.T, obj client.Object) client.Object {
 // kinds, does not fill its memory with large ones.
 func TestCacheKeepsLittleOfOthers(t *testing.T) {
 	large := strings.Repeat("x", 200<<10)
-	owner := node(v1alpha1.RoleMirror, "mirror")
+	owner := fixtures.Node(v1alpha1.RoleMirror, "mirror")
 	fill := func(o client.Object, owned bool) client.Object {
 		o.SetNamespace("tenant")
 		o.SetName("mirror")
 		o.SetUID("1")
 		o.SetResourceVersion("7")
-		o.SetLabels(map[string]string{labelManagedBy: fieldOwner, labelInstance: "mirror"})
+		o.SetLabels(map[string]string{objects.LabelManagedBy: objects.FieldOwner, objects.LabelInstance: "mirror"})
 		o.SetAnnotations(map[string]string{"example.com/large": large})
-		o.SetManagedFields([]metav1.ManagedFieldsEntry{{Manager: fieldOwner, FieldsV1: metav1.NewFieldsV1(`{"f:x":"` + large + `"}`)}})
+		o.SetManagedFields([]metav1.ManagedFieldsEntry{{Manager: objects.FieldOwner, FieldsV1: metav1.NewFieldsV1(`{"f:x":"` + large + `"}`)}})
 		if owned {
 			o.SetOwnerReferences([]metav1.OwnerReference{*metav1.NewControllerRef(owner, v1alpha1.GroupVersion.WithKind("PyrsiaNode"))})
 		}
@@ -65,9 +71,9 @@ func TestCacheKeepsLittleOfOthers(t *testing.T) {
 	}
 	held := fill(new(v1alpha1.Artifact), false)
 	held.SetFinalizers([]string{"example.com/" + large, "example.com/small"})
-	heir := fill(node(v1alpha1.RoleMirror, "mirror"), false)
+	heir := fill(fixtures.Node(v1alpha1.RoleMirror, "mirror"), false)
 	heir.SetOwnerReferences(crowd.GetOwnerReferences())
-	placed := node(v1alpha1.RoleMirror, "mirror")
+	placed := fixtures.Node(v1alpha1.RoleMirror, "mirror")
 	placed.Spec.Affinity = placement(100_000)
 	template := corev1.PodTemplateSpec{Spec: corev1.PodSpec{Containers: []corev1.Container{{Args: []string{large}}}}}
 	affinity := &corev1.Affinity{PodAffinity: &corev1.PodAffinity{RequiredDuringSchedulingIgnoredDuringExecution: []corev1.PodAffinityTerm{{TopologyKey: large}}}}
@@ -77,7 +83,7 @@ func TestCacheKeepsLittleOfOthers(t *testing.T) {
 		"a StatefulSet":     fill(&appsv1.StatefulSet{Spec: appsv1.StatefulSetSpec{Template: template}}, false),
 		"a Service":         fill(&corev1.Service{Spec: corev1.ServiceSpec{ExternalName: large}}, false),
 		"a pod":             fill(&corev1.Pod{Spec: corev1.PodSpec{Affinity: affinity}, Status: corev1.PodStatus{Message: large}}, true),
-		"a PyrsiaNode":      fill(node(v1alpha1.RoleMirror, "mirror"), false),
+		"a PyrsiaNode":      fill(fixtures.Node(v1alpha1.RoleMirror, "mirror"), false),
 		"an Artifact":       fill(new(v1alpha1.Artifact), false),
 		"one of many":       crowd, // owners
 		"one that is held":  held,
@@ -104,7 +110,7 @@ func TestCacheKeepsLittleOfOthers(t *testing.T) {
 // What the operator makes for a PyrsiaNode is kept whole, and nothing else that
 // names it as its owner: that may be thousands of objects.
 func TestCacheKeepsWhatTheOperatorMakes(t *testing.T) {
-	owner := node(v1alpha1.RoleMirror, "mirror")
+	owner := fixtures.Node(v1alpha1.RoleMirror, "mirror")
 	for _, tc := range []struct {
 		obj     client.Object
 		name    string
@@ -112,14 +118,14 @@ func TestCacheKeepsWhatTheOperatorMakes(t *testing.T) {
 		want    bool
 	}{
 		{new(appsv1.DaemonSet), "mirror", false, true},
-		{new(appsv1.DaemonSet), frontendName(owner), false, true},
-		{new(appsv1.DaemonSet), cleanupName(owner), false, true},
+		{new(appsv1.DaemonSet), desired.FrontendName(owner), false, true},
+		{new(appsv1.DaemonSet), desired.CleanupName(owner), false, true},
 		{new(appsv1.DaemonSet), "mirror", true, false}, // somebody's finalizer keeps it
 		{new(appsv1.DaemonSet), "other", false, false},
 		{new(appsv1.StatefulSet), "mirror", false, true},
-		{new(appsv1.StatefulSet), frontendName(owner), false, false},
+		{new(appsv1.StatefulSet), desired.FrontendName(owner), false, false},
 		{new(corev1.Service), "mirror", false, true},
-		{new(corev1.Service), exposureName(owner), false, true},
+		{new(corev1.Service), desired.ExposureName(owner), false, true},
 		{new(corev1.Service), "mirror-1", false, false},
 	} {
 		tc.obj.SetName(tc.name)
@@ -153,7 +159,7 @@ func TestArtifactsShareStrings(t *testing.T) {
 		art.OwnerReferences = []metav1.OwnerReference{{APIVersion: v1alpha1.GroupVersion.String(), Kind: "OfficialImageSet", Name: "official", UID: "7"}}
 		art.Spec.PublisherRef.Name = "publisher"
 		art.Status.Platforms = []string{"linux/amd64"}
-		setDone(art, v1alpha1.ConditionReady, "Succeeded", "All steps are done")
+		status.SetDone(art, v1alpha1.ConditionReady, "Succeeded", "All steps are done")
 		data, err := json.Marshal(art)
 		if err != nil {
 			t.Fatal(err)

@@ -1,4 +1,4 @@
-package controllers
+package controllers_test
 
 import (
 	"context"
@@ -26,6 +26,11 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
+	"github.com/pyrsia/pyrsia-operator/controllers/internal/fixtures"
+	"github.com/pyrsia/pyrsia-operator/controllers/internal/nodeclient"
+	"github.com/pyrsia/pyrsia-operator/controllers/internal/objects"
+	"github.com/pyrsia/pyrsia-operator/controllers/internal/status"
+	"github.com/pyrsia/pyrsia-operator/controllers/pyrsianode/desired"
 )
 
 // An operator that is killed at any of its writes, before the API server has
@@ -72,17 +77,17 @@ func (c *cluster) life(t *testing.T, up *upstream, n int, sent bool) (ends []map
 	defer m.end()
 
 	publisher, mirror := publisherNode(ns, up.URL), mirrorNode(ns)
-	set := imageSet(ns, time.Hour, v1alpha1.ImageTags{Repository: "alpine", Tags: []string{"3.20"}})
+	set := fixtures.ImageSet(ns, time.Hour, v1alpha1.ImageTags{Repository: "alpine", Tags: []string{"3.20"}})
 	c.create(t, publisher, mirror, set)
 	c.runPod(t, publisher, "")
 	follower := c.runPod(t, mirror, "")
-	for _, obj := range []object{publisher, set, mirror} {
+	for _, obj := range []status.Object{publisher, set, mirror} {
 		c.awaitCurrent(t, obj)
 	}
 	eventually(t, func() error {
 		for _, n := range []*v1alpha1.PyrsiaNode{publisher, mirror} {
-			if c.get(t, n); ledgerSize(n) != 1 {
-				return fmt.Errorf("%s has %d blocks", n.Name, ledgerSize(n))
+			if c.get(t, n); objects.LedgerSize(n) != 1 {
+				return fmt.Errorf("%s has %d blocks", n.Name, objects.LedgerSize(n))
 			}
 		}
 		return nil
@@ -93,7 +98,7 @@ func (c *cluster) life(t *testing.T, up *upstream, n int, sent bool) (ends []map
 		t.Fatal(err)
 	}
 	follower.stop()
-	cleanup := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: cleanupName(mirror)}}
+	cleanup := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: desired.CleanupName(mirror)}}
 	eventually(t, func() error { return c.Get(t.Context(), client.ObjectKeyFromObject(cleanup), cleanup) })
 	c.setDaemonSetStatus(t, ns, cleanup.Name, 1, 1)
 	eventually(t, func() error {
@@ -347,7 +352,7 @@ func TestAPIServerIsDownForAMinute(t *testing.T) {
 	c.create(t, publisher)
 	pod := c.runPod(t, publisher, "")
 	c.awaitCurrent(t, publisher)
-	c.create(t, imageSet(ns, time.Hour, v1alpha1.ImageTags{Repository: "alpine", Tags: []string{"3.20"}}))
+	c.create(t, fixtures.ImageSet(ns, time.Hour, v1alpha1.ImageTags{Repository: "alpine", Tags: []string{"3.20"}}))
 
 	start := c.killAPIServer(t)
 	// What is shown is that the node serves for all of a minute without an API server.
@@ -424,13 +429,13 @@ func TestControlKeysAreRotated(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var asking sync.WaitGroup
 	asked := atomic.Int64{}
-	nodes := NewNodes(c.WithWatch, o.keys, time.Now)
+	nodes := nodeclient.NewNodes(c.WithWatch, o.keys, time.Now)
 	for n, p := range pods {
 		n := n.DeepCopy() // the other is read again and again
 		asking.Go(func() {
 			for ctx.Err() == nil {
 				// A new connection each time, as after a restart of either side.
-				client, err := nodes.client(n, p.ip)
+				client, err := nodes.Client(n, p.ip)
 				if err == nil {
 					client.Close()
 					_, err = client.Status(context.Background(), 0)
@@ -446,13 +451,13 @@ func TestControlKeysAreRotated(t *testing.T) {
 	}
 	used := map[string]bool{}
 	for range 3 {
-		used[o.keys.Seeds().fingerprint()] = true
+		used[o.keys.Seeds().Fingerprint()] = true
 		before := asked.Load()
-		o.keys.now = func() time.Time { return time.Now().Add(time.Duration(len(used)) * 365 * 24 * time.Hour) }
-		if err := o.keys.refresh(t.Context()); err != nil { // as Start does in time
+		o.keys.Now = func() time.Time { return time.Now().Add(time.Duration(len(used)) * 365 * 24 * time.Hour) }
+		if err := o.keys.Refresh(t.Context()); err != nil { // as Start does in time
 			t.Fatal(err)
 		}
-		fingerprint := o.keys.Seeds().fingerprint()
+		fingerprint := o.keys.Seeds().Fingerprint()
 		if used[fingerprint] {
 			t.Fatal("the keys are the same")
 		}
@@ -491,7 +496,7 @@ func TestControlKeysAreRotated(t *testing.T) {
 func (c *cluster) refreshKeys(t *testing.T, n *v1alpha1.PyrsiaNode, p *pod) {
 	t.Helper()
 	template, dir := c.awaitTemplate(t, n), t.TempDir()
-	for file, mounted := range map[string]string{p.config.ControlKeyFile: "/keys/" + nodeKeyFile, p.config.OperatorKeyFile: "/keys/" + operatorKeyFile} {
+	for file, mounted := range map[string]string{p.config.ControlKeyFile: "/keys/" + desired.NodeKeyFile, p.config.OperatorKeyFile: "/keys/" + desired.OperatorKeyFile} {
 		if err := os.Rename(c.secretFile(t, n, template, dir, mounted), file); err != nil {
 			t.Fatal(err)
 		}

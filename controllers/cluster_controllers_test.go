@@ -1,4 +1,4 @@
-package controllers
+package controllers_test
 
 import (
 	"bytes"
@@ -17,6 +17,10 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
+	"github.com/pyrsia/pyrsia-operator/controllers/internal/fixtures"
+	"github.com/pyrsia/pyrsia-operator/controllers/internal/objects"
+	"github.com/pyrsia/pyrsia-operator/controllers/pyrsianode"
+	"github.com/pyrsia/pyrsia-operator/controllers/pyrsianode/desired"
 )
 
 // runControllers runs some of the cluster's own controllers, which an API server
@@ -50,14 +54,14 @@ func TestByTheClustersControllers(t *testing.T) {
 	t.Parallel()
 	c := ownCluster(t)
 	for _, node := range []*corev1.Node{
-		kubernetesNode("amd", corev1.LabelArchStable, "amd64"), kubernetesNode("arm", corev1.LabelArchStable, "arm64"),
-		tainted(kubernetesNode("control"), "node-role.kubernetes.io/control-plane"), tainted(kubernetesNode("fresh"), taintNotProven),
-		kubernetesNode("windows", corev1.LabelOSStable, "windows"), kubernetesNode("virtual", "type", "virtual-kubelet"),
+		fixtures.KubernetesNode("amd", corev1.LabelArchStable, "amd64"), fixtures.KubernetesNode("arm", corev1.LabelArchStable, "arm64"),
+		fixtures.Tainted(fixtures.KubernetesNode("control"), "node-role.kubernetes.io/control-plane"), fixtures.Tainted(fixtures.KubernetesNode("fresh"), desired.TaintNotProven),
+		fixtures.KubernetesNode("windows", corev1.LabelOSStable, "windows"), fixtures.KubernetesNode("virtual", "type", "virtual-kubelet"),
 	} {
 		c.create(t, node)
 	}
 	c.runControllers(t, "daemonset-controller", "statefulset-controller")
-	c.operate(t, DefaultHostRules("pyrsia-system"))
+	c.operate(t, pyrsianode.DefaultHostRules("pyrsia-system"))
 	ns := c.namespace(t)
 
 	mirror := lonely(t, ns, "mirror")
@@ -66,7 +70,7 @@ func TestByTheClustersControllers(t *testing.T) {
 		eventually(t, func() error {
 			var got []string
 			for _, p := range c.podsOf(t, mirror, of) {
-				got = append(got, nodeOf(p))
+				got = append(got, objects.NodeOf(p))
 			}
 			if slices.Sort(got); !slices.Equal(got, []string{"amd", "arm", "control", "fresh"}) {
 				return fmt.Errorf("the pods of the %s are for %v", of, got)
@@ -113,7 +117,7 @@ func TestByTheClustersControllers(t *testing.T) {
 func (c *cluster) podsOf(t *testing.T, n *v1alpha1.PyrsiaNode, component string) []corev1.Pod {
 	t.Helper()
 	pods := new(corev1.PodList)
-	if err := c.List(t.Context(), pods, client.InNamespace(n.Namespace), client.MatchingLabels(labels(n, component))); err != nil {
+	if err := c.List(t.Context(), pods, client.InNamespace(n.Namespace), client.MatchingLabels(objects.Labels(n, component))); err != nil {
 		t.Fatal(err)
 	}
 	return pods.Items

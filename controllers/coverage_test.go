@@ -1,4 +1,4 @@
-package controllers
+package controllers_test
 
 import (
 	"errors"
@@ -9,7 +9,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
@@ -18,79 +17,22 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
+	"github.com/pyrsia/pyrsia-operator/controllers/internal/fixtures"
+	"github.com/pyrsia/pyrsia-operator/controllers/internal/status"
+	"github.com/pyrsia/pyrsia-operator/controllers/pyrsianode"
+	"github.com/pyrsia/pyrsia-operator/controllers/pyrsianode/desired"
 )
-
-// What is covered, and what keeps a mirror away.
-func TestCoverageOf(t *testing.T) {
-	n := node(v1alpha1.RoleMirror, "mirror")
-	n.Spec.NodeSelector = map[string]string{"pool": "a"}
-	n.Spec.Tolerations = []corev1.Toleration{{Key: "other", Operator: corev1.TolerationOpExists}}
-	var nodes []corev1.Node
-	for _, one := range []*corev1.Node{
-		kubernetesNode("covered", "pool", "a"), tainted(kubernetesNode("tainted", "pool", "a"), "gpu"), kubernetesNode("full", "pool", "a"), kubernetesNode("new", "pool", "a"),
-		kubernetesNode("other", "pool", "b"), kubernetesNode("windows", "pool", "a", corev1.LabelOSStable, "windows"), kubernetesNode("virtual", "pool", "a", "type", "kwok"),
-	} {
-		nodes = append(nodes, *one)
-	}
-	waits := corev1.Pod{Spec: corev1.PodSpec{Affinity: wantedOn("full")}, Status: corev1.PodStatus{Conditions: []corev1.PodCondition{{Type: corev1.PodScheduled, Status: corev1.ConditionFalse}}}}
-	got := coverageOf(n, true, nodes, []corev1.Pod{{Spec: corev1.PodSpec{NodeName: "covered"}}, waits})
-	if got.total != 4 || len(got.without) != 3 || got.without["tainted"] != "taint gpu:NoSchedule" || got.without["full"] != "no room for its pod" || got.without["new"] != "" ||
-		fmt.Sprint(got.outside) != "[other]" {
-		t.Errorf("got %+v", got)
-	}
-	old := node(v1alpha1.RoleMirror, "mirror") // v0.1.0 made it
-	if got := coverageOf(old, false, nodes, []corev1.Pod{{Spec: corev1.PodSpec{NodeName: "covered"}}}); got.total != 5 || got.without["tainted"] != "taint gpu:NoSchedule" || len(got.without) != 4 {
-		t.Errorf("a mirror of v0.1.0: %+v", got)
-	}
-
-	// It is Unknown while it may take its time, then False until all are covered.
-	now := time.Now()
-	young := coverage{total: 2, without: map[string]string{"new": ""}}
-	steps := []struct {
-		found coverage
-		now   time.Time
-		want  metav1.ConditionStatus
-	}{
-		{young, now, metav1.ConditionUnknown},
-		{young, now.Add(coverWait / 2), metav1.ConditionUnknown},
-		{young, now.Add(coverWait + time.Minute), metav1.ConditionFalse},
-		{young, now.Add(coverWait + 2*time.Minute), metav1.ConditionFalse},
-		{coverage{total: 2}, now, metav1.ConditionTrue},
-		{got, now, metav1.ConditionFalse},
-	}
-	for i, step := range steps {
-		judgeCoverage(n, step.found, step.now)
-		if c := meta.FindStatusCondition(n.Status.Conditions, v1alpha1.ConditionNodesCovered); c.Status != step.want {
-			t.Errorf("step %d: %+v, want %s", i, c, step.want)
-		}
-	}
-	message := meta.FindStatusCondition(n.Status.Conditions, v1alpha1.ConditionNodesCovered).Message
-	for _, part := range []string{"3 of 4 Kubernetes nodes", "full (no room for its pod), new, tainted (taint gpu:NoSchedule)", "kubectl -n images patch pyrsianode mirror", "set spec.priorityClassName"} {
-		if !strings.Contains(message, part) {
-			t.Errorf("the message lacks %q: %s", part, message)
-		}
-	}
-
-	many := coverage{without: map[string]string{}, tainted: true}
-	for i := range 5000 {
-		many.without[fmt.Sprintf("node-%04d", i)] = "taint gpu:NoSchedule"
-	}
-	judgeCoverage(n, many, now)
-	if c := meta.FindStatusCondition(n.Status.Conditions, v1alpha1.ConditionNodesCovered); strings.Count(c.Message, "node-") != maxNodesNamed || !strings.Contains(c.Message, "and 4990 more") {
-		t.Errorf("the message is %q", c.Message)
-	}
-}
 
 // Kubernetes nodes without a mirror are counted and named, and Ready says so; those
 // of Windows, of another architecture and virtual ones break nothing.
 func TestKubernetesNodes(t *testing.T) {
 	t.Parallel()
 	c := ownCluster(t)
-	c.operate(t, DefaultHostRules("pyrsia-system"))
+	c.operate(t, pyrsianode.DefaultHostRules("pyrsia-system"))
 	ns := c.namespace(t)
 	for _, node := range []*corev1.Node{
-		kubernetesNode("amd", corev1.LabelArchStable, "amd64"), kubernetesNode("arm", corev1.LabelArchStable, "arm64"), tainted(kubernetesNode("tainted"), "gpu"),
-		kubernetesNode("windows", corev1.LabelOSStable, "windows"), kubernetesNode("virtual", "type", "virtual-kubelet"),
+		fixtures.KubernetesNode("amd", corev1.LabelArchStable, "amd64"), fixtures.KubernetesNode("arm", corev1.LabelArchStable, "arm64"), fixtures.Tainted(fixtures.KubernetesNode("tainted"), "gpu"),
+		fixtures.KubernetesNode("windows", corev1.LabelOSStable, "windows"), fixtures.KubernetesNode("virtual", "type", "virtual-kubelet"),
 	} {
 		c.create(t, node)
 	}
@@ -120,14 +62,14 @@ func TestKubernetesNodes(t *testing.T) {
 
 	// What has joined meanwhile is waited for, and then covered.
 	c.change(t, mirror, func(s *v1alpha1.PyrsiaNodeSpec) { s.Tolerations = nil })
-	c.create(t, tainted(tainted(kubernetesNode("fresh"), taintNotProven), "gpu"))
+	c.create(t, fixtures.Tainted(fixtures.Tainted(fixtures.KubernetesNode("fresh"), desired.TaintNotProven), "gpu"))
 	for _, node := range []string{"tainted", "fresh"} {
 		pods[node] = c.placePod(t, mirror, node)
 	}
 	eventually(t, func() error { // the workload is applied anew
 		c.setWorkloadStatus(t, mirror, 4, 4)
 		c.get(t, mirror)
-		if !isTrue(mirror, v1alpha1.ConditionNodesCovered) {
+		if !status.IsTrue(mirror, v1alpha1.ConditionNodesCovered) {
 			return errors.New(conditionsText(mirror.Status.Conditions))
 		}
 		return nil
@@ -143,7 +85,7 @@ func TestKubernetesNodes(t *testing.T) {
 func (c *cluster) isProven(t *testing.T, pod *corev1.Pod) {
 	t.Helper()
 	c.get(t, pod)
-	pod.Status = corev1.PodStatus{Phase: corev1.PodRunning, ContainerStatuses: []corev1.ContainerStatus{canaryRuns(true)}}
+	pod.Status = corev1.PodStatus{Phase: corev1.PodRunning, ContainerStatuses: []corev1.ContainerStatus{fixtures.CanaryRuns(true)}}
 	if err := c.Status().Update(t.Context(), pod); err != nil {
 		t.Fatal(err)
 	}
@@ -166,7 +108,7 @@ func (c *cluster) taints(t *testing.T, name string) string {
 // The taint stays until the mirror is proven, and its right is an installation's own
 // choice: the condition says how to make it.
 func startupTaint(t *testing.T, c *cluster, mirror *v1alpha1.PyrsiaNode, pod *corev1.Pod) {
-	const both = taintNotProven + " gpu"
+	const both = desired.TaintNotProven + " gpu"
 	time.Sleep(time.Second)
 	if got := c.taints(t, "fresh"); got != both {
 		t.Fatalf("a node without a proof has the taints %s", got)
@@ -207,8 +149,8 @@ func startupTaintOfTwo(t *testing.T, c *cluster, mirror *v1alpha1.PyrsiaNode) {
 	second.Spec.Mirror = &v1alpha1.Mirror{StartupTaint: true, Port: 5002, Registries: []string{"quay.io"}}
 	c.create(t, second)
 	c.awaitTemplate(t, second)
-	for _, node := range []*corev1.Node{kubernetesNode("for-one"), kubernetesNode("for-both", "pool", "a")} {
-		c.create(t, tainted(node, taintNotProven))
+	for _, node := range []*corev1.Node{fixtures.KubernetesNode("for-one"), fixtures.KubernetesNode("for-both", "pool", "a")} {
+		c.create(t, fixtures.Tainted(node, desired.TaintNotProven))
 		c.isProven(t, c.placePod(t, mirror, node.Name))
 	}
 	c.setWorkloadStatus(t, second, 1, 0)
@@ -219,7 +161,7 @@ func startupTaintOfTwo(t *testing.T, c *cluster, mirror *v1alpha1.PyrsiaNode) {
 		}
 		return nil
 	})
-	if got := c.taints(t, "for-both"); got != taintNotProven {
+	if got := c.taints(t, "for-both"); got != desired.TaintNotProven {
 		t.Errorf("the node has the taints %q before the second mirror is proven", got)
 	}
 	c.isProven(t, c.placePod(t, second, "for-both"))
@@ -235,7 +177,7 @@ func startupTaintOfTwo(t *testing.T, c *cluster, mirror *v1alpha1.PyrsiaNode) {
 // A machine that joins under the name of another one finds the pods of that one, with
 // the proof that they had: it is no proof of this machine.
 func startupTaintOfANameAgain(t *testing.T, c *cluster, mirror *v1alpha1.PyrsiaNode) {
-	node := kubernetesNode("again")
+	node := fixtures.KubernetesNode("again")
 	c.create(t, node)
 	pod := c.placePod(t, mirror, "again")
 	c.isProven(t, pod)
@@ -243,9 +185,9 @@ func startupTaintOfANameAgain(t *testing.T, c *cluster, mirror *v1alpha1.PyrsiaN
 		t.Fatal(err)
 	}
 	time.Sleep(time.Second) // the API's times are in whole ones
-	c.create(t, tainted(kubernetesNode("again"), taintNotProven))
+	c.create(t, fixtures.Tainted(fixtures.KubernetesNode("again"), desired.TaintNotProven))
 	time.Sleep(2 * time.Second)
-	if got := c.taints(t, "again"); got != taintNotProven {
+	if got := c.taints(t, "again"); got != desired.TaintNotProven {
 		t.Errorf("by the proof of another machine the taints are %q", got)
 	}
 	c.get(t, pod)
@@ -269,7 +211,7 @@ func nothingElseOfNodes(t *testing.T, c *cluster) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	node := tainted(tainted(kubernetesNode("victim", "a", "b"), "gpu"), taintNotProven)
+	node := fixtures.Tainted(fixtures.Tainted(fixtures.KubernetesNode("victim", "a", "b"), "gpu"), desired.TaintNotProven)
 	node.Annotations = map[string]string{"c": "d"}
 	node.Spec.ProviderID, node.Spec.PodCIDR, node.Spec.PodCIDRs = "", "10.0.0.0/24", []string{"10.0.0.0/24"}
 	c.create(t, node)
@@ -281,7 +223,7 @@ func nothingElseOfNodes(t *testing.T, c *cluster) {
 	patch := func(kind types.PatchType, text string) error {
 		return as.Patch(t.Context(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "victim"}}, client.RawPatch(kind, []byte(text)), client.DryRunAll)
 	}
-	remove := fmt.Sprintf(`{"op":"remove","path":"/spec/taints/%d"}`, index[taintNotProven])
+	remove := fmt.Sprintf(`{"op":"remove","path":"/spec/taints/%d"}`, index[desired.TaintNotProven])
 	eventually(t, func() error { // a new policy takes a moment
 		return says(patch(types.MergePatchType, `{"metadata":{"labels":{"x":"y"}}}`), "pyrsia-operator-startup-taint")
 	})
@@ -297,7 +239,7 @@ func nothingElseOfNodes(t *testing.T, c *cluster) {
 		"another taint less":         fmt.Sprintf(`[{"op":"remove","path":"/spec/taints/%d"}]`, index["gpu"]),
 		"a taint more":               `[{"op":"add","path":"/spec/taints/-","value":{"key":"x","effect":"NoExecute"}}]`,
 		"another value of a taint":   fmt.Sprintf(`[{"op":"add","path":"/spec/taints/%d/value","value":"x"},%s]`, index["gpu"], remove),
-		"the taint with NoExecute":   fmt.Sprintf(`[{"op":"replace","path":"/spec/taints/%d/effect","value":"NoExecute"}]`, index[taintNotProven]),
+		"the taint with NoExecute":   fmt.Sprintf(`[{"op":"replace","path":"/spec/taints/%d/effect","value":"NoExecute"}]`, index[desired.TaintNotProven]),
 		"all taints":                 `[{"op":"remove","path":"/spec/taints"}]`,
 		"the taint in another place": fmt.Sprintf(`[%s,{"op":"add","path":"/spec/taints/0","value":{"key":"x","effect":"NoSchedule"}}]`, remove),
 	} {
@@ -317,12 +259,4 @@ func nothingElseOfNodes(t *testing.T, c *cluster) {
 	if err := c.Patch(t.Context(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "victim"}}, client.RawPatch(types.MergePatchType, []byte(`{"spec":{"unschedulable":true}}`))); err != nil {
 		t.Error(err)
 	}
-}
-
-// wantedOn is the affinity by which a DaemonSet wants its pod on a Kubernetes node.
-func wantedOn(node string) *corev1.Affinity {
-	return &corev1.Affinity{NodeAffinity: &corev1.NodeAffinity{RequiredDuringSchedulingIgnoredDuringExecution: &corev1.NodeSelector{
-		NodeSelectorTerms: []corev1.NodeSelectorTerm{{MatchFields: []corev1.NodeSelectorRequirement{
-			{Key: metav1.ObjectNameField, Operator: corev1.NodeSelectorOpIn, Values: []string{node}}}}},
-	}}}
 }

@@ -1,4 +1,4 @@
-package controllers
+package controllers_test
 
 import (
 	"context"
@@ -17,6 +17,9 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
+	"github.com/pyrsia/pyrsia-operator/controllers/internal/fixtures"
+	"github.com/pyrsia/pyrsia-operator/controllers/internal/objects"
+	"github.com/pyrsia/pyrsia-operator/controllers/pyrsianode/desired"
 	pyrsia "github.com/pyrsia/pyrsia-operator/node"
 	"github.com/pyrsia/pyrsia-operator/node/control"
 )
@@ -34,8 +37,8 @@ func TestNodesOutsideJoin(t *testing.T) {
 			up.push(t, "library/alpine:3.20")
 			publisher := publisherNode(ns, up.URL)
 			publisher.Spec.Network = &v1alpha1.Network{Exposure: &v1alpha1.Exposure{Type: kind}}
-			c.create(t, publisher, imageSet(ns, time.Hour, v1alpha1.ImageTags{Repository: "alpine", Tags: []string{"3.20"}}))
-			way := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: exposureName(publisher)}}
+			c.create(t, publisher, fixtures.ImageSet(ns, time.Hour, v1alpha1.ImageTags{Repository: "alpine", Tags: []string{"3.20"}}))
+			way := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: desired.ExposureName(publisher)}}
 			outer := nextIP()
 			if kind == v1alpha1.ExposureLoadBalancer {
 				c.awaitCondition(t, publisher, v1alpha1.ConditionNetworkReady, metav1.ConditionUnknown, "AddressPending")
@@ -50,17 +53,17 @@ func TestNodesOutsideJoin(t *testing.T) {
 			pod := c.runPod(t, publisher, "")
 			eventually(t, func() error {
 				c.get(t, publisher)
-				if len(publisher.Status.Addresses) != 1 || ledgerSize(publisher) != 1 {
-					return fmt.Errorf("addresses %v, %d blocks", publisher.Status.Addresses, ledgerSize(publisher))
+				if len(publisher.Status.Addresses) != 1 || objects.LedgerSize(publisher) != 1 {
+					return fmt.Errorf("addresses %v, %d blocks", publisher.Status.Addresses, objects.LedgerSize(publisher))
 				}
 				return nil
 			})
 			switch kind { // what a cluster's own parts would do
 			case v1alpha1.ExposureNodePort:
 				c.get(t, way)
-				forward(t, fmt.Sprintf("%s:%d", pod.ip, way.Spec.Ports[0].NodePort), fmt.Sprintf("%s:%d", pod.ip, portP2P))
+				forward(t, fmt.Sprintf("%s:%d", pod.ip, way.Spec.Ports[0].NodePort), fmt.Sprintf("%s:%d", pod.ip, desired.PortP2P))
 			case v1alpha1.ExposureLoadBalancer:
-				forward(t, fmt.Sprintf("%s:%d", outer, portP2P), fmt.Sprintf("%s:%d", pod.ip, portP2P))
+				forward(t, fmt.Sprintf("%s:%d", outer, desired.PortP2P), fmt.Sprintf("%s:%d", pod.ip, desired.PortP2P))
 			}
 			joins(t, publisher)
 

@@ -1,4 +1,4 @@
-package controllers
+package controllers_test
 
 import (
 	"errors"
@@ -20,6 +20,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
+	"github.com/pyrsia/pyrsia-operator/controllers/internal/fixtures"
+	"github.com/pyrsia/pyrsia-operator/controllers/pyrsianode/desired"
 )
 
 func publisherNode(namespace, upstream string) *v1alpha1.PyrsiaNode {
@@ -45,17 +47,6 @@ func mirrorNode(namespace string) *v1alpha1.PyrsiaNode {
 
 var lastPort atomic.Int32
 
-func imageSet(namespace string, interval time.Duration, images ...v1alpha1.ImageTags) *v1alpha1.OfficialImageSet {
-	return &v1alpha1.OfficialImageSet{
-		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "images"},
-		Spec: v1alpha1.OfficialImageSetSpec{
-			PublisherRef: v1alpha1.LocalReference{Name: "publisher"},
-			Images:       images,
-			Interval:     &metav1.Duration{Duration: interval},
-		},
-	}
-}
-
 // The whole way: a publisher, a mirror and a set of images become Artifacts
 // that anyone can verify; tags that move become new ones; then all is quiet.
 func TestFromImageSetToVerifiedArtifacts(t *testing.T) {
@@ -67,7 +58,7 @@ func TestFromImageSetToVerifiedArtifacts(t *testing.T) {
 	busybox := up.push(t, "library/busybox:1.37")
 
 	publisher, mirror := publisherNode(ns, up.URL), mirrorNode(ns)
-	set := imageSet(ns, 10*time.Second,
+	set := fixtures.ImageSet(ns, 10*time.Second,
 		v1alpha1.ImageTags{Repository: "alpine", Tags: []string{"3.20"}},
 		v1alpha1.ImageTags{Repository: "docker.io/library/busybox", Tags: []string{"1.37"}})
 	c.create(t, mirror, set, publisher) // in an order that makes all wait for each other
@@ -194,7 +185,7 @@ func TestTagThatMovesBack(t *testing.T) {
 	const image = "docker.io/library/alpine:edge"
 	first := up.push(t, "library/alpine:edge")
 	publisher := publisherNode(ns, up.URL)
-	set := imageSet(ns, 10*time.Second, v1alpha1.ImageTags{Repository: "alpine", Tags: []string{"edge"}})
+	set := fixtures.ImageSet(ns, 10*time.Second, v1alpha1.ImageTags{Repository: "alpine", Tags: []string{"edge"}})
 	c.create(t, publisher, set)
 	c.runPod(t, publisher, "")
 	before := c.artifact(t, ns, image, first)
@@ -227,16 +218,16 @@ func TestSigningKeyIsNeverReplaced(t *testing.T) {
 	ns := c.namespace(t)
 	publisher := publisherNode(ns, "http://127.0.0.1:1")
 	mine := &corev1.Secret{
-		ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: signingSecretName(publisher, 1)},
-		Data:       map[string][]byte{signingKeyFile: []byte("mine")},
+		ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: desired.SigningSecretName(publisher, 1)},
+		Data:       map[string][]byte{desired.SigningKeyFile: []byte("mine")},
 	}
 	c.create(t, mine, publisher)
 	c.awaitTemplate(t, publisher)
 	c.get(t, mine)
-	if got := string(mine.Data[signingKeyFile]); got != "mine" || len(mine.OwnerReferences) > 0 {
+	if got := string(mine.Data[desired.SigningKeyFile]); got != "mine" || len(mine.OwnerReferences) > 0 {
 		t.Errorf("the signing key was touched: %q, owners %v", got, mine.OwnerReferences)
 	}
-	if err := c.Get(t.Context(), client.ObjectKey{Namespace: ns, Name: controlSecretName(publisher)}, new(corev1.Secret)); apierrors.IsNotFound(err) {
+	if err := c.Get(t.Context(), client.ObjectKey{Namespace: ns, Name: desired.ControlSecretName(publisher)}, new(corev1.Secret)); apierrors.IsNotFound(err) {
 		t.Error("no control Secret")
 	}
 }

@@ -1,4 +1,4 @@
-package controllers
+package controllers_test
 
 import (
 	"errors"
@@ -13,6 +13,9 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
+	"github.com/pyrsia/pyrsia-operator/controllers/internal/apply"
+	"github.com/pyrsia/pyrsia-operator/controllers/internal/fixtures"
+	"github.com/pyrsia/pyrsia-operator/controllers/pyrsianode/desired"
 )
 
 // An object that somebody else has made, of any kind that a PyrsiaNode would
@@ -48,7 +51,7 @@ func TestForeignObjectsAreLeftAlone(t *testing.T) {
 			n.Spec.Network = &v1alpha1.Network{Exposure: &v1alpha1.Exposure{Type: v1alpha1.ExposureNodePort}}
 			if tc.role == v1alpha1.RoleMirror {
 				n = mirrorNode(ns)
-				n.Spec.Network = &v1alpha1.Network{LedgerKey: newBook(t).key,
+				n.Spec.Network = &v1alpha1.Network{LedgerKey: fixtures.NewBook(t).Key,
 					Bootstrap: []string{"/ip4/192.0.2.1/tcp/4001/p2p/12D3KooWD3eckifWpRn9wQpMG9R9hX3sD158z7EqHWmweQAJU5SA"}}
 			}
 			n.Name = "payments"
@@ -83,25 +86,25 @@ func TestForeignObjectsThatComeMeanwhile(t *testing.T) {
 	t.Parallel()
 	c := testCluster(t)
 	ns := c.namespace(t)
-	a := applier{client: c.WithWatch, live: c.WithWatch}
-	n := node(v1alpha1.RoleMirror, "payments")
+	a := apply.Applier{Client: c.WithWatch, Live: c.WithWatch}
+	n := fixtures.Node(v1alpha1.RoleMirror, "payments")
 	n.Namespace = ns
-	in := podInputs{image: "ghcr.io/pyrsia/pyrsia:v0.1.0", ledgerKey: "key", host: claimOf(n)}
+	in := desired.Inputs{Image: "ghcr.io/pyrsia/pyrsia:v0.1.0", LedgerKey: "key", Host: claimOf(n)}
 	theirs := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "payments"}, Spec: appsv1.DaemonSetSpec{
 		Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "theirs"}},
 		Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"app": "theirs"}},
 			Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "theirs", Image: "example.com/theirs"}}}}}}
 
 	seen := new(appsv1.DaemonSet)
-	if _, err := outdated(t.Context(), a, n, seen, "DaemonSet", appsac.ExtractDaemonSet, "payments", daemonSet(n, in)); err != nil {
+	if _, err := apply.Outdated(t.Context(), a, n, seen, "DaemonSet", appsac.ExtractDaemonSet, "payments", desired.DaemonSet(n, in)); err != nil {
 		t.Fatal(err)
 	}
 	c.create(t, theirs)
-	if err := a.apply(t.Context(), seen, daemonSet(n, in)); !apierrors.IsAlreadyExists(err) {
+	if err := a.Apply(t.Context(), seen, desired.DaemonSet(n, in)); !apierrors.IsAlreadyExists(err) {
 		t.Errorf("creating what is there: %v", err)
 	}
 	seen.UID = "0b9c5c1e-5d0f-4b0c-9f5b-1f6f3d1f2a3b" // one that was there, and was replaced
-	if err := a.apply(t.Context(), seen, daemonSet(n, in)); !isForeign(err) {
+	if err := a.Apply(t.Context(), seen, desired.DaemonSet(n, in)); !isForeign(err) {
 		t.Errorf("changing what has taken the place of the own one: %v", err)
 	}
 	before := theirs.ResourceVersion
@@ -111,8 +114,8 @@ func TestForeignObjectsThatComeMeanwhile(t *testing.T) {
 
 	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "payments-control"}, Data: map[string][]byte{"password": []byte("theirs")}}
 	c.create(t, secret)
-	desired := controlSecret(n, []byte("own"), []byte("operator"))
-	if err := a.applySecret(t.Context(), n, desired); !isForeign(err) {
+	desired := desired.ControlSecret(n, []byte("own"), []byte("operator"))
+	if err := a.ApplySecret(t.Context(), n, desired); !isForeign(err) {
 		t.Errorf("their Secret: %v", err)
 	}
 	before = secret.ResourceVersion
@@ -122,15 +125,15 @@ func TestForeignObjectsThatComeMeanwhile(t *testing.T) {
 }
 
 func isForeign(err error) bool {
-	_, ok := errors.AsType[*foreignObjectError](err)
+	_, ok := errors.AsType[*apply.ForeignError](err)
 	return ok
 }
 
 // claimOf is what a mirror has of the Kubernetes nodes.
-func claimOf(n *v1alpha1.PyrsiaNode) hostClaim {
+func claimOf(n *v1alpha1.PyrsiaNode) desired.HostClaim {
 	folder := n.Spec.Storage.HostPath
 	if folder == "" {
 		folder = "/var/lib/pyrsia/" + n.Namespace + "_" + n.Name
 	}
-	return hostClaim{Folder: folder, Port: mirrorSpec(n).Port}
+	return desired.HostClaim{Folder: folder, Port: desired.MirrorSpec(n).Port}
 }

@@ -1,4 +1,4 @@
-package controllers
+package controllers_test
 
 import (
 	"bytes"
@@ -21,6 +21,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
+	"github.com/pyrsia/pyrsia-operator/controllers/internal/fixtures"
+	"github.com/pyrsia/pyrsia-operator/controllers/internal/status"
 	"github.com/pyrsia/pyrsia-operator/node/control"
 )
 
@@ -36,7 +38,7 @@ func (c *cluster) crowd(t *testing.T, ns string, n int, image, digest string) {
 	group.SetLimit(16)
 	for i := range n {
 		group.Go(func() error {
-			return c.Create(t.Context(), byHand(ns, fmt.Sprintf("crowd-%d", i), fmt.Sprintf("%s%d", image, i), digest))
+			return c.Create(t.Context(), fixtures.Artifact(ns, fmt.Sprintf("crowd-%d", i), fmt.Sprintf("%s%d", image, i), digest))
 		})
 	}
 	if err := group.Wait(); err != nil {
@@ -51,7 +53,7 @@ func (c *cluster) published(t *testing.T) (up *upstream, art *v1alpha1.Artifact)
 	up = newUpstream(t)
 	ns := c.namespace(t)
 	c.aPublisher(t, ns, up.URL)
-	art = byHand(ns, "app", "docker.io/library/app:1", up.push(t, "library/app:1"))
+	art = fixtures.Artifact(ns, "app", "docker.io/library/app:1", up.push(t, "library/app:1"))
 	c.create(t, art)
 	c.awaitCurrent(t, art)
 	return up, art
@@ -65,7 +67,7 @@ func (c *cluster) goesOn(t *testing.T, up *upstream, art *v1alpha1.Artifact) {
 	c.awaitCondition(t, art, v1alpha1.ConditionRevoked, metav1.ConditionTrue, "Revoked")
 	change(t, c, art, func(a *v1alpha1.Artifact) { a.Spec.State, a.Spec.Reason = v1alpha1.StateRestored, "it has none" })
 	c.awaitCondition(t, art, v1alpha1.ConditionRestored, metav1.ConditionTrue, "Restored")
-	other := byHand(art.Namespace, "other", "docker.io/library/other:1", up.push(t, "library/other:1"))
+	other := fixtures.Artifact(art.Namespace, "other", "docker.io/library/other:1", up.push(t, "library/other:1"))
 	c.create(t, other)
 	c.awaitCurrent(t, other)
 }
@@ -93,13 +95,13 @@ func TestSlowCopiesHoldUpNobody(t *testing.T) {
 	}))
 	t.Cleanup(slow.Close)
 	c.aPublisher(t, ns, slow.URL)
-	app := byHand(ns, "app", "docker.io/library/app:1", up.push(t, "library/app:1"))
+	app := fixtures.Artifact(ns, "app", "docker.io/library/app:1", up.push(t, "library/app:1"))
 	c.create(t, app)
 	c.awaitCurrent(t, app)
 	for i := range 8 { // as many as are copied at once, of no repository more than half
 		repository := fmt.Sprintf("library/slow%d", i%2)
 		image := fmt.Sprintf("%s:%d", repository, i)
-		c.create(t, byHand(ns, fmt.Sprintf("slow-%d", i), "docker.io/"+image, up.push(t, image)))
+		c.create(t, fixtures.Artifact(ns, fmt.Sprintf("slow-%d", i), "docker.io/"+image, up.push(t, image)))
 	}
 	eventually(t, func() error {
 		if n := stalled.Load(); n < 8 {
@@ -113,7 +115,7 @@ func TestSlowCopiesHoldUpNobody(t *testing.T) {
 	c.goesOn(t, neighbour, theirs)
 	change(t, c, app, func(a *v1alpha1.Artifact) { a.Spec.State, a.Spec.Reason = v1alpha1.StateRevoked, "it has a backdoor" })
 	c.awaitCondition(t, app, v1alpha1.ConditionRevoked, metav1.ConditionTrue, "Revoked")
-	waits := byHand(ns, "crowd-1", "docker.io/library/cheap:1", cheap)
+	waits := fixtures.Artifact(ns, "crowd-1", "docker.io/library/cheap:1", cheap)
 	c.awaitCondition(t, waits, v1alpha1.ConditionPublished, metav1.ConditionUnknown, "Queued")
 }
 
@@ -128,12 +130,12 @@ type hanging struct {
 }
 
 func newHanging(t *testing.T) *hanging {
-	book := newBook(t).add(t, "a")
+	book := fixtures.NewBook(t).Add(t, "a")
 	return &hanging{
 		release: make(chan struct{}),
 		after:   &publications{seen: map[string]bool{}, all: map[string]int{}},
 		status: func(w http.ResponseWriter, _ *http.Request) {
-			_ = json.NewEncoder(w).Encode(control.Status{Role: control.Publisher, PeerID: "12D3KooW", Ledger: book.status(t, 0)})
+			_ = json.NewEncoder(w).Encode(control.Status{Role: control.Publisher, PeerID: "12D3KooW", Ledger: book.Status(t, 0)})
 		},
 	}
 }
@@ -171,7 +173,7 @@ func TestHangingPublisherHoldsUpNobody(t *testing.T) {
 	c.runLiar(t, publisher, h.ServeHTTP, false)
 	c.awaitCondition(t, publisher, v1alpha1.ConditionLedgerVerified, metav1.ConditionTrue, "")
 	digest := "sha256:" + strings.Repeat("0", 64)
-	withdrawn := byHand(ns, "withdrawn", "docker.io/library/withdrawn:1", digest)
+	withdrawn := fixtures.Artifact(ns, "withdrawn", "docker.io/library/withdrawn:1", digest)
 	withdrawn.Spec.State, withdrawn.Spec.Reason = v1alpha1.StateRevoked, "it has a backdoor"
 	c.crowd(t, ns, 500, "docker.io/library/app:", digest)
 	c.create(t, withdrawn)
@@ -182,8 +184,8 @@ func TestHangingPublisherHoldsUpNobody(t *testing.T) {
 		return nil
 	})
 	c.goesOn(t, up, theirs)
-	art := byHand(ns, "crowd-499", "", "")
-	for obj, condition := range map[object]string{withdrawn: v1alpha1.ConditionRevoked, art: v1alpha1.ConditionPublished} {
+	art := fixtures.Artifact(ns, "crowd-499", "", "")
+	for obj, condition := range map[status.Object]string{withdrawn: v1alpha1.ConditionRevoked, art: v1alpha1.ConditionPublished} {
 		got := c.awaitCondition(t, obj, condition, metav1.ConditionUnknown, "PublisherHangs")
 		if !strings.Contains(got.Message, `"publisher"`) || !strings.Contains(got.Message, "since 20") || !strings.Contains(got.Message, "delete") {
 			t.Errorf("it is not said which publisher, since when, and what to do: %s", got.Message)
@@ -212,7 +214,7 @@ func TestHangingPublisherHoldsUpNoSet(t *testing.T) {
 	}
 	var first *v1alpha1.OfficialImageSet
 	for i := range 12 {
-		set := imageSet(ns, time.Hour, v1alpha1.ImageTags{Repository: "app", Tags: tags})
+		set := fixtures.ImageSet(ns, time.Hour, v1alpha1.ImageTags{Repository: "app", Tags: tags})
 		set.Name = fmt.Sprintf("images-%d", i)
 		c.create(t, set)
 		if i == 0 {
@@ -228,7 +230,7 @@ func TestHangingPublisherHoldsUpNoSet(t *testing.T) {
 	up, theirs := newUpstream(t), c.namespace(t)
 	up.push(t, "library/alpine:1")
 	c.aPublisher(t, theirs, up.URL)
-	set := imageSet(theirs, time.Hour, v1alpha1.ImageTags{Repository: "alpine", Tags: []string{"1"}})
+	set := fixtures.ImageSet(theirs, time.Hour, v1alpha1.ImageTags{Repository: "alpine", Tags: []string{"1"}})
 	c.create(t, set)
 	c.awaitCurrent(t, set)
 	c.awaitCondition(t, first, v1alpha1.ConditionResolved, metav1.ConditionUnknown, "PublisherHangs")

@@ -1,4 +1,4 @@
-package controllers
+package controllers_test
 
 import (
 	"errors"
@@ -12,10 +12,13 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
+	"github.com/pyrsia/pyrsia-operator/controllers/internal/apply"
+	"github.com/pyrsia/pyrsia-operator/controllers/internal/objects"
+	"github.com/pyrsia/pyrsia-operator/controllers/pyrsianode"
+	"github.com/pyrsia/pyrsia-operator/controllers/pyrsianode/desired"
 )
 
 // folderOf is where the pods of a mirror keep its data.
@@ -43,7 +46,7 @@ func (c *cluster) awaitRefused(t *testing.T, n *v1alpha1.PyrsiaNode, parts ...st
 func TestFolderStaysWithItsMirror(t *testing.T) {
 	t.Parallel()
 	c := withoutPolicy(t)
-	c.operate(t, DefaultHostRules("pyrsia-system"))
+	c.operate(t, pyrsianode.DefaultHostRules("pyrsia-system"))
 	attacker, victim := lonely(t, c.namespace(t), "older"), lonely(t, c.namespace(t), "younger")
 	c.create(t, attacker)
 	c.daemonSet(t, attacker)
@@ -73,19 +76,19 @@ func TestDefaultFolders(t *testing.T) {
 	t.Parallel()
 	c := withoutPolicy(t)
 	a := c.namespace(t)
-	ab := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: a + "-b", Labels: map[string]string{labelMirrors: mirrorsAllowed}}}
+	ab := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: a + "-b", Labels: map[string]string{objects.LabelMirrors: objects.MirrorsAllowed}}}
 	old := lonely(t, a, "old")
 	c.create(t, ab, old)
-	was := daemonSet(old, podInputs{image: "ghcr.io/pyrsia/pyrsia:v0.1.0", ledgerKey: old.Spec.Network.LedgerKey})
+	was := desired.DaemonSet(old, desired.Inputs{Image: "ghcr.io/pyrsia/pyrsia:v0.1.0", LedgerKey: old.Spec.Network.LedgerKey})
 	for i := range was.Spec.Template.Spec.Volumes { // as v0.1.0 named it
 		if v := &was.Spec.Template.Spec.Volumes[i]; *v.Name == "data" {
 			v.HostPath.WithPath("/var/lib/pyrsia/" + a + "-old")
 		}
 	}
-	if err := (applier{client: c.WithWatch, live: c.WithWatch}).apply(t.Context(), new(appsv1.DaemonSet), was); err != nil {
+	if err := (apply.Applier{Client: c.WithWatch, Live: c.WithWatch}).Apply(t.Context(), new(appsv1.DaemonSet), was); err != nil {
 		t.Fatal(err)
 	}
-	stop := c.operate(t, DefaultHostRules("pyrsia-system"))
+	stop := c.operate(t, pyrsianode.DefaultHostRules("pyrsia-system"))
 	upgraded := func() {
 		t.Helper()
 		eventually(t, func() error {
@@ -113,11 +116,11 @@ func TestDefaultFolders(t *testing.T) {
 	for _, lose := range []bool{false, true} {
 		stop()
 		if lose {
-			if err := c.Delete(t.Context(), named("v1", "ConfigMap", hostRecordName)); err != nil {
+			if err := c.Delete(t.Context(), named("v1", "ConfigMap", pyrsianode.HostRecordName)); err != nil {
 				t.Fatal(err)
 			}
 		}
-		stop = c.operate(t, DefaultHostRules("pyrsia-system"))
+		stop = c.operate(t, pyrsianode.DefaultHostRules("pyrsia-system"))
 		for n, want := range map[*v1alpha1.PyrsiaNode]string{old: "/var/lib/pyrsia/" + a + "-old", first: one, second: two} {
 			value := fmt.Sprint("lost ", lose)
 			c.change(t, n, func(s *v1alpha1.PyrsiaNodeSpec) { s.PodAnnotations = map[string]string{"example.com/a": value} })
@@ -139,7 +142,7 @@ func TestDefaultFolders(t *testing.T) {
 func TestPortStaysWithItsMirror(t *testing.T) {
 	t.Parallel()
 	c := withoutPolicy(t)
-	c.operate(t, DefaultHostRules("pyrsia-system"))
+	c.operate(t, pyrsianode.DefaultHostRules("pyrsia-system"))
 	a, b := c.namespace(t), c.namespace(t)
 	first, beside, second := lonely(t, a, "first"), lonely(t, a, "beside"), lonely(t, b, "second")
 	for _, n := range []*v1alpha1.PyrsiaNode{first, beside, second} {
@@ -172,7 +175,7 @@ func TestPortStaysWithItsMirror(t *testing.T) {
 func TestPortIsLeftWhenThePodsHaveLeftIt(t *testing.T) {
 	t.Parallel()
 	c := withoutPolicy(t)
-	c.operate(t, DefaultHostRules("pyrsia-system"))
+	c.operate(t, pyrsianode.DefaultHostRules("pyrsia-system"))
 	a, b := c.namespace(t), c.namespace(t)
 	first, second := lonely(t, a, "first"), lonely(t, b, "second")
 	first.Spec.Mirror, second.Spec.Mirror = &v1alpha1.Mirror{Port: 5600}, &v1alpha1.Mirror{Port: 5600}
@@ -204,7 +207,7 @@ func TestPortIsLeftWhenThePodsHaveLeftIt(t *testing.T) {
 
 func (c *cluster) frontendArgs(t *testing.T, n *v1alpha1.PyrsiaNode) []string {
 	t.Helper()
-	set := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: n.Namespace, Name: frontendName(n)}}
+	set := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: n.Namespace, Name: desired.FrontendName(n)}}
 	eventually(t, func() error { return c.Get(t.Context(), client.ObjectKeyFromObject(set), set) })
 	return set.Spec.Template.Spec.Containers[0].Args
 }
@@ -219,14 +222,14 @@ func TestMirrorsFromBeforeTheClaimsGoOn(t *testing.T) {
 
 func mirrorsFromBeforeTheClaims(t *testing.T, recorded bool) {
 	c := withoutPolicy(t)
-	record := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "pyrsia-system", Name: hostRecordName}, Data: map[string]string{recordedSince: "2026-11-24T00:00:00Z"}}
-	a := applier{client: c.WithWatch, live: c.WithWatch}
+	record := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "pyrsia-system", Name: pyrsianode.HostRecordName}, Data: map[string]string{pyrsianode.RecordedSince: "2026-11-24T00:00:00Z"}}
+	a := apply.Applier{Client: c.WithWatch, Live: c.WithWatch}
 	var old []*v1alpha1.PyrsiaNode
 	for range 2 {
 		n := lonely(t, c.namespace(t), "old")
 		n.Spec.Mirror, n.Spec.Storage.HostPath = &v1alpha1.Mirror{Port: 5600}, "/var/lib/pyrsia/shared"
 		c.create(t, n)
-		if err := a.apply(t.Context(), new(appsv1.DaemonSet), daemonSet(n, podInputs{image: "ghcr.io/pyrsia/pyrsia:v0.1.0", ledgerKey: n.Spec.Network.LedgerKey, host: claimOf(n)})); err != nil {
+		if err := a.Apply(t.Context(), new(appsv1.DaemonSet), desired.DaemonSet(n, desired.Inputs{Image: "ghcr.io/pyrsia/pyrsia:v0.1.0", LedgerKey: n.Spec.Network.LedgerKey, Host: claimOf(n)})); err != nil {
 			t.Fatal(err)
 		}
 		old = append(old, n)
@@ -235,7 +238,7 @@ func mirrorsFromBeforeTheClaims(t *testing.T, recorded bool) {
 	if recorded {
 		c.create(t, record)
 	}
-	c.operate(t, DefaultHostRules("pyrsia-system"))
+	c.operate(t, pyrsianode.DefaultHostRules("pyrsia-system"))
 	for _, n := range old {
 		eventually(t, func() error {
 			if image := c.daemonSet(t, n).Spec.Template.Spec.InitContainers[0].Image; image != "ghcr.io/pyrsia/pyrsia:test" {
@@ -268,34 +271,12 @@ func mirrorsFromBeforeTheClaims(t *testing.T, recorded bool) {
 	c.nothingOf(t, third)
 }
 
-// One namespace cannot fill the record, which all share.
-func TestRecordHasRoomForOthers(t *testing.T) {
-	all := map[types.UID]recorded{}
-	for i := range maxRecorded {
-		all[types.UID(fmt.Sprint(i))] = recorded{PyrsiaNode: fmt.Sprint("images/", i)}
-	}
-	n, there := node(v1alpha1.RoleMirror, "mirror"), func(types.UID, recorded) bool { return false }
-	if got := crowded(n, nil, all, there); len(got) != 1 || !strings.Contains(got[0].why, "delete one") {
-		t.Errorf("one more: %+v", got)
-	}
-	if got := crowded(n, new(recorded), all, there); len(got) > 0 {
-		t.Errorf("one that is there: %+v", got)
-	}
-	if got := crowded(n, nil, all, func(uid types.UID, _ recorded) bool { return uid == "7" || uid == "8" }); len(got) > 0 {
-		t.Errorf("after others have gone: %+v", got)
-	}
-	n.Namespace = "others"
-	if got := crowded(n, nil, all, there); len(got) > 0 {
-		t.Errorf("another namespace: %+v", got)
-	}
-}
-
 // What a spec asks for at the end, and may not have, does not keep containerd
 // from being put back where it was set up.
 func TestRefusedAtTheEndIsPutBack(t *testing.T) {
 	t.Parallel()
 	c := withoutPolicy(t)
-	c.operate(t, DefaultHostRules("pyrsia-system"))
+	c.operate(t, pyrsianode.DefaultHostRules("pyrsia-system"))
 	other, n := lonely(t, c.namespace(t), "other"), lonely(t, c.namespace(t), "mirror")
 	c.create(t, other)
 	theirs := folderOf(c.daemonSet(t, other))

@@ -1,4 +1,4 @@
-package controllers
+package controllers_test
 
 import (
 	"crypto/ed25519"
@@ -17,6 +17,10 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
+	"github.com/pyrsia/pyrsia-operator/controllers/internal/fixtures"
+	"github.com/pyrsia/pyrsia-operator/controllers/internal/nodeclient"
+	"github.com/pyrsia/pyrsia-operator/controllers/internal/status"
+	"github.com/pyrsia/pyrsia-operator/controllers/pyrsianode/desired"
 	"github.com/pyrsia/pyrsia-operator/node/control"
 )
 
@@ -25,10 +29,10 @@ import (
 func TestNodesThatAnswerNonsense(t *testing.T) {
 	t.Parallel()
 	c := testCluster(t)
-	honest := newBook(t).add(t, "a")
+	honest := fixtures.NewBook(t).Add(t, "a")
 	status := func(change func(*control.Status)) http.HandlerFunc {
 		return func(w http.ResponseWriter, _ *http.Request) {
-			s := &control.Status{Role: control.Publisher, PeerID: "12D3KooW", Ledger: honest.status(t, 0)}
+			s := &control.Status{Role: control.Publisher, PeerID: "12D3KooW", Ledger: honest.Status(t, 0)}
 			change(s)
 			_ = json.NewEncoder(w).Encode(s)
 		}
@@ -41,19 +45,19 @@ func TestNodesThatAnswerNonsense(t *testing.T) {
 		keys   bool // of another node
 		reason string
 	}{
-		"garbage":       {raw("\x00\xff\xfe not JSON"), false, reasonUnreachable},
-		"another page":  {raw("<html><body>It works!</body></html>"), false, reasonUnreachable},
+		"garbage":       {raw("\x00\xff\xfe not JSON"), false, nodeclient.ReasonUnreachable},
+		"another page":  {raw("<html><body>It works!</body></html>"), false, nodeclient.ReasonUnreachable},
 		"null":          {raw("null"), false, "BadSignature"},
-		"wrong types":   {raw(`{"role":7,"peers":"many","ledger":[]}`), false, reasonUnreachable},
-		"deep nesting":  {raw(`{"alarms":` + strings.Repeat("[", 1<<20)), false, reasonUnreachable},
-		"a huge number": {raw(`{"peers":` + strings.Repeat("9", 1000) + `}`), false, reasonUnreachable},
-		"endless":       {endless, false, reasonUnreachable},
-		"slow":          {slow, false, reasonUnreachable},
+		"wrong types":   {raw(`{"role":7,"peers":"many","ledger":[]}`), false, nodeclient.ReasonUnreachable},
+		"deep nesting":  {raw(`{"alarms":` + strings.Repeat("[", 1<<20)), false, nodeclient.ReasonUnreachable},
+		"a huge number": {raw(`{"peers":` + strings.Repeat("9", 1000) + `}`), false, nodeclient.ReasonUnreachable},
+		"endless":       {endless, false, nodeclient.ReasonUnreachable},
+		"slow":          {slow, false, nodeclient.ReasonUnreachable},
 		"a redirect": {func(w http.ResponseWriter, r *http.Request) {
 			http.Redirect(w, r, "https://192.0.2.1/", http.StatusFound)
-		}, false, reasonUnreachable},
-		"a refusal":          {func(w http.ResponseWriter, _ *http.Request) { http.Error(w, `{"reason":"<b>"}`, http.StatusTeapot) }, false, reasonUnreachable},
-		"another node's key": {status(func(*control.Status) {}), true, reasonUnreachable},
+		}, false, nodeclient.ReasonUnreachable},
+		"a refusal":          {func(w http.ResponseWriter, _ *http.Request) { http.Error(w, `{"reason":"<b>"}`, http.StatusTeapot) }, false, nodeclient.ReasonUnreachable},
+		"another node's key": {status(func(*control.Status) {}), true, nodeclient.ReasonUnreachable},
 		"no ledger key":      {status(func(s *control.Status) { s.Ledger.Key = "" }), false, "BadSignature"},
 		"a huge checkpoint":  {status(func(s *control.Status) { s.Ledger.Checkpoint = strings.Repeat("x", 1<<20) }), false, "BadSignature"},
 		"a huge proof": {status(func(s *control.Status) {
@@ -86,7 +90,7 @@ func TestNodesThatExaggerate(t *testing.T) {
 	t.Parallel()
 	c := testCluster(t)
 	ns := c.namespace(t)
-	b := newBook(t).add(t, "a")
+	b := fixtures.NewBook(t).Add(t, "a")
 	publisher := publisherNode(ns, "http://127.0.0.1:1")
 	art := &v1alpha1.Artifact{
 		ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "by-hand"},
@@ -99,7 +103,7 @@ func TestNodesThatExaggerate(t *testing.T) {
 			_ = json.NewEncoder(w).Encode(control.PublishResponse{Block: &control.Block{Height: 1 << 60, Entry: strings.Repeat("e", 1<<20), Proof: "p"}})
 			return
 		}
-		s := control.Status{Role: control.Publisher, PeerID: strings.Repeat("Q", 1<<20), Peers: 1 << 40, Addrs: slicesOf("/ip4/192.0.2.1/tcp/1", 10000), Ledger: b.status(t, 0)}
+		s := control.Status{Role: control.Publisher, PeerID: strings.Repeat("Q", 1<<20), Peers: 1 << 40, Addrs: slicesOf("/ip4/192.0.2.1/tcp/1", 10000), Ledger: b.Status(t, 0)}
 		s.Alarms = slicesOf(control.Alarm{Kind: "Invented", Message: strings.Repeat("m", 1000)}, 1000)
 		_ = json.NewEncoder(w).Encode(s)
 	}, false)
@@ -148,7 +152,7 @@ func (c *cluster) runLiar(t *testing.T, n *v1alpha1.PyrsiaNode, answer http.Hand
 	t.Helper()
 	template := c.awaitTemplate(t, n)
 	ip, dir := nextIP(), t.TempDir()
-	keys, err := control.ReadKeys(c.secretFile(t, n, template, dir, "/keys/"+nodeKeyFile), c.secretFile(t, n, template, dir, "/keys/"+operatorKeyFile))
+	keys, err := control.ReadKeys(c.secretFile(t, n, template, dir, "/keys/"+desired.NodeKeyFile), c.secretFile(t, n, template, dir, "/keys/"+desired.OperatorKeyFile))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -181,7 +185,7 @@ func (c *cluster) runLiar(t *testing.T, n *v1alpha1.PyrsiaNode, answer http.Hand
 }
 
 // awaitReason waits for a condition with a reason, whatever its status.
-func (c *cluster) awaitReason(t *testing.T, obj object, condition, reason string) metav1.Condition {
+func (c *cluster) awaitReason(t *testing.T, obj status.Object, condition, reason string) metav1.Condition {
 	t.Helper()
 	var got metav1.Condition
 	eventually(t, func() error {

@@ -1,20 +1,19 @@
-package controllers
+package controllers_test
 
 import (
 	"fmt"
 	"os"
-	"slices"
 	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	coreac "k8s.io/client-go/applyconfigurations/core/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
-	"github.com/pyrsia/pyrsia-operator/node/canary"
+	"github.com/pyrsia/pyrsia-operator/controllers/internal/objects"
+	"github.com/pyrsia/pyrsia-operator/controllers/pyrsianode"
 )
 
 // ruleCase is a PyrsiaNode that breaks a rule, or none. The policy that the
@@ -54,7 +53,7 @@ func ruleCases() map[string]ruleCase {
 		"/var/lib/pyrsia/x/", "/var/lib/pyrsia/" + strings.Repeat("x", 256), "/var/lib/pyrsia/x/link", "/var/lib/pyrsiax", "/var/lib/./pyrsia/x", "/x/var/lib/pyrsia/y"} {
 		cases["the folder "+p] = ruleCase{at(p), "hostPath " + p, "spec.storage.hostPath " + p + " must be a folder directly below /var/lib/pyrsia"}
 	}
-	for _, p := range DefaultHostRules("").ContainerdConfigPaths {
+	for _, p := range pyrsianode.DefaultHostRules("").ContainerdConfigPaths {
 		cases["set-up at "+p] = ruleCase{setUpAt(p), "", ""}
 	}
 	for _, p := range []string{"/etc", "/etc/containerd", "/etc/containerd/certs.d/", "/etc/containerd/certs.d/x", "/etc/containerd/./certs.d", "/root"} {
@@ -78,8 +77,8 @@ func TestHostRules(t *testing.T) {
 			n := mirrorNode(ns)
 			tc.change(n)
 			c.policySays(t, n, tc.want)
-			broken := DefaultHostRules("pyrsia-system").refusals(n, hostFacts{namespaceAllowed: true, wants: wants(n, nil)})
-			if tc.broken == "" && len(broken) > 0 || tc.broken != "" && (len(broken) != 1 || broken[0].rule != tc.broken) {
+			broken := pyrsianode.DefaultHostRules("pyrsia-system").Refusals(n, pyrsianode.HostFacts{NamespaceAllowed: true, Wants: pyrsianode.Wants(n, nil)})
+			if tc.broken == "" && len(broken) > 0 || tc.broken != "" && (len(broken) != 1 || broken[0].Rule != tc.broken) {
 				t.Errorf("the controller says %+v, want %q", broken, tc.broken)
 			}
 		})
@@ -116,7 +115,7 @@ func TestNamespacesOfMirrors(t *testing.T) {
 		t.Run("label "+label, func(t *testing.T) {
 			ns := "pyrsia-system" // the operator's own, which has no label
 			if label != ns {
-				made := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "test-", Labels: map[string]string{labelMirrors: label}}}
+				made := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "test-", Labels: map[string]string{objects.LabelMirrors: label}}}
 				if label == "" {
 					made.Labels = nil
 				}
@@ -144,7 +143,7 @@ func TestPolicyLooksAtNewSpecs(t *testing.T) {
 	n.Finalizers = []string{"example.com/keep"}
 	c.create(t, n)
 	space := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: ns}}
-	change(t, c, space, func(s *corev1.Namespace) { delete(s.Labels, labelMirrors) })
+	change(t, c, space, func(s *corev1.Namespace) { delete(s.Labels, objects.LabelMirrors) })
 	c.policySays(t, mirrorNode(ns), "is not allowed") // it knows by now
 	change := func(what string, do func(*v1alpha1.PyrsiaNode), write func(client.Object, client.Patch) error, want string) {
 		t.Helper()
@@ -224,7 +223,7 @@ func TestChartHasTheSameRules(t *testing.T) {
 	if err := yaml.Unmarshal(data, &values); err != nil {
 		t.Fatal(err)
 	}
-	rules := DefaultHostRules("")
+	rules := pyrsianode.DefaultHostRules("")
 	if fmt.Sprint(values.HostPathRoots, values.ContainerdConfigPaths, values.MirrorPorts) != fmt.Sprint(rules.HostPathRoots, rules.ContainerdConfigPaths, rules.MirrorPorts) {
 		t.Errorf("the chart has %+v, the operator %+v", values, rules)
 	}
@@ -232,67 +231,7 @@ func TestChartHasTheSameRules(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !strings.Contains(string(policy), "r'"+runtimeAnnotations+"'") {
+	if !strings.Contains(string(policy), "r'"+pyrsianode.RuntimeAnnotations+"'") {
 		t.Error("the policy knows other annotations of runtimes than the controller")
-	}
-}
-
-// Rules that would allow everything, or nothing, are refused at the start.
-func TestHostRulesAreChecked(t *testing.T) {
-	for name, change := range map[string]func(*HostRules){
-		"the root":     func(r *HostRules) { r.HostPathRoots = []string{"/"} },
-		"no root":      func(r *HostRules) { r.HostPathRoots = nil },
-		"an empty one": func(r *HostRules) { r.HostPathRoots = []string{""} },
-		"a relative":   func(r *HostRules) { r.HostPathRoots = []string{"var"} },
-		"that climbs":  func(r *HostRules) { r.ContainerdConfigPaths = []string{"/etc/../x"} },
-		"a slash":      func(r *HostRules) { r.HostPathRoots = []string{"/var/lib/pyrsia/"} },
-		"no port":      func(r *HostRules) { r.MirrorPorts = nil },
-		"no path":      func(r *HostRules) { r.ContainerdConfigPaths = nil },
-	} {
-		rules := DefaultHostRules("x")
-		if change(&rules); rules.Check() == nil {
-			t.Errorf("%s: %+v is accepted", name, rules)
-		}
-	}
-	if err := DefaultHostRules("x").Check(); err != nil {
-		t.Error(err)
-	}
-}
-
-// Whoever may make PyrsiaNodes chooses spec.image: no container that runs as
-// root, or on the host's network, has that image.
-func TestOwnImagesHaveNoPower(t *testing.T) {
-	mirror, exposed := node(v1alpha1.RoleMirror, "mirror"), node(v1alpha1.RolePublisher, "publisher")
-	mirror.Spec.Image, exposed.Spec.Image = "example.com/own", "example.com/own"
-	exposed.Spec.Publisher = &v1alpha1.Publisher{RestoreFrom: &v1alpha1.RestoreFrom{URLs: []string{"http://192.0.2.7:8080"}}}
-	released := mirror.DeepCopy()
-	released.Finalizers, released.Spec.Mirror = []string{containerdFinalizer}, &v1alpha1.Mirror{Containerd: v1alpha1.ContainerdUnmanaged}
-	in := podInputs{image: "ghcr.io/pyrsia/pyrsia:v0.1.0", ledgerKey: "key", host: wants(mirror, nil)}
-	privileged, own, canaries := 0, 0, 0
-	for name, template := range map[string]*coreac.PodTemplateSpecApplyConfiguration{
-		"mirror": daemonSet(mirror, in).Spec.Template, "released": daemonSet(released, in).Spec.Template,
-		"frontend": frontendDaemonSet(mirror, in).Spec.Template, "cleanup": cleanupDaemonSet(mirror, in, place{path: defaultConfigPath}).Spec.Template,
-		"publisher": statefulSet(exposed, in).Spec.Template,
-	} {
-		onHost := template.Spec.HostNetwork != nil && *template.Spec.HostNetwork
-		for _, container := range slices.Concat(template.Spec.InitContainers, template.Spec.Containers) {
-			switch root := *container.SecurityContext.RunAsUser == 0 || !*container.SecurityContext.RunAsNonRoot; {
-			case *container.Image == "example.com/own":
-				if own++; root || onHost {
-					t.Errorf("the container %s of %s has the user's image", *container.Name, name)
-				}
-			case *container.Image == canary.Image(string(mirror.UID)): // which may be whatever containerd has got for it
-				if canaries++; root || onHost {
-					t.Errorf("the container %s of %s has power", *container.Name, name)
-				}
-			case *container.Image != in.image:
-				t.Errorf("the container %s of %s has the image %s", *container.Name, name, *container.Image)
-			case root || onHost:
-				privileged++
-			}
-		}
-	}
-	if privileged < 6 || own < 3 || canaries != 1 {
-		t.Errorf("only %d containers with power, %d with the user's image and %d canaries were looked at", privileged, own, canaries)
 	}
 }

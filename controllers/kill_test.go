@@ -1,4 +1,4 @@
-package controllers
+package controllers_test
 
 import (
 	"bytes"
@@ -22,6 +22,10 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
+	"github.com/pyrsia/pyrsia-operator/controllers/internal/fixtures"
+	"github.com/pyrsia/pyrsia-operator/controllers/internal/objects"
+	"github.com/pyrsia/pyrsia-operator/controllers/internal/status"
+	"github.com/pyrsia/pyrsia-operator/controllers/pyrsianode/desired"
 	"github.com/pyrsia/pyrsia-operator/hack/upstreamtest"
 	pyrsia "github.com/pyrsia/pyrsia-operator/node"
 )
@@ -118,7 +122,7 @@ func TestPublisherIsKilledWhileASetIsPublished(t *testing.T) {
 	c.create(t, publisher)
 	pod, node := c.killable(t, publisher)
 	c.awaitCurrent(t, publisher)
-	set := imageSet(ns, time.Hour, v1alpha1.ImageTags{Repository: "app", Tags: tags})
+	set := fixtures.ImageSet(ns, time.Hour, v1alpha1.ImageTags{Repository: "app", Tags: tags})
 	c.create(t, set)
 
 	killed := 0
@@ -142,15 +146,15 @@ func TestPublisherIsKilledWhileASetIsPublished(t *testing.T) {
 	c.awaitOpen(t, pod, node)
 	eventuallyWithin(t, patience+time.Duration(images)*time.Second, func() error {
 		c.get(t, set)
-		if !isTrue(set, v1alpha1.ConditionReady) || int(set.Status.Published) != images {
+		if !status.IsTrue(set, v1alpha1.ConditionReady) || int(set.Status.Published) != images {
 			return fmt.Errorf("%d of %d published:\n%s\nthe node's log:\n%s", set.Status.Published, images, conditionsText(set.Status.Conditions), node.log.String())
 		}
 		return nil
 	})
 	eventually(t, func() error {
 		c.get(t, publisher)
-		if ledgerSize(publisher) != int64(images) {
-			return fmt.Errorf("the ledger has %d blocks for %d images", ledgerSize(publisher), images)
+		if objects.LedgerSize(publisher) != int64(images) {
+			return fmt.Errorf("the ledger has %d blocks for %d images", objects.LedgerSize(publisher), images)
 		}
 		return nil
 	})
@@ -173,14 +177,14 @@ func TestPublisherIsKilledWhileASetIsPublished(t *testing.T) {
 		t.Errorf("%d blocks, %d images", len(heights), images)
 	}
 	blobs, corrupt := checkBlobs(t, pod.data)
-	t.Logf("%d kills, %d images, %d blocks, %d blobs, %d of them corrupt", killed, images, ledgerSize(publisher), blobs, corrupt)
+	t.Logf("%d kills, %d images, %d blocks, %d blobs, %d of them corrupt", killed, images, objects.LedgerSize(publisher), blobs, corrupt)
 }
 
 // awaitOpen waits until a pod's node answers.
 func (c *cluster) awaitOpen(t *testing.T, p *pod, node *process) {
 	t.Helper()
 	for end := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
-		resp, err := http.Get("http://" + p.ip + ":" + strconv.Itoa(portOpen) + "/healthz")
+		resp, err := http.Get("http://" + p.ip + ":" + strconv.Itoa(desired.PortOpen) + "/healthz")
 		if err == nil {
 			_ = resp.Body.Close()
 			return

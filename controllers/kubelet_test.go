@@ -1,4 +1,4 @@
-package controllers
+package controllers_test
 
 import (
 	"cmp"
@@ -21,6 +21,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
+	"github.com/pyrsia/pyrsia-operator/controllers/internal/objects"
+	"github.com/pyrsia/pyrsia-operator/controllers/pyrsianode/desired"
 	pyrsia "github.com/pyrsia/pyrsia-operator/node"
 	"github.com/pyrsia/pyrsia-operator/node/cli"
 	"github.com/pyrsia/pyrsia-operator/node/control"
@@ -56,7 +58,7 @@ func (c *cluster) runPod(t *testing.T, n *v1alpha1.PyrsiaNode, data string) *pod
 func (c *cluster) runPodAt(t *testing.T, n *v1alpha1.PyrsiaNode, data, ip string) *pod {
 	t.Helper()
 	template := c.awaitTemplate(t, n)
-	p := &pod{ip: ip, port: mirrorSpec(n).Port, data: data}
+	p := &pod{ip: ip, port: desired.MirrorSpec(n).Port, data: data}
 	if p.data == "" {
 		p.data = shortFolder(t)
 	}
@@ -107,7 +109,7 @@ func shortFolder(t *testing.T) string {
 // it, at the pod's address and with nobody to come after it.
 func (c *cluster) runFrontend(t *testing.T, n *v1alpha1.PyrsiaNode, p *pod) (stop func()) {
 	t.Helper()
-	set := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: n.Namespace, Name: frontendName(n)}}
+	set := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: n.Namespace, Name: desired.FrontendName(n)}}
 	eventually(t, func() error { return c.Get(t.Context(), client.ObjectKeyFromObject(set), set) })
 	args := slices.Clone(set.Spec.Template.Spec.Containers[0].Args)
 	addr := ""
@@ -117,7 +119,7 @@ func (c *cluster) runFrontend(t *testing.T, n *v1alpha1.PyrsiaNode, p *pod) (sto
 			addr = cmp.Or(addr, args[i]) // the others are former ones
 		}
 		if a == "/sockets" {
-			args[i] = filepath.Join(p.data, frontendDir)
+			args[i] = filepath.Join(p.data, desired.FrontendDir)
 		}
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -148,7 +150,7 @@ func (c *cluster) createPod(t *testing.T, n *v1alpha1.PyrsiaNode, template corev
 	}
 	var statuses []corev1.ContainerStatus
 	for _, container := range template.Spec.Containers {
-		if container.Name == containerCanary { // containerd has got it from the mirror
+		if container.Name == objects.ContainerCanary { // containerd has got it from the mirror
 			pod.Spec.Containers = append(pod.Spec.Containers, corev1.Container{Name: container.Name, Image: container.Image})
 			statuses = append(statuses, corev1.ContainerStatus{Name: container.Name, Ready: true})
 		}
@@ -198,7 +200,7 @@ func nodeContainerOf(template corev1.PodTemplateSpec) corev1.Container {
 	return corev1.Container{}
 }
 
-// nodeConfig reads the container's arguments; the addresses become those of
+// Config reads the container's arguments; the addresses become those of
 // the pod, as there is no cluster network.
 func (c *cluster) nodeConfig(t *testing.T, n *v1alpha1.PyrsiaNode, template corev1.PodTemplateSpec, p *pod) pyrsia.Config {
 	t.Helper()
@@ -215,7 +217,7 @@ func (c *cluster) nodeConfig(t *testing.T, n *v1alpha1.PyrsiaNode, template core
 			config.Role = control.Role(value)
 		case "--data":
 		case "--p2p-port":
-			_, kind := hostKind(p.ip)
+			_, kind := desired.HostKind(p.ip)
 			config.P2PListen = []string{"/" + kind + "/" + p.ip + "/tcp/" + value}
 		case "--open-addr":
 			config.OpenAddr = at(value)
@@ -246,7 +248,7 @@ func (c *cluster) nodeConfig(t *testing.T, n *v1alpha1.PyrsiaNode, template core
 		case "--ledger-key":
 			config.LedgerKey = value
 		case "--announce":
-			config.Announce = append(config.Announce, strings.ReplaceAll(value, hostIPs, p.ip))
+			config.Announce = append(config.Announce, strings.ReplaceAll(value, desired.HostIPs, p.ip))
 		case "--copy-concurrency":
 			config.CopyConcurrency = atoi(t, value)
 		case "--bootstrap":
@@ -280,7 +282,7 @@ func (c *cluster) resolve(t *testing.T, n *v1alpha1.PyrsiaNode, address string) 
 	}
 	name, rest, _ := strings.Cut(host, ".")
 	pods := new(corev1.PodList)
-	if err := c.List(t.Context(), pods, client.InNamespace(n.Namespace), client.MatchingLabels{labelInstance: name}); err != nil {
+	if err := c.List(t.Context(), pods, client.InNamespace(n.Namespace), client.MatchingLabels{objects.LabelInstance: name}); err != nil {
 		t.Fatal(err)
 	}
 	_, port, err := net.SplitHostPort(rest)
@@ -341,7 +343,7 @@ func (c *cluster) secretFolder(t *testing.T, n *v1alpha1.PyrsiaNode, template co
 	t.Helper()
 	dir := t.TempDir()
 	for _, mount := range nodeContainerOf(template).VolumeMounts {
-		if path.Dir(mount.MountPath) != upstreamSecretsPath {
+		if path.Dir(mount.MountPath) != desired.UpstreamSecretsPath {
 			continue
 		}
 		folder := filepath.Join(dir, path.Base(mount.MountPath))
@@ -373,7 +375,7 @@ func (c *cluster) setWorkloadStatus(t *testing.T, n *v1alpha1.PyrsiaNode, schedu
 	t.Helper()
 	if n.Spec.Role == v1alpha1.RoleMirror {
 		c.setDaemonSetStatus(t, n.Namespace, n.Name, scheduled, ready)
-		c.setDaemonSetStatus(t, n.Namespace, frontendName(n), scheduled, ready)
+		c.setDaemonSetStatus(t, n.Namespace, desired.FrontendName(n), scheduled, ready)
 		return
 	}
 	set := &appsv1.StatefulSet{ObjectMeta: metav1.ObjectMeta{Namespace: n.Namespace, Name: n.Name}}

@@ -1,4 +1,4 @@
-package controllers
+package controllers_test
 
 import (
 	"fmt"
@@ -16,6 +16,9 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
+	"github.com/pyrsia/pyrsia-operator/controllers/internal/fixtures"
+	"github.com/pyrsia/pyrsia-operator/controllers/internal/objects"
+	"github.com/pyrsia/pyrsia-operator/controllers/pyrsianode/desired"
 )
 
 // A publisher whose disk goes back in time is found out, and what was verified
@@ -27,13 +30,13 @@ func TestPublisherThatIsRolledBack(t *testing.T) {
 	up := newUpstream(t)
 	digest := up.push(t, "library/alpine:3.20")
 	publisher := publisherNode(ns, up.URL)
-	c.create(t, publisher, imageSet(ns, time.Hour, v1alpha1.ImageTags{Repository: "alpine", Tags: []string{"3.20"}}))
+	c.create(t, publisher, fixtures.ImageSet(ns, time.Hour, v1alpha1.ImageTags{Repository: "alpine", Tags: []string{"3.20"}}))
 	pod := c.runPod(t, publisher, "")
 	c.awaitCurrent(t, c.artifact(t, ns, "docker.io/library/alpine:3.20", digest))
 	eventually(t, func() error {
 		c.get(t, publisher)
-		if ledgerSize(publisher) != 1 {
-			return fmt.Errorf("the ledger has %d blocks in the status, want 1", ledgerSize(publisher))
+		if objects.LedgerSize(publisher) != 1 {
+			return fmt.Errorf("the ledger has %d blocks in the status, want 1", objects.LedgerSize(publisher))
 		}
 		return nil
 	})
@@ -64,9 +67,9 @@ func TestPublisherWithAnotherKey(t *testing.T) {
 	key := publisher.Status.Ledger.Key
 	pod.stop()
 
-	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: signingSecretName(publisher, 1)}}
-	other := newBook(t)
-	change(t, c, secret, func(s *corev1.Secret) { s.Data[signingKeyFile] = []byte(other.skey) })
+	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: desired.SigningSecretName(publisher, 1)}}
+	other := fixtures.NewBook(t)
+	change(t, c, secret, func(s *corev1.Secret) { s.Data[desired.SigningKeyFile] = []byte(other.Skey) })
 	c.runPod(t, publisher, "")
 	c.awaitCondition(t, publisher, v1alpha1.ConditionStalled, metav1.ConditionTrue, "KeyChanged")
 	if publisher.Status.Ledger.Key != key {
@@ -105,7 +108,7 @@ func TestMirrorIsCleanedUp(t *testing.T) {
 	if err := c.Delete(t.Context(), mirror); err != nil {
 		t.Fatal(err)
 	}
-	cleanup := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: cleanupName(mirror)}}
+	cleanup := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: desired.CleanupName(mirror)}}
 	eventually(t, func() error { return c.Get(t.Context(), client.ObjectKeyFromObject(cleanup), cleanup) })
 	if err := c.Get(t.Context(), client.ObjectKeyFromObject(mirror), new(appsv1.DaemonSet)); !apierrors.IsNotFound(err) {
 		t.Errorf("the mirror runs while it is cleaned up: %v", err)

@@ -1,4 +1,4 @@
-package controllers
+package controllers_test
 
 import (
 	"context"
@@ -34,6 +34,11 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
+	"github.com/pyrsia/pyrsia-operator/controllers"
+	"github.com/pyrsia/pyrsia-operator/controllers/internal/nodeclient"
+	"github.com/pyrsia/pyrsia-operator/controllers/internal/objects"
+	"github.com/pyrsia/pyrsia-operator/controllers/internal/status"
+	"github.com/pyrsia/pyrsia-operator/controllers/pyrsianode"
 )
 
 // patience is how long a test waits for what should come soon: longer than what
@@ -210,14 +215,14 @@ func (c *cluster) startOperator() error {
 // operatorOptions say how an operator differs from that of a cluster.
 type operatorOptions struct {
 	wrap      func(http.RoundTripper) http.RoundTripper // its way to the API server
-	hosts     HostRules                                 // those of the installation if there are none
+	hosts     pyrsianode.HostRules                      // those of the installation if there are none
 	namespace string                                    // the one that it looks at; all if empty
 	lease     string                                    // by which it is chosen; none if empty
 }
 
 // operator is one that runs.
 type operator struct {
-	keys    *Keyring
+	keys    *nodeclient.Keyring
 	metrics *prometheus.Registry
 	ended   chan struct{}
 	err     error // why it ended; after ended
@@ -226,7 +231,7 @@ type operator struct {
 
 func (c *cluster) runOperator(o operatorOptions) (*operator, error) {
 	if o.hosts.Namespace == "" {
-		o.hosts = DefaultHostRules("pyrsia-system")
+		o.hosts = pyrsianode.DefaultHostRules("pyrsia-system")
 	}
 	restConfig := rest.CopyConfig(c.env.Config)
 	restConfig.QPS = -1
@@ -237,7 +242,7 @@ func (c *cluster) runOperator(o operatorOptions) (*operator, error) {
 	restConfig.Wrap(asked.wrap)
 	restConfig.Wrap(o.wrap)
 	options := ctrl.Options{
-		Scheme: c.scheme, Cache: CacheOptions(o.hosts), Metrics: server.Options{BindAddress: "0"},
+		Scheme: c.scheme, Cache: controllers.CacheOptions(o.hosts), Metrics: server.Options{BindAddress: "0"},
 		Controller: config.Controller{SkipNameValidation: new(true)},
 	}
 	if o.namespace != "" {
@@ -257,19 +262,19 @@ func (c *cluster) runOperator(o operatorOptions) (*operator, error) {
 	return out, err
 }
 
-func (o *operator) start(ctx context.Context, c *cluster, restConfig *rest.Config, options ctrl.Options, hosts HostRules) error {
+func (o *operator) start(ctx context.Context, c *cluster, restConfig *rest.Config, options ctrl.Options, hosts pyrsianode.HostRules) error {
 	direct, err := client.New(restConfig, client.Options{Scheme: c.scheme})
 	if err != nil {
 		return err
 	}
-	if o.keys, err = LoadKeyring(ctx, direct, "pyrsia-system", 30*24*time.Hour); err != nil {
+	if o.keys, err = controllers.LoadKeyring(ctx, direct, "pyrsia-system", 30*24*time.Hour); err != nil {
 		return err
 	}
 	mgr, err := ctrl.NewManager(restConfig, options)
 	if err != nil {
 		return err
 	}
-	if err := Setup(ctx, mgr, Config{Keys: o.keys, NodeImage: "ghcr.io/pyrsia/pyrsia:test", KeysEvery: patience / 20, KeyOverlap: time.Nanosecond, Hosts: hosts, Metrics: o.metrics}); err != nil {
+	if err := controllers.Setup(ctx, mgr, controllers.Config{Keys: o.keys, NodeImage: "ghcr.io/pyrsia/pyrsia:test", KeysEvery: patience / 20, KeyOverlap: time.Nanosecond, Hosts: hosts, Metrics: o.metrics}); err != nil {
 		return err
 	}
 	go func() { o.err = mgr.Start(ctx); close(o.ended) }()
@@ -288,7 +293,7 @@ func (c *cluster) restartOperator(t *testing.T) {
 // namespace makes a namespace for one test, that may have mirrors.
 func (c *cluster) namespace(t *testing.T) string {
 	t.Helper()
-	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "test-", Labels: map[string]string{labelMirrors: mirrorsAllowed}}}
+	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "test-", Labels: map[string]string{objects.LabelMirrors: objects.MirrorsAllowed}}}
 	if err := c.Create(t.Context(), ns); err != nil {
 		t.Fatal(err)
 	}
@@ -345,7 +350,7 @@ func eventually(t *testing.T, check func() error) {
 }
 
 // awaitCondition waits for a condition with a status and a reason (any, if empty).
-func (c *cluster) awaitCondition(t *testing.T, obj object, name string, status metav1.ConditionStatus, reason string) metav1.Condition {
+func (c *cluster) awaitCondition(t *testing.T, obj status.Object, name string, status metav1.ConditionStatus, reason string) metav1.Condition {
 	t.Helper()
 	var got *metav1.Condition
 	eventually(t, func() error {
@@ -370,7 +375,7 @@ func conditionsText(conditions []metav1.Condition) string {
 }
 
 // awaitCurrent waits until kstatus would call the object Current.
-func (c *cluster) awaitCurrent(t *testing.T, obj object) {
+func (c *cluster) awaitCurrent(t *testing.T, obj status.Object) {
 	t.Helper()
 	c.awaitCondition(t, obj, v1alpha1.ConditionReady, metav1.ConditionTrue, "")
 	if *obj.ObservedGeneration() != obj.GetGeneration() {

@@ -7,18 +7,10 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/metrics"
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
+	"github.com/pyrsia/pyrsia-operator/controllers/internal/status"
 )
-
-// receiptsRefused counts what pods said of pulls and their ledger does not prove.
-var receiptsRefused = prometheus.NewCounter(prometheus.CounterOpts{
-	Name: "pyrsia_operator_receipts_refused_total",
-	Help: "Pull receipts that were refused because the node's ledger does not prove them.",
-})
-
-func init() { metrics.Registry.MustRegister(receiptsRefused) }
 
 var (
 	descCondition = desc("condition", "Conditions of PyrsiaNodes and OfficialImageSets: 1 for the status that each has.", "kind", "type", "status")
@@ -104,7 +96,7 @@ func (c *statusCollector) Collect(out chan<- prometheus.Metric) {
 // gauges are the metrics of one object.
 type gauges struct {
 	out  chan<- prometheus.Metric
-	of   object
+	of   status.Object
 	kind string
 }
 

@@ -1,4 +1,4 @@
-package controllers
+package controllers_test
 
 import (
 	"errors"
@@ -18,6 +18,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
+	"github.com/pyrsia/pyrsia-operator/controllers/pyrsianode/desired"
 	"github.com/pyrsia/pyrsia-operator/hack/upstreamtest"
 )
 
@@ -50,7 +51,7 @@ func TestPublicationOnPull(t *testing.T) {
 	c.create(t, publisher)
 	p := c.runPod(t, publisher, "")
 	c.awaitCurrent(t, publisher)
-	registry := net.JoinHostPort(p.ip, strconv.Itoa(portMirror))
+	registry := net.JoinHostPort(p.ip, strconv.Itoa(desired.PortMirror))
 
 	var clients sync.WaitGroup
 	for range 8 {

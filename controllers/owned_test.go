@@ -1,4 +1,4 @@
-package controllers
+package controllers_test
 
 import (
 	"errors"
@@ -17,6 +17,9 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
+	"github.com/pyrsia/pyrsia-operator/controllers/internal/fixtures"
+	"github.com/pyrsia/pyrsia-operator/controllers/internal/status"
+	"github.com/pyrsia/pyrsia-operator/controllers/pyrsianode/desired"
 )
 
 // wrecks are what somebody may do to each kind of object that the operator owns.
@@ -27,7 +30,7 @@ var wrecks = map[string]func(*unstructured.Unstructured){
 		o.Object["spec"].(map[string]any)["selector"] = map[string]any{"app": "other"}
 		o.Object["spec"].(map[string]any)["publishNotReadyAddresses"] = false
 	},
-	"Secret": func(o *unstructured.Unstructured) { o.Object["data"] = map[string]any{nodeKeyFile: "eA=="} },
+	"Secret": func(o *unstructured.Unstructured) { o.Object["data"] = map[string]any{desired.NodeKeyFile: "eA=="} },
 	// Of an Artifact the API server keeps all that matters; it can be deleted.
 	"Artifact": func(o *unstructured.Unstructured) {},
 }
@@ -51,7 +54,7 @@ func TestOwnedObjectsArePutRight(t *testing.T) {
 	up.push(t, "library/alpine:3.20")
 	publisher, mirror := publisherNode(ns, up.URL), mirrorNode(ns)
 	publisher.Spec.Network = &v1alpha1.Network{Exposure: &v1alpha1.Exposure{Type: v1alpha1.ExposureNodePort, Port: 30987}}
-	set := imageSet(ns, 0, v1alpha1.ImageTags{Repository: "alpine", Tags: []string{"3.20"}})
+	set := fixtures.ImageSet(ns, 0, v1alpha1.ImageTags{Repository: "alpine", Tags: []string{"3.20"}})
 	set.Spec.Interval = nil
 	c.create(t, publisher, mirror, set)
 	c.awaitArgument(t, publisher, "--announce")
@@ -95,7 +98,7 @@ func TestOwnedObjectsArePutRight(t *testing.T) {
 	for _, n := range []*v1alpha1.PyrsiaNode{publisher, mirror} {
 		c.setWorkloadStatus(t, n, 1, 0)
 		eventually(t, func() error {
-			if c.get(t, n); isTrue(n, v1alpha1.ConditionWorkloadReady) {
+			if c.get(t, n); status.IsTrue(n, v1alpha1.ConditionWorkloadReady) {
 				return errors.New("the workload is ready")
 			}
 			return nil

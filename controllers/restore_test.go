@@ -1,4 +1,4 @@
-package controllers
+package controllers_test
 
 import (
 	"fmt"
@@ -20,7 +20,11 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
-	"github.com/pyrsia/pyrsia-operator/node/canary"
+	"github.com/pyrsia/pyrsia-operator/controllers/internal/fixtures"
+	"github.com/pyrsia/pyrsia-operator/controllers/internal/nodeclient"
+	"github.com/pyrsia/pyrsia-operator/controllers/internal/objects"
+	"github.com/pyrsia/pyrsia-operator/controllers/pyrsianode"
+	"github.com/pyrsia/pyrsia-operator/controllers/pyrsianode/desired"
 	"github.com/pyrsia/pyrsia-operator/node/control"
 )
 
@@ -50,16 +54,9 @@ func (c *cluster) spread(t *testing.T, nodes ...string) (mirror *v1alpha1.Pyrsia
 // placePod makes a pod of the mirror on a Kubernetes node.
 func (c *cluster) placePod(t *testing.T, mirror *v1alpha1.PyrsiaNode, node string) *corev1.Pod {
 	t.Helper()
-	pod := podOn(mirror, "mirror", node)
+	pod := fixtures.PodOn(mirror, "mirror", node)
 	c.create(t, pod)
 	return pod
-}
-
-func podOn(mirror *v1alpha1.PyrsiaNode, component, node string) *corev1.Pod {
-	return &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Namespace: mirror.Namespace, GenerateName: mirror.Name + "-", Labels: labels(mirror, component)},
-		Spec:       corev1.PodSpec{NodeName: node, Containers: []corev1.Container{{Name: containerCanary, Image: canary.Image(string(mirror.UID))}}},
-	}
 }
 
 // awaitPlaces waits until the status says that one path is set up on these
@@ -83,12 +80,12 @@ func (c *cluster) awaitPlaces(t *testing.T, mirror *v1alpha1.PyrsiaNode, path st
 // it is for.
 func (c *cluster) awaitCleanup(t *testing.T, mirror *v1alpha1.PyrsiaNode, path string) (set *appsv1.DaemonSet, nodes []string) {
 	t.Helper()
-	set = &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: mirror.Namespace, Name: cleanupName(mirror)}}
+	set = &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: mirror.Namespace, Name: desired.CleanupName(mirror)}}
 	eventually(t, func() error {
 		if err := c.Get(t.Context(), client.ObjectKeyFromObject(set), set); err != nil {
 			return err
 		}
-		if at := set.Spec.Template.Annotations[annotationPath]; at != path {
+		if at := set.Spec.Template.Annotations[objects.AnnotationPath]; at != path {
 			return fmt.Errorf("the clean-up is for %q, want %q", at, path)
 		}
 		return nil
@@ -106,7 +103,7 @@ func (c *cluster) awaitCleanup(t *testing.T, mirror *v1alpha1.PyrsiaNode, path s
 func (c *cluster) cleanedUp(t *testing.T, mirror *v1alpha1.PyrsiaNode, set *appsv1.DaemonSet, nodes ...string) {
 	t.Helper()
 	for _, node := range nodes {
-		pod := podOn(mirror, "cleanup", node)
+		pod := fixtures.PodOn(mirror, "cleanup", node)
 		pod.Annotations = set.Spec.Template.Annotations
 		pod.OwnerReferences = []metav1.OwnerReference{*metav1.NewControllerRef(set, appsv1.SchemeGroupVersion.WithKind("DaemonSet"))}
 		c.create(t, pod)
@@ -136,7 +133,7 @@ func TestNodeThatFallsOutIsPutBack(t *testing.T) {
 	t.Parallel()
 	c := testCluster(t)
 	mirror, pods := c.spread(t, "a", "b", "c")
-	cleanup := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: mirror.Namespace, Name: cleanupName(mirror)}}
+	cleanup := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: mirror.Namespace, Name: desired.CleanupName(mirror)}}
 
 	// A pod that is replaced leaves its node for a moment: nothing is put back.
 	c.deletePod(pods["a"])
@@ -156,7 +153,7 @@ func TestNodeThatFallsOutIsPutBack(t *testing.T) {
 	if a := spec.Affinity.PodAntiAffinity; a == nil || len(a.RequiredDuringSchedulingIgnoredDuringExecution) != 1 {
 		t.Error("the clean-up may run beside a mirror")
 	}
-	if args := strings.Join(spec.InitContainers[0].Args, " "); !strings.Contains(args, "--owner "+setupOwner(mirror)+" --all") {
+	if args := strings.Join(spec.InitContainers[0].Args, " "); !strings.Contains(args, "--owner "+desired.SetupOwner(mirror)+" --all") {
 		t.Errorf("the clean-up runs %q", args)
 	}
 	c.awaitPlaces(t, mirror, standardPath, "a", "b", "c") // until it is done
@@ -237,7 +234,7 @@ func TestUnmanagedPutsBackOnce(t *testing.T) {
 	})
 	eventually(t, func() error {
 		template := c.awaitTemplate(t, mirror)
-		if slices.ContainsFunc(template.Spec.InitContainers, func(c corev1.Container) bool { return c.Name == containerSetUp }) {
+		if slices.ContainsFunc(template.Spec.InitContainers, func(c corev1.Container) bool { return c.Name == objects.ContainerSetUp }) {
 			return fmt.Errorf("the pods still touch containerd")
 		}
 		return nil
@@ -297,7 +294,7 @@ func TestRefusedSetUpIsACondition(t *testing.T) {
 		for _, p := range pods {
 			c.get(t, p)
 			p.Status = corev1.PodStatus{Phase: corev1.PodPending, InitContainerStatuses: []corev1.ContainerStatus{{
-				Name: containerSetUp, LastTerminationState: ended, State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff"}},
+				Name: objects.ContainerSetUp, LastTerminationState: ended, State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff"}},
 			}}}
 			if err := c.Status().Update(t.Context(), p); err != nil {
 				t.Fatal(err)
@@ -389,76 +386,16 @@ func TestCleanupThatIsRefusedHasABound(t *testing.T) {
 	// The same operator, when the time is over.
 	told := events.NewFakeRecorder(10)
 	now := func() time.Time { return time.Now().Add(11 * time.Minute) }
-	later := newNodeReconciler(nodeConfig{
-		Client: c.WithWatch, Live: c.WithWatch, Recorder: told, Hosts: DefaultHostRules("pyrsia-system"),
-		Nodes: NewNodes(c.WithWatch, nil, now), Now: now,
+	later := pyrsianode.New(pyrsianode.Config{
+		Client: c.WithWatch, Live: c.WithWatch, Recorder: told, Hosts: pyrsianode.DefaultHostRules("pyrsia-system"),
+		Nodes: nodeclient.NewNodes(c.WithWatch, nil, now), Now: now,
 	})
 	if _, err := later.Reconcile(t.Context(), ctrl.Request{NamespacedName: client.ObjectKeyFromObject(mirror)}); err != nil {
 		t.Fatal(err)
 	}
 	c.awaitGone(t, mirror)
-	if said := <-told.Events; !strings.Contains(said, v1alpha1.ConditionContainerdNotRestored) || !strings.Contains(said, "pyrsia containerd uninstall --all --owner "+setupOwner(mirror)) {
+	if said := <-told.Events; !strings.Contains(said, v1alpha1.ConditionContainerdNotRestored) || !strings.Contains(said, "pyrsia containerd uninstall --all --owner "+desired.SetupOwner(mirror)) {
 		t.Errorf("the event is %q", said)
-	}
-}
-
-// What has fallen out is certain only when no pod is on its way.
-func TestFallenOut(t *testing.T) {
-	const standardPath = defaultConfigPath
-	managed, unmanaged := &v1alpha1.PyrsiaNode{}, &v1alpha1.PyrsiaNode{}
-	for _, n := range []*v1alpha1.PyrsiaNode{managed, unmanaged} {
-		n.Spec.Role = v1alpha1.RoleMirror
-		n.Status.Containerd = []v1alpha1.ContainerdSetup{{Path: standardPath, Nodes: []string{"a", "b"}}}
-	}
-	unmanaged.Spec.Mirror = &v1alpha1.Mirror{Containerd: v1alpha1.ContainerdUnmanaged}
-	on := func(nodes ...string) (pods []corev1.Pod) {
-		for _, node := range nodes {
-			pods = append(pods, corev1.Pod{Spec: corev1.PodSpec{NodeName: node}})
-		}
-		return pods
-	}
-	ending := on("b")
-	ending[0].DeletionTimestamp = new(metav1.Now())
-	waiting := []corev1.Pod{{Spec: corev1.PodSpec{Affinity: &corev1.Affinity{NodeAffinity: &corev1.NodeAffinity{
-		RequiredDuringSchedulingIgnoredDuringExecution: &corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{{
-			MatchFields: []corev1.NodeSelectorRequirement{{Key: metav1.ObjectNameField, Operator: corev1.NodeSelectorOpIn, Values: []string{"b"}}},
-		}}},
-	}}}}}
-	set := func(desired, updated, ready int32) appsv1.DaemonSetStatus {
-		return appsv1.DaemonSetStatus{DesiredNumberScheduled: desired, UpdatedNumberScheduled: updated, NumberReady: ready}
-	}
-	for name, c := range map[string]struct {
-		n    *v1alpha1.PyrsiaNode
-		pods []corev1.Pod
-		set  appsv1.DaemonSetStatus
-		want *place
-	}{
-		"all is well":                     {managed, on("a", "b"), set(2, 2, 2), nil},
-		"one has gone":                    {managed, on("a"), set(1, 1, 1), &place{path: standardPath, nodes: []string{"b"}, abandoned: true}},
-		"all have gone":                   {managed, nil, set(0, 0, 0), &place{path: standardPath, nodes: []string{"a", "b"}, abandoned: true}},
-		"one is replaced":                 {managed, on("a"), set(2, 1, 1), nil},
-		"one ends":                        {managed, append(on("a"), ending...), set(1, 1, 1), nil},
-		"one waits to be placed":          {managed, append(on("a"), waiting...), set(2, 2, 1), nil},
-		"nobody knows where one will be":  {managed, append(on("a"), on("")...), set(2, 2, 1), nil},
-		"unmanaged, being rolled out":     {unmanaged, on("a", "b"), set(2, 1, 2), nil},
-		"unmanaged, rolled out":           {unmanaged, on("a", "b"), set(2, 2, 2), &place{path: standardPath, nodes: []string{"a", "b"}, abandoned: false}},
-		"unmanaged, an old pod ends":      {unmanaged, append(on("a", "b"), ending...), set(2, 2, 2), nil},
-		"unmanaged, one is not ready":     {unmanaged, on("a", "b"), set(2, 2, 1), nil},
-		"unmanaged, one has gone as well": {unmanaged, on("a"), set(1, 0, 1), &place{path: standardPath, nodes: []string{"b"}, abandoned: true}},
-	} {
-		if diff := cmp.Diff(c.want, fallenOut(c.n, c.pods, c.set), cmp.AllowUnexported(place{})); diff != "" {
-			t.Errorf("%s (-want +got):\n%s", name, diff)
-		}
-	}
-}
-
-// Docker Hub under another name still cuts off a mirror whose image is there.
-func TestMirrorMustNotCutItselfOff(t *testing.T) {
-	for registry, want := range map[string]string{"docker.io": "docker.io", "registry-1.docker.io": "docker.io", "index.docker.io": "docker.io", "quay.io": ""} {
-		n := &v1alpha1.PyrsiaNode{Spec: v1alpha1.PyrsiaNodeSpec{Role: v1alpha1.RoleMirror, Mirror: &v1alpha1.Mirror{Registries: []string{registry}}}}
-		if _, got := cutsItselfOff(n, podInputs{image: "pyrsia/pyrsia:v1"}); got != want {
-			t.Errorf("registries [%s]: cut off from %q, want %q", registry, got, want)
-		}
 	}
 }
 

@@ -1,4 +1,4 @@
-package controllers
+package controllers_test
 
 import (
 	"testing"
@@ -8,6 +8,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
+	"github.com/pyrsia/pyrsia-operator/controllers/internal/fixtures"
+	"github.com/pyrsia/pyrsia-operator/controllers/internal/objects"
 )
 
 // A namespace that enforces the Pod Security Standard "restricted" admits the
@@ -16,7 +18,7 @@ func TestRestrictedNamespaceAdmitsPublishers(t *testing.T) {
 	t.Parallel()
 	c := testCluster(t)
 	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "test-restricted-", Labels: map[string]string{
-		labelMirrors: mirrorsAllowed, "pod-security.kubernetes.io/enforce": "restricted", "pod-security.kubernetes.io/enforce-version": "latest",
+		objects.LabelMirrors: objects.MirrorsAllowed, "pod-security.kubernetes.io/enforce": "restricted", "pod-security.kubernetes.io/enforce-version": "latest",
 	}}}
 	c.create(t, ns)
 	plain, full, mirror := publisherNode(ns.Name, "http://127.0.0.1:1"), publisherNode(ns.Name, "http://127.0.0.1:1"), mirrorNode(ns.Name)
@@ -25,7 +27,7 @@ func TestRestrictedNamespaceAdmitsPublishers(t *testing.T) {
 	full.Spec.Publisher.Upstreams[0].CredentialsSecretRef = &v1alpha1.LocalReference{Name: "login"}
 	full.Spec.Publisher.RestoreFrom = &v1alpha1.RestoreFrom{URLs: []string{"http://mirror.example:8080"}}
 	full.Spec.Publisher.OnPull = &v1alpha1.OnPull{Policy: v1alpha1.OnPullPublish, Allow: []string{"docker.io/library/*"}}
-	mirror.Spec.Network = &v1alpha1.Network{LedgerKey: newBook(t).key,
+	mirror.Spec.Network = &v1alpha1.Network{LedgerKey: fixtures.NewBook(t).Key,
 		Bootstrap: []string{"/ip4/192.0.2.1/tcp/4001/p2p/12D3KooWD3eckifWpRn9wQpMG9R9hX3sD158z7EqHWmweQAJU5SA"}}
 	c.create(t, plain, full, mirror)
 	for _, n := range []*v1alpha1.PyrsiaNode{plain, full, mirror} {

@@ -1,4 +1,4 @@
-package controllers
+package controllers_test
 
 import (
 	"context"
@@ -13,10 +13,15 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
+	"github.com/pyrsia/pyrsia-operator/controllers"
+	"github.com/pyrsia/pyrsia-operator/controllers/artifact"
+	"github.com/pyrsia/pyrsia-operator/controllers/internal/fixtures"
+	"github.com/pyrsia/pyrsia-operator/controllers/internal/nodeclient"
+	"github.com/pyrsia/pyrsia-operator/controllers/internal/status"
+	"github.com/pyrsia/pyrsia-operator/controllers/pyrsianode/desired"
 	"github.com/pyrsia/pyrsia-operator/node/control"
 )
 
@@ -27,7 +32,7 @@ func (c *cluster) pair(t *testing.T, up *upstream) (publisher, mirror *v1alpha1.
 	ns := c.namespace(t)
 	first := up.push(t, "library/alpine:3.20")
 	publisher, mirror = publisherNode(ns, up.URL), mirrorNode(ns)
-	set := imageSet(ns, 10*time.Second, v1alpha1.ImageTags{Repository: "alpine", Tags: []string{"3.20"}})
+	set := fixtures.ImageSet(ns, 10*time.Second, v1alpha1.ImageTags{Repository: "alpine", Tags: []string{"3.20"}})
 	c.create(t, publisher, mirror, set)
 	pod, follower = c.runPod(t, publisher, ""), c.runPod(t, mirror, "")
 	c.awaitCurrent(t, c.artifact(t, ns, "docker.io/library/alpine:3.20", first))
@@ -66,7 +71,7 @@ func TestSigningKeyIsRotatedByOneField(t *testing.T) {
 	c.runPod(t, publisher, pod.data) // the second key alone
 	eventually(t, func() error {
 		c.get(t, publisher)
-		if publisher.Status.Ledger.Key == before || !isTrue(publisher, v1alpha1.ConditionLedgerVerified) {
+		if publisher.Status.Ledger.Key == before || !status.IsTrue(publisher, v1alpha1.ConditionLedgerVerified) {
 			return fmt.Errorf("the key is still %s:\n%s", publisher.Status.Ledger.Key, conditionsText(publisher.Status.Conditions))
 		}
 		return nil
@@ -107,8 +112,8 @@ func TestImagesAreRestoredAcrossARotation(t *testing.T) {
 	t.Parallel()
 	c, up := testCluster(t), newUpstream(t)
 	ns := c.namespace(t)
-	one := byHand(ns, "one", "docker.io/library/one:1", up.push(t, "library/one:1"))
-	two := byHand(ns, "two", "docker.io/library/two:1", up.push(t, "library/two:1"))
+	one := fixtures.Artifact(ns, "one", "docker.io/library/one:1", up.push(t, "library/one:1"))
+	two := fixtures.Artifact(ns, "two", "docker.io/library/two:1", up.push(t, "library/two:1"))
 	publisher := publisherNode(ns, up.URL)
 	c.create(t, publisher, one, two)
 	pod := c.runPod(t, publisher, "")
@@ -119,20 +124,20 @@ func TestImagesAreRestoredAcrossARotation(t *testing.T) {
 		change(t, c, art, func(a *v1alpha1.Artifact) { a.Spec.State, a.Spec.Reason = state, reason })
 		eventually(t, func() error {
 			c.get(t, art)
-			if art.Status.ObservedGeneration != art.Generation || !isTrue(art, v1alpha1.ConditionReady) || !isTrue(art, string(state)) {
+			if art.Status.ObservedGeneration != art.Generation || !status.IsTrue(art, v1alpha1.ConditionReady) || !status.IsTrue(art, string(state)) {
 				return fmt.Errorf("%s is not %s:\n%s", art.Name, state, conditionsText(art.Status.Conditions))
 			}
 			return nil
 		})
 		c.get(t, publisher)
-		key := newestKey(publisher.Status.Ledger)
+		key := nodeclient.NewestKey(publisher.Status.Ledger)
 		var err error
 		if state == v1alpha1.StateRestored {
 			b := art.Status.Restoration
-			_, _, err = verifyRestoration(key, art, control.Block{Height: b.Height, Entry: b.Entry, Proof: b.Proof})
+			_, _, err = nodeclient.VerifyRestoration(key, art, control.Block{Height: b.Height, Entry: b.Entry, Proof: b.Proof})
 		} else {
 			b := art.Status.Revocation
-			_, err = verifyRevocation(key, art, control.Block{Height: b.Height, Entry: b.Entry, Proof: b.Proof})
+			_, err = nodeclient.VerifyRevocation(key, art, control.Block{Height: b.Height, Entry: b.Entry, Proof: b.Proof})
 		}
 		if err != nil {
 			t.Errorf("%s of %s is not proven by %s: %v", state, art.Name, key, err)
@@ -168,14 +173,14 @@ func TestImagesAreRestoredAcrossARotation(t *testing.T) {
 	})
 	pod.stop()
 	c.runPod(t, publisher, pod.data) // the second key alone
-	keys, err := LoadKeyring(t.Context(), c, "pyrsia-system", time.Hour)
+	keys, err := controllers.LoadKeyring(t.Context(), c, "pyrsia-system", time.Hour)
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &ArtifactReconciler{Client: c, Nodes: NewNodes(remembering{c, both}, keys, time.Now), Now: time.Now}
+	r := &artifact.Reconciler{Client: c, Nodes: nodeclient.NewNodes(remembering{c, both}, keys, time.Now), Now: time.Now}
 	early := two.DeepCopy()
 	early.Spec.State, early.Spec.Reason = v1alpha1.StateRestored, "a false alarm"
-	if _, err := r.steps(early)[0](t.Context(), early); err != nil || !isTrue(early, v1alpha1.ConditionRestored) {
+	if _, err := r.Steps(early)[0](t.Context(), early); err != nil || !status.IsTrue(early, v1alpha1.ConditionRestored) {
 		t.Errorf("before the status follows: %v\n%s", err, conditionsText(early.Status.Conditions))
 	}
 	to(two, v1alpha1.StateRestored, "a false alarm")
@@ -239,10 +244,10 @@ func TestMirrorKeepsItsLedger(t *testing.T) {
 	follower.pull(t, "library/alpine:3.20")
 	before, template := mirror.Status.Ledger.DeepCopy(), c.awaitTemplate(t, mirror)
 	pod.stop()
-	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: signingSecretName(publisher, 1)}}
+	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: desired.SigningSecretName(publisher, 1)}}
 	set := &appsv1.StatefulSet{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: publisher.Name}} // no garbage collector runs here
 	service := &corev1.Service{ObjectMeta: set.ObjectMeta}
-	control := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: controlSecretName(publisher)}}
+	control := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: desired.ControlSecretName(publisher)}}
 	for _, obj := range []client.Object{publisher, set, service, control, secret} {
 		if err := c.Delete(t.Context(), obj); err != nil {
 			t.Fatal(err)
@@ -266,38 +271,4 @@ func TestMirrorKeepsItsLedger(t *testing.T) {
 		t.Errorf("what was verified has changed:\n%s", diff)
 	}
 	follower.pull(t, "library/alpine:3.20")
-}
-
-// A mirror that is pinned to the key before a rotation keeps what was verified
-// under the next one, from one look to the next.
-func TestMirrorOfAnEarlierKeyKeepsTheFloor(t *testing.T) {
-	b, next := newBook(t).add(t, "a"), newBook(t)
-	after, rotation := b.handOver(t, next)
-	next.hashes, next.size = after.hashes, after.size
-	said := next.add(t, "c").status(t, 0)
-	said.Key, said.Rotations = b.key, []control.Rotation{rotation} // it says what it was given
-
-	n := node(v1alpha1.RoleMirror, "mirror")
-	n.Spec.Network = &v1alpha1.Network{LedgerKey: b.key}
-	for look := range 3 {
-		in := podInputs{ledgerKey: b.key}
-		if err := keepLedger(n, &in); err != nil || in.ledgerKey != b.key {
-			t.Fatalf("look %d: the pods get %s, %v", look, in.ledgerKey, err)
-		}
-		floor, err := verifiedBefore(n)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if look > 0 && (floor == nil || floor.Tree.N != 3) {
-			t.Fatalf("look %d: the floor is %+v", look, floor)
-		}
-		record(n, []report{judge(n.Spec.Role, pinnedKey(n, in), floor, &control.Status{PeerID: "12D3KooW", Ledger: said})})
-		if n.Status.Ledger == nil || n.Status.Ledger.Key != next.key || n.Status.Ledger.Size != 3 {
-			t.Fatalf("look %d: status.ledger is %+v", look, n.Status.Ledger)
-		}
-	}
-	older := b.status(t, 0) // what the first key signed is older
-	if got := judge(n.Spec.Role, pinnedKey(n, podInputs{ledgerKey: b.key}), nil, &control.Status{Ledger: older}); got.reason != reasonKeyChanged {
-		t.Errorf("a ledger that was not handed over is %q", got.reason)
-	}
 }

@@ -1,4 +1,4 @@
-package controllers
+package controllers_test
 
 import (
 	"errors"
@@ -6,81 +6,18 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
+	"github.com/pyrsia/pyrsia-operator/controllers/internal/apply"
+	"github.com/pyrsia/pyrsia-operator/controllers/internal/fixtures"
+	"github.com/pyrsia/pyrsia-operator/controllers/internal/objects"
+	"github.com/pyrsia/pyrsia-operator/controllers/pyrsianode"
+	"github.com/pyrsia/pyrsia-operator/controllers/pyrsianode/desired"
 )
-
-// kubernetesNode is one with labels, each KEY, VALUE.
-func kubernetesNode(name string, labels ...string) *corev1.Node {
-	node := new(corev1.Node)
-	node.Name, node.Labels = name, map[string]string{corev1.LabelOSStable: "linux", corev1.LabelHostname: name}
-	for i := 0; i < len(labels); i += 2 {
-		node.Labels[labels[i]] = labels[i+1]
-	}
-	return node
-}
-
-func tainted(node *corev1.Node, key string) *corev1.Node {
-	node.Spec.Taints = append(node.Spec.Taints, corev1.Taint{Key: key, Effect: corev1.TaintEffectNoSchedule})
-	return node
-}
-
-// A mirror that says nothing stands on each machine with Linux, whatever its taints,
-// and on nothing else. What its spec says counts instead.
-func TestWhereMirrorsStand(t *testing.T) {
-	plain := node(v1alpha1.RoleMirror, "mirror")
-	chosen := node(v1alpha1.RoleMirror, "mirror")
-	chosen.Spec.NodeSelector = map[string]string{"pool": "a"}
-	chosen.Spec.Tolerations = []corev1.Toleration{{Key: "gpu", Operator: corev1.TolerationOpExists}}
-	virtual := node(v1alpha1.RoleMirror, "mirror")
-	virtual.Spec.Affinity = &corev1.Affinity{NodeAffinity: &corev1.NodeAffinity{RequiredDuringSchedulingIgnoredDuringExecution: &corev1.NodeSelector{
-		NodeSelectorTerms: []corev1.NodeSelectorTerm{{MatchExpressions: []corev1.NodeSelectorRequirement{{Key: "type", Operator: corev1.NodeSelectorOpIn, Values: []string{"virtual-kubelet"}}}}},
-	}}}
-	apart := node(v1alpha1.RoleMirror, "mirror")
-	apart.Spec.Affinity = &corev1.Affinity{PodAntiAffinity: &corev1.PodAntiAffinity{}}
-	publisher := node(v1alpha1.RolePublisher, "publisher")
-
-	windows := kubernetesNode("windows", corev1.LabelOSStable, "windows")
-	fargate := kubernetesNode("fargate", "eks.amazonaws.com/compute-type", "fargate")
-	aks := kubernetesNode("aks", "type", "virtual-kubelet")
-	admiralty := kubernetesNode("admiralty", "virtual-kubelet.io/provider", "admiralty")
-	liqo := kubernetesNode("liqo", "liqo.io/type", "virtual-node")
-	arm := kubernetesNode("arm", corev1.LabelArchStable, "arm64", "eks.amazonaws.com/compute-type", "ec2")
-	gpu, control := tainted(kubernetesNode("gpu", "pool", "a"), "gpu"), tainted(kubernetesNode("control"), "node-role.kubernetes.io/control-plane")
-	fresh := tainted(tainted(kubernetesNode("fresh", "pool", "a"), taintNotProven), corev1.TaintNodeNotReady)
-	all := []*corev1.Node{windows, fargate, aks, admiralty, liqo, arm, gpu, control, fresh}
-	for name, tc := range map[string]struct {
-		n         *v1alpha1.PyrsiaNode
-		everyNode bool
-		want      []string
-	}{
-		"it says nothing":         {plain, true, []string{"arm", "gpu", "control", "fresh"}},
-		"v0.1.0 made it":          {plain, false, []string{"fargate", "aks", "admiralty", "liqo", "arm", "fresh"}},
-		"it chooses":              {chosen, true, []string{"gpu", "fresh"}},
-		"it wants virtual nodes":  {virtual, true, []string{"aks"}},
-		"it has another affinity": {apart, true, []string{"arm", "gpu", "control", "fresh"}},
-		"a publisher":             {publisher, false, []string{"windows", "fargate", "aks", "admiralty", "liqo", "arm", "fresh"}},
-	} {
-		var got []string
-		s := schedulingOf(tc.n, tc.everyNode)
-		for _, node := range all {
-			if s.chooses(node) && s.untolerated(node) == nil {
-				got = append(got, node.Name)
-			}
-		}
-		if diff := cmp.Diff(tc.want, got); diff != "" {
-			t.Errorf("%s (-want +got):\n%s", name, diff)
-		}
-	}
-	if plain.Spec.NodeSelector != nil || plain.Spec.Affinity != nil || apart.Spec.Affinity.NodeAffinity != nil {
-		t.Error("the spec was changed")
-	}
-}
 
 // A mirror that v0.1.0 made keeps the machines that it has until its spec says
 // others, also over restarts; a new one of the same operator stands on all.
@@ -90,9 +27,9 @@ func TestMirrorFromBeforeKeepsItsMachines(t *testing.T) {
 	ns := c.namespace(t)
 	old := lonely(t, ns, "old")
 	c.create(t, old)
-	was := daemonSet(old, podInputs{image: "ghcr.io/pyrsia/pyrsia:v0.1.0", ledgerKey: old.Spec.Network.LedgerKey, host: claimOf(old)})
+	was := desired.DaemonSet(old, desired.Inputs{Image: "ghcr.io/pyrsia/pyrsia:v0.1.0", LedgerKey: old.Spec.Network.LedgerKey, Host: claimOf(old)})
 	was.Spec.Template.Spec.Tolerations, was.Spec.Template.Spec.NodeSelector = nil, nil // it knew none of its own
-	if err := (applier{client: c.WithWatch, live: c.WithWatch}).apply(t.Context(), new(appsv1.DaemonSet), was); err != nil {
+	if err := (apply.Applier{Client: c.WithWatch, Live: c.WithWatch}).Apply(t.Context(), new(appsv1.DaemonSet), was); err != nil {
 		t.Fatal(err)
 	}
 	stands := func(n *v1alpha1.PyrsiaNode, want string) {
@@ -112,8 +49,8 @@ func TestMirrorFromBeforeKeepsItsMachines(t *testing.T) {
 			return nil
 		})
 	}
-	const before, everywhere = taintNotProven + "Exists map[kubernetes.io/os:linux] false", "Exists map[kubernetes.io/os:linux] true"
-	stop := c.operate(t, DefaultHostRules("pyrsia-system"))
+	const before, everywhere = desired.TaintNotProven + "Exists map[kubernetes.io/os:linux] false", "Exists map[kubernetes.io/os:linux] true"
+	stop := c.operate(t, pyrsianode.DefaultHostRules("pyrsia-system"))
 	stands(old, before)
 	young := lonely(t, ns, "young")
 	young.Spec.Mirror = &v1alpha1.Mirror{Port: 5002, Registries: []string{"quay.io"}}
@@ -129,7 +66,7 @@ func TestMirrorFromBeforeKeepsItsMachines(t *testing.T) {
 		c.change(t, young, func(s *v1alpha1.PyrsiaNodeSpec) {
 			s.PodAnnotations = map[string]string{"example.com/a": fmt.Sprint(young.Generation)}
 		})
-		stop = c.operate(t, DefaultHostRules("pyrsia-system"))
+		stop = c.operate(t, pyrsianode.DefaultHostRules("pyrsia-system"))
 		for _, n := range []*v1alpha1.PyrsiaNode{old, young} {
 			eventually(t, func() error {
 				if got := c.daemonSet(t, n).Spec.Template.Annotations["example.com/a"]; got != n.Spec.PodAnnotations["example.com/a"] {
@@ -140,7 +77,7 @@ func TestMirrorFromBeforeKeepsItsMachines(t *testing.T) {
 		}
 		stands(old, before)
 		stands(young, everywhere)
-		if err := client.IgnoreNotFound(c.Delete(t.Context(), named("v1", "ConfigMap", hostRecordName))); err != nil {
+		if err := client.IgnoreNotFound(c.Delete(t.Context(), named("v1", "ConfigMap", pyrsianode.HostRecordName))); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -156,7 +93,7 @@ func TestMirrorFromBeforeKeepsItsMachines(t *testing.T) {
 func TestMirrorFromBeforeLeavesWindows(t *testing.T) {
 	t.Parallel()
 	c := ownCluster(t)
-	for _, node := range []*corev1.Node{kubernetesNode("linux"), kubernetesNode("windows", corev1.LabelOSStable, "windows"), tainted(kubernetesNode("tainted"), "gpu")} {
+	for _, node := range []*corev1.Node{fixtures.KubernetesNode("linux"), fixtures.KubernetesNode("windows", corev1.LabelOSStable, "windows"), fixtures.Tainted(fixtures.KubernetesNode("tainted"), "gpu")} {
 		c.create(t, node)
 		// The API server's own, of a node that is not ready, keeps v0.1.0's pods away.
 		node.Spec.Taints = slices.DeleteFunc(node.Spec.Taints, func(t corev1.Taint) bool { return t.Key == corev1.TaintNodeNotReady })
@@ -168,9 +105,9 @@ func TestMirrorFromBeforeLeavesWindows(t *testing.T) {
 	ns := c.namespace(t)
 	old := lonely(t, ns, "old")
 	c.create(t, old)
-	was := daemonSet(old, podInputs{image: "ghcr.io/pyrsia/pyrsia:v0.1.0", ledgerKey: old.Spec.Network.LedgerKey, host: claimOf(old)})
+	was := desired.DaemonSet(old, desired.Inputs{Image: "ghcr.io/pyrsia/pyrsia:v0.1.0", LedgerKey: old.Spec.Network.LedgerKey, Host: claimOf(old)})
 	was.Spec.Template.Spec.Tolerations, was.Spec.Template.Spec.NodeSelector = nil, nil
-	if err := (applier{client: c.WithWatch, live: c.WithWatch}).apply(t.Context(), new(appsv1.DaemonSet), was); err != nil {
+	if err := (apply.Applier{Client: c.WithWatch, Live: c.WithWatch}).Apply(t.Context(), new(appsv1.DaemonSet), was); err != nil {
 		t.Fatal(err)
 	}
 	on := func(want string) {
@@ -178,7 +115,7 @@ func TestMirrorFromBeforeLeavesWindows(t *testing.T) {
 		eventually(t, func() error {
 			var got []string
 			for _, p := range c.podsOf(t, old, "mirror") {
-				got = append(got, nodeOf(p))
+				got = append(got, objects.NodeOf(p))
 				if p.DeletionTimestamp != nil { // no kubelet ends it
 					_ = c.Delete(t.Context(), &p, client.GracePeriodSeconds(0))
 				}
@@ -191,12 +128,12 @@ func TestMirrorFromBeforeLeavesWindows(t *testing.T) {
 	}
 	on("[linux windows]")
 	for _, p := range c.podsOf(t, old, "mirror") { // and the scheduler has placed them
-		binding := &corev1.Binding{Target: corev1.ObjectReference{Kind: "Node", Name: nodeOf(p)}}
+		binding := &corev1.Binding{Target: corev1.ObjectReference{Kind: "Node", Name: objects.NodeOf(p)}}
 		if err := c.SubResource("binding").Create(t.Context(), &p, binding); err != nil {
 			t.Fatal(err)
 		}
 	}
-	c.operate(t, DefaultHostRules("pyrsia-system"))
+	c.operate(t, pyrsianode.DefaultHostRules("pyrsia-system"))
 	c.awaitPlaces(t, old, standardPath, "linux", "windows")
 	on("[linux]")
 	c.awaitPlaces(t, old, standardPath, "linux")

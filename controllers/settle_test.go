@@ -1,4 +1,4 @@
-package controllers
+package controllers_test
 
 import (
 	"fmt"
@@ -15,12 +15,16 @@ import (
 	coreac "k8s.io/client-go/applyconfigurations/core/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
+
+	"github.com/pyrsia/pyrsia-operator/controllers/internal/apply"
+	"github.com/pyrsia/pyrsia-operator/controllers/internal/objects"
+	"github.com/pyrsia/pyrsia-operator/controllers/pyrsianode/desired"
 )
 
 // goldenObjects are the desired objects, as their golden files have them.
 func goldenObjects(t *testing.T) map[string]runtime.ApplyConfiguration {
 	t.Helper()
-	files, err := filepath.Glob("testdata/*.yaml")
+	files, err := filepath.Glob("pyrsianode/desired/testdata/*.yaml")
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no golden files, %v", err)
 	}
@@ -60,10 +64,10 @@ func TestDesiredObjectsSettle(t *testing.T) {
 	c := testCluster(t)
 	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "images"}}
 	c.create(t, ns)
-	a := applier{client: c.WithWatch, live: c.WithWatch}
+	a := apply.Applier{Client: c.WithWatch, Live: c.WithWatch}
 	want := goldenObjects(t) // the answers overwrite what is applied
 	for name, desired := range goldenObjects(t) {
-		if err := a.apply(t.Context(), new(appsv1.DaemonSet), desired); err != nil { // creates it
+		if err := a.Apply(t.Context(), new(appsv1.DaemonSet), desired); err != nil { // creates it
 			t.Errorf("%s: %v", name, err)
 			continue
 		}
@@ -71,7 +75,7 @@ func TestDesiredObjectsSettle(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := a.apply(t.Context(), live, desired); err != nil {
+		if err := a.Apply(t.Context(), live, desired); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
 		live, owned, err := extract(t, c, desired)
@@ -83,7 +87,7 @@ func TestDesiredObjectsSettle(t *testing.T) {
 				t.Errorf("%s: fields of the creation would stay when they are wanted no more: %s", name, f.FieldsV1.GetRawString())
 			}
 		}
-		if same, err := equalJSON(owned, want[name]); err != nil || !same {
+		if same, err := apply.EqualJSON(owned, want[name]); err != nil || !same {
 			t.Errorf("%s does not settle, %v (-want +owned):\n%s", name, err, cmp.Diff(want[name], owned))
 		}
 		if err := c.Delete(t.Context(), live, client.GracePeriodSeconds(0)); err != nil {
@@ -99,17 +103,17 @@ func extract(t *testing.T, c *cluster, wanted runtime.ApplyConfiguration) (clien
 	case *appsac.StatefulSetApplyConfiguration:
 		live := &appsv1.StatefulSet{ObjectMeta: metav1.ObjectMeta{Namespace: "images", Name: *d.Name}}
 		c.get(t, live)
-		owned, err := extractStatefulSet(live, fieldOwner)
+		owned, err := desired.ExtractStatefulSet(live, objects.FieldOwner)
 		return live, owned, err
 	case *appsac.DaemonSetApplyConfiguration:
 		live := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: "images", Name: *d.Name}}
 		c.get(t, live)
-		owned, err := appsac.ExtractDaemonSet(live, fieldOwner)
+		owned, err := appsac.ExtractDaemonSet(live, objects.FieldOwner)
 		return live, owned, err
 	case *coreac.ServiceApplyConfiguration:
 		live := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "images", Name: *d.Name}}
 		c.get(t, live)
-		owned, err := coreac.ExtractService(live, fieldOwner)
+		owned, err := coreac.ExtractService(live, objects.FieldOwner)
 		return live, owned, err
 	}
 	return nil, nil, fmt.Errorf("%T", wanted)

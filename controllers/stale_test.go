@@ -1,4 +1,4 @@
-package controllers
+package controllers_test
 
 import (
 	"errors"
@@ -12,6 +12,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
+	"github.com/pyrsia/pyrsia-operator/controllers/internal/fixtures"
+	"github.com/pyrsia/pyrsia-operator/controllers/internal/status"
 )
 
 // The cache is behind the API server at times: what follows from an older state of an
@@ -19,26 +21,26 @@ import (
 func TestWhatFollowsFromAnOlderStateIsNotWritten(t *testing.T) {
 	t.Parallel()
 	c := testCluster(t)
-	art := byHand(c.namespace(t), "art", "docker.io/library/alpine:3.20", "sha256:"+strings.Repeat("0", 64))
+	art := fixtures.Artifact(c.namespace(t), "art", "docker.io/library/alpine:3.20", "sha256:"+strings.Repeat("0", 64))
 	art.Spec.PublisherRef.Name = "nobody" // the operator writes once
 	c.create(t, art)
 	c.awaitCondition(t, art, v1alpha1.ConditionPublished, metav1.ConditionUnknown, "PublisherNotFound")
 
 	older := art.DeepCopy()
-	setDone(art, v1alpha1.ConditionPublished, "Published", "it is a block")
+	status.SetDone(art, v1alpha1.ConditionPublished, "Published", "it is a block")
 	if err := c.Status().Update(t.Context(), art); err != nil {
 		t.Fatal(err)
 	}
-	w := statusWriter[*v1alpha1.Artifact]{client: c, recorder: events.NewFakeRecorder(8)}
+	w := status.Writer[*v1alpha1.Artifact]{Client: c, Recorder: events.NewFakeRecorder(8)}
 	for name, found := range map[string]error{"nothing was wrong": nil, "it failed": errors.New("failed"), "it failed for ever": reconcile.TerminalError(errors.New("failed"))} {
 		after := older.DeepCopy()
-		setWaiting(after, v1alpha1.ConditionPublished, "PublisherLedgerNotVerified", "it is not verified")
-		result, err := w.finish(t.Context(), older, after, 0, found)
+		status.SetWaiting(after, v1alpha1.ConditionPublished, "PublisherLedgerNotVerified", "it is not verified")
+		result, err := w.Finish(t.Context(), older, after, 0, found)
 		if result.RequeueAfter != 200*time.Millisecond || err != nil {
 			t.Errorf("%s: tried again after %s, error %v; want it to be soon, and none", name, result.RequeueAfter, err)
 		}
 		c.get(t, art)
-		if !isTrue(art, v1alpha1.ConditionPublished) {
+		if !status.IsTrue(art, v1alpha1.ConditionPublished) {
 			t.Fatalf("%s: the older state was written: %+v", name, art.Status.Conditions)
 		}
 	}
@@ -48,14 +50,14 @@ func TestWhatFollowsFromAnOlderStateIsNotWritten(t *testing.T) {
 func TestWhatIsGivenUpIsTold(t *testing.T) {
 	t.Parallel()
 	c := testCluster(t)
-	art := byHand(c.namespace(t), "art", "docker.io/library/alpine:3.20", "sha256:"+strings.Repeat("0", 64))
+	art := fixtures.Artifact(c.namespace(t), "art", "docker.io/library/alpine:3.20", "sha256:"+strings.Repeat("0", 64))
 	art.Spec.PublisherRef.Name = "nobody"
 	c.create(t, art)
 	c.awaitCondition(t, art, v1alpha1.ConditionPublished, metav1.ConditionUnknown, "PublisherNotFound")
-	w := statusWriter[*v1alpha1.Artifact]{client: c, recorder: events.NewFakeRecorder(8)}
+	w := status.Writer[*v1alpha1.Artifact]{Client: c, Recorder: events.NewFakeRecorder(8)}
 	after := art.DeepCopy()
-	setWaiting(after, "not the name of a condition", "", "which the API server refuses")
-	if _, err := w.finish(t.Context(), art, after, 0, reconcile.TerminalError(errors.New("given up"))); err == nil || errors.Is(err, reconcile.TerminalError(nil)) {
+	status.SetWaiting(after, "not the name of a condition", "", "which the API server refuses")
+	if _, err := w.Finish(t.Context(), art, after, 0, reconcile.TerminalError(errors.New("given up"))); err == nil || errors.Is(err, reconcile.TerminalError(nil)) {
 		t.Errorf("%v: is never tried again", err)
 	}
 }
@@ -67,7 +69,7 @@ func TestBlockOfAnUnfinishedArtifactIsAskedForAgain(t *testing.T) {
 	ns := c.namespace(t)
 	up := newUpstream(t)
 	const image = "docker.io/library/alpine:3.20"
-	art := byHand(ns, "art", image, up.push(t, "library/alpine:3.20"))
+	art := fixtures.Artifact(ns, "art", image, up.push(t, "library/alpine:3.20"))
 	c.create(t, art)
 	c.awaitCondition(t, art, v1alpha1.ConditionPublished, metav1.ConditionUnknown, "PublisherNotFound")
 	before := art.DeepCopy()

@@ -1,4 +1,4 @@
-package controllers
+package controllers_test
 
 import (
 	"errors"
@@ -16,49 +16,10 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
+	"github.com/pyrsia/pyrsia-operator/controllers/internal/fixtures"
+	"github.com/pyrsia/pyrsia-operator/controllers/pyrsianode"
+	"github.com/pyrsia/pyrsia-operator/controllers/pyrsianode/desired"
 )
-
-// Trouble of the pods that hold the mirror's port is named as that of its own is.
-func TestTroubleOfFrontends(t *testing.T) {
-	pods := func(n int, status corev1.PodStatus) (out []corev1.Pod) {
-		for i := range n {
-			out = append(out, corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("pod-%d", i)}, Status: status})
-		}
-		return out
-	}
-	ended := func(message string) corev1.PodStatus {
-		return corev1.PodStatus{ContainerStatuses: []corev1.ContainerStatus{{
-			Name: "frontend", RestartCount: 5, State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff"}},
-			LastTerminationState: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: 1, Message: message}},
-		}}}
-	}
-	unplaced := corev1.PodStatus{Conditions: []corev1.PodCondition{{Type: corev1.PodScheduled, Status: corev1.ConditionFalse}}}
-	for name, tc := range map[string]struct {
-		class  string
-		fronts []corev1.Pod
-		want   []string
-	}{
-		"its port is taken":    {"", pods(2, ended("level=INFO\npyrsia: listening for container clients: set spec.mirror.port to another one\n")), []string{"container frontend of pod pod-0 keeps ending: listening for container clients: set spec.mirror.port to another one: see"}},
-		"it was preempted":     {"", pods(2, unplaced), []string{"pod pod-0 cannot be placed", "set spec.priorityClassName, such as system-node-critical"}},
-		"although it has some": {"system-node-critical", pods(2, unplaced), []string{"pod pod-0 cannot be placed: see 'kubectl describe pod pod-0'"}},
-		"it was evicted":       {"", pods(2, corev1.PodStatus{Phase: corev1.PodFailed, Reason: "Preempting"}), []string{"pod pod-0 was ended (Preempting)", "set spec.priorityClassName"}},
-		"it is refused":        {"", nil, []string{"the cluster makes 0 of 2 pods of mirror-frontend", "Pod Security level", "kubectl -n images describe daemonset mirror-frontend"}},
-	} {
-		n := node(v1alpha1.RoleMirror, "mirror")
-		n.Spec.PriorityClassName = tc.class
-		n.Status.Nodes = &v1alpha1.NodeCounts{Desired: 2}
-		judgeWorkload(n, pods(2, corev1.PodStatus{}), tc.fronts)
-		message := n.Status.Conditions[0].Message
-		for _, part := range tc.want {
-			if !strings.Contains(message, part) {
-				t.Errorf("%s: the message lacks %q: %s", name, part, message)
-			}
-		}
-		if tc.class != "" && strings.Contains(message, "priorityClassName") {
-			t.Errorf("%s: %s", name, message)
-		}
-	}
-}
 
 // The same from the objects of a cluster: the pods of the frontends are looked at.
 func TestTroubleOfFrontendsIsACondition(t *testing.T) {
@@ -68,12 +29,12 @@ func TestTroubleOfFrontendsIsACondition(t *testing.T) {
 	c.setWorkloadStatus(t, mirror, 1, 0)
 	eventually(t, func() error {
 		c.get(t, mirror)
-		if text := conditionsText(mirror.Status.Conditions); !strings.Contains(text, "the cluster makes 0 of 1 pods of "+frontendName(mirror)) {
+		if text := conditionsText(mirror.Status.Conditions); !strings.Contains(text, "the cluster makes 0 of 1 pods of "+desired.FrontendName(mirror)) {
 			return errors.New(text)
 		}
 		return nil
 	})
-	front := podOn(mirror, "frontend", "")
+	front := fixtures.PodOn(mirror, "frontend", "")
 	c.create(t, front)
 	front.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodScheduled, Status: corev1.ConditionFalse}}
 	if err := c.Status().Update(t.Context(), front); err != nil {
@@ -168,7 +129,7 @@ func TestLoadBalancerThatBlinks(t *testing.T) {
 	n := publisherNode(c.namespace(t), newUpstream(t).URL)
 	n.Spec.Network = &v1alpha1.Network{Exposure: &v1alpha1.Exposure{Type: v1alpha1.ExposureLoadBalancer}}
 	c.create(t, n)
-	way := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: n.Namespace, Name: exposureName(n)}}
+	way := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: n.Namespace, Name: desired.ExposureName(n)}}
 	gives := func(ips ...string) {
 		t.Helper()
 		eventually(t, func() error {
@@ -203,7 +164,7 @@ func TestLoadBalancerThatBlinks(t *testing.T) {
 	gives("192.0.2.1", "192.0.2.2")
 	gives()
 	got := c.awaitCondition(t, n, v1alpha1.ConditionNetworkReady, metav1.ConditionUnknown, "AddressLost")
-	if !strings.Contains(got.Message, exposureName(n)) {
+	if !strings.Contains(got.Message, desired.ExposureName(n)) {
 		t.Errorf("the message is %q", got.Message)
 	}
 	same()
@@ -252,7 +213,7 @@ func TestWhatIsLeftIsToldOutsideOfItsNamespace(t *testing.T) {
 	c := testCluster(t)
 	mirror, pods := c.spread(t, "a")
 	// As after a deletion that no policy has refused.
-	record := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "pyrsia-system", Name: hostRecordName}}
+	record := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "pyrsia-system", Name: pyrsianode.HostRecordName}}
 	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: mirror.Namespace}}
 	eventually(t, func() error {
 		c.get(t, record)
@@ -275,7 +236,7 @@ func TestWhatIsLeftIsToldOutsideOfItsNamespace(t *testing.T) {
 			return err
 		}
 		for _, e := range list.Items {
-			if e.Reason == v1alpha1.ConditionContainerdNotRestored && strings.Contains(e.Note, "uninstall --all --owner "+setupOwner(mirror)) && strings.Contains(e.Note, "the namespace goes before the PyrsiaNode") {
+			if e.Reason == v1alpha1.ConditionContainerdNotRestored && strings.Contains(e.Note, "uninstall --all --owner "+desired.SetupOwner(mirror)) && strings.Contains(e.Note, "the namespace goes before the PyrsiaNode") {
 				return nil
 			}
 		}
@@ -289,7 +250,7 @@ func TestFormerPortIsServedUntilAllAreReplaced(t *testing.T) {
 	t.Parallel()
 	c := testCluster(t)
 	mirror, _ := c.spread(t, "a", "b")
-	before := fmt.Sprintf("--former 127.0.0.1:%d", mirrorSpec(mirror).Port)
+	before := fmt.Sprintf("--former 127.0.0.1:%d", desired.MirrorSpec(mirror).Port)
 	c.change(t, mirror, func(s *v1alpha1.PyrsiaNodeSpec) { s.Mirror.Port = 5011 })
 	args := func() string { return strings.Join(c.frontendArgs(t, mirror), " ") }
 	eventually(t, func() error {
@@ -299,7 +260,7 @@ func TestFormerPortIsServedUntilAllAreReplaced(t *testing.T) {
 		return nil
 	})
 	for _, node := range []string{"a", "b"} {
-		c.create(t, podOn(mirror, "frontend", node))
+		c.create(t, fixtures.PodOn(mirror, "frontend", node))
 	}
 	eventually(t, func() error { // all are replaced
 		c.setWorkloadStatus(t, mirror, 2, 2)
@@ -315,13 +276,13 @@ func TestFormerPortIsServedUntilAllAreReplaced(t *testing.T) {
 func TestFormerPortDoesNotWaitForADeadMachine(t *testing.T) {
 	t.Parallel()
 	c := ownCluster(t)
-	c.operate(t, DefaultHostRules("pyrsia-system"))
+	c.operate(t, pyrsianode.DefaultHostRules("pyrsia-system"))
 	for _, name := range []string{"a", "dead"} {
-		c.create(t, kubernetesNode(name))
+		c.create(t, fixtures.KubernetesNode(name))
 		c.setReady(t, name, corev1.ConditionTrue)
 	}
 	mirror, _ := c.spread(t, "a", "dead")
-	before := fmt.Sprintf("--former 127.0.0.1:%d", mirrorSpec(mirror).Port)
+	before := fmt.Sprintf("--former 127.0.0.1:%d", desired.MirrorSpec(mirror).Port)
 	c.change(t, mirror, func(s *v1alpha1.PyrsiaNodeSpec) { s.Mirror.Port = 5011 })
 	args := func() string { return strings.Join(c.frontendArgs(t, mirror), " ") }
 	eventually(t, func() error {
@@ -331,10 +292,10 @@ func TestFormerPortDoesNotWaitForADeadMachine(t *testing.T) {
 		return nil
 	})
 	for _, node := range []string{"a", "dead"} {
-		c.create(t, podOn(mirror, "frontend", node))
+		c.create(t, fixtures.PodOn(mirror, "frontend", node))
 	}
 	replaced := func() { // but on one machine
-		for _, name := range []string{mirror.Name, frontendName(mirror)} {
+		for _, name := range []string{mirror.Name, desired.FrontendName(mirror)} {
 			c.setDaemonSetStatus(t, mirror.Namespace, name, 2, 1)
 			set := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: mirror.Namespace, Name: name}}
 			eventually(t, func() error {
@@ -372,47 +333,4 @@ func (c *cluster) setReady(t *testing.T, name string, ready corev1.ConditionStat
 		node.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: ready, LastTransitionTime: metav1.NewTime(time.Now().Add(-time.Hour))}}
 		return c.Status().Update(t.Context(), node)
 	})
-}
-
-// Who counts while a mirror's pods are replaced.
-func TestRolledOut(t *testing.T) {
-	pod := func(node, revision string, minute int, ending bool) corev1.Pod {
-		p := corev1.Pod{Spec: corev1.PodSpec{NodeName: node}}
-		p.Labels = map[string]string{appsv1.ControllerRevisionHashLabelKey: revision}
-		p.CreationTimestamp = metav1.NewTime(time.Unix(int64(60*minute), 0))
-		if ending {
-			p.DeletionTimestamp = &p.CreationTimestamp
-		}
-		return p
-	}
-	status := func(desired, updated, ready int32) appsv1.DaemonSetStatus {
-		return appsv1.DaemonSetStatus{DesiredNumberScheduled: desired, UpdatedNumberScheduled: updated, NumberReady: ready}
-	}
-	dead := map[string]bool{"dead": true}
-	for name, tt := range map[string]struct {
-		set  appsv1.DaemonSetStatus
-		pods []corev1.Pod
-		dead map[string]bool
-		want bool
-	}{
-		"all":                       {status(2, 2, 2), []corev1.Pod{pod("a", "2", 3, false), pod("b", "2", 3, false)}, nil, true},
-		"one is to be replaced":     {status(2, 1, 2), []corev1.Pod{pod("a", "2", 3, false), pod("b", "1", 1, false)}, nil, false},
-		"one is not ready":          {status(2, 2, 1), []corev1.Pod{pod("a", "2", 3, false), pod("b", "2", 3, false)}, nil, false},
-		"one ends":                  {status(2, 2, 2), []corev1.Pod{pod("a", "2", 3, false), pod("b", "2", 3, false), pod("b", "1", 1, true)}, nil, false},
-		"dead, old":                 {status(2, 1, 1), []corev1.Pod{pod("a", "2", 3, false), pod("dead", "1", 1, false)}, dead, true},
-		"dead, ends":                {status(2, 1, 1), []corev1.Pod{pod("a", "2", 3, false), pod("dead", "1", 1, true)}, dead, true},
-		"dead, new":                 {status(2, 2, 1), []corev1.Pod{pod("a", "2", 3, false), pod("dead", "2", 4, false)}, dead, true},
-		"not known to be dead":      {status(2, 1, 1), []corev1.Pod{pod("a", "2", 3, false), pod("dead", "1", 1, false)}, nil, false},
-		"dead, new, and one old":    {status(2, 1, 1), []corev1.Pod{pod("a", "1", 1, false), pod("dead", "2", 3, false)}, dead, false},
-		"dead, and one not ready":   {status(3, 2, 1), []corev1.Pod{pod("a", "2", 3, false), pod("b", "2", 3, false), pod("dead", "1", 1, false)}, dead, false},
-		"dead, and one has no pod":  {status(3, 1, 1), []corev1.Pod{pod("a", "2", 3, false), pod("dead", "1", 1, false)}, dead, false},
-		"dead, and two on one node": {status(2, 1, 1), []corev1.Pod{pod("a", "2", 3, false), pod("a", "1", 1, false), pod("dead", "1", 1, false)}, dead, false},
-	} {
-		if got := rolledOut(tt.set, tt.pods, tt.dead); got != tt.want {
-			t.Errorf("%s: %t, want %t", name, got, tt.want)
-		}
-	}
-	if on := heldUpBy(dead, []corev1.Pod{pod("b", "1", 1, false), pod("dead", "1", 1, false)}, []corev1.Pod{pod("a", "1", 1, true)}); fmt.Sprint(on) != "[a b]" {
-		t.Errorf("held up by %v", on)
-	}
 }

@@ -1,4 +1,4 @@
-package controllers
+package controllers_test
 
 import (
 	"fmt"
@@ -12,6 +12,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
+	"github.com/pyrsia/pyrsia-operator/controllers/internal/fixtures"
+	"github.com/pyrsia/pyrsia-operator/controllers/internal/status"
 	"github.com/pyrsia/pyrsia-operator/hack/upstreamtest"
 )
 
@@ -34,7 +36,7 @@ func TestWholeList(t *testing.T) {
 	server := httptest.NewServer(o)
 	defer server.Close()
 	c.aPublisher(t, ns, server.URL)
-	set := imageSet(ns, 1000*time.Hour)
+	set := fixtures.ImageSet(ns, 1000*time.Hour)
 	set.Spec.Catalog = &v1alpha1.Catalog{Archive: &v1alpha1.CatalogArchive{URL: server.URL + "/catalog.tar.gz", SHA256: o.SHA256()}}
 	published := int32(len(o.Tags) - missing - corrupt)
 
@@ -129,7 +131,7 @@ func (c *cluster) publishedArtifacts(t *testing.T, ns string) (n int) {
 			t.Fatal(err)
 		}
 		for i := range list.Items {
-			if isTrue(&list.Items[i], v1alpha1.ConditionReady) {
+			if status.IsTrue(&list.Items[i], v1alpha1.ConditionReady) {
 				n++
 			}
 		}

@@ -1,4 +1,4 @@
-package controllers
+package controllers_test
 
 import (
 	"context"
@@ -14,6 +14,11 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
+	"github.com/pyrsia/pyrsia-operator/controllers"
+	"github.com/pyrsia/pyrsia-operator/controllers/artifact"
+	"github.com/pyrsia/pyrsia-operator/controllers/internal/fixtures"
+	"github.com/pyrsia/pyrsia-operator/controllers/internal/nodeclient"
+	"github.com/pyrsia/pyrsia-operator/controllers/internal/status"
 	"github.com/pyrsia/pyrsia-operator/node/control"
 )
 
@@ -30,8 +35,8 @@ func TestWithdrawnDigests(t *testing.T) {
 	other := up.push(t, "library/other:1")
 	c.aPublisher(t, ns, up.URL)
 	const app = "docker.io/library/app:"
-	one, two := byHand(ns, "one", app+"1", d), byHand(ns, "two", app+"2", d)
-	unrelated := byHand(ns, "unrelated", "docker.io/library/other:1", other)
+	one, two := fixtures.Artifact(ns, "one", app+"1", d), fixtures.Artifact(ns, "two", app+"2", d)
+	unrelated := fixtures.Artifact(ns, "unrelated", "docker.io/library/other:1", other)
 	c.create(t, one, two, unrelated)
 	for _, art := range []*v1alpha1.Artifact{one, two, unrelated} {
 		c.awaitCurrent(t, art)
@@ -45,7 +50,7 @@ func TestWithdrawnDigests(t *testing.T) {
 		t.Errorf("what else has the digest is not said: %s", revoked.Message)
 	}
 	c.awaitCondition(t, two, v1alpha1.ConditionReady, metav1.ConditionFalse, "Revoked")
-	three := byHand(ns, "three", app+"3", d)
+	three := fixtures.Artifact(ns, "three", app+"3", d)
 	c.create(t, three)
 	refused := c.awaitCondition(t, three, v1alpha1.ConditionPublished, metav1.ConditionFalse, "Revoked")
 	if !strings.Contains(refused.Message, "it has a backdoor") {
@@ -82,14 +87,14 @@ func TestWithdrawnBeforeItIsPublished(t *testing.T) {
 	up := newUpstream(t)
 	d := up.push(t, "library/app:1")
 	c.aPublisher(t, ns, up.URL)
-	ban := byHand(ns, "ban", "docker.io/library/app:any", d)
+	ban := fixtures.Artifact(ns, "ban", "docker.io/library/app:any", d)
 	ban.Spec.State, ban.Spec.Reason = v1alpha1.StateRevoked, "it has a backdoor"
 	c.create(t, ban)
 	c.awaitCurrent(t, ban)
 	if ban.Status.Revocation == nil || ban.Status.Block != nil {
 		t.Errorf("withdrawn by %+v, published as %+v", ban.Status.Revocation, ban.Status.Block)
 	}
-	art := byHand(ns, "app", "docker.io/library/app:1", d)
+	art := fixtures.Artifact(ns, "app", "docker.io/library/app:1", d)
 	c.create(t, art)
 	c.awaitCondition(t, art, v1alpha1.ConditionPublished, metav1.ConditionFalse, "Revoked")
 }
@@ -107,7 +112,7 @@ func TestRestoringNeedsARightOfItsOwn(t *testing.T) {
 			"subjects": []any{map[string]any{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": user}},
 		})
 	}
-	art := byHand(ns, "app", "docker.io/library/app:1", "sha256:"+strings.Repeat("0", 64))
+	art := fixtures.Artifact(ns, "app", "docker.io/library/app:1", "sha256:"+strings.Repeat("0", 64))
 	c.create(t, art)
 	as := func(user string) client.Client {
 		config := rest.CopyConfig(c.env.Config)
@@ -124,7 +129,7 @@ func TestRestoringNeedsARightOfItsOwn(t *testing.T) {
 			return err
 		}
 		changed.Spec.State, changed.Spec.Reason = state, "because"
-		made := byHand(ns, "made-by-"+user, changed.Spec.Image, changed.Spec.Digest)
+		made := fixtures.Artifact(ns, "made-by-"+user, changed.Spec.Image, changed.Spec.Digest)
 		made.Spec.State, made.Spec.Reason = state, "because"
 		return errors.Join(as(user).Update(t.Context(), changed, client.DryRunAll), as(user).Create(t.Context(), made, client.DryRunAll))
 	}
@@ -150,15 +155,15 @@ func TestWithdrawnByAnArtifactThatIsGone(t *testing.T) {
 	up := newUpstream(t)
 	d := up.push(t, "library/app:1")
 	c.aPublisher(t, ns, up.URL)
-	one := byHand(ns, "one", "docker.io/library/app:1", d)
+	one := fixtures.Artifact(ns, "one", "docker.io/library/app:1", d)
 	c.create(t, one)
 	c.awaitCurrent(t, one)
-	keys, err := LoadKeyring(t.Context(), c, "pyrsia-system", time.Hour)
+	keys, err := controllers.LoadKeyring(t.Context(), c, "pyrsia-system", time.Hour)
 	if err != nil {
 		t.Fatal(err)
 	}
-	nodes := NewNodes(c, keys, time.Now)
-	err = nodes.askPublisher(t.Context(), ns, "publisher", toWithdraw, func(ctx context.Context, _ *v1alpha1.PyrsiaNode, c *control.Client) error {
+	nodes := nodeclient.NewNodes(c, keys, time.Now)
+	err = nodes.AskPublisher(t.Context(), ns, "publisher", nodeclient.ToWithdraw, func(ctx context.Context, _ *v1alpha1.PyrsiaNode, c *control.Client) error {
 		_, err := c.Revoke(ctx, control.RevokeRequest{Image: one.Spec.Image, Digest: d, Block: -1, Reason: "it has a backdoor"})
 		return err
 	})
@@ -169,14 +174,14 @@ func TestWithdrawnByAnArtifactThatIsGone(t *testing.T) {
 		"published": func(*v1alpha1.Artifact) {},
 		"restored": func(a *v1alpha1.Artifact) {
 			a.Spec.State, a.Spec.Reason = v1alpha1.StateRestored, "a false alarm"
-			setDone(a, v1alpha1.ConditionRestored, "Restored", "")
+			status.SetDone(a, v1alpha1.ConditionRestored, "Restored", "")
 		},
 		"leaving": func(a *v1alpha1.Artifact) { a.DeletionTimestamp = new(metav1.Now()) },
 	} {
 		art, now := one.DeepCopy(), time.Now()
 		change(art)
-		r := &ArtifactReconciler{Client: c, Nodes: nodes, Now: func() time.Time { return now }}
-		steps := r.steps(art)
+		r := &artifact.Reconciler{Client: c, Nodes: nodes, Now: func() time.Time { return now }}
+		steps := r.Steps(art)
 		last := steps[len(steps)-1]
 		var errs []error
 		for range 3 { // its turn, and once more if that has just begun to be over
@@ -186,7 +191,7 @@ func TestWithdrawnByAnArtifactThatIsGone(t *testing.T) {
 			}
 			now = now.Add(wait)
 		}
-		if !errors.Is(errors.Join(errs...), reconcile.TerminalError(nil)) || isTrue(art, v1alpha1.ConditionVerified) || !isTrue(art, v1alpha1.ConditionRevoked) {
+		if !errors.Is(errors.Join(errs...), reconcile.TerminalError(nil)) || status.IsTrue(art, v1alpha1.ConditionVerified) || !status.IsTrue(art, v1alpha1.ConditionRevoked) {
 			t.Errorf("%s: it goes on as if nothing was withdrawn: %v\n%s", name, errs, conditionsText(art.Status.Conditions))
 		}
 		if _, err := last(t.Context(), art); !errors.Is(err, reconcile.TerminalError(nil)) {

@@ -22,6 +22,7 @@ import (
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
 	"github.com/pyrsia/pyrsia-operator/controllers"
+	"github.com/pyrsia/pyrsia-operator/controllers/pyrsianode"
 )
 
 // +kubebuilder:rbac:groups=coordination.k8s.io,namespace=pyrsia-system,resources=leases,verbs=get;create;update
@@ -37,12 +38,12 @@ type config struct {
 	healthAddr  string
 	leaderElect bool
 	keyLifetime time.Duration
-	hosts       controllers.HostRules
+	hosts       pyrsianode.HostRules
 	log         zap.Options
 }
 
 func main() {
-	c := config{hosts: controllers.DefaultHostRules(""), log: zap.Options{StacktraceLevel: zapcore.PanicLevel}}
+	c := config{hosts: pyrsianode.DefaultHostRules(""), log: zap.Options{StacktraceLevel: zapcore.PanicLevel}}
 	flag.StringVar(&c.nodeImage, "node-image", "ghcr.io/pyrsia/pyrsia:v0.1.0", "container image of PyrsiaNodes that name none, and of all containers that run as root or on the host's network")
 	flag.StringVar(&c.namespace, "namespace", os.Getenv("POD_NAMESPACE"), "the operator's own namespace, for its seed Secret and its Lease (default: $POD_NAMESPACE)")
 	flag.StringVar(&c.metricsAddr, "metrics-addr", ":8080", `where to serve Prometheus metrics; "0" for nowhere`)
@@ -57,7 +58,7 @@ func main() {
 	list("containerd-config-paths", &c.hosts.ContainerdConfigPaths, "comma-separated folders in which mirrors may set containerd up (default "+strings.Join(c.hosts.ContainerdConfigPaths, ",")+")")
 	ports := fmt.Sprint(c.hosts.MirrorPorts[0])
 	flag.Func("mirror-ports", "comma-separated ports, or ranges of them, at which mirrors may listen on Kubernetes nodes (default "+ports+")", func(s string) (err error) {
-		c.hosts.MirrorPorts, err = controllers.ParsePortRanges(s)
+		c.hosts.MirrorPorts, err = pyrsianode.ParsePortRanges(s)
 		return err
 	})
 	c.log.BindFlags(flag.CommandLine)

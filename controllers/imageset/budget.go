@@ -1,0 +1,48 @@
+package imageset
+
+import (
+	"time"
+
+	"golang.org/x/time/rate"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/pyrsia/pyrsia-operator/node/control"
+)
+
+// What a tag points to is the publisher's word, and whoever runs one could name
+// another digest for each tag in each pass: an Artifact would be made, and one
+// deleted, as fast as the API server can.
+
+const (
+	// makeBurst and makeRefill bound the Artifacts that the sets of one namespace
+	// make: two of the largest sets at once, and then one in that time.
+	makeBurst  = 2 * control.MaxImages
+	makeRefill = 100 * time.Millisecond
+)
+
+// reasonTooManyArtifacts: the namespace's sets have made many in a short time.
+const reasonTooManyArtifacts = "TooManyArtifacts"
+
+// mayMake takes an Artifact from what a namespace's sets may make now.
+func (r *Reconciler) mayMake(namespace string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now := r.Now()
+	budget := r.budgets[namespace]
+	if budget == nil {
+		for other, b := range r.budgets {
+			if b.TokensAt(now) >= makeBurst { // as a new one would be
+				delete(r.budgets, other)
+			}
+		}
+		budget = rate.NewLimiter(rate.Every(makeRefill), makeBurst)
+		r.budgets[namespace] = budget
+	}
+	return budget.AllowN(now, 1)
+}
+
+// tooMany keeps the failure that the Artifact is made later.
+func (i *resolution) tooMany(image string, key types.NamespacedName, now time.Time) {
+	i.unmade(image, reasonTooManyArtifacts, now,
+		"the sets of namespace %s have made %d Artifacts in a short time, and now make one each %s: see whether the publisher of set %s names another digest for each tag every time", key.Namespace, makeBurst, makeRefill, key.Name)
+}
