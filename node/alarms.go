@@ -26,7 +26,7 @@ func (n *Node) warnStale() {
 		return
 	}
 	if stale {
-		n.log.Error("ALARM: the publisher has not signed the ledger for long: it is down, or this node is kept from it",
+		n.log.Error("the publisher has not signed the ledger for long: it is down, or this node is kept from it", "alarm", true,
 			"age", n.ledger.Age(now).Round(time.Second), "bound", n.config.MaxLedgerAge)
 		return
 	}

@@ -133,9 +133,9 @@ func (n *Node) syncFrom(ctx context.Context, s source) (grown bool, err error) {
 	grown, err = n.follower.Sync(ctx, s)
 	switch {
 	case errors.Is(err, ledger.ErrRetiredKey), errors.Is(err, ledger.ErrTwoSuccessors):
-		n.log.Error("ALARM: a key of the ledger is in the wrong hands: see 'pyrsia evidence'", "peer", s.name, "error", err)
+		n.log.Error("a key of the ledger is in the wrong hands: see 'pyrsia evidence'", "alarm", true, "peer", s.name, "error", err)
 	case errors.Is(err, ledger.ErrForked), errors.Is(err, ledger.ErrRolledBack):
-		n.log.Error("ALARM: the publisher has signed what contradicts the verified ledger: see 'pyrsia evidence'", "peer", s.name, "error", err)
+		n.log.Error("the publisher has signed what contradicts the verified ledger: see 'pyrsia evidence'", "alarm", true, "peer", s.name, "error", err)
 	case err != nil && ctx.Err() == nil:
 		n.log.Debug("asking a peer for the ledger", "peer", s.name, "error", err)
 	case grown:

@@ -58,7 +58,7 @@ func (w *Writer) mayBeSigned(text string) (blocks int64, err error) {
 		return 0, fmt.Errorf("signing: %w", err)
 	}
 	if err := w.verify(context.Background(), c.Tree); err != nil {
-		w.log.Error("ALARM: a checkpoint is not signed", "blocks", c.N, "error", err)
+		w.log.Error("a checkpoint is not signed", "alarm", true, "blocks", c.N, "error", err)
 		return 0, fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
 	return c.N, nil

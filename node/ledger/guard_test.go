@@ -3,6 +3,9 @@ package ledger
 import (
 	"bytes"
 	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
 	"testing"
 )
 
@@ -31,5 +34,31 @@ func TestNothingIsSignedAfterTheEnd(t *testing.T) {
 		if _, err := s.Sign(text); !errors.Is(err, errClosed) {
 			t.Errorf("after the end: %v", err)
 		}
+	}
+}
+
+// Monitoring finds alarms by an attribute, not by words in their messages.
+func TestAlarmIsAnAttribute(t *testing.T) {
+	t.Parallel()
+	skey, _, err := GenerateKey("example.com/alarms")
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys, err := readSigningKeys(skey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var logged bytes.Buffer
+	w, err := OpenWriter(t.Context(), t.TempDir(), skey, slog.New(slog.NewTextHandler(&logged, nil)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	unknown := fmt.Sprintf("example.com/alarms\n1\n%s\n", emptyRoot)
+	if _, err := w.guard(keys)[0].Sign([]byte(unknown)); !errors.Is(err, ErrDamaged) {
+		t.Fatalf("a block that is not on this disk was signed: %v", err)
+	}
+	if !strings.Contains(logged.String(), "level=ERROR") || !strings.Contains(logged.String(), "alarm=true") {
+		t.Errorf("logged %q, want an error with alarm=true", logged.String())
 	}
 }

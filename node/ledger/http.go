@@ -89,7 +89,7 @@ func (l *Ledger) serveTile(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if err != nil {
-		l.log.Error("ALARM: a tile is damaged on this disk: end this process and run 'pyrsia fsck'", "path", r.URL.Path, "error", err)
+		l.log.Error("a tile is damaged on this disk: end this process and run 'pyrsia fsck'", "alarm", true, "path", r.URL.Path, "error", err)
 		http.Error(w, "the tile is damaged on this node", http.StatusInternalServerError)
 		return
 	}

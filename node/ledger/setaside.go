@@ -101,7 +101,7 @@ func (f *Follower) setAside(ctx context.Context, before *Checkpoint, offer *offe
 		return err
 	}
 	f.before.Store(nil)
-	f.log.Error("ALARM: "+message, "key", key)
+	f.log.Error(message, "alarm", true, "key", key)
 	return nil
 }
 

@@ -236,7 +236,7 @@ func (f *Follower) tellNewKeys(next *trust, c Checkpoint, who string) error {
 		if err != nil {
 			return fmt.Errorf("%w: %w", errStorage, err)
 		}
-		f.log.Error("ALARM: the ledger was handed over to another key: ask the publisher, see 'pyrsia evidence'", "block", b.height, "from", b.Previous, "to", b.Key)
+		f.log.Error("the ledger was handed over to another key: ask the publisher, see 'pyrsia evidence'", "alarm", true, "block", b.height, "from", b.Previous, "to", b.Key)
 	}
 	return nil
 }
