@@ -6,11 +6,11 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/pyrsia/pyrsia-operator/node/internal/frontend"
+	"github.com/pyrsia/pyrsia-operator/node/internal/socketproxy"
 )
 
 func frontendCommand() *cobra.Command {
-	var c frontend.Config
+	var c socketproxy.Config
 	cmd := &cobra.Command{
 		Use:   "frontend",
 		Short: "Hold a mirror's port while the mirror restarts or is replaced",
@@ -23,7 +23,7 @@ over from the first, which is never closed: start it, then end the first.`,
 		Args: exactly(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c.Log = slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil))
-			return frontend.Run(cmd.Context(), c)
+			return socketproxy.Run(cmd.Context(), c)
 		},
 	}
 	f := cmd.Flags()

@@ -1,5 +1,7 @@
 // Package mirror is the registry side of a node: the read side of the OCI
-// distribution-spec 1.1. It hands out only what the ledger vouches for.
+// distribution-spec 1.1. It serves only what is on the ledger. It may import
+// the ledger, the store, the transfer and httpsend, and no network of its own;
+// node serves it.
 package mirror
 
 import (
@@ -18,8 +20,8 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/pyrsia/pyrsia-operator/node/internal/httpsend"
 	"github.com/pyrsia/pyrsia-operator/node/internal/receipts"
-	"github.com/pyrsia/pyrsia-operator/node/internal/send"
 	"github.com/pyrsia/pyrsia-operator/node/internal/store"
 	"github.com/pyrsia/pyrsia-operator/node/internal/transfer"
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
@@ -51,8 +53,8 @@ type Config struct {
 	// OnMiss, if there is one, is asked before a miss is refused.
 	OnMiss OnMiss
 	// Fallback says that clients go on to the registry with what is not on the
-	// ledger. Else they have nowhere to go, and are told why in the way that
-	// their users see.
+	// ledger. Otherwise they have no other registry, and get the reason in the
+	// way that their users see.
 	Fallback bool
 }
 
@@ -94,7 +96,7 @@ func (m *Mirror) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		return
 	}
 	start := time.Now()
-	w := send.To(rw)
+	w := httpsend.To(rw)
 	w.Header().Set("Docker-Distribution-Api-Version", "registry/2.0")
 	req, err := parse(r)
 	m.asked.note(r, req)
@@ -118,7 +120,7 @@ func (m *Mirror) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	}
 }
 
-func (m *Mirror) serve(w *send.Writer, r *http.Request, req request) error {
+func (m *Mirror) serve(w *httpsend.Writer, r *http.Request, req request) error {
 	ctx, cancel := context.WithTimeout(r.Context(), answerTimeout)
 	defer cancel()
 	switch req.kind {
@@ -138,7 +140,7 @@ func (m *Mirror) serve(w *send.Writer, r *http.Request, req request) error {
 	}
 }
 
-func (m *Mirror) manifest(ctx context.Context, w *send.Writer, r *http.Request, req request) error {
+func (m *Mirror) manifest(ctx context.Context, w *httpsend.Writer, r *http.Request, req request) error {
 	v, byTag, err := m.resolve(ctx, req, r.Method == http.MethodHead)
 	if err != nil {
 		return err
@@ -210,8 +212,8 @@ func (m *Mirror) content(ctx context.Context, v vouched) (data []byte, source st
 	return data, source, nil
 }
 
-// record notes that a client was told what an artifact is, or was given it.
-// The platforms' manifests of a multi-platform one are no pulls of their own.
+// record notes that a client was given an artifact or its digest. The manifests
+// of an index's platforms do not count as pulls.
 func (m *Mirror) record(r *http.Request, v vouched, again bool) {
 	a := v.block.Artifact
 	m.Receipts.Record(receipts.Pull{
@@ -228,7 +230,7 @@ func clientOf(r *http.Request) string {
 	return host
 }
 
-func (m *Mirror) blob(ctx context.Context, w *send.Writer, r *http.Request, req request) error {
+func (m *Mirror) blob(ctx context.Context, w *httpsend.Writer, r *http.Request, req request) error {
 	v, err := m.voucher.digest(ctx, req.repository, digest.Digest(req.reference))
 	if err != nil {
 		return err
@@ -259,7 +261,7 @@ func (m *Mirror) blob(ctx context.Context, w *send.Writer, r *http.Request, req 
 // slow link that takes longer than clients wait for the header.
 type early struct {
 	transfer.Reader
-	w    *send.Writer
+	w    *httpsend.Writer
 	sent bool
 }
 

@@ -1,4 +1,4 @@
-package frontend
+package socketproxy
 
 import (
 	"context"
@@ -14,10 +14,11 @@ import (
 	"time"
 )
 
-// handoverTimeout bounds each message between two frontends.
+// handoverTimeout bounds each message between two proxies.
 const handoverTimeout = 5 * time.Second
 
-// predecessor is the frontend before this one; its Conn is nil if there is none.
+// predecessor is the proxy that served before this one; its Conn is nil if there
+// is none.
 type predecessor struct{ net.Conn }
 
 func (p predecessor) Close() error {
@@ -27,7 +28,7 @@ func (p predecessor) Close() error {
 	return p.Conn.Close()
 }
 
-// confirm tells the predecessor that this frontend serves.
+// confirm tells the predecessor that this proxy serves.
 func (p predecessor) confirm() error {
 	if p.Conn == nil {
 		return nil
@@ -36,9 +37,8 @@ func (p predecessor) confirm() error {
 	return err
 }
 
-// takeOver gets the listening socket from the frontend that runs, or opens it
-// when none runs for that address. The socket of one at a former address is kept
-// too.
+// takeOver gets the listening socket from the running proxy, or opens it if none
+// runs for that address. A socket at a former address is kept too.
 func takeOver(ctx context.Context, c Config) (_ *net.TCPListener, former formerSocket, _ predecessor, _ error) {
 	listener, before, err := receive(filepath.Join(c.Dir, handoverSocket))
 	switch {
@@ -78,7 +78,7 @@ func listen(ctx context.Context, c Config) (net.Listener, error) {
 	}
 }
 
-// receive asks the frontend at the socket for its listener.
+// receive asks the proxy at the socket for its listener.
 func receive(socket string) (_ *net.TCPListener, before predecessor, err error) {
 	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Net: "unix", Name: socket})
 	if err != nil {
@@ -124,8 +124,9 @@ func receive(socket string) (_ *net.TCPListener, before predecessor, err error) 
 	return tcp, predecessor{conn}, conn.SetDeadline(time.Time{})
 }
 
-// heirs offers the listening socket to the frontends that come after this one.
-type heirs struct {
+// successors offers the listening socket to the proxies that come after this
+// one.
+type successors struct {
 	offer *net.UnixListener
 	alive chan struct{} // a successor has confirmed and not ended
 
@@ -133,15 +134,16 @@ type heirs struct {
 	conns map[net.Conn]struct{} // owned by mu
 }
 
-// listenAs listens at a socket's name in place of whoever had it before.
+// listenAs listens at a socket's path, replacing the previous listener.
 func listenAs(socket string, mode os.FileMode) (*net.UnixListener, error) {
 	mine := fmt.Sprintf("%s.%d.%d", socket, os.Getpid(), time.Now().UnixNano())
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: mine})
 	if err != nil {
 		return nil, err
 	}
-	// The name belongs to whoever renamed last. Crash before: a socket of no
-	// use, which nobody looks at. Not synced: after a power cut none leads anywhere.
+	// The path belongs to the process that renamed last. Crash before: a useless
+	// socket that is never opened. Not synced: after a power cut no socket works
+	// anyway.
 	l.SetUnlinkOnClose(false)
 	err = os.Chmod(mine, mode)
 	if err == nil {
@@ -153,28 +155,28 @@ func listenAs(socket string, mode os.FileMode) (*net.UnixListener, error) {
 	return l, nil
 }
 
-// offer takes the place of the frontend before in dir.
-func offer(dir string, listener *net.TCPListener, log *slog.Logger) (*heirs, error) {
+// offer takes the place of the previous proxy in dir.
+func offer(dir string, listener *net.TCPListener, log *slog.Logger) (*successors, error) {
 	l, err := listenAs(filepath.Join(dir, handoverSocket), 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("offering the listening socket: %w", err)
 	}
-	h := &heirs{offer: l, alive: make(chan struct{}), conns: map[net.Conn]struct{}{}}
+	s := &successors{offer: l, alive: make(chan struct{}), conns: map[net.Conn]struct{}{}}
 	go func() {
 		for {
 			conn, err := l.AcceptUnix()
 			if err != nil {
 				return // closed
 			}
-			if err := h.give(conn, listener); err != nil {
+			if err := s.give(conn, listener); err != nil {
 				log.Warn("giving the listening socket to a successor", "error", err)
 			}
 		}
 	}()
-	return h, nil
+	return s, nil
 }
 
-func (h *heirs) give(conn *net.UnixConn, listener *net.TCPListener) error {
+func (s *successors) give(conn *net.UnixConn, listener *net.TCPListener) error {
 	raw, err := listener.SyscallConn()
 	if err != nil {
 		return err
@@ -186,19 +188,19 @@ func (h *heirs) give(conn *net.UnixConn, listener *net.TCPListener) error {
 	if err := errors.Join(err, sent, conn.SetReadDeadline(time.Now().Add(handoverTimeout))); err != nil {
 		return errors.Join(err, conn.Close())
 	}
-	h.mu.Lock()
-	h.conns[conn] = struct{}{}
-	h.mu.Unlock()
-	go h.watch(conn)
+	s.mu.Lock()
+	s.conns[conn] = struct{}{}
+	s.mu.Unlock()
+	go s.watch(conn)
 	return nil
 }
 
 // watch tells await about a successor that has confirmed.
-func (h *heirs) watch(conn net.Conn) {
+func (s *successors) watch(conn net.Conn) {
 	defer func() {
-		h.mu.Lock()
-		delete(h.conns, conn)
-		h.mu.Unlock()
+		s.mu.Lock()
+		delete(s.conns, conn)
+		s.mu.Unlock()
 		_ = conn.Close()
 	}()
 	var one [1]byte
@@ -208,25 +210,25 @@ func (h *heirs) watch(conn net.Conn) {
 	gone := make(chan struct{})
 	go func() { _, _ = conn.Read(one[:]); close(gone) }()
 	select {
-	case h.alive <- struct{}{}: // taken by await
+	case s.alive <- struct{}{}: // taken by await
 	case <-gone:
 	}
 	<-gone
 }
 
 // await waits for a successor, at most for so long.
-func (h *heirs) await(limit time.Duration) {
+func (s *successors) await(limit time.Duration) {
 	select {
-	case <-h.alive:
+	case <-s.alive:
 	case <-time.After(limit):
 	}
 }
 
-func (h *heirs) close() {
-	_ = h.offer.Close()
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for conn := range h.conns {
+func (s *successors) close() {
+	_ = s.offer.Close()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for conn := range s.conns {
 		_ = conn.Close()
 	}
 }

@@ -1,4 +1,4 @@
-package frontend
+package socketproxy
 
 import (
 	"bufio"
@@ -23,17 +23,17 @@ import (
 	"github.com/pyrsia/pyrsia-operator/node/internal/durable"
 )
 
-// The frontend answers for the canary itself: it is the operator's own program,
+// The proxy answers for the canary itself: it is the operator's own program,
 // at the port that containerd asks, and the proof does not depend on whether the
 // mirror behind it runs. Nothing but the canary can be had by the canary's name.
 
-// ProofPath is where the frontend says whether containerd has asked for the canary
+// ProofPath is where the proxy says whether containerd has asked for the canary
 // since containerd started, to GET with the mirror's name after it.
 const ProofPath = "/.well-known/pyrsia-canary/"
 
 const (
-	// proofFile in Dir is what containerd was when it asked last. Who takes the port
-	// over goes on with it.
+	// proofFile in Dir identifies the containerd process that asked last. The
+	// successor of this proxy continues with it.
 	proofFile = "canary.proof"
 	// canaryTimeout bounds each answer about the canary.
 	canaryTimeout = 10 * time.Second
@@ -51,9 +51,9 @@ func checkCanary(name string) error {
 
 // answerCanary answers a request for the canary or its proof. It reports whether
 // the connection was one.
-func (f *frontend) answerCanary(client net.Conn, first []byte) bool {
+func (p *proxy) answerCanary(client net.Conn, first []byte) bool {
 	line, _, whole := bytes.Cut(first, []byte("\r\n"))
-	if f.Canary == "" || !whole || !bytes.Contains(line, []byte(f.Canary)) {
+	if p.Canary == "" || !whole || !bytes.Contains(line, []byte(p.Canary)) {
 		return false
 	}
 	parts := strings.Fields(string(line))
@@ -61,7 +61,7 @@ func (f *frontend) answerCanary(client net.Conn, first []byte) bool {
 		return false
 	}
 	u, err := url.ParseRequestURI(parts[1])
-	if err != nil || u.Path != ProofPath+f.Canary && u.Query().Get("ns") != canary.Registry(f.Canary) {
+	if err != nil || u.Path != ProofPath+p.Canary && u.Query().Get("ns") != canary.Registry(p.Canary) {
 		return false
 	}
 	_ = client.SetDeadline(time.Now().Add(canaryTimeout))
@@ -69,7 +69,7 @@ func (f *frontend) answerCanary(client net.Conn, first []byte) bool {
 	if err != nil {
 		return true // it has not said what it wants
 	}
-	a := f.canaryAnswer(req)
+	a := p.canaryAnswer(req)
 	// Each connection is for one answer: the next request of a client that goes on
 	// to another image comes by another one, and to the mirror.
 	head := fmt.Sprintf("HTTP/1.1 %d %s\r\nContent-Type: %s\r\nContent-Length: %d\r\nConnection: close\r\n", a.status, http.StatusText(a.status), a.mediaType, len(a.body))
@@ -90,15 +90,15 @@ type canaryAnswer struct {
 	body      []byte
 }
 
-func (f *frontend) canaryAnswer(req *http.Request) canaryAnswer {
+func (p *proxy) canaryAnswer(req *http.Request) canaryAnswer {
 	say := func(status int, text string) canaryAnswer {
 		return canaryAnswer{status: status, mediaType: "text/plain", body: []byte(text + "\n")}
 	}
 	if req.Method != http.MethodGet && req.Method != http.MethodHead {
 		return say(http.StatusMethodNotAllowed, "the canary can only be read")
 	}
-	if req.URL.Path == ProofPath+f.Canary {
-		if err := f.proven(); err != nil {
+	if req.URL.Path == ProofPath+p.Canary {
+		if err := p.proven(); err != nil {
 			return say(http.StatusServiceUnavailable, err.Error())
 		}
 		return say(http.StatusOK, "containerd asks this mirror")
@@ -109,35 +109,35 @@ func (f *frontend) canaryAnswer(req *http.Request) canaryAnswer {
 		return say(http.StatusNotFound, "there is nothing here but the canary of Pyrsia")
 	}
 	if d == canary.Digest() {
-		if err := f.noteProof(); err != nil {
-			f.Log.Warn("the proof that containerd asks this mirror is not kept", "error", err)
+		if err := p.noteProof(); err != nil {
+			p.Log.Warn("the proof that containerd asks this mirror is not kept", "error", err)
 		}
 	}
 	return canaryAnswer{http.StatusOK, mediaType, d, data}
 }
 
 // noteProof notes that containerd, as it runs now, asks this mirror.
-func (f *frontend) noteProof() error {
-	now, err := f.asks()
+func (p *proxy) noteProof() error {
+	now, err := p.asks()
 	if err != nil {
 		return err
 	}
-	if was, _, err := durable.ReadIfThere(f.proofFile()); err == nil && string(was) == now {
+	if was, _, err := durable.ReadIfThere(p.proofFile()); err == nil && string(was) == now {
 		return nil
 	}
-	f.Log.Info("containerd asks this mirror: it has asked for the canary")
+	p.Log.Info("containerd asks this mirror: it has asked for the canary")
 	// Crash before: no proof, or one of an earlier containerd, and containerd is had
 	// to ask again.
-	return durable.WriteFile(f.proofFile(), []byte(now))
+	return durable.WriteFile(p.proofFile(), []byte(now))
 }
 
 // proven says what is missing to the proof.
-func (f *frontend) proven() error {
-	now, err := f.asks()
+func (p *proxy) proven() error {
+	now, err := p.asks()
 	if err != nil {
 		return err
 	}
-	was, there, err := durable.ReadIfThere(f.proofFile())
+	was, there, err := durable.ReadIfThere(p.proofFile())
 	switch {
 	case err != nil:
 		return err
@@ -149,12 +149,12 @@ func (f *frontend) proven() error {
 	return nil
 }
 
-func (f *frontend) proofFile() string { return filepath.Join(f.Dir, proofFile) }
+func (p *proxy) proofFile() string { return filepath.Join(p.Dir, proofFile) }
 
 // asks is what is proven: which containerd asks for which mirror's canary.
-func (f *frontend) asks() (string, error) {
+func (p *proxy) asks() (string, error) {
 	started, err := containerdStarted()
-	return f.Canary + "\n" + started, err
+	return p.Canary + "\n" + started, err
 }
 
 const (
@@ -167,7 +167,7 @@ const (
 // containerdStarted tells one start of containerd from the next, by the inodes of
 // the sockets at which containerds listen on this machine: each start makes a new
 // one. They are looked up in the kernel's list (proc(5)), and neither opened nor
-// within reach. It takes the machine's own network namespace, where frontends run.
+// within reach. It takes the machine's own network namespace, where proxies run.
 func containerdStarted() (string, error) {
 	boot, err := os.ReadFile(bootID) // inodes are counted anew after a boot
 	if err != nil {

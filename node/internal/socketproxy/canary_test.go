@@ -1,4 +1,4 @@
-package frontend
+package socketproxy
 
 import (
 	"encoding/json"
@@ -29,7 +29,7 @@ func containerdSocket(t *testing.T, dir string) net.Listener {
 	return l
 }
 
-// asker asks a frontend, by a connection for each request.
+// asker asks a proxy, by a connection for each request.
 type asker struct {
 	*testing.T
 	addr string
@@ -78,7 +78,7 @@ const (
 )
 
 // What is asked for the canary's manifest is proof until containerd starts again,
-// whatever becomes of the frontend meanwhile, and of the mirror, which does not run.
+// whatever becomes of the proxy meanwhile, and of the mirror, which does not run.
 func TestCanaryIsProofUntilContainerdStarts(t *testing.T) {
 	dir, run := folder(t), folder(t)
 	socket := containerdSocket(t, run)
@@ -122,7 +122,7 @@ func TestCanaryIsProofUntilContainerdStarts(t *testing.T) {
 	}
 }
 
-// A connection to the socket of a containerd is no new one.
+// A connection to a containerd's socket is not a new start of it.
 func TestClientsOfContainerdAreNoStart(t *testing.T) {
 	run := folder(t)
 	socket := containerdSocket(t, run)
@@ -187,7 +187,7 @@ func TestCanaryIsAllThatItServes(t *testing.T) {
 	}
 }
 
-// Who sends a request in parts has an answer too.
+// A request that arrives in parts is answered too.
 func TestCanaryIsAnsweredInParts(t *testing.T) {
 	c := config(t, folder(t))
 	c.Canary = "m1"

@@ -1,4 +1,4 @@
-package frontend
+package socketproxy
 
 import (
 	"context"
@@ -20,7 +20,7 @@ import (
 	"github.com/pyrsia/pyrsia-operator/node/internal/portproof"
 )
 
-// folder is a short one, for the path of a Unix socket is.
+// folder is a short path, because the path of a Unix socket is bounded.
 func folder(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "fe")
@@ -48,7 +48,7 @@ func config(t *testing.T, dir string) Config {
 	}
 }
 
-// start runs a frontend until the returned function is called, which returns
+// start runs a proxy until the returned function is called, which returns
 // when it has ended.
 func start(t *testing.T, c Config) (stop func()) {
 	t.Helper()
@@ -126,7 +126,7 @@ func awaitPort(t *testing.T, addr string) {
 }
 
 // Clients that ask all the time see neither a mirror that is replaced nor a
-// frontend that is: no request fails, on new connections and on kept ones.
+// proxy that is: no request fails, on new connections and on kept ones.
 func TestNoRequestFails(t *testing.T) {
 	dir := folder(t)
 	c := config(t, dir)
@@ -174,7 +174,7 @@ func TestNoRequestFails(t *testing.T) {
 	t.Logf("%d requests", asked.Load())
 }
 
-// A download that is under way when the frontend is replaced goes on.
+// A download that is under way when the proxy is replaced goes on.
 func TestDownloadsGoOn(t *testing.T) {
 	dir := folder(t)
 	c := config(t, dir)
@@ -293,7 +293,7 @@ func TestPortOfAnother(t *testing.T) {
 	}
 }
 
-// A frontend that is given another port listens there, and the old one ends.
+// A proxy that is given another port listens there, and the old one ends.
 func TestPortChanges(t *testing.T) {
 	dir := folder(t)
 	before := config(t, dir)
@@ -315,9 +315,9 @@ func TestPortChanges(t *testing.T) {
 	}
 }
 
-// A frontend that is given another port serves at the one before too, as long as it
-// is told so: no client of either is refused, also when another one with both comes
-// after it. Each port proves whose it is.
+// A proxy with a new port also serves at the former one, while it is configured to:
+// no client of either is refused, even when another proxy with both ports takes
+// over. Each port proves whose it is.
 func TestFormerPortAnswers(t *testing.T) {
 	dir := folder(t)
 	before := config(t, dir)
@@ -396,7 +396,7 @@ func TestClientThatGoes(t *testing.T) {
 	}
 }
 
-// A successor that dies before it serves is no successor.
+// A successor that dies before it serves does not count.
 func TestSuccessorThatDies(t *testing.T) {
 	dir := folder(t)
 	c := config(t, dir)
@@ -416,8 +416,8 @@ func TestSuccessorThatDies(t *testing.T) {
 	}
 }
 
-// Who sets containerd up can tell this port from any other process's, also
-// while the mirror does not run and after a successor has taken over.
+// The set-up of containerd can tell this port from any other process's, even
+// while the mirror is down and after a successor has taken over.
 func TestThePortProvesWhoseItIs(t *testing.T) {
 	c := config(t, folder(t))
 	stop := start(t, c)
@@ -446,8 +446,8 @@ func TestThePortProvesWhoseItIs(t *testing.T) {
 	}
 }
 
-// A port that another process has is waited for, and whoever asks whose it is gets
-// an answer meanwhile.
+// A port that another process holds is waited for, and questions about its holder
+// are answered in the meantime.
 func TestPortIsWaitedFor(t *testing.T) {
 	c := config(t, folder(t))
 	foreign, err := net.Listen("tcp", c.Addr)

@@ -1,6 +1,7 @@
-// Package send writes long answers of HTTP: in the way that costs the host
-// least, and with a bound on how long a client may take for each part.
-package send
+// Package httpsend writes large HTTP responses, in the cheapest way for the
+// host and with a time limit for each part that a client takes. It may import
+// the store, whose files it sends; the mirror calls it.
+package httpsend
 
 import (
 	"errors"
@@ -18,7 +19,7 @@ const (
 	// Timeout is how long a client may take for one part. A slower one has
 	// gone, or means to keep the node busy.
 	Timeout = time.Minute
-	// partSize is what is handed to the kernel at once without a block.
+	// partSize is how much is passed to the kernel in one call without a block.
 	partSize = 1 << 20
 	// A block fits into a core's own cache, and all of them into little memory.
 	blockSize  = 256 << 10
@@ -76,10 +77,10 @@ func (w *Writer) begin() {
 	_ = w.control.SetWriteDeadline(time.Now().Add(Timeout))
 }
 
-// What is read into a block is still in the processor's cache when it is
-// written. Where the client is on the same host, as a container engine is, that
-// makes a copy cheaper for both than sendfile(2), which passes the file's own
-// pages on one by one, for the client to read from memory.
+// A block that was just read is still in the processor's cache when it is
+// written. For a client on the same host, such as a container engine, that
+// makes a copy cheaper for both sides than sendfile(2), which passes on the
+// file's pages one by one, so that the client reads them from memory.
 var (
 	blocks = sync.Pool{New: func() any { b := make([]byte, blockSize); return &b }}
 	inUse  atomic.Int32

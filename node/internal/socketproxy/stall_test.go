@@ -1,4 +1,4 @@
-package frontend
+package socketproxy
 
 import (
 	"errors"
@@ -8,7 +8,8 @@ import (
 	"time"
 )
 
-// A client that takes nothing is ended by the kernel, whoever writes to it.
+// The kernel closes the connection of a client that takes nothing, whatever
+// process writes to it.
 func TestStalledClientsEnd(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -1,9 +1,10 @@
-// Package frontend holds the port at which container clients reach a mirror,
-// in front of a mirror that may restart or be replaced. A strict client has
-// nowhere else to go, so the port must answer at any time: connections wait
-// for the mirror, and the listening socket itself goes from one frontend to
-// the next without ever being closed.
-package frontend
+// Package socketproxy holds the port at which container clients reach a mirror,
+// while the mirror behind it restarts or is replaced. A strict client has no
+// second registry to ask, so the port must always answer: connections wait for
+// the mirror, and the listening socket is handed from one proxy to the next
+// without ever being closed. It may import node/canary, portproof and durable;
+// the command 'pyrsia frontend' in node/cli runs it.
+package socketproxy
 
 import (
 	"bufio"
@@ -26,11 +27,11 @@ import (
 	"github.com/pyrsia/pyrsia-operator/node/internal/portproof"
 )
 
-// The sockets in the folder that a mirror and its frontends share.
+// The sockets in the folder that a mirror and its proxies share.
 const (
 	// MirrorSocket is where the mirror serves HTTP once it is ready.
 	MirrorSocket = "mirror.sock"
-	// handoverSocket is where the frontend gives its listening socket away.
+	// handoverSocket is where the proxy gives its listening socket away.
 	handoverSocket = "handover.sock"
 )
 
@@ -42,25 +43,27 @@ const (
 	stall = time.Minute
 	// poll is how often a mirror that is not there is looked for.
 	poll = 50 * time.Millisecond
-	// maxConns bounds the connections at once.
+	// maxConns bounds the open connections.
 	maxConns = 4096
 )
 
-// Config says where a frontend is and what is behind it.
+// Config says where a proxy is and what is behind it.
 type Config struct {
 	// Addr is IP:PORT for container clients.
 	Addr string
-	// Former are those at which they came before, and may come until all are told Addr.
+	// Former are earlier addresses, at which clients may still connect until all are
+	// configured with Addr.
 	Former []string
-	// Dir is the folder that it shares with the mirror and other frontends of
-	// the same Addr. It becomes the user's own: who may enter it may take the port.
+	// Dir is the folder that it shares with the mirror and with other proxies of
+	// the same Addr. Its mode becomes 0700: a process that may enter it can take
+	// the port over.
 	Dir string
-	// Wait is how long a mirror that does not run is waited for, by all requests
-	// that come meanwhile. Those that come later wait no more than a moment.
+	// Wait is how long requests together wait for a mirror that is down. Those
+	// that come later wait only for a moment.
 	Wait time.Duration
 	// PortWait is how long the port is waited for while another process has it.
 	PortWait time.Duration
-	// Succession is how long a frontend that is to end waits for a successor.
+	// Succession is how long a proxy that is to end waits for a successor.
 	Succession time.Duration
 	// Drain is how long connections may go on at the end.
 	Drain time.Duration
@@ -69,7 +72,7 @@ type Config struct {
 	Log    *slog.Logger
 }
 
-type frontend struct {
+type proxy struct {
 	Config
 	secret  []byte // by which it proves that this port is this mirror's
 	conns   sync.WaitGroup
@@ -91,7 +94,8 @@ func Run(ctx context.Context, c Config) error {
 	if err != nil {
 		return err
 	}
-	// Before it has the port, for who asks whose the port is until then.
+	// This comes before the port, so that questions about who holds it are
+	// answered until then.
 	relay, err := serveProof(c)
 	if err != nil {
 		return err
@@ -103,62 +107,62 @@ func Run(ctx context.Context, c Config) error {
 	}
 	// While this connection is open, the predecessor knows that it has a successor.
 	defer predecessor.Close()
-	heirs, err := offer(c.Dir, listener, c.Log)
+	successors, err := offer(c.Dir, listener, c.Log)
 	if err != nil {
 		return errors.Join(err, listener.Close(), former.Close())
 	}
-	defer heirs.close()
+	defer successors.close()
 	end, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
-	f := &frontend{Config: c, secret: secret, slots: make(chan struct{}, maxConns), end: end}
+	p := &proxy{Config: c, secret: secret, slots: make(chan struct{}, maxConns), end: end}
 	if err := predecessor.confirm(); err != nil {
 		c.Log.Warn("the frontend before this one does not know that it has a successor", "error", err)
 	}
 	c.Log.Info("serving container clients", "address", c.Addr, "taken over", predecessor.Conn != nil)
 	failed := make(chan error, 1)
-	go func() { failed <- f.accept(listener) }()
+	go func() { failed <- p.accept(listener) }()
 	serving, closeFormer := context.WithCancel(end)
 	defer closeFormer()
-	f.serveFormer(serving, former)
+	p.serveFormer(serving, former)
 	select {
 	case err := <-failed:
 		return fmt.Errorf("accepting connections: %w", err)
 	case <-ctx.Done():
 	}
-	heirs.await(c.Succession)
+	successors.await(c.Succession)
 	closeFormer()
 	if err := listener.Close(); err != nil { // a successor's copy of the socket stays open
 		return fmt.Errorf("ending: %w", err)
 	}
 	time.AfterFunc(c.Drain, stop)
 	<-failed
-	f.formers.Wait()
-	f.conns.Wait()
+	p.formers.Wait()
+	p.conns.Wait()
 	return nil
 }
 
 // accept returns when the listener is closed.
-func (f *frontend) accept(listener *net.TCPListener) error {
+func (p *proxy) accept(listener *net.TCPListener) error {
 	for {
-		f.slots <- struct{}{}
+		p.slots <- struct{}{}
 		conn, err := listener.AcceptTCP()
 		if err != nil {
 			if errors.Is(err, net.ErrClosed) {
 				return nil
 			}
 			if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ECONNABORTED) {
-				<-f.slots
+				<-p.slots
 				time.Sleep(poll) // others end meanwhile
 				continue
 			}
 			return err
 		}
-		f.conns.Go(func() {
-			defer func() { <-f.slots }()
+		p.conns.Go(func() {
+			defer func() { <-p.slots }()
 			defer conn.Close()
-			stop := context.AfterFunc(f.end, func() { _ = conn.Close() })
+			stop := context.AfterFunc(p.end, func() { _ = conn.Close() })
 			defer stop()
-			f.serve(conn)
+			p.serve(conn)
 		})
 	}
 }
@@ -180,7 +184,7 @@ func boundStall(conn *net.TCPConn, limit time.Duration) error {
 
 // serve passes one connection on. Nothing is dialled before the client says
 // something, so a connection that only probes the port costs the mirror nothing.
-func (f *frontend) serve(client *net.TCPConn) {
+func (p *proxy) serve(client *net.TCPConn) {
 	first := make([]byte, 16<<10)
 	if err := errors.Join(client.SetReadDeadline(time.Now().Add(firstRequest)), boundStall(client, stall)); err != nil {
 		return
@@ -191,13 +195,13 @@ func (f *frontend) serve(client *net.TCPConn) {
 	}
 	first = first[:n]
 	if bytes.HasPrefix(first, []byte("GET "+portproof.Path+"?")) {
-		f.prove(client, first)
+		p.prove(client, first)
 		return
 	}
-	if f.answerCanary(client, first) {
+	if p.answerCanary(client, first) {
 		return
 	}
-	address := &net.UnixAddr{Net: "unix", Name: filepath.Join(f.Dir, MirrorSocket)}
+	address := &net.UnixAddr{Net: "unix", Name: filepath.Join(p.Dir, MirrorSocket)}
 	var deadline time.Time
 	for {
 		mirror, err := net.DialUnix("unix", nil, address)
@@ -205,16 +209,16 @@ func (f *frontend) serve(client *net.TCPConn) {
 			again := exchange(client, mirror, first)
 			_ = mirror.Close()
 			if !again {
-				f.away.over()
+				p.away.over()
 				return
 			}
 		}
 		now := time.Now()
 		if deadline.IsZero() {
-			deadline = f.away.deadline(now, f.Wait)
+			deadline = p.away.deadline(now, p.Wait)
 		}
-		if now.After(deadline) || f.end.Err() != nil {
-			f.Log.Warn("refused a request, for the mirror does not run", "error", err)
+		if now.After(deadline) || p.end.Err() != nil {
+			p.Log.Warn("refused a request, for the mirror does not run", "error", err)
 			_, _ = io.WriteString(client, unavailable(first))
 			return
 		}
@@ -222,21 +226,21 @@ func (f *frontend) serve(client *net.TCPConn) {
 	}
 }
 
-// prove answers who asks whether this port is this mirror's. It does so itself:
-// the mirror does not know by which port it is reached.
-func (f *frontend) prove(client net.Conn, first []byte) {
+// prove answers the question whether this port is this mirror's. The proxy does
+// so itself, because the mirror does not know by which port it is reached.
+func (p *proxy) prove(client net.Conn, first []byte) {
 	req, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(first)))
 	if err != nil {
-		return // in parts, as nobody sends it who is to have an answer
+		return // in parts: portproof.Check sends it in one
 	}
-	body := portproof.Answer(f.secret, client.LocalAddr().String(), req.URL.Query())
+	body := portproof.Answer(p.secret, client.LocalAddr().String(), req.URL.Query())
 	_ = client.SetWriteDeadline(time.Now().Add(handoverTimeout))
 	_, _ = fmt.Fprintf(client, "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
 }
 
-// serveProof passes questions whose port this is on from a socket to the port
-// itself, for who sets containerd up in a pod: there the machine's loopback
-// address is out of reach.
+// serveProof forwards questions about the holder of the port from a socket to
+// the port, for the containers that set containerd up: they cannot reach the
+// machine's loopback address.
 func serveProof(c Config) (io.Closer, error) {
 	// Root without further rights may connect too; the folder is for the mirror's
 	// user alone.
@@ -276,9 +280,9 @@ func exchange(client *net.TCPConn, mirror *net.UnixConn, first []byte) (again bo
 	return answered == 0 && up.n == 0 && errors.Is(up.err, os.ErrDeadlineExceeded)
 }
 
-// unavailable is an answer of the OCI distribution spec ("Error Codes") to
-// whatever was asked. After a 503 or 504 clients would ask again at once, and
-// wait once more.
+// unavailable is an error response of the OCI distribution spec ("Error Codes")
+// to any request. After a 503 or 504 clients would retry immediately, and wait
+// once more.
 func unavailable(request []byte) string {
 	body := `{"errors":[{"code":"UNAVAILABLE","message":"the Pyrsia mirror on this node does not run: see its pod, and kubectl describe pyrsianode"}]}`
 	head := fmt.Sprintf("HTTP/1.1 502 Bad Gateway\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: %d\r\n\r\n", len(body))
