@@ -33,8 +33,8 @@ func (n *Node) warnStale() {
 	n.log.Info("the ledger is fresh again", "age", n.ledger.Age(now).Round(time.Second))
 }
 
-// refuseStale is why no tag is resolved now, if that is wanted while the ledger is
-// stale: nil on a good day.
+// refuseStale says why tags are not resolved now: the ledger is stale and the
+// configuration refuses tags then. Else nil.
 func (n *Node) refuseStale(now time.Time) error {
 	if !n.stale(now) {
 		return nil
@@ -61,8 +61,9 @@ func (n *Node) alarms(now time.Time) ([]control.Alarm, error) {
 	return append(out, n.diskAlarms(now)...), nil
 }
 
-// alarmOf is the alarm that a kind of evidence is until somebody acknowledges it.
-// What the others show is a peer's doing, who was refused: no more than a metric.
+// alarmOf maps kinds of evidence to the alarm that they raise until it is
+// acknowledged. The other kinds show that a peer misbehaved and was refused: they
+// are only counted.
 var alarmOf = map[ledger.EvidenceKind]control.AlarmKind{
 	ledger.EvidenceFork:          control.AlarmLedgerForked,
 	ledger.EvidenceRollback:      control.AlarmLedgerRolledBack,
@@ -71,9 +72,9 @@ var alarmOf = map[ledger.EvidenceKind]control.AlarmKind{
 	ledger.EvidenceNewKey:        control.AlarmLedgerKeyChanged,
 }
 
-// evidenceAlarms are the alarms of evidence that nobody has acknowledged, each with
-// the words of the oldest piece. A key that somebody has pinned is no news, and a
-// publisher's keys are its own.
+// evidenceAlarms are the alarms of unacknowledged evidence, each with the message
+// of the oldest piece. A new key raises none if it is the one that is pinned here,
+// nor at a publisher, whose own keys they are.
 func (n *Node) evidenceAlarms(evidence []ledger.Evidence) (out []control.Alarm) {
 	for _, e := range evidence {
 		kind, ok := alarmOf[e.Kind]

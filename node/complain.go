@@ -11,7 +11,7 @@ import (
 const (
 	// complaintInterval is how often it is logged that nothing has changed.
 	complaintInterval = time.Minute
-	maxProblems       = 16  // that are told
+	maxProblems       = 16  // in one message
 	maxProblemText    = 300 // bytes of one error
 )
 
@@ -56,8 +56,8 @@ func (n *Node) noLedger() string {
 	return out.String()
 }
 
-// complain logs that there is no ledger yet: when it first is so, when the
-// reason is another one, and once a minute.
+// complain logs that there is no ledger yet: the first time, when the reason
+// changes, and once a minute.
 func (n *Node) complain(now time.Time) {
 	var what []string
 	problems := n.problems()

@@ -1,6 +1,7 @@
 // Package node is a Pyrsia node: the ledger, its place in the peer-to-peer
 // network, and what its role adds. A publisher copies images from upstream
-// registries; a mirror serves container clients. It knows no Kubernetes.
+// registries; a mirror serves container clients. It puts the packages below
+// node/internal together and imports no Kubernetes; node/cli runs it.
 package node
 
 import (
@@ -52,9 +53,9 @@ type Config struct {
 	// UpstreamPrivate are patterns REGISTRY/REPOSITORY of what is published although
 	// only the credentials open it, and so made public. Publishers only.
 	UpstreamPrivate []string
-	// CopyConcurrency is how many images are copied at once, 0 for the default,
-	// and UpstreamLimit bounds what comes from all upstreams together, in bytes
-	// per second; 0 is no bound. Publishers only.
+	// CopyConcurrency is how many images are copied in parallel, 0 for the
+	// default, and UpstreamLimit bounds what comes from all upstreams together,
+	// in bytes per second; 0 is no bound. Publishers only.
 	CopyConcurrency int
 	UpstreamLimit   int64
 	// OnPullAllow are patterns of images that a publisher publishes when they
@@ -62,7 +63,8 @@ type Config struct {
 	OnPullAllow   []string
 	OnPullPerHour int
 	// AttachmentsEvery is how often a publisher looks for signatures and
-	// attestations that came after an image that is still wanted; 0 is once a day.
+	// attestations that were added to an image after it was published; 0 is once a
+	// day.
 	AttachmentsEvery time.Duration
 	// Bucket is an S3-compatible bucket that keeps a publisher's content for
 	// good, s3://BUCKET/PREFIX?endpoint=URL&region=REGION, and BucketSecrets a
@@ -99,8 +101,8 @@ type Config struct {
 	// MirrorAddr is the registry mirror for container clients, or unix:PATH of
 	// a socket behind a frontend, which no other node may have.
 	MirrorAddr string
-	// MirrorFallback says that the mirror's clients go on to the registry with what
-	// is not on the ledger, and so are told no more than 404 of it.
+	// MirrorFallback says that the mirror's clients ask the registry for what is
+	// not on the ledger, and so get a plain 404 for it.
 	MirrorFallback bool
 	// MirrorCertFile and MirrorKeyFile, PEM, have the mirror speak TLS. They
 	// are read again when they change.

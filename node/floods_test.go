@@ -20,7 +20,7 @@ import (
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
 )
 
-// A mirror that reaches nobody asks less and less often, and says where it
+// A mirror that reaches no peer asks less and less often, and says where it
 // asked and why there is no ledger.
 func TestMirrorWithoutASourceSaysWhy(t *testing.T) {
 	_, vkey, err := ledger.GenerateKey("ledger.example/lonely")
@@ -60,9 +60,10 @@ func TestMirrorWithoutASourceSaysWhy(t *testing.T) {
 	}
 }
 
-// 48 peers that hang, at once or after they have shown the newest checkpoint,
-// delay a block by seconds and not by each one's time-out: it took 72 s and more.
-// The delay itself is a figure of make test-attacks; here is room for a busy machine.
+// 48 peers that hang, immediately or after they have shown the newest checkpoint,
+// delay a block by seconds in total and not by one time-out each, which took 72 s and
+// more. make test-attacks measures the delay; the bound here leaves slack for a busy
+// machine.
 func TestBlocksArriveAmongHangingPeers(t *testing.T) {
 	registry := dockerRegistry(t)
 	push(t, registry.Addr, "app:1", 1<<10)

@@ -262,7 +262,7 @@ func TestFromUpstreamToAVerifiedPull(t *testing.T) {
 		t.Errorf("block: %+v, want digest %s", verified.Artifact, want)
 	}
 
-	// The upstream moves the tag and goes away: nobody sees either.
+	// The upstream moves the tag and goes away: clients notice neither.
 	push(t, registry.Addr, "alpine:3.20", 1<<10)
 	if err := registry.Stop(); err != nil {
 		t.Fatal(err)
@@ -304,7 +304,7 @@ func TestCorruptPeersAreFoundAndGoneAround(t *testing.T) {
 		t.Error("the corrupt blobs were not counted")
 	}
 
-	// With nobody else to ask, a corrupt blob is refused, and soon.
+	// Without another node to ask, a corrupt blob is refused, and quickly.
 	if err := publisher.Node.Close(); err != nil {
 		t.Fatal(err)
 	}

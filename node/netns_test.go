@@ -178,8 +178,8 @@ func pullUnknown(t *testing.T, addr string) {
 	}
 }
 
-// A mirror that is asked for what is not on the ledger asks its peers, and
-// nobody else: not a packet leaves it for an upstream, nor for a name server.
+// A mirror that is asked for what is not on the ledger asks only its peers: not
+// a packet leaves it for an upstream or a name server.
 func TestMirrorsNeverContactAnUpstream(t *testing.T) {
 	n := newNamespace(t)
 	upstream := n.outsideUpstream(t)

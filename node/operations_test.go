@@ -58,8 +58,8 @@ func TestPullsLeaveReceipts(t *testing.T) {
 	}
 }
 
-// What is corrupt on a disk comes back from peers, although nobody asks for
-// it: also on the publisher, which has the first copy.
+// Corrupt blobs on disk are fetched again from peers even if no client asks for
+// them, on the publisher too, which has the first copy.
 func TestCorruptBlobsAreHealedFromPeers(t *testing.T) {
 	registry := dockerRegistry(t)
 	index, _ := push(t, registry.Addr, "alpine:3.20", 5<<20)
@@ -257,8 +257,8 @@ func writeCertificate(t *testing.T, c Config, serial int64) *x509.CertPool {
 	return pool
 }
 
-// A blob for which there is no room is passed on from peers, verified, and
-// not stored.
+// A blob that does not fit into the store is verified and passed on from peers
+// without being stored.
 func TestBlobsThatDoNotFitArePassedOn(t *testing.T) {
 	registry := dockerRegistry(t)
 	index, want := push(t, registry.Addr, "big:1", 9<<20)

@@ -142,8 +142,8 @@ func TestPrefetchBringsWhatMatchesForThisPlatform(t *testing.T) {
 	}
 }
 
-// What was fetched for nobody takes half of the cache and no more, and what
-// clients use stays.
+// Prefetched content that no client has used takes at most half of the cache,
+// and what clients use stays.
 func TestPrefetchLeavesRoomForWhatIsUsed(t *testing.T) {
 	const size = 5 << 20
 	registry := dockerRegistry(t)

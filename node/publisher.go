@@ -31,8 +31,8 @@ func (n *Node) openPublisher() (err error) {
 	return nil
 }
 
-// onPullWait bounds how long a client waits for a publication before it is
-// told to ask again: container clients wait half a minute or longer.
+// onPullWait bounds how long a client waits for a publication before it gets an
+// answer to retry: container clients wait half a minute or longer.
 const onPullWait = 20 * time.Second
 
 // publishOnPull is where a pull leads to an upstream: on a publisher that was

@@ -14,7 +14,7 @@ import (
 	"github.com/pyrsia/pyrsia-operator/node/control"
 )
 
-// refusedAs is what a client is told.
+// refusedAs is the answer that a client gets.
 type refusedAs struct {
 	status int
 	code   string
@@ -44,9 +44,9 @@ func (s *started) expectRefusal(t *testing.T, path string, want refusedAs) {
 	}
 }
 
-// What is refused by the ledger's word is told where users look: newer clients
-// that name the registry show the message of a 403. What a registry does not have
-// is 404 to the others, and to those that go on to the registry.
+// A refusal because of the ledger is shown where users look: newer clients that
+// name the registry show the message of a 403. The others, and those that go on
+// to the registry, get 404 for what a registry does not have.
 func TestReasonsAreToldWhereUsersLook(t *testing.T) {
 	registry := dockerRegistry(t)
 	push(t, registry.Addr, "bad:1", 1<<10)
@@ -73,9 +73,9 @@ func TestReasonsAreToldWhereUsersLook(t *testing.T) {
 	fallback.expectRefusal(t, blob+"?ns=docker.io", refusedAs{http.StatusNotFound, "BLOB_UNKNOWN", "is not on the ledger"})
 }
 
-// While nobody who has the content can be reached, the ledger still says what a
-// tag is. The content is refused otherwise than what nobody has published, with
-// those who had it, and the node says that this is so.
+// While no node with the content can be reached, the ledger still resolves the
+// tag. The content is refused with a different error than unpublished content,
+// naming the nodes that had it, and the node raises an alarm.
 func TestHoldersAreGone(t *testing.T) {
 	registry := dockerRegistry(t)
 	index, d := push(t, registry.Addr, "app:1", 2<<20)

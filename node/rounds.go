@@ -16,7 +16,7 @@ const (
 	patience = 250 * time.Millisecond
 	// slowAfter is from when on a source that has not answered counts as slow.
 	slowAfter = time.Second
-	maxSyncs  = 160 // at once: as many as there are peers
+	maxSyncs  = 160 // in parallel: as many as there are peers
 	// maxSlow bounds those under way with sources that were slow before.
 	maxSlow = 8
 	// maxFails is after how many failures in a row a source that was good once
@@ -48,13 +48,14 @@ type ending struct {
 	err    error
 }
 
-// rounds asks all sources for the ledger, again and again. Sources that hang
-// keep nobody waiting: they are passed over, in no more than seconds whatever
-// their number, and asked after the others from then on.
+// rounds asks all sources for the ledger, again and again. Sources that hang do
+// not delay the others: they are passed over within seconds, however many they
+// are, and asked last from then on.
 type rounds struct {
 	ask  func(context.Context, source) (grown bool, err error) // bounded
 	list func() []source
-	// first is who has just announced something, once; may be empty.
+	// first returns, once, the source that has just announced something; it may
+	// be empty.
 	first func() string
 	// rest is called when all were asked, and tells when to begin again.
 	rest func() time.Duration
@@ -67,7 +68,7 @@ type rounds struct {
 	standings map[string]*standing
 }
 
-// run asks until ctx ends, and returns when nobody is being asked.
+// run asks until ctx ends, and returns when no request is under way.
 func (r *rounds) run(ctx context.Context) {
 	r.ended, r.busy = make(chan ending), map[string]*asking{}
 	r.mu.Lock()
@@ -107,9 +108,9 @@ func (r *rounds) run(ctx context.Context) {
 	}
 }
 
-// order is whom to ask, the best first: good ones, those that nothing is known
-// of, those that were good until lately, those that were slow. Among equals,
-// who has just announced something comes first, and the others in any order.
+// order sorts the sources, the best first: good ones, unknown ones, those that
+// were good until lately, slow ones. Among equals the one that has just
+// announced something comes first, and the others in random order.
 func (r *rounds) order() []source {
 	out := r.list()
 	rand.Shuffle(len(out), func(i, j int) { out[i], out[j] = out[j], out[i] })
@@ -208,9 +209,9 @@ func (r *rounds) slowOnes() (n int) {
 	return n
 }
 
-// pass has others asked besides all that are being asked. If those who wait find
-// no room, half of all are given up, by chance: who they are is not known, and
-// what one of them has fetched is kept.
+// pass asks further sources beside those that are being asked. If there are no
+// slots left, a random half of the requests is given up: which ones hang is not
+// known, and what they have fetched is kept.
 func (r *rounds) pass(waiting bool) {
 	asked := make([]*asking, 0, len(r.busy))
 	for _, a := range r.busy {

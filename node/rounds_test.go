@@ -147,8 +147,8 @@ func TestHangingPeersDelayNoBlock(t *testing.T) {
 	})
 }
 
-// More peers that hang than are asked at once, each with a name that nothing is
-// known of, delay no block by more: those that are passed over make room.
+// More hanging peers than are asked in parallel, each with an unknown name, do
+// not delay a block any longer: those that are passed over free their slots.
 func TestCrowdsOfHangingPeersDelayNoBlock(t *testing.T) {
 	const limit = 10 * time.Second
 	p := newPool(2*maxSyncs, 1)

@@ -12,7 +12,7 @@ import (
 )
 
 // Over a slow link the first verified bytes of a layer come later than clients
-// wait for an answer. They are told that it comes, and get it.
+// wait for an answer. They get response headers in time, and then the layer.
 func TestSlowLinksArePatient(t *testing.T) {
 	registry := dockerRegistry(t)
 	index, _ := push(t, registry.Addr, "big:1", 4<<20+4096)

@@ -15,7 +15,7 @@ import (
 )
 
 const (
-	// pollInterval is how often a mirror asks a peer although nobody gossips.
+	// pollInterval is how often a mirror asks a peer when no gossip arrives.
 	pollInterval = 10 * time.Second
 	// joinInterval is when it asks again that has no checkpoint yet. Each time it
 	// waits twice as long, up to maxJoinInterval; a peer that is connected wakes it.

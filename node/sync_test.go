@@ -10,8 +10,8 @@ import (
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
 )
 
-// Whoever is configured is asked about a new key, also before it is connected: strangers
-// may be sooner.
+// Configured peers are asked about a new key even before they are connected, because
+// strangers may connect first.
 func TestWhoIsConfiguredIsAWitness(t *testing.T) {
 	_, vkey, err := ledger.GenerateKey("ledger.example/witnesses")
 	if err != nil {

@@ -1,9 +1,10 @@
-// Package canary is the image by which it is proven that containerd asks a
-// mirror. Each mirror has a registry of its own name, in a domain that nobody has
-// (.invalid, RFC 6761): containerd gets the image where its configuration leads
-// to the mirror, and nowhere else. It holds one small program that waits to be
-// ended. Operator and mirror make the same bytes, so that the operator can name
-// the image by its digest.
+// Package canary makes the image that proves that containerd asks its mirror.
+// Each mirror serves it under a registry name of its own in a domain that does
+// not exist (.invalid, RFC 6761), so containerd gets it only if its configuration
+// leads to that mirror. The image contains one small program that waits for a
+// signal. Operator and mirror make the same bytes, so that the operator knows the
+// digest in advance. It imports nothing of the project; the operator's
+// controllers and the socket proxy call it.
 package canary
 
 import (

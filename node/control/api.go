@@ -1,7 +1,8 @@
-// Package control is the control API of a Pyrsia node: HTTP and JSON over
-// mutually authenticated TLS 1.3 with pinned ed25519 keys. The operator is
-// its only caller. Nothing in it needs to be believed: blocks come with
-// their proofs, and checkpoints with the publisher's signature.
+// Package control is the control API of a Pyrsia node: its types, its server
+// and its client. It is HTTP and JSON over mutually authenticated TLS 1.3 with
+// pinned ed25519 keys, and the operator is its only caller. Answers need not be
+// trusted: blocks come with their proofs, and checkpoints with the publisher's
+// signature. It imports only bounded and durable.
 package control
 
 import (
@@ -55,7 +56,7 @@ const (
 	// AlarmLedgerKeyMisused: a key that has handed the ledger over signs on, or a
 	// key has handed it over to two keys: it is in the wrong hands.
 	AlarmLedgerKeyMisused AlarmKind = "LedgerKeyMisused"
-	// AlarmLedgerKeyChanged: the ledger was handed over to a key that nobody has
+	// AlarmLedgerKeyChanged: the ledger was handed over to a key that was not
 	// acknowledged.
 	AlarmLedgerKeyChanged AlarmKind = "LedgerKeyChanged"
 	// AlarmLedgerStale: the publisher has not signed the ledger for too long.
@@ -66,7 +67,7 @@ const (
 	// digest says, within the last hour.
 	AlarmVerificationFailed AlarmKind = "VerificationFailed"
 	// AlarmContentUnavailable: pulls were refused, within the last ten minutes,
-	// because nobody who has the content was within reach.
+	// because no node with the content could be reached.
 	AlarmContentUnavailable AlarmKind = "ContentUnavailable"
 )
 
@@ -78,12 +79,13 @@ type Alarm struct {
 	// Since is when the node saw the newest evidence of it; zero if the alarm is
 	// not about evidence, and ends by itself.
 	Since time.Time `json:"since,omitzero"`
-	// Keys are those to which the ledger was handed over, for LedgerKeyChanged.
+	// Keys are the keys to which the ledger was handed over, for
+	// LedgerKeyChanged.
 	Keys []string `json:"keys,omitempty"`
 }
 
-// Rotation proves to whoever trusts the ledger's key before it that the ledger
-// was handed over to another one.
+// Rotation proves, to a reader that trusts the previous key, that the ledger
+// was handed over to the next one.
 type Rotation struct {
 	// Entry is the RotateKey entry, as the ledger package parses it.
 	Entry string `json:"entry"`

@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// Whoever has taken a node over does not take the operator's memory as well.
+// A node that was taken over cannot exhaust the operator's memory.
 func TestAnswersOfNodesAreBounded(t *testing.T) {
 	body := `{"alarms":[` + strings.Repeat("{},", 5<<20) + "{}]}"
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte(body)) }))

@@ -18,8 +18,8 @@ import (
 // names is the largest message.
 const maxBody = 16 << 20
 
-// maxValues bounds the values in what either side reads of the other: whoever
-// took a node over must not take the operator's memory.
+// maxValues bounds the JSON values that either side reads from the other: a
+// node that was taken over must not exhaust the operator's memory.
 const maxValues = 4 * MaxImages
 
 // Client calls the control API of one node. It is safe for concurrent use.

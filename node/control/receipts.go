@@ -14,8 +14,8 @@ const MaxReceipts = 1000
 // that the node has handed out to container clients.
 type Receipts struct {
 	// Receipts that are newer than the request's since, in the order of their
-	// sequence, at most MaxReceipts: whoever gets as many asks again with the
-	// last one's sequence.
+	// sequence, at most MaxReceipts: a caller that gets that many asks again
+	// with the last one's sequence.
 	Receipts []Receipt `json:"receipts"`
 }
 

@@ -2,7 +2,7 @@ package control
 
 import "fmt"
 
-// Selection says which images are wanted. Its members are those of an
+// Selection says which images to publish. Its members are those of an
 // OfficialImageSet's spec, so that 'pyrsia plan' reads either.
 type Selection struct {
 	Images  []ImageRule `json:"images,omitempty"`
@@ -29,7 +29,7 @@ type TagRules struct {
 	Regexp string `json:"regexp,omitempty"`
 	// Exclude are patterns of tags to leave out: "*-rc*".
 	Exclude []string `json:"exclude,omitempty"`
-	// Newest keeps so many of the highest versions; tags that are no version
+	// Newest keeps so many of the highest versions; tags that are not versions
 	// are left out.
 	Newest int `json:"newest,omitempty"`
 }
@@ -115,8 +115,8 @@ type RateLimit struct {
 
 // DropRequest is the body of POST /v1/drop: the content of these images is not
 // needed any more. Their blocks stay; content that other images share stays
-// too, and whoever publishes one of them again has its content fetched again.
-// Publishers only.
+// too, and publishing one of them again fetches its content again. Publishers
+// only.
 type DropRequest struct {
 	Artifacts []ArtifactID `json:"artifacts"`
 }

@@ -23,8 +23,8 @@ type Node interface {
 	Drop(ctx context.Context, req DropRequest) (*DropResponse, error)
 }
 
-// Handler serves the control API for n. Who may call it is decided before,
-// by ServerTLS: only the holder of the operator's key.
+// Handler serves the control API for n. ServerTLS has already decided who may
+// call it: only the holder of the operator's key.
 func Handler(n Node) http.Handler {
 	mux := http.NewServeMux()
 	// The operator polls it to fill the PyrsiaNode's status.
@@ -50,8 +50,8 @@ func Handler(n Node) http.Handler {
 	// The operator withdraws an Artifact whose spec.state is Revoked.
 	mux.HandleFunc("POST /v1/revoke", func(w http.ResponseWriter, r *http.Request) { serve(w, r, n.Revoke) })
 	// The operator lifts the withdrawal of an Artifact whose spec.state is
-	// Restored. Who may set that is the API server's to decide: it is a right of
-	// its own (docs/permissions.md).
+	// Restored. The API server decides who may set that: it is a right of its
+	// own (docs/permissions.md).
 	mux.HandleFunc("POST /v1/restore", func(w http.ResponseWriter, r *http.Request) { serve(w, r, n.Restore) })
 	// The operator deletes an OfficialImageSet whose deletionPolicy is Delete.
 	mux.HandleFunc("POST /v1/drop", func(w http.ResponseWriter, r *http.Request) { serve(w, r, n.Drop) })
@@ -76,7 +76,7 @@ func serve[Req, Resp any](w http.ResponseWriter, r *http.Request, do func(contex
 func answer[T any](w http.ResponseWriter, resp *T, err error) {
 	w.Header().Set("Content-Type", "application/json")
 	if err == nil {
-		_ = json.NewEncoder(w).Encode(resp) // the caller is gone: nobody to tell
+		_ = json.NewEncoder(w).Encode(resp) // the caller is gone
 		return
 	}
 	refusal, ok := errors.AsType[*Error](err)

@@ -1,7 +1,9 @@
-// Package distributions tells where Kubernetes distributions keep the set-up of
-// their container runtime, what becomes of what a mirror writes there, and which
-// of them cannot be set up by a mirror, or not strictly. All of it is read in the
-// sources that each entry names; docs/distributions.md is made of it.
+// Package distributions is a table of where Kubernetes distributions keep the
+// configuration of their container runtime, what happens to files that a mirror
+// writes there, and which of them a mirror cannot set up, or not strictly. Each
+// entry names the sources that it was read in; docs/distributions.md is made from
+// it. It imports nothing of the project; node/cli and the operator's controllers
+// call it.
 package distributions
 
 import (

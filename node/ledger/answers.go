@@ -12,8 +12,8 @@ import (
 )
 
 const (
-	// maxBuilding is how many answers are made at once, and maxBuildingFor how
-	// many of them for one client.
+	// maxBuilding is how many answers are made in parallel, and maxBuildingFor
+	// how many of them for one client.
 	maxBuilding    = 8
 	maxBuildingFor = maxBuilding / 4
 	// maxHeld bounds the bytes of all answers that clients are slow to take, and
@@ -25,9 +25,9 @@ const (
 	heldRetry = 5
 )
 
-// answers bounds what its clients can make a ledger hold in memory: whoever
-// asks for much and reads nothing costs a share of a fixed sum. Others are told
-// to come back; a follower asks the next node.
+// answers bounds what its clients can make a ledger hold in memory: a client
+// that asks for a lot and reads nothing costs a share of a fixed sum. Beyond it
+// clients get a 503; a follower asks the next node.
 type answers struct {
 	building chan struct{}
 
@@ -73,12 +73,12 @@ func (a *answers) bound(h http.Handler) http.Handler {
 			w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 		}
 		w.WriteHeader(made.code)
-		_, _ = w.Write(body) // the client is gone: nobody to tell
+		_, _ = w.Write(body) // the client is gone
 	})
 }
 
-// build makes an answer when it is its turn. A client that asks for much at once
-// waits for itself.
+// build makes an answer when it is its turn. A client with many parallel
+// requests waits for its own.
 func (a *answers) build(ctx context.Context, client string, serve func()) error {
 	own, leave := a.queue(client)
 	defer leave()
@@ -128,7 +128,7 @@ func writeWhole(w http.ResponseWriter, data []byte) {
 		made.whole = data
 		return
 	}
-	_, _ = w.Write(data) // the client is gone: nobody to tell
+	_, _ = w.Write(data) // the client is gone
 }
 
 func (a *answer) Header() http.Header         { return a.header }

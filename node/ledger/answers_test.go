@@ -78,8 +78,8 @@ func TestRoomForAnswers(t *testing.T) {
 	}
 }
 
-// A client that asks for much at once does not keep others waiting until all of
-// it is made.
+// A client with many parallel requests does not make others wait until all of
+// them are answered.
 func TestManyQuestionsOfOneClientKeepNobodyWaiting(t *testing.T) {
 	t.Parallel()
 	a := newAnswers()

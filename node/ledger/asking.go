@@ -10,7 +10,7 @@ const (
 	// askTimeout bounds how long the other sources are asked about a new key.
 	askTimeout = 5 * time.Second
 	// growTimeout is the bound before the first growth by the key that counts, which
-	// is at each start. Who is slower is heard in one of the next rounds.
+	// is at each start. A slower source is heard in one of the next rounds.
 	growTimeout = time.Second
 	// silence is after how long without a signature of the key that counts they are
 	// asked again: this node may have been cut off while it was handed over.
@@ -60,7 +60,7 @@ func (f *Follower) askOthers(ctx context.Context, unasked *unaskedError, timeout
 			group.Go(func() {
 				rotations, err := r.ReadRotations(ctx)
 				if err != nil {
-					return // who does not answer, says nothing
+					return // a source that does not answer says nothing
 				}
 				for _, vkey := range unasked.previous {
 					signed := signedBy(vkey, rotations)

@@ -186,7 +186,7 @@ func TestEndlessAnswersAreCut(t *testing.T) {
 				before := f.Size()
 				_, err := f.Sync(t.Context(), NewSource(s.URL, http.DefaultClient))
 				refused := f.Refused(EvidenceBadData) + f.Refused(EvidenceBadSignature)
-				// Where the same can be had by another way, the answer that has no end is nobody's loss.
+				// Where the same data comes another way, the endless answer does no harm.
 				if other := what == "/api/v1/entries/" || what == "/api/v1/rotations" || what == "/tile/0/"; !other && (err == nil || f.Size() != before) {
 					t.Errorf("%d blocks, were %d, %v; refused %d", f.Size(), before, err, refused)
 				}
@@ -207,7 +207,7 @@ func TestSlowSourceIsGivenUp(t *testing.T) {
 				p.Handler().ServeHTTP(w, r)
 				return
 			}
-			for { // a byte now and then, for as long as somebody reads
+			for { // a byte now and then, as long as the client reads
 				if _, err := w.Write([]byte("x")); err != nil {
 					return
 				}
@@ -303,8 +303,8 @@ func TestCheckpointsThatAreNotTheLedgersAreRefused(t *testing.T) {
 	}
 }
 
-// A checkpoint of yesterday is what an honest peer that is behind has: it
-// changes nothing, and is no evidence.
+// An old checkpoint is what an honest peer that is behind has: it changes
+// nothing and is not evidence.
 func TestReplayedCheckpointIsIgnored(t *testing.T) {
 	t.Parallel()
 	p := newPublisher(t)

@@ -12,7 +12,7 @@ import (
 )
 
 const (
-	bundleWorkers = 8  // bundles that are read and checked at once
+	bundleWorkers = 8  // bundles that are read and checked in parallel
 	bundlesAhead  = 64 // bundles that wait for their turn to be indexed
 )
 
@@ -36,8 +36,8 @@ func readBundle(ctx context.Context, tr torchwood.TileReader, t tlog.Tile, buf [
 }
 
 // indexBlocks reads from tr the blocks of the tree that are not indexed yet,
-// checks each one against the tree, and indexes it. Several bundles are
-// checked at once and indexed in order.
+// checks each one against the tree, and indexes it. Several bundles are checked
+// in parallel and indexed in order.
 func (l *Ledger) indexBlocks(ctx context.Context, tr torchwood.TileReader, tree tlog.Tree) error {
 	from := l.index.blocks()
 	if from == tree.N {

@@ -7,9 +7,9 @@ import (
 	"testing"
 )
 
-// A log may have 16 witnesses whose signatures take 5 kB each
-// (c2sp.org/signed-note): a follower takes such a checkpoint. It keeps, and hands on,
-// what the ledger's own keys signed: who signed the rest it does not know.
+// A log may have 16 witnesses whose signatures take 5 kB each (c2sp.org/signed-note):
+// a follower takes such a checkpoint. It keeps and passes on what the ledger's own
+// keys signed: the signers of the rest are unknown.
 func TestCheckpointWithManyLargeSignatures(t *testing.T) {
 	p := newPublisher(t)
 	p.mustAppend(t, alpine, "one")

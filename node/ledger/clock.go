@@ -38,10 +38,10 @@ func (l *Ledger) Age(now time.Time) time.Duration {
 // errNoTime is returned for a checkpoint without its time, of a ledger that says it.
 var errNoTime = errors.New("the checkpoint does not say when it was signed")
 
-// mustSayWhen refuses what does not say when it was signed, although the head does.
-// Nobody needs a key to take the publisher's cosignature off, and a mirror that is
-// kept from its publisher would not grow stale. Ledgers of which no checkpoint ever
-// had a time are followed: they are as old as this node has had them.
+// mustSayWhen refuses a checkpoint without a time if the head has one. Anyone can
+// strip the publisher's cosignature, and a mirror that is cut off from its
+// publisher would not become stale. Ledgers whose checkpoints never had a time are
+// followed: they are as old as this node has had them.
 func (c Checkpoint) mustSayWhen(head Checkpoint) error {
 	if head.Time.IsZero() || !c.Time.IsZero() {
 		return nil

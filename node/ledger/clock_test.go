@@ -40,8 +40,8 @@ func TestRollbackIsRefused(t *testing.T) {
 }
 
 // A publisher whose clock was an hour, or years, ahead signed one block. Its
-// clock was put right, and it went on. Who still has what it signed by the wrong
-// clock proves nothing against it.
+// clock was corrected, and it went on. What it signed with the wrong clock
+// proves nothing against it.
 func TestTimesFromTheFutureConvictNobody(t *testing.T) {
 	t.Parallel()
 	for _, ahead := range []time.Duration{time.Hour, 10 * 365 * 24 * time.Hour} {
@@ -80,7 +80,7 @@ func TestTimeFromTheFutureIsReplaced(t *testing.T) {
 	}
 }
 
-// What somebody has acknowledged is kept, and is no alarm; what comes later is one.
+// Acknowledged evidence is kept and raises no alarm; later evidence does.
 func TestEvidenceIsAcknowledged(t *testing.T) {
 	t.Parallel()
 	p, f := aged(t, time.Now().Add(-time.Hour))

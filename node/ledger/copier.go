@@ -64,7 +64,7 @@ func (c *copier) readBundle(ctx context.Context, t tlog.Tile, buf []byte, check 
 	data, err := c.dir.read(t, buf)
 	if err == nil {
 		if err = check(data); err == nil {
-			// Whoever wrote it may have died before it was durable.
+			// The process that wrote it may have died before it was durable.
 			return data, c.store(c.dir.stored(t), nil)
 		}
 		if bad, ok := errors.AsType[*CorruptError](err); !ok || bad.Path != torchwood.TilePath(t) {
@@ -121,8 +121,8 @@ func (c *copier) store(name string, err error) error {
 	return err
 }
 
-// sync makes durable what was stored. What the disk does not take is removed,
-// for it is in doubt from then on, whatever a second attempt says.
+// sync makes durable what was stored. What fails to sync is removed, because
+// its content is in doubt from then on, even if a second attempt succeeds.
 func (c *copier) sync() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -20,7 +20,7 @@ func (l *digestLocks) lock(key string) (unlock func()) {
 	return func() { d.Unlock(); l.leave(key, d) }
 }
 
-// share locks a digest for any number of callers at once.
+// share locks a digest for any number of concurrent callers.
 func (l *digestLocks) share(key string) (unlock func()) {
 	d := l.use(key)
 	d.RLock()

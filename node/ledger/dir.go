@@ -223,8 +223,8 @@ func (d dir) ReadEndpoint(_ context.Context, path string) ([]byte, error) {
 }
 
 // writeTile stores a verified tile. One that is there already is kept, unless
-// it is not trusted. The result is its file, which has yet to be made durable:
-// also one that was there, for whoever wrote it may have died before.
+// it is not trusted. The result is its file, which has yet to be made durable,
+// even one that was there: the process that wrote it may have died before.
 func (d dir) writeTile(t tlog.Tile, data []byte, overwrite bool) (string, error) {
 	name := filepath.Join(d.path, torchwood.TilePath(t))
 	// Crash: there may be a part of the tile. No checkpoint refers to it yet, and

@@ -4,5 +4,7 @@
 // block's height, its RFC 6962 leaf hash is the block's hash.
 //
 // A Writer appends to it, a Follower keeps a verified copy; both are a Ledger,
-// which answers from that copy: who published which image, and the proof.
+// which answers from that copy: who published which image, and the proof. The
+// package may import server, bounded and durable, and no other part of a node;
+// nodes, the operator and every command call it.
 package ledger

@@ -64,8 +64,8 @@ type AddArtifact struct {
 }
 
 // Exception says why the block was made although the registry's tag pointed
-// elsewhere, for people to read after "block 7, "; it is empty where the tag
-// pointed there.
+// elsewhere, for people to read after "block 7, "; it is empty if the tag
+// pointed to the digest.
 func (e *AddArtifact) Exception() string {
 	switch {
 	case e.Pinned:

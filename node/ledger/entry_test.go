@@ -51,8 +51,8 @@ func TestEntryEncoding(t *testing.T) {
 		if err != nil || !cmp.Equal(got, e) {
 			t.Errorf("%s is read as %+v, %v", want, got, err)
 		}
-		// What a program of v0.1.0 makes of it: a block like any other, that is not
-		// indexed. It never takes it for version 1.
+		// v0.1.0 takes it for a block that it does not know and does not index. It
+		// never takes it for version 1.
 		if err := parse([]byte(want), TypeAddArtifact, 1, new(AddArtifact)); !errors.Is(err, ErrUnknownEntry) {
 			t.Errorf("a program that knows version 1 alone: %v", err)
 		}

@@ -17,11 +17,11 @@ import (
 // EvidenceKind says what a peer, or the publisher, has done.
 type EvidenceKind string
 
-// The kinds of evidence. A Fork proves that the publisher misbehaved, for it
+// The kinds of evidence. A Fork proves that the publisher misbehaved, because it
 // signed both checkpoints. A Rollback is a publisher on an older disk, or with a
-// clock that was wrong. RetiredKey and TwoSuccessors are about who has the
-// ledger's keys, and NewKey is no refusal: somebody must know of it. The others
-// are about a peer alone.
+// clock that was wrong. RetiredKey and TwoSuccessors mean that somebody else may
+// have the ledger's keys, and NewKey is not a refusal but has to be
+// acknowledged. The others are about a peer only.
 const (
 	EvidenceFork          EvidenceKind = "Fork"          // two checkpoints that contradict each other
 	EvidenceRetiredKey    EvidenceKind = "RetiredKey"    // a key that has handed the ledger over signs on
@@ -64,7 +64,7 @@ type Evidence struct {
 	Kind EvidenceKind `json:"kind"`
 	// Time is when it was seen first.
 	Time time.Time `json:"time"`
-	// Peer is who sent it.
+	// Peer is the sender.
 	Peer    string `json:"peer"`
 	Message string `json:"message"`
 	// Verified is the signed checkpoint that was verified before; empty if
@@ -77,8 +77,8 @@ type Evidence struct {
 	Key string `json:"key,omitempty"`
 	// Rotations are the hand-overs that it is about.
 	Rotations []Rotation `json:"rotations,omitempty"`
-	// Acknowledged tells that somebody has looked at it: it is no alarm any more.
-	// It is not in the file.
+	// Acknowledged says that a person has looked at it, which ends its alarm. It
+	// is not in the file.
 	Acknowledged bool `json:"acknowledged,omitempty"`
 
 	file string   // its name
@@ -87,12 +87,12 @@ type Evidence struct {
 }
 
 // identity is what makes two pieces of evidence the same. What the ledger's keys
-// signed is the same whoever brings it, and however often it was signed again; a
-// peer's own doing is not.
+// signed is the same from any peer, and however often it was signed again;
+// misbehaviour of a peer is counted for each peer.
 func (e *Evidence) identity() string {
 	switch e.Kind {
 	case EvidenceNewKey, EvidenceRetiredKey:
-		return e.Key // whoever has it can sign something else each minute: that is no news
+		return e.Key // the holder of the key can sign something else each minute, which is nothing new
 	case EvidenceBadSignature, EvidenceBadData:
 		return e.Peer + "\n" + e.Message + "\n" + e.Received
 	default:

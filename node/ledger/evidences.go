@@ -18,8 +18,9 @@ import (
 	"github.com/pyrsia/pyrsia-operator/node/internal/durable"
 )
 
-// evidences is what is kept, in memory too: each scrape, status and refusal asks
-// for it, and whoever makes refusals must not make this node read files.
+// evidences is the evidence that is kept, in memory too: each scrape, status and
+// refusal asks for it, and a peer that causes refusals must not make this node
+// read files.
 type evidences struct {
 	mu     sync.Mutex // guards what follows
 	loaded bool
@@ -95,7 +96,7 @@ func (l *Ledger) signedPart(e Evidence) string {
 	return e.Received
 }
 
-// shorten cuts what only whoever was refused can have made long.
+// shorten cuts the fields that only a refused sender can have made long.
 func (e *Evidence) shorten() {
 	e.Peer = e.Peer[:min(len(e.Peer), maxMessage)]
 	e.Message = e.Message[:min(len(e.Message), maxMessage)]

@@ -17,8 +17,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// faultRole has this test program be a process of its own, for faults that are
-// made around it: a full disk, or system calls that fail.
+// faultRole makes this test program run a part as a process of its own, for
+// faults in its environment: a full disk, or system calls that fail.
 const faultRole = "PYRSIA_TEST_FAULT_ROLE"
 
 func init() {

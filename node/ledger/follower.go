@@ -25,7 +25,7 @@ var (
 	ErrRolledBack = errors.New("the publisher signed a smaller ledger than before")
 )
 
-// maxCopying bounds from how many sources tiles are copied at once.
+// maxCopying bounds from how many sources tiles are copied in parallel.
 const maxCopying = 8
 
 // Follower keeps a verified copy of somebody else's ledger.
@@ -35,7 +35,7 @@ type Follower struct {
 	// followed. It is set before the first Sync.
 	Others func() []torchwood.TileReader
 
-	copying chan struct{} // held by whoever copies tiles: up to 16 MiB are on their way to each of eight at once
+	copying chan struct{} // a slot for each copy of tiles: up to 16 MiB are on their way in each of eight
 
 	heard  *successors
 	moving sync.Mutex // held while a ledger is set aside
@@ -59,8 +59,8 @@ func OpenFollower(ctx context.Context, path, vkey string, log *slog.Logger) (*Fo
 
 // Sync fetches from one source the blocks that this copy lacks and verifies
 // them: signature, consistency with what was verified before, and each block.
-// It reports whether the copy has grown. A source that is behind is no error.
-// What is refused is kept as evidence, which names the source if it is a
+// It reports whether the copy has grown. A source that is behind is not an
+// error. What is refused is kept as evidence, which names the source if it is a
 // fmt.Stringer.
 func (f *Follower) Sync(ctx context.Context, source torchwood.TileReader) (grown bool, err error) {
 	who := "a peer"
@@ -126,7 +126,7 @@ func (f *Follower) adoptNext(ctx context.Context, was *position, c Checkpoint, o
 	}
 	if r, can := offer.source.(entryReader); can && ok && head.Tree.N > 0 && c.Tree.N > head.Tree.N && c.Tree.N-head.Tree.N <= maxGrowth {
 		err := f.grow(ctx, r, head, c, offer)
-		// Who does not answer about its entries is not asked for its tiles.
+		// A source that does not answer for entries is not asked for tiles.
 		if err == nil || errors.Is(err, errHandOver) || errors.Is(err, errSilent) {
 			return err == nil, f.refuseOffer(ctx, c, offer, err)
 		}

@@ -89,7 +89,8 @@ func (c *Check) run(ctx context.Context, v *Verifier) (whole bool, err error) {
 	return true, errors.Join(c.strays(), c.state(), c.index(ctx))
 }
 
-// found notes a problem that fix repairs, if repairs are wanted and it can.
+// found notes a problem and has fix repair it if repairs are enabled and
+// possible.
 func (c *Check) found(path, message string, fix func() error, advice string) {
 	p := Problem{Path: path, Message: message, Advice: advice}
 	if c.Repair && fix != nil {
@@ -136,8 +137,8 @@ func (c *Check) checkpoint(ctx context.Context, pinned publicKey, record *keyRec
 	return fix != nil && c.Repair, nil
 }
 
-// newest is the largest checkpoint that the sources have, by the one key that may
-// sign what follows: whoever has an older key has larger ones.
+// newest is the largest checkpoint that the sources have, by the only key that
+// may sign now: the holder of an older key can make larger ones.
 func (c *Check) newest(ctx context.Context, pinned publicKey, record *keyRecord, rotations []Rotation) (newest Checkpoint, err error) {
 	for _, s := range c.Sources {
 		if r, ok := s.(rotationReader); ok {
@@ -162,7 +163,7 @@ func (c *Check) newest(ctx context.Context, pinned publicKey, record *keyRecord,
 	return newest, nil
 }
 
-// empty tells whether there is no block either.
+// empty tells whether there are no blocks either.
 func (c *Check) empty() (bool, error) {
 	_, err := os.Stat(filepath.Join(c.Path, "tile"))
 	if errors.Is(err, fs.ErrNotExist) {

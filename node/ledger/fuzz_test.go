@@ -114,8 +114,8 @@ func FuzzVerify(f *testing.F) {
 	})
 }
 
-// What a peer sends as a bundle, or as the proof of a rotation, crashes nobody
-// and proves nothing.
+// A bundle or a rotation's proof from a peer never crashes the reader, and
+// proves nothing.
 func FuzzFromPeers(f *testing.F) {
 	v, err := NewVerifier(fuzzKey(f))
 	if err != nil {

@@ -9,8 +9,8 @@ import (
 	"golang.org/x/mod/sumdb/tlog"
 )
 
-// maxGrowth bounds the blocks that are fetched by themselves; what is further
-// behind is fetched in whole bundles, several at once.
+// maxGrowth bounds the blocks that are fetched singly; a copy that is further
+// behind fetches whole bundles, several in parallel.
 const maxGrowth = 1024
 
 // entryReader is a source that can send the entries from a height on without

@@ -12,8 +12,8 @@ import (
 	"golang.org/x/mod/sumdb/tlog"
 )
 
-// trust is who may sign what follows on a tree, by the RotateKey blocks in it.
-// It does not change; follow makes another one.
+// trust says which key may sign after a tree, by the RotateKey blocks in it. It
+// is immutable; follow makes another one.
 type trust struct {
 	// newest is the one key that counts: the pinned one, or the last to which
 	// the ledger was handed over.
@@ -70,7 +70,7 @@ func (t *trust) retired() *Verifier {
 	return &Verifier{keys: keys}
 }
 
-// position is a head, and who may sign the next one.
+// position is a head, and which key may sign the next one.
 type position struct {
 	head  *Checkpoint // nil until a checkpoint is verified and indexed
 	trust *trust
@@ -135,8 +135,8 @@ func (l *Ledger) follow(ctx context.Context, tr torchwood.TileReader, c Checkpoi
 	return signed, &next, nil
 }
 
-// proofsBelow are the proofs of the blocks below the head's size, with those that are
-// told now of blocks that had none. The caller holds mu.
+// proofsBelow are the proofs of the blocks below the head's size, with the offered
+// ones of blocks that had none. The caller holds mu.
 func (l *Ledger) proofsBelow(p proven, size int64, c Checkpoint, told []Rotation) ([]Rotation, error) {
 	if size == 0 {
 		return nil, nil // what was kept may be of a tree that never became the head
@@ -267,8 +267,8 @@ func beginsWith(p proven, b handOver, v *Verifier, r Rotation) error {
 	return nil
 }
 
-// reachable accepts the pinned key and all that rotations name, one from the
-// other: who may have signed what an earlier version of this program has stored.
+// reachable accepts the pinned key and all keys that rotations name from it: any
+// of them may have signed what an earlier version of this program has stored.
 func reachable(pinned publicKey, rotations []Rotation) *Verifier {
 	v := &Verifier{keys: []publicKey{pinned}}
 	for range rotations {

@@ -28,8 +28,8 @@ func (p *publisher) thief(t *testing.T, copied string, keys ...string) *publishe
 	return out
 }
 
-// openAnyway opens a ledger as an attacker does, whose program asks nobody whether
-// his keys still count: the position is that of before the hand-over.
+// openAnyway opens a ledger as an attacker does, whose program does not check
+// whether its keys still count: the position is from before the hand-over.
 func (p *publisher) openAnyway(t *testing.T, keys ...string) {
 	t.Helper()
 	all, err := readSigningKeys(strings.Join(keys, "\n"))
@@ -104,8 +104,8 @@ func mustNewestKey(t *testing.T, f *Follower, want string) {
 	}
 }
 
-// The takeover: whoever has a key that has handed the ledger over names another
-// one after it, in a copy of the public ledger, with an image of his own.
+// The takeover: the holder of a retired key names another successor for it, in
+// a copy of the public ledger with an image of their own.
 func TestRetiredKeyNamesNobody(t *testing.T) {
 	t.Parallel()
 	r := newRotated(t)
@@ -176,7 +176,7 @@ func TestMirrorThatMissedTheRotationFollows(t *testing.T) {
 	if err != nil || len(evidence) != 1 || evidence[0].Kind != EvidenceNewKey || evidence[0].Key != r.newVkey {
 		t.Errorf("the new key was not told: %+v, %v", evidence, err)
 	}
-	// Whoever pinned it need not be told.
+	// A reader that pinned it needs no rotation.
 	f = newFollower(t, r.newVkey)
 	mustFollow(t, f, r.publisher)
 	if evidence, err := f.Evidence(); err != nil || len(evidence) != 0 {
@@ -203,7 +203,7 @@ func TestOldKeyAloneIsRefusedOnceTheBlockIsThere(t *testing.T) {
 	mustRefuse(t, f, source, EvidenceRetiredKey, r.publisher)   // no: it is another ledger
 }
 
-// While both keys sign, anyone can take the new one's signature off: that is no proof
+// While both keys sign, anyone can strip the new one's signature: that does not prove
 // that somebody else has the old key, neither to a mirror that has followed nor to
 // one that has not.
 func TestSignatureTakenOffIsNoMisuse(t *testing.T) {
@@ -264,7 +264,8 @@ func TestMirrorsOfALaterKeyTellOfTheHandOver(t *testing.T) {
 	}
 }
 
-// What a peer has that is behind is no attack: the old key signed it while it counted.
+// What a peer that is behind has is not an attack: the old key signed it while it
+// counted.
 func TestPeerBehindTheRotationIsNoThief(t *testing.T) {
 	t.Parallel()
 	r := newRotated(t)
@@ -448,7 +449,7 @@ func TestToldRotationsAreNotKeptAlone(t *testing.T) {
 }
 
 // A crash between keeping the proofs and storing the checkpoint: the key does not
-// count, for its block is not in the tree; and then it does.
+// count, because its block is not in the tree; and then it does.
 func TestCrashBetweenTheProofAndTheHead(t *testing.T) {
 	t.Parallel()
 	r := newRotated(t)

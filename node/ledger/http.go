@@ -303,5 +303,5 @@ func (l *Ledger) blockJSON(ctx context.Context, b *Entry, proof []byte) (BlockJS
 
 func writeJSON(w http.ResponseWriter, v any) {
 	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(v) // the client is gone: nobody to tell
+	_ = json.NewEncoder(w).Encode(v) // the client is gone
 }

@@ -86,7 +86,7 @@ func (x *index) blocks() int64 {
 // root gives, and what is above its first head blocks in no segment. Those are
 // always kept: they are being asked for.
 func (x *index) keep(size, head int64, root rootFunc) error {
-	kept := slices.Clone(x.segments) // nobody else changes it
+	kept := slices.Clone(x.segments) // only this goroutine changes it
 	tail := x.tail.cut(head)
 	var dropped []*segment
 	for len(kept) > 0 {

@@ -77,7 +77,8 @@ func TestInteroperation(t *testing.T) {
 	if err := client.Err(); err != nil {
 		t.Fatal(err)
 	}
-	// The client leaves out a partial tile at the end, for it would be fetched again.
+	// The client leaves out a partial tile at the end, because it would have to fetch
+	// it again.
 	if want := checkpoint.N / torchwood.TileWidth * torchwood.TileWidth; seen < want {
 		t.Errorf("%d entries were read, want %d", seen, want)
 	}

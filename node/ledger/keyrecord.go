@@ -16,8 +16,8 @@ import (
 const keysFile = "keys.json"
 
 // keyRecord is what a copy remembers of the ledger's keys beside the blocks, which
-// may be lost or damaged when it matters. It only ever narrows who may sign: what the
-// verified blocks say holds as well. Version 0.1.0 wrote none.
+// may be lost or damaged when it matters. It can only exclude keys: what the verified
+// blocks say applies as well. Version 0.1.0 wrote none.
 type keyRecord struct {
 	// Keys lead from the one that was pinned to the newest one, that signed the
 	// stored checkpoint.
@@ -117,9 +117,10 @@ func (l *Ledger) keepKeys(newest string, more []Rotation) error {
 	return nil
 }
 
-// recorded is who may sign while no checkpoint on this disk is verified: the newest
-// key that this copy has followed to, although the blocks that say so are damaged. If
-// the record is lost too, the proofs say it: they were kept as their tree was adopted.
+// recorded says which key may sign while no checkpoint on this disk is verified: the
+// newest key that this copy has followed to, although the blocks that say so are
+// damaged. If the record is lost too, the proofs say it: they were kept as their tree
+// was adopted.
 func (l *Ledger) recorded(pinned *trust) (*trust, error) {
 	if l.record.newest() == "" {
 		v := (&Verifier{keys: []publicKey{pinned.newest}}).WithAll(pinned.rotations)

@@ -117,7 +117,7 @@ func TestConcurrentAppends(t *testing.T) {
 	p := newPublisher(t)
 	var wg sync.WaitGroup
 	for i := range 300 {
-		for range 2 { // each image twice at once: one block
+		for range 2 { // each image twice in parallel: one block
 			wg.Go(func() {
 				if _, err := p.Append(t.Context(), artifact(fmt.Sprintf("docker.io/library/i%d:1", i), "x")); err != nil {
 					t.Error(err)
@@ -230,7 +230,8 @@ func TestFollowerRefusesAnotherKey(t *testing.T) {
 	}
 }
 
-// What a query finds can be read and proven at once, also while the ledger grows.
+// What a query finds can be read and proven immediately, even while the ledger
+// grows.
 func TestQueriesNeverRunAheadOfTheHead(t *testing.T) {
 	t.Parallel()
 	p := newPublisher(t)

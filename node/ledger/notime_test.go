@@ -40,8 +40,8 @@ func (r *rotated) stoppedBefore(t *testing.T) *Follower {
 	return f
 }
 
-// Whoever keeps a mirror from its publisher hands it newer blocks without their
-// time: it grows stale all the same.
+// A peer that cuts a mirror off from its publisher gives it newer blocks
+// without their time: it becomes stale anyway.
 func TestTimeIsNotTakenOff(t *testing.T) {
 	t.Parallel()
 	r := newRotated(t)

@@ -119,8 +119,8 @@ func TestBothKeysSignaturesAreHandedOn(t *testing.T) {
 	}
 }
 
-// Nobody needs a key to have things refused: what is kept of them stays small, in
-// each answer too, and proves what it proves.
+// Anyone can cause refusals without a key: the evidence that is kept stays small,
+// in each answer too, and still proves the same.
 func TestEvidenceStaysSmall(t *testing.T) {
 	p := newPublisher(t)
 	p.mustAppend(t, alpine, "one")

@@ -18,12 +18,12 @@ const (
 )
 
 // Reference is an image as people name one: by a name, by a digest or an image
-// ID, which may be cut to its first digits, or by both. It is the one reader of
-// such names, for questions to a node and for what is checked without one.
+// ID, which may be cut to its first digits, or by both. All such names are
+// parsed here, for questions to a node and for offline checks.
 type Reference struct {
 	// Names are the images that the name may mean, the likeliest first. An empty
-	// Tag is any tag: docker takes no notice of a tag beside a digest, and who
-	// names none means none.
+	// Tag is any tag: docker ignores a tag beside a digest, and a name without
+	// one means any.
 	Names []Image
 	// Digits are the first 12 to 64 of a SHA-256 digest; empty: a name alone.
 	Digits string

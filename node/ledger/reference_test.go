@@ -55,7 +55,8 @@ func TestParseReference(t *testing.T) {
 	}
 }
 
-// What names no single image is told so, with what to give instead.
+// A name that does not mean a single image is refused with what to give
+// instead.
 func TestWhatNamesNoImage(t *testing.T) {
 	t.Parallel()
 	whole := strings.Repeat("5b3e6f1a", 8)

@@ -19,10 +19,10 @@ var dockerHubNames = []string{dockerHub, "registry-1.docker.io", "index.docker.i
 
 var registryHost = regexp.MustCompile("^" + reference.DomainRegexp.String() + "$")
 
-// CanonicalRegistry gives the one name by which the ledger, mirrors, settings
-// and questions know a registry: whoever writes registry-1.docker.io,
-// Docker.IO or docker.io:443 gets docker.io. What cannot be the registry of an
-// image is refused.
+// CanonicalRegistry returns the one name that the ledger, mirrors, settings and
+// questions use for a registry: registry-1.docker.io, Docker.IO and
+// docker.io:443 are docker.io. What cannot be the registry of an image is
+// refused.
 func CanonicalRegistry(name string) (string, error) {
 	host := strings.ToLower(strings.TrimSpace(name))
 	if bare, ok := strings.CutSuffix(host, ":443"); ok && isHost(bare) {

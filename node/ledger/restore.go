@@ -48,10 +48,10 @@ func Restore(ctx context.Context, path, signingKey string, sources []torchwood.T
 	return max(blocks, w.Size()), w.Close()
 }
 
-// restoredKey is the key by which copies are judged: the last one. The key before
-// it may be in the wrong hands, for which it is rotated. That one counts only where
-// the new one cannot have signed yet: no copy has its signature, and the ledger on
-// this disk, which the publisher itself has written, says what it is to extend.
+// restoredKey is the key by which copies are judged: the last one. The previous one
+// may be in the wrong hands, which is why it is rotated. It counts only where the
+// new one cannot have signed yet: no copy has its signature, and the ledger on this
+// disk, which the publisher itself has written, says what it is to extend.
 func restoredKey(ctx context.Context, path string, keys []signingKey, sources []torchwood.TileReader, log *slog.Logger) (string, error) {
 	last := keys[len(keys)-1].vkey
 	if len(keys) == 1 {

@@ -8,7 +8,7 @@ import (
 	"filippo.io/torchwood"
 )
 
-// stolenImage is what a thief records who has a retired key.
+// stolenImage is recorded by a thief with a retired key.
 const stolenImage = "docker.io/library/evil:1"
 
 // plainThief signs on by the old key alone, from a copy of before the rotation, and
@@ -33,8 +33,8 @@ func mustNotHave(t *testing.T, l *Ledger, image string) {
 	}
 }
 
-// While both keys sign, a publisher whose disk is lost takes no copy that the old
-// key alone has signed, for the new one would sign it.
+// While both keys sign, a publisher whose disk is lost takes no copy that only
+// the old key has signed, because the new one would sign it.
 func TestRestoreInTheOverlapGoesByTheNewKey(t *testing.T) {
 	t.Parallel()
 	r := newRotated(t)

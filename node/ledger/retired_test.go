@@ -55,8 +55,8 @@ func mustHaveEvidence(t *testing.T, f *Follower, kind EvidenceKind, key string) 
 	t.Errorf("no evidence %s of the key %s in %+v", kind, key, evidence)
 }
 
-// Whoever knows that a key has handed the ledger over follows nothing any more that
-// this key alone signs, however it begins, and after a restart too.
+// A reader that knows that a key has handed the ledger over no longer follows
+// anything that only this key signs, however it begins, and after a restart too.
 func TestKeyThatHasHandedOverSignsNothing(t *testing.T) {
 	t.Parallel()
 	r := newRotated(t)
@@ -74,7 +74,7 @@ func TestKeyThatHasHandedOverSignsNothing(t *testing.T) {
 			if f.Size() != size {
 				t.Errorf("%s: %d blocks, it had %d", name, f.Size(), size)
 			}
-			f = f.reopen(t, r.oldVkey) // and then nobody else is there to ask
+			f = f.reopen(t, r.oldVkey) // and then no other source is there to ask
 		}
 		evidence, err := f.Evidence()
 		if err != nil || len(evidence) == 0 || evidence[0].Kind != EvidenceRetiredKey && evidence[0].Kind != EvidenceTwoSuccessors {
@@ -115,7 +115,7 @@ func TestMirrorThatWasCutOffAsksAgain(t *testing.T) {
 		},
 	} {
 		f := r.missedRotation(t)
-		f.heard.asked[r.oldVkey] = true // when there was no hand-over yet
+		f.heard.asked[r.oldVkey] = true // asked before the hand-over
 		f.Others = func() []torchwood.TileReader { return []torchwood.TileReader{honest} }
 		at := *f.now()
 		at.since = at.since.Add(-2 * silence)
@@ -165,7 +165,8 @@ func TestContradictionByARetiredKeyIsNotThePublishers(t *testing.T) {
 	mustFollow(t, f, r.publisher)
 }
 
-// A peer that is behind has blocks of before the hand-over: that is no misuse.
+// A peer that is behind has blocks from before the hand-over: that is not
+// misuse.
 func TestPeerBehindTheHandOverIsNoThief(t *testing.T) {
 	t.Parallel()
 	r := newRotated(t)
@@ -182,8 +183,8 @@ func TestPeerBehindTheHandOverIsNoThief(t *testing.T) {
 	mustFollow(t, f, r.publisher)
 }
 
-// The cure: whoever has followed a thief, and is given the publisher's key, sets the
-// thief's ledger aside, be it larger or smaller, and follows the publisher.
+// The cure: a mirror that has followed a thief and is given the publisher's key sets
+// the thief's ledger aside, be it larger or smaller, and follows the publisher.
 func TestPinningThePublishersKeyBringsBack(t *testing.T) {
 	t.Parallel()
 	for _, larger := range []bool{true, false} {
@@ -235,8 +236,8 @@ func checkCopy(t *testing.T, f *Follower, vkey string) ([]Problem, int64, error)
 	return (&Check{Path: f.dir.path, Key: vkey}).Run(t.Context())
 }
 
-// A retired key sets nothing aside: whoever pins it again, even on a disk that has
-// lost what it remembers of the keys, keeps the publisher's ledger.
+// A retired key sets nothing aside: a mirror that pins it again, even with its
+// record of the keys lost, keeps the publisher's ledger.
 func TestRetiredKeySetsNothingAside(t *testing.T) {
 	t.Parallel()
 	r := newRotated(t)
@@ -319,7 +320,7 @@ func mustRemove(t *testing.T, path string, names ...string) {
 }
 
 // A checkpoint that is lost comes from the sources only if the newest key signed it,
-// although who has the old key has a larger one.
+// although the holder of the old key has a larger one.
 func TestRepairIsByTheNewestKey(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
@@ -346,7 +347,7 @@ func TestRepairIsByTheNewestKey(t *testing.T) {
 			for _, thief := range []*publisher{r.plainThief(t), r.resigningThief(t)} {
 				c := &Check{Path: f.dir.path, Key: pinned, Repair: true, Sources: []torchwood.TileReader{serve(t, thief.Ledger)}}
 				if tc.lost != nil {
-					c.Sources = append(c.Sources, serve(t, r.publisher.Ledger)) // who tells of the rotation
+					c.Sources = append(c.Sources, serve(t, r.publisher.Ledger)) // which proves the rotation
 				}
 				if _, _, err := c.Run(t.Context()); err != nil {
 					t.Fatal(err)
@@ -424,8 +425,8 @@ func TestRetiredCheckpointOnDiskIsNotBelieved(t *testing.T) {
 	mustHaveEvidence(t, f, EvidenceRetiredKey, r.oldVkey)
 }
 
-// Whoever has an old key can make any number of keys after it: they are not all
-// remembered, and none of them pushes out the two that matter.
+// The holder of an old key can make any number of successors: they are not all
+// remembered, and none of them evicts the two that matter.
 func TestHandOversHeardAreBounded(t *testing.T) {
 	t.Parallel()
 	s := newSuccessors()

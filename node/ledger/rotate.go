@@ -26,8 +26,9 @@ const (
 )
 
 // RotateKey is the entry that names a key to which the ledger is handed over.
-// It is under a checkpoint that the key before signed too, and whoever trusts
-// that one trusts the new one from then on. It is encoded like AddArtifact.
+// It is under a checkpoint that the previous key signed too, so a reader that
+// trusts that one trusts the new one from then on. It is encoded like
+// AddArtifact.
 type RotateKey struct {
 	Type    string `json:"type"`    // TypeRotateKey
 	Version int    `json:"version"` // 1
@@ -115,8 +116,8 @@ func (l *Ledger) keepRotations(next *trust) error {
 	return nil
 }
 
-// Rotations prove, each to whoever trusts the key before, that the ledger was
-// handed over; the oldest first.
+// Rotations prove, each to a reader that trusts the previous key, that the
+// ledger was handed over; the oldest first.
 func (l *Ledger) Rotations() []Rotation { return l.now().trust.rotations }
 
 // rotate records the keys beside the first one with which this writer signs:

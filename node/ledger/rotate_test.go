@@ -140,7 +140,7 @@ func TestRotationIsRecordedOnce(t *testing.T) {
 	}
 }
 
-// Nobody hands a ledger over but the key that has it.
+// Only the key that has the ledger can hand it over.
 func TestForgedRotationIsRefused(t *testing.T) {
 	t.Parallel()
 	p, thief := newPublisher(t), newPublisher(t)
@@ -180,8 +180,8 @@ func TestForgedRotationIsRefused(t *testing.T) {
 	}
 }
 
-// Whoever pins another key of the same ledger keeps what was verified: the new
-// key's ledger must contain it.
+// A mirror that pins another key of the same ledger keeps what was verified:
+// the new key's ledger must contain it.
 func TestPinningTheNextKeyKeepsTheHistory(t *testing.T) {
 	t.Parallel()
 	p := newPublisher(t)

@@ -72,7 +72,8 @@ func (b *batch) scan(data []byte, n, skip int) bool {
 		if end > len(data) {
 			return false
 		}
-		// A leaf hash begins with a zero byte, for which there is room.
+		// A leaf hash begins with a zero byte, which takes the place of the
+		// length's second byte.
 		length := data[at+1]
 		data[at+1] = 0
 		leaf := sha256.Sum256(data[at+1 : end])
@@ -145,7 +146,7 @@ func (b *batch) add(k indexKey, above, first int) {
 	}
 }
 
-// other finds what a block is indexed by that is no AddArtifact.
+// other finds the keys of a block that is not an AddArtifact.
 func (b *batch) other(data []byte, above int) error {
 	e := Entry{Data: data}
 	if err := e.parse(); err != nil {

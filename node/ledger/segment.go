@@ -48,7 +48,7 @@ type layout struct {
 
 const (
 	// segmentMagic has the index's version: it grows when more kinds of blocks
-	// are indexed, for the files of an earlier program lack them.
+	// are indexed, because the files of an earlier program lack them.
 	segmentMagic  = "pyrsia index 4\n\x00"
 	segmentHeader = len(segmentMagic) + 4*8 + tlog.HashSize // what follows it is the checksum
 	segmentSuffix = ".seg"

@@ -15,12 +15,12 @@ import (
 	"github.com/pyrsia/pyrsia-operator/node/internal/durable"
 )
 
-// misused is the key that had handed over to the one that counts now, in the block at
-// height, when the ledger on this disk was signed; empty if nothing proves that. The key that counts
-// has not signed that ledger, and what the source tells leads to it from a key that
-// signed or led to what is here. So whoever was misled by a retired key, and is then
-// given the publisher's, comes back; and no retired key can do the same to the
-// ledger of the key that counts, for it was never handed over to it.
+// misused is the key that had handed over to the one that counts now, in the block at height, when
+// the ledger on this disk was signed; empty if nothing proves that. The key that counts has not
+// signed that ledger, and what the source tells leads to it from a key that signed or led to what
+// is here. So a mirror that was misled by a retired key and is then given the publisher's comes
+// back; and a retired key cannot do the same to the ledger of the key that counts, because that one
+// never handed over to it.
 func (f *Follower) misused(before *Checkpoint, told []Rotation) (key string, height int64) {
 	trusted := f.now().trust
 	if _, err := VerifyCheckpoint(trusted.verifier(), before.Signed); err == nil || f.restoring {
@@ -68,7 +68,7 @@ func (f *Follower) adoptInstead(ctx context.Context, before *Checkpoint, c Check
 }
 
 // setAside keeps the evidence of a ledger that a retired key signed, and moves it
-// away. Nobody copies tiles meanwhile.
+// away. No tiles are copied meanwhile.
 func (f *Follower) setAside(ctx context.Context, before *Checkpoint, offer *offered) error {
 	f.moving.Lock()
 	defer f.moving.Unlock()

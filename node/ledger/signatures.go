@@ -9,12 +9,11 @@ import (
 	"golang.org/x/mod/sumdb/note"
 )
 
-// only is a signed note with those signatures alone that these keys made, and of
-// each key the first; nil if there is none. Anyone can add others to what he hands on, as many as a
-// checkpoint may have: what this node keeps, and hands on, would grow by them; and
-// a broken one under the name of a key that somebody else trusts would make others
-// refuse the whole. Whoever configures further keys, those of witnesses, has their
-// cosignatures kept by adding them here.
+// only is a signed note with the signatures of these keys alone, the first of each; nil if there is
+// none. Anyone can add signatures to a checkpoint, as many as it may have: what this node keeps and
+// passes on would grow by them, and a broken one under the name of a key that others trust would
+// make them refuse the whole note. To keep cosignatures of further keys, such as witnesses, add the
+// keys here.
 func (v *Verifier) only(signed []byte) []byte {
 	// With no keys at all a well-formed note is one of which no signature is verified.
 	_, err := note.Open(signed, note.VerifierList())

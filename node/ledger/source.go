@@ -26,13 +26,13 @@ const (
 	maxBundle = torchwood.TileWidth * (2 + MaxEntrySize)
 	// What an entry has on average in the answers of ReadEntries, at most; a block
 	// of an image with seven platforms has 1,850 bytes. Larger ones come in bundles,
-	// from few sources at once.
+	// from few sources in parallel.
 	maxAverageEntry = 4 << 10
 	// firstBuffer is what is taken for an answer before any of it has come.
 	firstBuffer = 64 << 10
 )
 
-// decoding bounds the answers of peers that are being decoded at once.
+// decoding bounds the answers of peers that are decoded in parallel.
 var decoding = make(chan struct{}, 4)
 
 var (
@@ -50,9 +50,9 @@ type rotationReader interface {
 	ReadRotations(ctx context.Context) ([]Rotation, error)
 }
 
-// Source reads somebody's copy of a ledger over HTTP (c2sp.org/tlog-tiles).
+// Source reads another node's copy of a ledger over HTTP (c2sp.org/tlog-tiles).
 // What it returns is bounded in size and time, and not verified. It makes one
-// attempt: whoever has several sources asks the next.
+// attempt; a caller with several sources asks the next.
 type Source struct {
 	base    string
 	client  *http.Client
@@ -174,8 +174,8 @@ func decodeRotations(data []byte) (out []Rotation, err error) {
 	return own, nil
 }
 
-// encoding is how a source may send an answer. Whoever asks for plain bytes takes
-// no others: a kilobyte that is compressed can be a megabyte.
+// encoding is how a source may send an answer. A request for plain bytes accepts
+// no others: a compressed kilobyte can be a megabyte.
 type encoding string
 
 const (

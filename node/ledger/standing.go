@@ -140,7 +140,7 @@ func (l *Ledger) Standing(ctx context.Context, repository string, d digest.Diges
 	return nil, fmt.Errorf("%s@%s: %w", repository, d, ErrNotFound)
 }
 
-// namingPage is how many blocks are read at once of those that name a digest.
+// namingPage is how many of the blocks that name a digest are read in one page.
 const namingPage = 64
 
 // Naming yields all blocks that name a digest, newest first.

@@ -18,8 +18,8 @@ var ErrTwoSuccessors = errors.New("the ledger's key names two keys that follow i
 // whatever its source sends.
 var errHandOver = errors.New("the ledger is not handed over to its signer")
 
-// maxHeard bounds the hand-overs that are remembered of keys which nobody follows
-// yet: whoever has one key can make any number of keys after it.
+// maxHeard bounds the remembered hand-overs by keys that are not followed yet:
+// the holder of one key can make any number of successors.
 const maxHeard = 256
 
 // successors are the keys to which the ledger's keys have handed it over, as far
@@ -100,12 +100,12 @@ func (e *twoSuccessorsError) Unwrap() []error { return []error{ErrTwoSuccessors,
 // source is behind.
 var errBefore = errors.New("the ledger was handed over since: another peer has more of it")
 
-// maySign is the one answer to who may sign what follows here: it tells whether a
-// tree may be adopted, of which next is the trust. Each key that leads to its newest
-// has named one other alone, as far as was heard; the newest has named none, for
-// a key that has handed the ledger over counts no more, whether the tree holds that
-// block or not; and the others were asked since the start. What is in the blocks
-// that this copy has verified before was answered then.
+// maySign alone decides which key may sign next: whether a tree may be adopted whose
+// trust is next. Each key that leads to its newest has named only one other, as far
+// as was heard; the newest has named none, because a key that has handed the ledger
+// over no longer counts, whether the tree holds that block or not; and the others
+// were asked since the start. Blocks that this copy has verified before were judged
+// then.
 func (f *Follower) maySign(next *trust, c Checkpoint) error {
 	was, verified := f.now().trust, int64(0)
 	if before := f.before.Load(); before != nil {
@@ -198,8 +198,8 @@ func (f *Follower) verifyNext(ctx context.Context, was *position, offer *offered
 	if err == nil && was.head != nil && (c.Tree.N <= was.head.Tree.N || len(was.trust.unproven()) == 0) {
 		return c, nil
 	}
-	// Proofs are read too for others, who have an earlier key: whoever asks this copy
-	// is to hear of all hand-overs.
+	// Proofs are also read for mirrors with an earlier key: a reader of this copy
+	// must get all hand-overs.
 	if r, ok := offer.source.(rotationReader); ok {
 		if told, rerr := r.ReadRotations(ctx); rerr == nil {
 			offer.told = slices.Concat(offer.told, told)

@@ -81,8 +81,8 @@ func (v *Verifier) Trusts(vkey string) bool {
 }
 
 // With trusts in addition the key that a rotation names. It is refused unless
-// the newest key handed over and signed the proof: a key that has handed the
-// ledger over names nobody any more.
+// the newest key handed over and signed the proof: a retired key cannot name
+// another successor.
 //
 // Whether the block is in the tree that the new key signs is not known here. A
 // Follower checks it before it adopts that tree.

@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// Who remembers nothing pins one key, and trusts what that one names and no other:
-// a chain, of which each key is the newest when it hands over.
+// A reader without memory pins one key and trusts what that one names and no
+// other: a chain, of which each key is the newest when it hands over.
 func TestVerifierFollowsAChainAlone(t *testing.T) {
 	t.Parallel()
 	r := newRotated(t)

@@ -59,7 +59,7 @@ func TestLedgersOfVersion010GoOn(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer f.Close()
-			f.Others = func() []torchwood.TileReader { return []torchwood.TileReader{serve(t, p.Ledger)} } // who tell of all hand-overs
+			f.Others = func() []torchwood.TileReader { return []torchwood.TileReader{serve(t, p.Ledger)} } // which prove all hand-overs
 			fourth, fourthV := newKey(t)
 			for _, keys := range [][]string{{signs}, {signs, fourth}, {fourth}} {
 				if err := p.reopen(t, keys...); err != nil {

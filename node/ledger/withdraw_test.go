@@ -244,8 +244,8 @@ func TestWithdrawnPlatform(t *testing.T) {
 	}
 }
 
-// A digest that is withdrawn while it is being published has no block that
-// stands, whoever comes first.
+// A digest that is withdrawn while it is being published has no valid block,
+// whichever comes first.
 func TestWithdrawnWhileItIsPublished(t *testing.T) {
 	t.Parallel()
 	p := newPublisher(t)

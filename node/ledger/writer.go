@@ -312,8 +312,8 @@ func (w *Writer) add(ctx context.Context, data []byte) (int64, error) {
 	return height, nil
 }
 
-// readCheckpoint waits a little, since Tessera writes a checkpoint after it was
-// signed, and makes the one that is there by then the head.
+// readCheckpoint waits a little, because Tessera writes a checkpoint after it
+// was signed, and makes the one that is there by then the head.
 func (w *Writer) readCheckpoint() (any, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), settleTimeout)
 	defer cancel()
@@ -329,10 +329,10 @@ func (w *Writer) readCheckpoint() (any, error) {
 	return nil, w.advance(ctx, w.dir, c, nil, w.keepRotations)
 }
 
-// CheckFloor refuses with ErrBehind when the ledger does not contain a
-// checkpoint that somebody else has verified and kept. Whoever may ask for
-// blocks may give a floor: its signature, perhaps by a key that was handed
-// over since, is not checked again.
+// CheckFloor fails with ErrBehind if the ledger does not contain a checkpoint
+// that another node has verified and kept. Every caller that may ask for blocks
+// may give a floor: its signature, perhaps by a key that was rotated since, is
+// not checked again.
 func (w *Writer) CheckFloor(ctx context.Context, signed []byte) error {
 	if len(signed) > maxCheckpoint {
 		return fmt.Errorf("checkpoint of %d bytes: at most %d", len(signed), maxCheckpoint)

@@ -32,9 +32,9 @@ func named(t *testing.T, n *testnet.Node, ips ...string) {
 	n.Args = append([]string{"unshare", "--mount", "sh", "-ec", `mount --bind "$0" /etc/hosts; exec "$@"`, hosts}, n.Args...)
 }
 
-// Where nobody has an IPv4 address but that of loopback, nodes join by each kind of
-// address, serve each other all the same, refuse what is not on the ledger, and answer
-// clients of their own machine at 127.0.0.1.
+// Without IPv4 addresses except loopback, nodes join by each kind of address, serve
+// each other, refuse what is not on the ledger, and answer clients on their own
+// machine at 127.0.0.1.
 func TestWithoutIPv4(t *testing.T) {
 	w := worldOf(t, testnet.NewIPv6World)
 	image := published(t, w, "image:1", 20*mib, 100<<10)
@@ -81,8 +81,8 @@ func TestWithoutIPv4(t *testing.T) {
 	}
 }
 
-// All nodes of a cluster, whose pods are in one network, join at once and wait for
-// nobody: the publisher lets them in as fast as it can.
+// All nodes of a cluster, whose pods are in one network, join simultaneously
+// without waiting: the publisher lets them in as fast as it can.
 func TestManyJoinWithoutIPv4(t *testing.T) {
 	const nodes = 28
 	w := worldOf(t, testnet.NewIPv6World)
@@ -121,7 +121,7 @@ func TestManyAreGoneWithoutIPv4(t *testing.T) {
 		t.Fatal(err)
 	}
 	join := []string{w.Publisher.Address()}
-	for port := range 120 { // of which nobody listens at any
+	for port := range 120 { // on which nothing listens
 		join = append(join, fmt.Sprintf("/ip6/%s/tcp/%d/p2p/%s", w.Gateway(), 7001+port, test.RandPeerIDFatal(t)))
 	}
 	m, err := w.NewMirror(join)
@@ -130,7 +130,7 @@ func TestManyAreGoneWithoutIPv4(t *testing.T) {
 	}
 	up(t, m)
 	time.Sleep(5 * time.Second)
-	up(t, w.Publisher) // it knows nobody
+	up(t, w.Publisher) // it knows no other node
 	started := time.Now()
 	ctx, cancel := context.WithTimeout(t.Context(), 40*time.Second)
 	defer cancel()
@@ -168,7 +168,7 @@ func TestFrontendWithoutIPv4(t *testing.T) {
 			out, err := m.Command(t.Context(), "sh", "-c", "curl -sgfm 10 --noproxy '*' '"+url+"' | sha256sum").Output()
 			return err == nil && strings.HasPrefix(string(out), image.Layers[0].Encoded())
 		})
-		// What containerd is told to ask is proven by the same address. One of IPv6 is
+		// The address that is written for containerd is proven too. One of IPv6 is
 		// refused: containerd 1.6 would ask the registry itself.
 		certs := filepath.Join(t.TempDir(), fmt.Sprint("certs", i))
 		out, err := m.Command(t.Context(), w.Publisher.Args[0], "containerd", "install", "--certs-d", certs, "--owner", "test",
@@ -183,8 +183,8 @@ func TestFrontendWithoutIPv4(t *testing.T) {
 	}
 }
 
-// A name that stands for addresses of both families leads to the publisher where one
-// of the families leads nowhere: nobody knows which of them a machine can use.
+// A name with addresses of both families leads to the publisher even if one of the
+// families does not work: which of them a machine can use is unknown.
 func TestNamesOfBothFamilies(t *testing.T) {
 	w := world(t)
 	published(t, w, "image:1", 1*mib)
@@ -194,7 +194,7 @@ func TestNamesOfBothFamilies(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			// Packets go to a machine that is not there: nobody says that they lead nowhere.
+			// Packets go to a machine that does not exist: they are lost without an error.
 			out, err := m.Command(t.Context(), "ip", "neighbour", "replace", dead.ip, "lladdr", "02:00:00:00:77:77", "dev", "eth0", "nud", "permanent").CombinedOutput()
 			if err != nil {
 				t.Fatalf("%v: %s", err, out)

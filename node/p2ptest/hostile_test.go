@@ -168,8 +168,8 @@ func flood(ctx context.Context, s hostileSettings) error {
 	select {}
 }
 
-// bogusRecords claims 10,000 keys for itself, and the artifact that is wanted
-// for a hundred identities that nobody can reach.
+// bogusRecords claims 10,000 keys for itself, and the test's artifact for a
+// hundred identities that cannot be reached.
 func bogusRecords(ctx context.Context, s hostileSettings) error {
 	sum := sha256.Sum256([]byte(s.Network))
 	prefix := protocol.ID("/pyrsia/" + hex.EncodeToString(sum[:8]))
@@ -212,7 +212,7 @@ func bogusRecords(ctx context.Context, s hostileSettings) error {
 	select {}
 }
 
-// claim sends ADD_PROVIDER messages with an address where nobody is.
+// claim sends ADD_PROVIDER messages with an unused address.
 func claim(ctx context.Context, h host.Host, to peer.ID, kad protocol.ID, keys [][]byte) error {
 	stream, err := h.NewStream(ctx, to, kad)
 	if err != nil {

@@ -75,7 +75,7 @@ func published(t *testing.T, w *testnet.World, name string, layers ...int64) *te
 	return image
 }
 
-// mirrors starts n mirrors at once, which join by the publisher.
+// mirrors starts n mirrors in parallel, which join through the publisher.
 func mirrors(t *testing.T, w *testnet.World, n int, args ...string) []*testnet.Node {
 	t.Helper()
 	for range n {
@@ -184,7 +184,7 @@ func fetch(ctx context.Context, url string, want digest.Digest) error {
 	return nil
 }
 
-// pullAll pulls an image from several nodes at once.
+// pullAll pulls an image from several nodes in parallel.
 func pullAll(t *testing.T, image *testnet.Image, nodes ...*testnet.Node) time.Duration {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)

@@ -15,10 +15,10 @@ import (
 	"github.com/pyrsia/pyrsia-operator/node"
 )
 
-// Nodes behind NATs that let nothing in join by those outside, get content
-// from each other through holes that they punch with a relay's help, and where
-// no hole can be punched, from those outside, or soon an answer that says that
-// nobody has it.
+// Nodes behind NATs that let nothing in join through nodes outside and get
+// content from each other through holes that they punch with a relay's help.
+// Where no hole can be punched they get it from nodes outside, or soon an error
+// that no node has it.
 func TestNAT(t *testing.T) {
 	if _, err := exec.LookPath("nft"); err != nil {
 		if os.Getenv("CI") == "true" {
@@ -87,7 +87,7 @@ func testNAT(t *testing.T, transport string, address func(*testnet.Node) string)
 		t.Errorf("a layer that nobody within reach has: %s: %s", resp.Status, why)
 	}
 	pullAll(t, image, outside) // by the connection that the holder keeps to it
-	// A search in vain is not made again for two seconds.
+	// A failed search is not repeated for two seconds.
 	await(t, 20*time.Second, "the layer is refused although a node within reach has it", func() bool {
 		resp, err := http.Head(symmetric.Mirror(image.Blob(0)))
 		return err == nil && resp.Body.Close() == nil && resp.StatusCode == http.StatusOK

@@ -18,8 +18,8 @@ import (
 
 const mib = 1 << 20
 
-// Eight nodes that start together and pull at once cost the publisher little
-// more than one copy.
+// Eight nodes that start together and pull simultaneously cost the publisher
+// little more than one copy.
 func TestFanOutTradesPieces(t *testing.T) {
 	w := world(t)
 	image := published(t, w, "fan:1", 48*mib, 32*mib, 16*mib)
@@ -55,7 +55,7 @@ func TestPartitionHeals(t *testing.T) {
 	second := published(t, w, "second:1", 9*mib)
 	awaitBlocks(t, 2, here...)
 	pullAll(t, second, here...)
-	// On the other side there is no publisher, but a mirror with the content.
+	// The other side has no publisher, but a mirror with the content.
 	for _, n := range there {
 		pullAcross(t, n, first)
 	}
@@ -216,7 +216,8 @@ func skewed(t *testing.T) string {
 	return binary
 }
 
-// However many clients ask for a cold blob at once, it comes once.
+// A cold blob is fetched once, however many clients ask for it at the same
+// time.
 func TestColdBlobComesOnce(t *testing.T) {
 	w := world(t)
 	image := published(t, w, "image:1", 20*mib)
@@ -237,8 +238,8 @@ func TestColdBlobComesOnce(t *testing.T) {
 	}
 }
 
-// A closed network: who is not on the list does not get in, and content goes
-// over encrypted streams alone.
+// A closed network: nodes that are not on the list do not get in, and content
+// goes over encrypted streams only.
 func TestClosedNetwork(t *testing.T) {
 	w := world(t, "--encrypt-transfers")
 	image := published(t, w, "image:1", 9*mib)
@@ -284,8 +285,8 @@ func TestBandwidthLimit(t *testing.T) {
 }
 
 // Over a link of 4 Mbit/s a client is answered before it gives up, and gets all of
-// three layers that it pulls at once, whether the link is slow by itself or the
-// node is told to use no more.
+// three layers that it pulls in parallel, whether the link itself is slow or the
+// node's own limit is.
 func TestSlowLink(t *testing.T) {
 	for name, args := range map[string][]string{"bounded": {"--download-limit", "512Ki"}, "slow": nil} {
 		t.Run(name, func(t *testing.T) {

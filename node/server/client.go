@@ -15,8 +15,8 @@ func WithClient(ctx context.Context, addr netip.Addr) context.Context {
 	return context.WithValue(ctx, clientKey{}, addr)
 }
 
-// Client is whose share of the node a request counts against: one address, as Share
-// has it. An identity has no share of its own, for anyone makes as many as he likes.
+// Client returns the address that a request is accounted to, as Share has it.
+// Identities are not counted, because anyone can create as many as they like.
 func Client(r *http.Request) string {
 	if addr, ok := r.Context().Value(clientKey{}).(netip.Addr); ok && addr.IsValid() {
 		return Share(addr).String()

@@ -29,13 +29,13 @@ func TestShares(t *testing.T) {
 	}
 }
 
-// noListener is for who admits addresses without connections.
+// noListener serves tests that admit addresses without connections.
 type noListener struct{ net.Listener }
 
 func (noListener) Addr() net.Addr { return &net.TCPAddr{} }
 
-// Who has a whole IPv6 network gets half of a port by all its addresses. A pod in the
-// same network as the operator takes none of the operator's places.
+// All addresses of one IPv6 network together get at most half of a port's
+// connections. A pod in the operator's network does not use up the operator's own.
 func TestIPv6NetworksAreBounded(t *testing.T) {
 	t.Parallel()
 	for name, inside := range map[string]string{"on the internet": "2001:db8:1:2::", "of a cluster": "fd00:10:244:1::"} {

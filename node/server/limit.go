@@ -12,16 +12,16 @@ import (
 type Bounds struct {
 	Total int
 	// PerAddress is for one address; 0 is no bound beside Total. An IPv6 network of 64
-	// bits, in which one host takes as many addresses as it likes, gets half of Total
-	// and no more. It gets more than one address does, for all pods of a cluster may be
-	// in one such network: else one of them would take the place of the others.
+	// bits, in which one host takes as many addresses as it likes, gets at most half of
+	// Total. That is more than one address gets, because all pods of a cluster may be
+	// in one such network: otherwise one pod could starve the others.
 	PerAddress int
 }
 
 // logInterval is how often it is said at most that connections are refused.
 const logInterval = time.Minute
 
-// Listener refuses the connections beyond its bounds: it closes them at once.
+// Listener enforces its bounds by closing the connections beyond them.
 type Listener struct {
 	net.Listener
 	bounds Bounds
@@ -117,7 +117,8 @@ func places(a netip.Addr) (own, around netip.Prefix) {
 	return netip.PrefixFrom(a, a.BitLen()), around
 }
 
-// addressOf is who is counted; not valid if it is no IP address.
+// addressOf is the address that is counted; it is not valid if it is not an IP
+// address.
 func addressOf(c net.Conn) netip.Addr {
 	tcp, ok := c.RemoteAddr().(*net.TCPAddr)
 	if !ok {

@@ -1,7 +1,8 @@
-// Package server makes HTTP servers that no client keeps busy for ever: each
-// has a bound on its connections, and on the time that a client may take for
-// each part of what it sends or takes. An honest client may be slow as long as
-// bytes move.
+// Package server makes HTTP servers that a client cannot keep busy for ever:
+// connections are bounded, and so is the time that a client may take for each
+// part of what it sends or receives. An honest client may be slow as long as
+// bytes move. It imports nothing of the project; everything that serves HTTP
+// calls it.
 package server
 
 import (
@@ -39,7 +40,8 @@ func timely(h http.Handler, limit time.Duration) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.ContentLength != 0 {
 			control := http.NewResponseController(w)
-			// Also of a body that nobody reads: the server waits for its end.
+			// It also applies to a body that no handler reads: the server waits
+			// for its end.
 			_ = control.SetReadDeadline(time.Now().Add(limit))
 			r.Body = &body{r.Body, control}
 		}

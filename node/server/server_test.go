@@ -53,7 +53,7 @@ func stillOpen(c net.Conn, within time.Duration) bool {
 
 var notFound = http.NotFoundHandler()
 
-// A post whose body never comes ends, also when nobody reads the body.
+// A post whose body never comes ends, even if no handler reads the body.
 func TestIdlePostsEnd(t *testing.T) {
 	t.Parallel()
 	for name, h := range map[string]http.Handler{
@@ -159,8 +159,8 @@ func TestStalledReadersAreCutOff(t *testing.T) {
 	}
 }
 
-// Connections beyond the bounds are closed at once, and room is made when
-// others end.
+// Connections beyond the bounds are closed immediately, and slots are freed
+// when others end.
 func TestConnectionsAreBounded(t *testing.T) {
 	t.Parallel()
 	l, addr := serve(t, notFound, Bounds{Total: 5, PerAddress: 3})

@@ -1,5 +1,7 @@
-// Package bounded decodes JSON that others have sent, and makes no more of it
-// than was meant to be sent.
+// Package bounded decodes JSON from untrusted senders and limits how many
+// values it creates, because a small document may expand to a lot of memory. It
+// imports nothing of the project; everything that reads JSON from others calls
+// it.
 package bounded
 
 import (

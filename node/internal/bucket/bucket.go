@@ -1,6 +1,7 @@
 // Package bucket keeps blobs in an S3-compatible bucket, in the layout of an
-// OCI image: PREFIX/blobs/sha256/HEX. It trusts the bucket with nothing: who
-// reads a blob from it checks its digest.
+// OCI image: PREFIX/blobs/sha256/HEX. It does not trust the bucket: the reader
+// of a blob checks its digest. It imports only node/internal/durable; the store
+// and the node's configuration call it.
 package bucket
 
 import (

@@ -19,7 +19,7 @@ import (
 	"github.com/pyrsia/pyrsia-operator/node/internal/durable"
 )
 
-// Config says where a bucket is and who may use it.
+// Config says where a bucket is and with which credentials it is used.
 type Config struct {
 	// URL is s3://BUCKET/PREFIX?endpoint=https://HOST:PORT&region=REGION. All
 	// but the bucket may be left out: then it is AWS's, in us-east-1.

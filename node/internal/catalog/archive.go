@@ -97,9 +97,9 @@ func get(ctx context.Context, client *http.Client, url string, limit int64) ([]b
 	return data, nil
 }
 
-// readArchive reads the files library/NAME of a .tar.gz. Whatever else is in
-// it does not matter. Whoever wants images names an archive of his own, which may
-// say far more than its size lets expect.
+// readArchive reads the files library/NAME of a .tar.gz. Everything else in it is
+// ignored. The author of an image set names any archive, and a small one may
+// expand to far more than its size.
 func readArchive(ctx context.Context, data []byte) (images []string, problems []control.Problem, err error) {
 	unzipped, err := gzip.NewReader(bytes.NewReader(data))
 	if err != nil {

@@ -23,8 +23,8 @@ func serve(t *testing.T, data []byte) string {
 	return s.URL
 }
 
-// Whoever makes an OfficialImageSet names an archive of his own, which may be small
-// and say much: no more is made of it than a set may hold.
+// The author of an OfficialImageSet names any archive, and a small one may expand a
+// lot: at most what a set may hold is made of it.
 func TestArchivesSayNoMoreThanASetHolds(t *testing.T) {
 	tags := "Tags: " + strings.Join(numbers(maxTags), ",\n ")
 	files := func(n int, format string) map[string]string {
@@ -108,8 +108,9 @@ func TestProblemsAreBounded(t *testing.T) {
 	}
 }
 
-// No catalog's URL, nor where it redirects to, has the publisher ask for what a cloud
-// tells its machines. The addresses are of nobody, should they be asked.
+// Neither a catalog's URL nor a redirect makes the publisher ask for the credentials
+// that a cloud gives its machines. If the addresses were asked, nothing would answer
+// here.
 func TestCatalogsAreNotWhereCloudsTellCredentials(t *testing.T) {
 	redirect := httptest.NewServer(http.RedirectHandler("http://169.254.77.77/", http.StatusFound))
 	defer redirect.Close()
@@ -122,7 +123,8 @@ func TestCatalogsAreNotWhereCloudsTellCredentials(t *testing.T) {
 	}
 }
 
-// within is for a request that is refused at once, or fails without a network.
+// within bounds a request that is refused immediately, or fails without a
+// network.
 func within(t *testing.T) context.Context {
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	t.Cleanup(cancel)

@@ -1,5 +1,7 @@
-// Package catalog finds out which images are meant: by lists, by rules about
-// tags, and by the catalogs that others keep of the official images.
+// Package catalog finds out which images a selection means: by lists, by rules
+// about tags, and by the catalogs of official images that others maintain. It
+// may import the control API's types and the ledger's names; publish and
+// node/cli call it.
 package catalog
 
 import (
@@ -57,9 +59,9 @@ func NewLister(tags Tags) *Lister {
 	}}
 }
 
-// notTheCloud refuses the addresses at which clouds tell a machine its credentials,
-// whichever name or redirect leads there: who names a catalog's URL need not be
-// somebody who may ask for these, and nobody keeps a catalog there.
+// notTheCloud refuses the addresses at which clouds give a machine its credentials,
+// whatever name or redirect leads there: the author of a catalog's URL may not be
+// entitled to them, and no catalog is served there.
 func notTheCloud(_, address string, _ syscall.RawConn) error {
 	at, err := netip.ParseAddrPort(address)
 	if err != nil {
@@ -181,7 +183,8 @@ type builder struct {
 	problems []control.Problem
 }
 
-// add adds an image. Nobody waits for what is added when the request has ended.
+// add adds an image. It fails when the request has ended, because the result is
+// not needed then.
 func (b *builder) add(ctx context.Context, name string) {
 	if ctx.Err() != nil {
 		return

@@ -24,10 +24,10 @@ type Build struct {
 	Architectures []string
 }
 
-// ParseLibrary reads a library/ file: stanzas as in RFC 2822, parted by blank
-// lines. A line that begins with white space continues the one before it; a
-// line that begins with '#' is a comment. The first stanza holds what is
-// common to all, and is no build unless it has tags itself.
+// ParseLibrary reads a library/ file: stanzas as in RFC 2822, separated by
+// blank lines. A line that begins with white space continues the previous one;
+// a line that begins with '#' is a comment. The first stanza holds what is
+// common to all, and is a build only if it has tags itself.
 func ParseLibrary(r io.Reader) ([]Build, error) {
 	stanzas, err := readStanzas(io.LimitReader(r, maxFile+1))
 	if err != nil {

@@ -55,7 +55,7 @@ func checkPatterns(patterns []string) error {
 func (f *filter) apply(tags []string) []string {
 	type candidate struct {
 		tag     string
-		version *semver.Version // nil: the tag is no version
+		version *semver.Version // nil: the tag is not a version
 	}
 	var kept []candidate
 	for _, tag := range tags {

@@ -13,8 +13,9 @@ import (
 )
 
 const (
-	// backupDir holds, for each registry that was taken over, what was there.
-	// containerd never looks at it: it is no registry's name.
+	// backupDir holds, for each registry that was taken over, what was there
+	// before. containerd never reads it, because it is not the name of a
+	// registry.
 	backupDir = ".pyrsia-backup"
 	// absentFile stands in a registry's backup for a hosts.toml that was not
 	// there. It says whether the registry's folder was: "true" or "false".

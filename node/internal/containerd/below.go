@@ -13,9 +13,9 @@ import (
 	"github.com/pelletier/go-toml/v2/unstable"
 )
 
-// putBelow puts the mirror before the hosts of a user's hosts.toml. All else of it
-// stays as it is, byte for byte, but for paths of files, which move leads to from
-// another folder: keys that we do not know count for the containerd that does.
+// putBelow puts the mirror before the hosts of a user's hosts.toml. Everything
+// else stays byte for byte as it is, except for paths of files, which move makes
+// valid from another folder: a newer containerd may know keys that we do not.
 func putBelow(hosts []byte, mirror string, move func(string) string) ([]byte, error) {
 	if err := checkHosts(hosts); err != nil {
 		return nil, err

@@ -1,7 +1,9 @@
-// Package containerd makes a node the registry mirror of the containerd on
-// its machine, by certs.d/REGISTRY/hosts.toml, and takes that back exactly.
-// containerd reads these files at each pull: nothing needs a restart. Each file
-// names its owner, and no mirror touches what another one owns.
+// Package containerd makes a node the registry mirror of the containerd on its
+// machine, by certs.d/REGISTRY/hosts.toml, and restores exactly what was there
+// before. containerd reads these files at each pull, so nothing needs a
+// restart. Each file names its owner, and no mirror touches what another one
+// owns. The package may import the ledger for names of registries; node/cli
+// calls it.
 package containerd
 
 import (
@@ -52,13 +54,14 @@ func (s Setup) check() error {
 }
 
 // Install sends pulls of these registries to the mirror at the given URL. What
-// the user had is kept for Uninstall. What the same owner had set up otherwise,
-// at another URL or for registries that are not listed any more, is changed or
-// restored: it tells which folders were. With Fallback the registries and mirrors
-// that the user had set up are asked after the mirror, as they are now. If
-// another owner has one of the registries, nothing is changed but for a claim to
-// it within a team, and the error is an *OwnedError. What cannot be kept is a
-// *RefusedError. To install again is safe, also after a crash at any moment.
+// the user had is kept for Uninstall. What the same owner had set up differently,
+// at another URL or for registries that are no longer listed, is changed or
+// restored; the restored folders are returned. With Fallback the registries and
+// mirrors that the user had set up are asked after the mirror, as they are now.
+// If another owner has one of the registries, nothing is changed except for a
+// claim to it within a team, and the error is an *OwnedError. Files that cannot
+// be kept are a *RefusedError. Installing again is safe, even after a crash at
+// any moment.
 func (s Setup) Install(mirror string, mode Mode) (restored []string, err error) {
 	if mode != Strict && mode != Fallback {
 		return nil, fmt.Errorf("mode %q: want %s or %s", mode, Strict, Fallback)
@@ -221,8 +224,8 @@ func (s Setup) Uninstall(mirror string) error {
 	return nil
 }
 
-// Closed is the mirror of a strict folder whose mirror's port another process
-// has: nobody listens there, and only root could.
+// Closed is the mirror URL of a strict folder while another process has the
+// mirror's port: nothing listens there, and only root could.
 const Closed = "http://127.0.0.1:1"
 
 // Disarm keeps pulls from the mirror at the given URL: another process answers
@@ -325,7 +328,7 @@ func (s Setup) uninstallAll(mirror string) error {
 	return s.end()
 }
 
-// uninstall gives a folder back to who waits for it, or to the user.
+// uninstall gives a folder to the owner that waits for it, or back to the user.
 func (s Setup) uninstall(folder string) error {
 	if err := s.sweep(folder); err != nil {
 		return err

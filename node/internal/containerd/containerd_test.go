@@ -151,8 +151,8 @@ func TestUninstallLeavesWhatTheUserWroteSince(t *testing.T) {
 	}
 }
 
-// Whoever removes our hosts.toml, or its folder, has not seen the user's own: it is
-// asked after the mirror again, and comes back at the end.
+// Removing our hosts.toml, or its folder, says nothing about the user's own file:
+// that is asked after the mirror again, and comes back at the end.
 func TestARemovedFolderIsNotTheUsersWord(t *testing.T) {
 	const mine = "server = \"https://mine.example\"\n"
 	for name, remove := range map[string]func(s Setup) error{

@@ -97,9 +97,9 @@ func (s Setup) fallback(f folder, mirror string) ([]byte, error) {
 	return fmt.Appendf(nil, "%s# Below: %s\n\n%s", s.head(Fallback), u.folder, below), nil
 }
 
-// server is the line that names a registry's own host, for who has no set-up of
-// its own. For _default there is none, and of a registry on this machine
-// containerd finds out by itself whether it speaks TLS.
+// server is the line that names a registry's own host, for users without a
+// set-up of their own. For _default there is none, and for a registry on this
+// machine containerd finds out by itself whether it speaks TLS.
 func server(registry string) string {
 	switch {
 	case registry == defaultFolder || isLocalhost(registry):

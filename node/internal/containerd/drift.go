@@ -28,8 +28,8 @@ func (s Setup) Drifted(mirror string, mode Mode) (file string, err error) {
 }
 
 // MountedFrom is the folder that is mounted as certs.d, as in a pod; empty if it is
-// no mount. The kernel tells there (proc_pid_mountinfo(5)) what became of it: if it
-// was renamed or removed, containerd reads another folder of the old name.
+// not a mount. The kernel says there (proc_pid_mountinfo(5)) what became of it: if
+// it was renamed or removed, containerd reads another folder of the old name.
 func (s Setup) MountedFrom() (string, error) {
 	data, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {

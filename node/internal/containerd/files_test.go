@@ -10,8 +10,8 @@ import (
 	"github.com/pyrsia/pyrsia-operator/node/internal/killpoint"
 )
 
-// A hosts.toml may hold a password for a registry: who could not read it before
-// cannot read what takes its place, and its owner stays.
+// A hosts.toml may hold a password for a registry: its replacement can be read
+// by the same users only, and keeps its owner.
 func TestModeAndOwnerAreKept(t *testing.T) {
 	s := setup(t.TempDir(), "quay.io")
 	file := s.hosts("quay.io")
@@ -47,7 +47,7 @@ func TestModeAndOwnerAreKept(t *testing.T) {
 	}
 }
 
-// What is no file is neither waited for nor replaced.
+// Anything that is not a file is neither waited for nor replaced.
 func TestNoFileIsRefused(t *testing.T) {
 	for says, lay := range map[string]func(file string) error{
 		"a link to": func(file string) error { return os.Symlink("/nowhere/hosts.toml", file) },

@@ -12,8 +12,8 @@ import (
 )
 
 const (
-	// lockFile is in backupDir while anything of ours is set up. It is for root
-	// alone: whoever may open it can keep all others waiting.
+	// lockFile is in backupDir while anything of ours is set up. Only root may
+	// open it, because a process that holds it makes all others wait.
 	lockFile = "lock"
 	// lockTime is how long the set-up of another mirror may take.
 	lockTime = 30 * time.Second
@@ -21,9 +21,9 @@ const (
 
 func (s Setup) lock() string { return filepath.Join(s.CertsD, backupDir, lockFile) }
 
-// locked calls do while no other set-up of certs.d runs: two mirrors that look
-// at the same moment must not both find a registry free. It does nothing if
-// there is no certs.d.
+// locked calls do while no other set-up of certs.d is running: two mirrors that
+// look at the same moment must not both find a registry free. It does nothing
+// if there is no certs.d.
 func (s Setup) locked(do func() error) error {
 	for end := time.Now().Add(lockTime); ; time.Sleep(20 * time.Millisecond) {
 		f, err := s.openLock()

@@ -12,15 +12,15 @@ import (
 	"github.com/pyrsia/pyrsia-operator/node/internal/durable"
 )
 
-// Memory holds the users' files that Install has put aside, by folder. They lie in
-// certs.d too, from where they go back as the very files that they were: who wipes
-// all of it wipes them as well. One goroutine owns a Memory.
+// Memory holds the users' files that Install has put aside, by folder. They are in
+// certs.d too, from where they are moved back unchanged, but wiping certs.d wipes
+// them as well. One goroutine owns a Memory.
 type Memory map[string]userFile
 
 // userFile is a file, or a link to one.
 type userFile struct {
 	content  []byte
-	link     string // where it leads; empty if it is no link
+	link     string // where it leads; empty if it is not a link
 	mode     fs.FileMode
 	uid, gid int
 	modified time.Time
@@ -98,8 +98,8 @@ func (m Memory) putAsideAgain(s Setup, folder string) error {
 	if err := removeFile(filepath.Join(s.backup(folder), absentFile)); err != nil {
 		return err
 	}
-	// Crash before: what was wiped is lost, as it is where nobody keeps the set-up.
-	// Crash between these: the file is there for its new owner, root, alone.
+	// Crash before: what was wiped is lost, as it is without a keeper. Crash
+	// between these: the file is there, readable only by its new owner, root.
 	if file.link != "" {
 		err = os.Symlink(file.link, name)
 	} else {

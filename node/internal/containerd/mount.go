@@ -7,9 +7,9 @@ import (
 )
 
 // checkPlace refuses a folder in which a hosts.toml can neither be put aside nor
-// be replaced at once: something is mounted there, or a link leads to another
-// file system. To write into the file instead would leave half of it after a
-// crash, of which containerd takes nothing.
+// be replaced atomically: something is mounted there, or a link leads to another
+// file system. Writing into the file instead would leave half of it after a
+// crash, and containerd ignores such a file.
 func (s Setup) checkPlace(folder string) error {
 	for _, name := range []string{s.hosts(folder), s.dir(folder)} {
 		mounted, err := isMount(name)

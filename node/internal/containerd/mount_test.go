@@ -73,8 +73,8 @@ func TestMountedHosts(t *testing.T) {
 	}
 }
 
-// Of a folder on another file system no hosts.toml can be put aside: that is told
-// before anything is written.
+// A hosts.toml in a folder on another file system cannot be put aside: the error
+// comes before anything is written.
 func TestFolderOnAnotherFileSystem(t *testing.T) {
 	root := lay(t, before["nothing there"])
 	other, err := os.MkdirTemp("/dev/shm", "pyrsia-")

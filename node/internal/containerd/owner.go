@@ -105,11 +105,12 @@ func checkOwner(owner string) error {
 
 const (
 	// claimFile in a registry's backup is the hosts.toml of a mirror of the same
-	// team that waits for the registry: who has it hands over to that mirror when
-	// it goes, so that there is no moment at which pulls go around both.
+	// team that waits for the registry: its owner hands over to that mirror when
+	// it goes, so that pulls never go around both.
 	claimFile = "claim.toml"
-	// claimAge is how long a claim counts: who waits renews it at each attempt,
-	// which are at most 5 minutes apart for a container that keeps failing.
+	// claimAge is how long a claim counts: the waiting mirror renews it at each
+	// attempt, which are at most 5 minutes apart for a container that keeps
+	// failing.
 	claimAge = 15 * time.Minute
 )
 
@@ -138,14 +139,14 @@ func sameTeam(a, b string) bool {
 	return a != "" && b != "" && ok1 == ok2 && (!ok1 || teamA == teamB)
 }
 
-// putClaim notes that s waits for a folder that owner has. Who waited first
-// stays first.
+// putClaim notes that s waits for a folder that owner has. The first claim
+// wins.
 func (s Setup) putClaim(folder, owner string, content []byte) error {
 	if _, waits, err := s.claimant(folder); err != nil || waits || !sameTeam(s.Owner, owner) {
 		return err
 	}
 	if waits, err := s.waits(folder, claimAge/3); err != nil || waits {
-		return err // who polls writes it again now and then
+		return err // a waiting mirror writes it again now and then
 	}
 	if err := os.MkdirAll(s.backup(folder), 0o755); err != nil {
 		return err
@@ -178,7 +179,8 @@ func (s Setup) Waits() (bool, error) {
 	return false, nil
 }
 
-// dropClaims removes what s waits for, for it has it now or wants it no more.
+// dropClaims removes the claims of s, because it has the folders now or does
+// not want them any longer.
 func (s Setup) dropClaims() error {
 	taken, err := s.kept()
 	if err != nil {

@@ -102,7 +102,8 @@ func TestHandOver(t *testing.T) {
 	}
 }
 
-// Who has stopped to wait, or renews its claim no more, gets nothing.
+// A mirror that has stopped waiting, or no longer renews its claim, gets
+// nothing.
 func TestClaimsEnd(t *testing.T) {
 	for name, end := range map[string]func(t *testing.T, b Setup){
 		"withdrawn": func(t *testing.T, b Setup) {
@@ -232,7 +233,8 @@ func TestNoHandOverToAnotherTeam(t *testing.T) {
 	}
 }
 
-// Who may not write here cannot keep a mirror from being set up or restored.
+// A user without write access cannot keep a mirror from being set up or
+// restored.
 func TestLockIsForRootAlone(t *testing.T) {
 	s := setup(t.TempDir(), "docker.io")
 	install(t, s, mirror, Strict)

@@ -369,8 +369,8 @@ func TestPasswordsOfADefaultStaySecret(t *testing.T) {
 	secret("after a hand-over", b.hosts("quay.io"))
 }
 
-// _default is for all registries without a folder of their own, and leads each
-// of them to its own host after the mirror. It is no registry that can be strict.
+// _default is for all registries without a folder of their own, and leads each of
+// them to its own host after the mirror. It cannot be strict.
 func TestAllRegistriesFallBack(t *testing.T) {
 	for name, files := range map[string]map[string]string{
 		"nothing":    {"own.test/hosts.toml": "server = \"https://real.test\"\n"},

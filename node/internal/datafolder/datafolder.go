@@ -1,5 +1,7 @@
-// Package datafolder says whose data folder on a machine is. Whoever has a
-// mirror's folder can answer for that mirror: its keys and sockets are in there.
+// Package datafolder records which mirror owns a data folder on a machine,
+// because a process that has the folder can answer for that mirror: its keys and
+// sockets are in there. It imports only node/internal/durable; node/cli calls
+// it, in the set-up and the clean-up of a machine.
 package datafolder
 
 import (
@@ -33,8 +35,8 @@ func (e *OwnedError) Error() string {
 	return fmt.Sprintf("the data folder on this machine belongs to the PyrsiaNode %s%s, and nothing was changed: give this one another spec.storage.hostPath; if that one is gone for good, remove the folder from the machine", name, uid)
 }
 
-// Claim makes a folder the owner's, if it is nobody's yet or of the same namespace.
-// The error is an *OwnedError if it is another namespace's.
+// Claim makes the owner the owner of a folder, if it has none yet or one of the
+// same namespace. The error is an *OwnedError if it is another namespace's.
 func Claim(dir, owner string) error {
 	if err := check(owner); err != nil {
 		return err
@@ -61,7 +63,7 @@ func Claim(dir, owner string) error {
 	return fmt.Errorf("claiming the data folder: %s comes and goes", name)
 }
 
-// Owner is whose a folder is; empty if nobody has claimed it.
+// Owner is the owner of a folder; empty if it was never claimed.
 func Owner(dir string) (string, error) {
 	name := filepath.Join(dir, OwnerFile)
 	// The folder is another user's: a link out of it, or a pipe, is refused.
@@ -93,8 +95,8 @@ func create(dir, name, owner string) error {
 	}
 	_, err = f.WriteString(owner + "\n")
 	err = errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close())
-	// Crash before: a temporary file of no use to anybody, of 400 bytes. Crash
-	// after: the folder is claimed, by who is about to do so again.
+	// Crash before: a useless temporary file of 400 bytes. Crash after: the
+	// folder is claimed, by the owner that is about to claim it again.
 	if err == nil {
 		err = os.Link(f.Name(), name)
 	}

@@ -62,8 +62,8 @@ func TestClaimsAtOnce(t *testing.T) {
 	}
 }
 
-// The folder's user can write what it likes: nothing of that is followed, waited
-// for, or taken for nobody's.
+// The folder's user can write what it likes: none of it is followed, waited for,
+// or taken for a folder without an owner.
 func TestOwnerThatIsNone(t *testing.T) {
 	for name, lay := range map[string]func(string) error{
 		"a link":   func(f string) error { return os.Symlink("/etc/hostname", f) },

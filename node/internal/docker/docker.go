@@ -1,6 +1,7 @@
 // Package docker makes a node the registry mirror of the dockerd on its
-// machine, by registry-mirrors in daemon.json, and takes that back exactly.
-// dockerd reads the file at its start and at SIGHUP.
+// machine, by registry-mirrors in daemon.json, and restores exactly what was
+// there before. dockerd reads the file at its start and at SIGHUP. It may
+// import durable and systemd; node/cli calls it.
 package docker
 
 import (
@@ -82,12 +83,12 @@ func (s Setup) install(mirror string) error {
 	return durable.WriteFile(s.File, content)
 }
 
-// Uninstall restores what was there before Install. If somebody has changed
-// the file since, only the mirror is taken out of it. asks tells that a dockerd
-// may still ask the mirror: when it is told to read the file again, it goes on with
-// the mirrors that it had, unless the file says of mirrors that there are none.
-// So it may be left saying that, which emptied tells, until Uninstall is called
-// when no dockerd asks the mirror any more.
+// Uninstall restores what was there before Install. If somebody has changed the
+// file since, only the mirror is taken out of it. asks says that a dockerd may
+// still ask the mirror: on SIGHUP it keeps the mirrors that it had unless the file
+// has an empty list of them. So the file may be left with an empty list, which
+// emptied reports, until Uninstall is called when dockerd no longer asks the
+// mirror.
 func (s Setup) Uninstall(asks bool) (emptied bool, err error) {
 	if emptied, err = s.uninstall(asks); err != nil {
 		return emptied, fmt.Errorf("restoring %s: %w", s.File, err)

@@ -29,7 +29,7 @@ func TestMain(m *testing.M) {
 	})
 }
 
-// before are what users have; "-" is no file.
+// before are what users have; "-" means that there is no file.
 var before = map[string]string{
 	"no file":       "-",
 	"empty":         "",

@@ -13,7 +13,7 @@ import (
 )
 
 // createdFile stands in the state if Docker's folder was not there: some packages
-// leave /etc/docker to whoever writes a daemon.json.
+// do not create /etc/docker.
 const createdFile = "created"
 
 // beside are folders next to Docker's in which it is made, and goes.

@@ -81,7 +81,7 @@ func (s settings) encode() []byte {
 
 // withMirror puts the mirror before the user's own ones. dockerd asks them in
 // this order. Settings with which dockerd does not start are refused, so that
-// nobody takes the mirror for the cause.
+// the mirror is not mistaken for the cause.
 func withMirror(content []byte, mirror string) ([]byte, error) {
 	mirrors, err := mirrorsOf(content)
 	if err != nil {

@@ -92,8 +92,8 @@ func TestSettingsThatAreKept(t *testing.T) {
 	}
 }
 
-// A password in daemon.json can be read by those who could read it before, and
-// by nobody else: not in daemon.json, and not in the backup.
+// A password in daemon.json can be read by the same users as before and by no
+// others, in daemon.json and in the backup.
 func TestPasswordStaysSecret(t *testing.T) {
 	s := lay(t, `{"http-proxy": "http://user:secret@proxy:3128", "log-opts": {"splunk-token": "abc"}}`)
 	owner := os.Geteuid()
@@ -143,7 +143,7 @@ func TestPasswordStaysSecret(t *testing.T) {
 	check("after uninstall")
 }
 
-// Who keeps daemon.json elsewhere, by a link that leads nowhere now, keeps the link.
+// A daemon.json that is a link leading nowhere stays that link.
 func TestNoFileIsRefused(t *testing.T) {
 	for name, lay := range map[string]func(file string) error{
 		"a link to": func(file string) error { return os.Symlink("/nowhere/daemon.json", file) },

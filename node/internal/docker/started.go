@@ -84,8 +84,9 @@ func (s Setup) starts() ([]start, error) {
 }
 
 // processes are the dockerds of this user that run and read s.File. One in a
-// container of this machine reads another file of perhaps the same name; and what
-// another user calls dockerd is no word on root's, and no program to run.
+// container of this machine reads another file, perhaps of the same name; and a
+// program that another user calls dockerd says nothing about root's, and must not
+// be run.
 func (s Setup) processes() (out []start, err error) {
 	processes, err := filepath.Glob("/proc/[0-9]*")
 	if err != nil {

@@ -1,4 +1,6 @@
-// Package durable writes files that survive a crash at any instruction.
+// Package durable writes files that survive a crash at any instruction, and
+// reads files of others without following or waiting for what is not a file. It
+// imports nothing of the project; everything that keeps state on disk calls it.
 package durable
 
 import (
@@ -119,7 +121,7 @@ func write(name string, data []byte, mode fs.FileMode, rename func(f *os.File, n
 	if old != nil {
 		mode = old.Mode().Perm()
 	}
-	// The mode first: who gives the file away may not change it after.
+	// The mode comes first: after chown a process may not change it.
 	if err = f.Chmod(mode); err != nil {
 		return err
 	}

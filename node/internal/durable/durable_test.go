@@ -31,7 +31,7 @@ func stat(t *testing.T, name string) *syscall.Stat_t {
 	return info.Sys().(*syscall.Stat_t)
 }
 
-// What is replaced keeps its mode: nobody may read a password who could not
+// A replaced file keeps its mode: no more users may read a password than
 // before.
 func TestModeIsKept(t *testing.T) {
 	for name, write := range map[string]func(string, []byte) error{"WriteFile": WriteFile, "WriteSecret": WriteSecret, "Replace": Replace} {
@@ -100,7 +100,7 @@ var notFiles = map[string]struct {
 	}, "a socket, not a file"},
 }
 
-// What is no file is refused at once, and stays as it is.
+// Anything that is not a file is refused without waiting, and stays as it is.
 func TestWhatIsNoFileIsRefused(t *testing.T) {
 	for name, tt := range notFiles {
 		for does, do := range map[string]func(string) error{

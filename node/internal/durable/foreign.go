@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// NotAFileError says that something stands at a file's name that is no file.
+// NotAFileError says that what has a file's name is not a file.
 type NotAFileError struct {
 	Name, What string
 }
@@ -21,8 +21,8 @@ func (e *NotAFileError) Error() string {
 }
 
 // Stat describes the file at name, or where a link at name leads; nil if
-// nothing is there. What is no file is a NotAFileError, and so is a link that
-// leads nowhere: it says that somebody else keeps the file.
+// nothing is there. Anything that is not a file is a NotAFileError, and so is a
+// link that leads nowhere: it means that the file is managed elsewhere.
 func Stat(name string) (fs.FileInfo, error) {
 	info, err := os.Stat(name)
 	if err == nil {
@@ -105,8 +105,8 @@ func CreateSecret(name string, data []byte) error {
 	if err != nil {
 		return err
 	}
-	// Crash before the end: a part of the file, of which nobody was told that it
-	// is there. It has to be removed by hand before it is made again.
+	// Crash before the end: a part of the file, which was not reported as
+	// written. It has to be removed by hand before it is made again.
 	_, err = f.Write(data)
 	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
 		err = SyncDir(filepath.Dir(name))

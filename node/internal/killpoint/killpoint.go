@@ -1,5 +1,6 @@
-// Package killpoint is for tests of what survives a kill: it runs a part of a
-// test binary in a process that strace(1) kills at its nth step.
+// Package killpoint tests what survives a kill: it runs a part of a test binary
+// in a process that strace(1) kills at its nth step. It imports nothing of the
+// project; only tests call it.
 package killpoint
 
 import (
@@ -37,7 +38,7 @@ func Main(m *testing.M, do func(args []string) error) {
 	os.Exit(0)
 }
 
-// Need skips the test where there is no strace.
+// Need skips the test if strace is not installed.
 func Need(t *testing.T) {
 	t.Helper()
 	if _, err := exec.LookPath("strace"); err == nil {

@@ -23,8 +23,8 @@ const containerdAgent = "containerd/"
 const maxAsked = 64
 
 // Asked is when containerd asked this mirror last, by the registry that it meant:
-// proof that it goes by the set-up of that one. That it has not asked is no proof
-// against it, for nothing may have been pulled.
+// proof that it follows the set-up of that one. The opposite proves nothing,
+// because there may have been no pull.
 type Asked struct {
 	// Since is when the mirror began to take note.
 	Since      time.Time            `json:"since"`
@@ -66,7 +66,7 @@ func (b *askedBook) asked() Asked {
 
 func (b *askedBook) serve(w http.ResponseWriter) {
 	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(b.asked()) // the client is gone: nobody to tell
+	_ = json.NewEncoder(w).Encode(b.asked()) // the client is gone
 }
 
 var askedMetric = prometheus.NewDesc("pyrsia_mirror_asked_timestamp_seconds",

@@ -16,8 +16,9 @@ const maxLists = 256
 // blobsOf are the blobs of one piece list.
 type blobsOf map[digest.Digest]pieces.Blob
 
-// lists are the piece lists in use, and which of them has a blob: so that
-// after a manifest its layers are found at once. It is safe for concurrent use.
+// lists are the piece lists in use, and which of them has a blob: after a
+// manifest its layers are found without a search. It is safe for concurrent
+// use.
 type lists struct {
 	mu      sync.Mutex // guards what follows
 	known   *simplelru.LRU[digest.Digest, blobsOf]

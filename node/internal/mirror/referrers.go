@@ -37,9 +37,9 @@ type referrer struct {
 }
 
 // referrers lists the attestations and signatures that were published with an
-// image (OCI distribution-spec, "Listing Referrers"): the manifests that the
-// ledger vouches for and whose subject is the one that was asked for. A digest
-// that nothing refers to has an empty list, also if nobody knows it.
+// image (OCI distribution-spec, "Listing Referrers"): the manifests that are on
+// the ledger and whose subject is the one that was asked for. A digest without
+// referrers has an empty list, even if it is unknown.
 func (m *Mirror) referrers(ctx context.Context, w http.ResponseWriter, r *http.Request, req request) error {
 	subject := digest.Digest(req.reference)
 	if err := subject.Validate(); err != nil {

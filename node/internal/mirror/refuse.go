@@ -56,8 +56,8 @@ func (m *Mirror) refuse(w http.ResponseWriter, r *http.Request, req request, err
 	return out.message
 }
 
-// Unavailable tells whether something was refused since a moment that is on the
-// ledger, because nobody who has it was within reach.
+// Unavailable tells whether something that is on the ledger was refused since
+// then because no node that has it could be reached.
 func (m *Mirror) Unavailable(since time.Time) bool { return m.outage.Load() > since.UnixNano() }
 
 // staleError refuses a tag while the ledger is too old.
@@ -105,11 +105,11 @@ func (m *Mirror) refusal(r *http.Request, req request, err error) (*refusal, str
 	return &refusal{http.StatusNotFound, unknown[req.kind], message}, causeNotOnLedger
 }
 
-// outage refuses what should be there. 502 is the one status of an outage that
-// containerd asks for once: it tries 500, 503 and 504 twice, 408 and 429 up to
-// five times. Clients without ns= are told 404 of a blob: dockerd tries each
-// layer again for more than a minute after a 5xx, and podman goes on to the
-// next mirror only after a 404 with this code.
+// outage refuses content that should be there. 502 is the only status of an
+// outage that containerd does not retry: it tries 500, 503 and 504 twice, 408
+// and 429 up to five times. Clients without ns= get 404 for a blob: dockerd
+// tries each layer again for more than a minute after a 5xx, and podman goes on
+// to the next mirror only after a 404 with this code.
 func outage(r *http.Request, req request, message string) *refusal {
 	if req.kind == "blob" && !namesRegistry(r) {
 		return &refusal{http.StatusNotFound, unknown[req.kind], message}
@@ -178,5 +178,5 @@ func writeJSON(w http.ResponseWriter, code int, v any) {
 		w.Header().Set("Content-Type", "application/json")
 	}
 	w.WriteHeader(code)
-	_ = json.NewEncoder(w).Encode(v) // the client is gone: nobody to tell
+	_ = json.NewEncoder(w).Encode(v) // the client is gone
 }

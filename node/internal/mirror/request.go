@@ -75,11 +75,11 @@ func split(path string) (name, kind, reference string) {
 	return "", "", ""
 }
 
-// named tells which registry and repository a client means. Clients that send no
-// ns= can name other registries than Docker Hub as image names do, in front:
-// 127.0.0.1:5001/quay.io/org/image. What would be taken for a host there is no
-// part of a name on Docker Hub, which has no dots in the names of its users. A
-// host with a port can be named by ns= alone: no repository has a colon in its name.
+// named tells which registry and repository a client means. Clients that send no ns=
+// can name other registries than Docker Hub as image names do, in front:
+// 127.0.0.1:5001/quay.io/org/image. A first component that looks like a host cannot
+// be part of a name on Docker Hub, whose user names have no dots. A host with a port
+// can be named by ns= alone: no repository has a colon in its name.
 func named(r *http.Request, name string) (host, repository string, err error) {
 	first, rest, _ := strings.Cut(name, "/")
 	if isHost := strings.Contains(first, ".") || first == "localhost"; isHost && rest != "" && r.URL.Query().Get("ns") == "" {

@@ -33,7 +33,7 @@ func TestParse(t *testing.T) {
 		"/v2/registry-1.docker.io/library/alpine/tags/list":   {"tags", "registry-1.docker.io/library/alpine", "docker.io/library/alpine", "list"},
 		"/v2/quay.io/org/image/manifests/1?ns=docker.io":      {"manifest", "quay.io/org/image", "docker.io/quay.io/org/image", "1"},
 		"/v2/quay.io/org/image/manifests/1?ns=mirror.example": {"manifest", "quay.io/org/image", "mirror.example/quay.io/org/image", "1"},
-		// What is no host there.
+		// These are not hosts.
 		"/v2/quay/image/manifests/1":    {"manifest", "quay/image", "docker.io/quay/image", "1"},
 		"/v2/image.v2/manifests/1":      {"manifest", "image.v2", "docker.io/library/image.v2", "1"},
 		"/v2/localhost/manifests/1":     {"manifest", "localhost", "docker.io/library/localhost", "1"},
@@ -50,7 +50,8 @@ func TestParse(t *testing.T) {
 	}
 }
 
-// What is no registry is not taken for a part of Docker Hub's names.
+// A name that is not a registry's is not taken for a part of a name on Docker
+// Hub.
 func TestParseRefusesWhatIsNoRegistry(t *testing.T) {
 	for _, ns := range []string{"library", "docker.io.", "https://docker.io", "docker.io/library", "a b"} {
 		r := httptest.NewRequest(http.MethodGet, "/v2/x/manifests/1?"+url.Values{"ns": {ns}}.Encode(), nil)

@@ -16,10 +16,10 @@ const (
 	unsureFor = 2 * time.Second
 )
 
-// searches remembers what was looked for in all of a repository in vain: a
-// search reads up to maxSearched blocks and their piece lists, and whoever can
-// ask can ask for the same again. What it says is true of one tree of the
-// ledger, and forgotten when that has grown.
+// searches remembers failed searches of a whole repository: a search reads up
+// to maxSearched blocks and their piece lists, and a client may ask for the
+// same again and again. The result holds for one tree of the ledger, and is
+// forgotten when that has grown.
 type searches struct {
 	inVain *lru.Cache[wanted, search]
 }
@@ -40,7 +40,7 @@ func newSearches() (searches, error) {
 	return searches{inVain}, err
 }
 
-// refusal is why a search would be in vain; nil if that is not known.
+// refusal is why a search would fail; nil if that is not known.
 func (s searches) refusal(w wanted, tree tlog.Tree, now time.Time) error {
 	last, ok := s.inVain.Get(w)
 	if !ok || last.tree != tree || errors.Is(last.err, errUnsure) && now.Sub(last.at) >= unsureFor {

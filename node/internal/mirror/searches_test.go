@@ -11,8 +11,8 @@ import (
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
 )
 
-// What a search found in vain is true until the ledger grows; what was only
-// out of reach, for a moment.
+// A failed search is remembered until the ledger grows; an unreachable piece
+// list only for a moment.
 func TestUnknownIsForgottenWhenTheLedgerGrows(t *testing.T) {
 	u, err := newSearches()
 	if err != nil {

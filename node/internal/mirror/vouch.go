@@ -85,8 +85,8 @@ func (v *voucher) tag(ctx context.Context, image ledger.Image, describe bool) (v
 	return look(ctx, latest, image.Name(), latest.Artifact.Digest)
 }
 
-// describe tells of content what the ledger knows itself, if it does: also
-// while nobody who has the content can be reached.
+// describe returns what the ledger itself knows of some content, even while no
+// node that has it can be reached.
 func (v *voucher) describe(ctx context.Context, repository string, d digest.Digest) (vouched, error) {
 	if ledger.CheckDigest(d) == nil {
 		if found, err := v.byDigest(ctx, repository, d, d, v.inEntry); err == nil {

@@ -219,8 +219,8 @@ func (w *Withheld) read(ctx context.Context, heights []int64, layers map[digest.
 	return nil
 }
 
-// keep takes out of the layers those of a block that stands, but for what only
-// its withdrawn platforms have.
+// keep removes from the layers those of a block that is not withdrawn, except
+// for layers that only its withdrawn platforms have.
 func (w *Withheld) keep(ctx context.Context, e *ledger.Entry, layers map[digest.Digest]*ledger.Entry) error {
 	platforms, err := w.ledger.WithdrawnPlatforms(ctx, e)
 	if err != nil {

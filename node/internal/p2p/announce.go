@@ -22,8 +22,8 @@ import (
 const (
 	maxAnnounced = 512
 	shards       = 256
-	// recordValidity is how long other nodes keep a record. Nobody can take one
-	// back: whoever is led astray by it asks in vain, once.
+	// recordValidity is how long other nodes keep a record. A record cannot be
+	// withdrawn; following a stale one costs one failed request.
 	recordValidity = 8 * time.Hour
 	announceAgain  = 5 * time.Hour
 	announceRetry  = 10 * time.Second
@@ -39,7 +39,7 @@ const (
 func shardOf(d digest.Digest) byte {
 	b, err := hex.DecodeString(d.Encoded()[:2])
 	if err != nil {
-		return 0 // not a digest: nobody has it
+		return 0 // not a digest: no node has it
 	}
 	return b[0]
 }

@@ -24,8 +24,8 @@ import (
 	"github.com/pyrsia/pyrsia-operator/node/internal/durable"
 )
 
-// bootstrap is one place where a node finds its first peers. A name is
-// resolved each time, for the nodes behind it come and go.
+// bootstrap is one place where a node finds its first peers. A name is resolved
+// each time, because the nodes behind it change.
 type bootstrap interface {
 	peers(ctx context.Context) ([]peer.AddrInfo, error)
 }
@@ -64,8 +64,8 @@ type Unreached struct {
 // maxPlaceWait bounds how long a bootstrap address that fails is left alone.
 const maxPlaceWait = 5 * time.Second
 
-// tried notes which nodes were reached at a place, or why none was. It is left
-// alone for a while then, for twice as long each time it fails.
+// tried notes which nodes were reached at a place, or why none was. After a
+// failure the place is left alone for a while, twice as long each time.
 func (h *Host) tried(p *place, reached []peer.ID, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -178,7 +178,8 @@ func (o openPorts) peers(ctx context.Context) ([]peer.AddrInfo, error) {
 	return o.ask(ctx, ips[:min(len(ips), maxResolved)])
 }
 
-// ask asks who is at the addresses, and names each node once.
+// ask asks the nodes at the addresses for their identities, and names each node
+// once.
 func (o openPorts) ask(ctx context.Context, ips []string) (out []peer.AddrInfo, err error) {
 	client := newPlainClient()
 	defer client.CloseIdleConnections()

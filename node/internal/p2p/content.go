@@ -38,10 +38,11 @@ func contentID(d digest.Digest) (cid.Cid, error) {
 	return cid.NewCidV1(cid.Raw, hash), nil
 }
 
-// Find asks the network who has content, connects to them, and calls found
-// for each one as soon as it answers. If none does, the error says who was said
-// to have it. Peers that are connected anyway are better asked directly. Who
-// claims to have content may lie: that costs one of maxFound dials.
+// Find asks the network which nodes have some content, connects to them, and
+// calls found for each one as soon as it answers. If none does, the error names
+// the nodes that were said to have it. Connected peers are better asked
+// directly. A node that falsely claims to have content costs one of maxFound
+// dials.
 func (h *Host) Find(ctx context.Context, d digest.Digest, found func(*Peer)) error {
 	exact, err := contentID(d)
 	if err != nil {
@@ -88,8 +89,8 @@ func (h *Host) Find(ctx context.Context, d digest.Digest, found func(*Peer)) err
 	return ctx.Err()
 }
 
-// lookUp sends who has announced one of the keys, until the network says nothing
-// more.
+// lookUp sends the nodes that have announced one of the keys, until the network
+// has no more answers.
 func (h *Host) lookUp(ctx context.Context, keys ...cid.Cid) <-chan peer.AddrInfo {
 	ctx, stop := context.WithCancel(ctx)
 	ctx, events := routing.RegisterForQueryEvents(ctx)
@@ -123,7 +124,7 @@ func (h *Host) lookUp(ctx context.Context, keys ...cid.Cid) <-chan peer.AddrInfo
 	return infos
 }
 
-// Describe names a node with the addresses at which it was, for people.
+// Describe names a node with its last addresses, for people.
 func Describe(info peer.AddrInfo) string {
 	if len(info.Addrs) == 0 {
 		return info.ID.String()

@@ -29,7 +29,7 @@ func member(t *testing.T, listen multiaddr.Multiaddr, key string, bootstrap ...s
 	return serving(t, ok, listen, key, bootstrap...)
 }
 
-// serving is one that serves what it is told.
+// serving is a peer that serves with the given handler.
 func serving(t *testing.T, handler http.Handler, listen multiaddr.Multiaddr, key string, bootstrap ...string) *Host {
 	t.Helper()
 	h, err := New(t.Context(), Config{
@@ -86,7 +86,8 @@ func ask(ctx context.Context, from *Host, to peer.ID, path string) error {
 	return err
 }
 
-// holdStream opens a stream, begins as it is told and leaves it open.
+// holdStream opens a stream, sends the beginning of a request and leaves it
+// open.
 func holdStream(t *testing.T, from host.Host, to *Host, request string) bool {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)

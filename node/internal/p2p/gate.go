@@ -23,10 +23,10 @@ const (
 	maxConnsPerIP   = 64 // several nodes may share an address
 	// maxConnsPerNetwork is for an IPv6 network of 64 bits, in which one host takes as
 	// many addresses as it likes: half of what others may open. It is more than
-	// highPeers, at which connections make room for others, for all pods of a cluster
-	// may be in one such network, and none of them would be let in any more.
+	// highPeers, at which connections are trimmed, because all pods of a cluster may
+	// be in one such network and would be locked out otherwise.
 	maxConnsPerNetwork = maxConns * 3 / 8
-	connsPerSecond     = 1 // of one address, beyond maxConnsPerIP at once
+	connsPerSecond     = 1 // of one address, after a burst of maxConnsPerIP
 	// maxStreams bounds the streams, and maxInbound those that peers have opened:
 	// the rest is the node's own, whatever they do.
 	maxStreams = 2560
@@ -70,7 +70,8 @@ func (a allowList) InterceptPeerDial(id peer.ID) bool { return a.allows(id) }
 // InterceptAddrDial implements connmgr.ConnectionGater.
 func (a allowList) InterceptAddrDial(peer.ID, multiaddr.Multiaddr) bool { return true }
 
-// InterceptAccept implements connmgr.ConnectionGater: who it is, is not known yet.
+// InterceptAccept implements connmgr.ConnectionGater: the peer's identity is not
+// known yet.
 func (a allowList) InterceptAccept(network.ConnMultiaddrs) bool { return true }
 
 // InterceptSecured implements connmgr.ConnectionGater.
@@ -112,10 +113,10 @@ func resources(http protocol.ID) (network.ResourceManager, error) {
 	return m, nil
 }
 
-// connRates bounds how often connections are opened, by either side: as many at once
-// as there may be, and then connsPerSecond of an address. libp2p's own bound on an IPv6
-// network of 56 bits, which a cluster's pods may all be in, is 16 at once and then one
-// in 5 s: most of them would wait for minutes to join.
+// connRates bounds how often connections are opened, by either side: a burst of as many
+// as may be open, and then connsPerSecond of an address. libp2p's own bound on an IPv6
+// network of 56 bits, which all pods of a cluster may be in, is a burst of 16 and then
+// one in 5 s: most of them would wait for minutes to join.
 func connRates() *rate.Limiter {
 	of := func(bits, burst int) rate.SubnetLimit {
 		return rate.SubnetLimit{PrefixLength: bits, Limit: rate.Limit{RPS: connsPerSecond * float64(burst) / maxConnsPerIP, Burst: burst}}

@@ -38,7 +38,7 @@ func TestConnectionsOfOneNetworkAreBounded(t *testing.T) {
 			if err != nil {
 				continue
 			}
-			if err := conn.SetPeer(test.RandPeerIDFatal(t)); err != nil { // it is nobody's until then, and few of these are let in
+			if err := conn.SetPeer(test.RandPeerIDFatal(t)); err != nil { // until then it has no peer, and few such connections are allowed
 				t.Fatalf("%s: connection %d: %v", name, i, err)
 			}
 			got++

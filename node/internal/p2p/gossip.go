@@ -18,8 +18,9 @@ const (
 	// maxGossip bounds a gossip message: one signed checkpoint of at most 96 KiB
 	// (see ledger.VerifyCheckpoint), and what frames it.
 	maxGossip = 100 << 10
-	// A publisher signs up to five checkpoints a second, and a peer hands each
-	// on once: a peer may send gossipRate messages a second, gossipBurst at once.
+	// A publisher signs up to five checkpoints a second, and a peer forwards each
+	// once: a peer may send gossipRate messages a second, in bursts of
+	// gossipBurst.
 	gossipRate  = 20
 	gossipBurst = 200
 	// badCost is what a checkpoint with a bad signature costs its peer, in
@@ -69,8 +70,8 @@ func (s *senders) blame(from peer.ID) { s.limit(from).ReserveN(time.Now(), badCo
 //     has the same ID and costs no second look;
 //   - a variant that is refused cannot keep the honest one out: for it to have
 //     the same ID it would have to be accepted;
-//   - what is no checkpoint, or none that a key of ours signed, is named by all
-//     of its bytes, and refused without a look at a signature.
+//   - anything that is not a checkpoint signed by a key of ours is named by all
+//     of its bytes, and refused without checking a signature.
 //
 // An ID over the signed text alone would let anyone who knows the text, which
 // is no secret, send it first with a bad signature: the honest one would be
@@ -102,8 +103,8 @@ func (h *Host) gossip(ctx context.Context) error {
 	ps, err := pubsub.NewGossipSub(ctx, h.host,
 		pubsub.WithMaxMessageSize(maxGossip),
 		pubsub.WithPeerExchange(true),
-		// A publisher tells all its neighbours at once. By the mesh alone a third
-		// of thirty that know only the publisher were never told.
+		// A publisher sends to all its neighbours. Through the mesh alone, a
+		// third of thirty nodes that knew only the publisher never got a message.
 		pubsub.WithFloodPublish(true),
 		pubsub.WithMessageSignaturePolicy(pubsub.StrictNoSign), // checkpoints carry the publisher's own
 		pubsub.WithNoAuthor(),

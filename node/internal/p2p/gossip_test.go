@@ -25,8 +25,8 @@ import (
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
 )
 
-// listener is a node that counts what it is told and how often it looks at a
-// signature.
+// listener is a node that counts the messages it gets and the signatures it
+// checks.
 type listener struct {
 	*Host
 	told, looks atomic.Int64
@@ -188,7 +188,8 @@ func count(t *testing.T, sub *pubsub.Subscription) (n int) {
 }
 
 // Variants with a bad signature that come before the honest checkpoint do not
-// keep it out, and soon cost no look any more; nor do those that are no notes.
+// keep it out, and soon cost no signature check any more; the same holds for
+// messages that are not notes.
 func TestBadVariantsDoNotKeepTheHonestOut(t *testing.T) {
 	t.Parallel()
 	l, signed := signedBlocks(t, 1)

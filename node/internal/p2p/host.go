@@ -1,5 +1,7 @@
 // Package p2p joins a node to the other nodes of its ledger over libp2p:
-// identity, discovery, the gossip of checkpoints, and HTTP with each peer.
+// identity, discovery, the gossip of checkpoints, and HTTP with each peer. It
+// knows neither ledger nor blobs: node gives it functions that check what peers
+// say. It may import server, bounded and durable; node and transfer call it.
 package p2p
 
 import (
@@ -66,8 +68,8 @@ type Config struct {
 	HTTPPort int
 	// Complete says that the node has all that is published.
 	Complete bool
-	// Essence is what of a checkpoint that came by gossip decides whether Check
-	// accepts it; an error if it is no checkpoint.
+	// Essence extracts the part of a gossiped checkpoint that decides whether
+	// Check accepts it; it fails if it is not a checkpoint.
 	Essence func(signed []byte) ([]byte, error)
 	// Check accepts the essence of a checkpoint that came by gossip.
 	Check func(essence []byte) error
@@ -76,7 +78,7 @@ type Config struct {
 	Holds func(list digest.Digest) bool
 	// Joined is called when a node of this network was connected.
 	Joined func()
-	// Announced is called with each accepted checkpoint and who sent it.
+	// Announced is called with the sender of each accepted checkpoint.
 	Announced func(peer.ID)
 	Log       *slog.Logger
 }
@@ -236,7 +238,7 @@ func (h *Host) Start(handler http.Handler) error {
 	for _, info := range before[:min(len(before), maxKnown)] {
 		h.known[info.ID] = info
 	}
-	// Only now, so that whoever connects learns all protocols of this node.
+	// Only now, so that peers which connect learn all protocols of this node.
 	listen, err := parseAddrs(h.config.Listen)
 	if err != nil {
 		return err
@@ -283,7 +285,8 @@ func identity(file string) (crypto.PrivKey, error) {
 	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
 		return nil, fmt.Errorf("libp2p identity: %w", err)
 	}
-	// Crash before: a new identity at the next start, which nobody knows yet.
+	// Crash before: a new identity at the next start; the old one was never
+	// announced.
 	if err := durable.WriteSecret(file, data); err != nil {
 		return nil, fmt.Errorf("libp2p identity: %w", err)
 	}

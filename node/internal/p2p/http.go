@@ -110,8 +110,8 @@ func newPeer(h *Host, id peer.ID) *Peer {
 	}}
 }
 
-// parting is a stream whose end is not waited for. Of a peer that hangs libp2p
-// would wait for its part of the handshake, for 10 s, and net/http for libp2p.
+// parting is a stream that is closed in the background. If a peer hangs, libp2p
+// would wait 10 s for its part of the handshake, and net/http for libp2p.
 type parting struct{ net.Conn }
 
 func (p parting) Close() error {
@@ -171,8 +171,8 @@ func (p *Peer) Connected() bool {
 	return ok && now == p
 }
 
-// Post sends the peer a small body over libp2p, where each side knows who the
-// other is.
+// Post sends the peer a small body over libp2p, where each side knows the
+// other's identity.
 func (p *Peer) Post(ctx context.Context, path string, header http.Header, body io.Reader) (*http.Response, error) {
 	return p.do(ctx, p.stream, http.MethodPost, streamBase+path, header, body)
 }

@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// A node of a bootstrap address is asked as soon as it is connected, and is known to be
-// one of these; whoever waits for one that never comes does so no longer than said.
+// A bootstrap node is asked as soon as it is connected and recognised as one; waiting
+// for one that never comes ends after the given time.
 func TestLateClientWaitsForTheConnection(t *testing.T) {
 	key := filepath.Join(t.TempDir(), "key")
 	publisher := member(t, anyPort(t), key)

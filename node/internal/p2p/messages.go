@@ -10,8 +10,8 @@ import (
 )
 
 // maxMessage bounds what a peer asks the DHT in one message, in bytes: a key, and
-// at most a node with its addresses. The DHT itself would set 4 MiB aside for
-// whoever says that he is going to send them.
+// at most a node with its addresses. The DHT itself would allocate 4 MiB for any
+// peer that announces as much.
 const maxMessage = 64 << 10
 
 // small has what streams bring to a host's handlers be messages of bounded size,

@@ -121,7 +121,7 @@ func (h *Host) awaken() {
 	}
 }
 
-// ask has a peer tell who it is and whom it knows.
+// ask asks a peer for its identity and the peers that it knows.
 func (h *Host) ask(ctx context.Context, p *Peer) {
 	said, err := p.hello(ctx)
 	if err != nil {
@@ -143,8 +143,8 @@ func (h *Host) ask(ctx context.Context, p *Peer) {
 }
 
 // keepPeers connects to the bootstrap nodes, and through them to the others,
-// for as long as the node lives. In a network of up to enoughPeers everyone
-// knows everyone, and nothing needs a lookup.
+// for as long as the node lives. In a network of up to enoughPeers all nodes
+// are connected to each other, and nothing needs a lookup.
 func (h *Host) keepPeers(ctx context.Context, places []*place) {
 	started, next := time.Now(), time.Now()
 	saved := time.Now()
@@ -179,9 +179,9 @@ func (h *Host) keepPeers(ctx context.Context, places []*place) {
 	}
 }
 
-// joinAt dials the bootstrap nodes of the places that are due. Of enough peers
-// all may be strangers, who keep the ledger to themselves: each place of which no
-// node is connected is tried all the same.
+// joinAt dials the bootstrap nodes of the places that are due. Enough peers are
+// no reason to stop, because all of them may be strangers that withhold the
+// ledger: each place without a connected node is tried anyway.
 func (h *Host) joinAt(ctx context.Context, places []*place) {
 	enough := len(h.Peers()) >= enoughPeers
 	var group errgroup.Group
@@ -238,7 +238,7 @@ func (h *Host) dialHeard(ctx context.Context, again bool) {
 	}
 	clear(h.heard)
 	if again {
-		left := dials // at a time, for they may be gone for good
+		left := dials // at a time: they may be gone for good
 		for id, info := range h.known {
 			if _, connected := h.peers[id]; !connected && left > 0 {
 				infos = append(infos, info)
@@ -290,11 +290,10 @@ func (h *Host) await(ctx context.Context, id peer.ID) (*Peer, bool) {
 	}
 }
 
-// helloPath is where a node says who it is.
+// helloPath is where a node tells its identity.
 const helloPath = "/peer"
 
-// hello is the answer of GET /peer: what a node tells its neighbours, and
-// whoever asks its open port.
+// hello is the answer to GET /peer, for neighbours and at the open port.
 type hello struct {
 	Self     peer.AddrInfo `json:"self"`
 	HTTPPort int           `json:"httpPort,omitempty"`
@@ -344,7 +343,7 @@ func decodePeers(r io.Reader, out any) error {
 // ServeHello answers GET /peer.
 func (h *Host) ServeHello(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(hello{ // the peer is gone: nobody to tell
+	_ = json.NewEncoder(w).Encode(hello{ // the peer is gone
 		Self: peer.AddrInfo{ID: h.ID(), Addrs: h.host.Addrs()}, HTTPPort: h.config.HTTPPort,
 		Complete: h.config.Complete, Peers: h.infos(),
 	})

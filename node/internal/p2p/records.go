@@ -17,12 +17,13 @@ const (
 	maxRecords = 64 << 10
 	// maxRecordsPerPeer is somewhat more than what an honest node announces.
 	maxRecordsPerPeer = 2 * maxAnnounced
-	// maxRecordsPerKey bounds the providers of one key: more are of no use.
+	// maxRecordsPerKey bounds the providers of one key: more would not help a
+	// lookup.
 	maxRecordsPerKey = 128
 )
 
-// providerRecords keeps the provider records of the DHT in memory, in bounds: nobody
-// fills a node by announcing much. A record is /providers/KEY/PEER.
+// providerRecords keeps the provider records of the DHT in memory, bounded, so that
+// a peer cannot fill a node by announcing a lot. A record is /providers/KEY/PEER.
 type providerRecords struct {
 	mu     sync.Mutex // guards what follows
 	keys   map[string]map[string][]byte
@@ -136,7 +137,8 @@ func (r *providerRecords) Sync(context.Context, ds.Key) error { return nil }
 // Close implements ds.Datastore.
 func (r *providerRecords) Close() error { return nil }
 
-// recordOptions have the DHT keep records as long as is right, and only here.
+// recordOptions make the DHT keep records for recordValidity, and only in
+// providerRecords.
 func recordOptions() []records.Option {
 	return []records.Option{records.ProvideValidity(recordValidity), records.Cache(uncached{})}
 }

@@ -37,7 +37,7 @@ type simulation struct {
 	nodes []*Host
 	tally *tally
 
-	dialling sync.Mutex // guards what follows; two peers never dial each other at once
+	dialling sync.Mutex // guards what follows; two peers never dial each other simultaneously
 	closed   bool
 }
 
@@ -232,7 +232,7 @@ type spreadTally struct {
 	checkpoint string
 	copies     int                 // that were sent
 	notes      int                 // messages that tell of it, or ask for it or against it
-	from       map[peer.ID]peer.ID // who sent a node its first copy
+	from       map[peer.ID]peer.ID // the sender of a node's first copy
 }
 
 func newTally() *tally { return &tally{keys: map[string]*keyTally{}} }

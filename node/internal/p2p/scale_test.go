@@ -222,7 +222,7 @@ func (s *simulation) measureCheckpoints(t *testing.T, r *row) {
 		if err := publisher.Announce(t.Context(), signed); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(10 * time.Second) // then nobody talks of it any more
+		time.Sleep(10 * time.Second) // then it is no longer gossiped
 		s.tally.mu.Lock()
 		for id := range spread.from {
 			n := 0

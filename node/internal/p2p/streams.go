@@ -16,12 +16,12 @@ import (
 	"github.com/pyrsia/pyrsia-operator/node/server"
 )
 
-// maxServed bounds the streams at which peers are served HTTP at once.
+// maxServed bounds the streams on which peers are served HTTP.
 const maxServed = 512
 
-// streams is a listener of HTTP streams that nobody keeps full: if there are too
-// many, one of those goes who have the most. An idle one goes first, for its
-// peer opens another when it needs it.
+// streams is a listener of HTTP streams that no peer can keep full: if there are
+// too many, the peer with the most loses one. An idle one is closed first,
+// because its peer opens another when it needs it.
 type streams struct {
 	net.Listener
 	max int
@@ -91,9 +91,9 @@ func (l *streams) admit(s *stream) (goes *stream) {
 	return goes
 }
 
-// sooner tells whether a stream is to go rather than another one; the caller
-// holds mu. Among equals the idle one that is older goes, or else the one that is
-// younger, for it has done less.
+// sooner tells whether stream a is to be closed rather than b; the caller holds
+// mu. Among equals the older idle one goes, or else the younger one, because it
+// has done less.
 func (l *streams) sooner(a, b *stream) bool {
 	if a.idle != b.idle {
 		return a.idle
@@ -131,7 +131,7 @@ func (s *stream) Close() error {
 	return s.Conn.Close()
 }
 
-// noteIdle is told by the server what a stream is used for.
+// noteIdle notes the state of a stream; the server calls it.
 func noteIdle(c net.Conn, state http.ConnState) {
 	if s, ok := c.(*stream); ok {
 		s.all.mu.Lock()

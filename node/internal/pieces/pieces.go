@@ -1,6 +1,8 @@
 // Package pieces describes the blobs of an artifact so that many untrusted
-// peers can deliver them: each blob with the SHA-256 of each of its pieces.
-// The list is itself content-addressed, and the ledger vouches for its digest.
+// peers can deliver them: each blob with the SHA-256 of each of its pieces. The
+// list is itself content-addressed, and its digest is on the ledger. It may
+// import the ledger's types; publish and upstream make lists, transfer and
+// mirror read them.
 package pieces
 
 import (

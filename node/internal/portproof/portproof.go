@@ -1,11 +1,13 @@
-// Package portproof tells whether a port on this machine is held by one certain
-// mirror. A port number alone says nothing: any process may have it, and
-// whoever has it when containerd is told to ask it becomes everyone's registry.
+// Package portproof proves that a port on this machine is held by a certain
+// mirror. A port number alone proves nothing: any process may listen there, and
+// the one that does when containerd is configured becomes the registry of the
+// whole machine.
 //
-// Who holds the port answers a nonce at Path with a code under a secret that it
-// keeps in a folder of its own. The code is over the port too, so that the
-// answer of one port is worth nothing at another, to which a foreign process
-// might pass the question on.
+// The holder of the port answers a nonce at Path with a MAC under a secret that
+// it keeps in a folder of its own. The MAC covers the port too, so that a
+// foreign process at another port cannot use the answer of this one. The
+// package imports nothing of the project; the socket proxy answers, node/cli
+// asks.
 package portproof
 
 import (
@@ -97,7 +99,7 @@ func makeSecret(dir, name string) error {
 	_, _ = rand.Read(secret) // never fails
 	_, err = f.Write(secret)
 	err = errors.Join(err, f.Sync(), f.Close())
-	// Crash before: a temporary file of no use to anybody, of 32 bytes.
+	// Crash before: a useless temporary file of 32 bytes.
 	if err == nil {
 		err = os.Link(f.Name(), name)
 	}
@@ -140,10 +142,10 @@ func (e *Error) Error() string {
 }
 
 // Check asks the port of a mirror's URL, for at most the given time, until it is
-// held by the mirror with this secret, or by any mirror if there is none. From a
-// pod the port, on the machine's loopback address, cannot be reached: socket is
-// that of Relay then, else empty. The error is an *Error if the port is not the
-// mirror's.
+// held by the mirror with this secret, or by any mirror if there is none. A pod
+// cannot reach a port on the machine's loopback address: then socket is the path
+// of Relay's socket, else it is empty. The error is an *Error if the port is not
+// the mirror's.
 func Check(ctx context.Context, mirror string, secret []byte, socket string, wait time.Duration) error {
 	u, err := url.Parse(mirror)
 	if err != nil {
@@ -153,8 +155,8 @@ func Check(ctx context.Context, mirror string, secret []byte, socket string, wai
 	if port == "" {
 		port = map[string]string{"http": "80", "https": "443"}[u.Scheme]
 	}
-	// No proxy: the port is on this machine. And no authority has to vouch for a
-	// certificate, for the code under the secret says more.
+	// No proxy: the port is on this machine. The certificate is not checked,
+	// because the MAC under the secret proves more.
 	transport := &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
 	if socket != "" {
 		transport.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -186,9 +188,9 @@ func newClient(t *http.Transport) *http.Client {
 	}}
 }
 
-// Relay puts the questions that it gets to the port at addr, or at one of the
-// others if that is asked for, and passes the answers on: it is for who cannot
-// reach the port. It vouches for nothing, for only who has the secret can answer.
+// Relay forwards questions to the port at addr, or to one of the others if the
+// question names it, and returns the answers, for callers that cannot reach the
+// port. It need not be trusted: only the holder of the secret can answer.
 func Relay(addr string, others ...string) http.Handler {
 	client := newClient(&http.Transport{DisableKeepAlives: true})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

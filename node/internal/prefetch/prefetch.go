@@ -1,5 +1,6 @@
-// Package prefetch has a mirror fetch images before anyone asks for them: what
-// matches its patterns, as soon as the ledger has it.
+// Package prefetch fetches images before a client asks for them: those that
+// match a mirror's patterns, as soon as they are on the ledger. It may import
+// the ledger, the store and the transfer; node starts it.
 package prefetch
 
 import (
@@ -23,7 +24,7 @@ import (
 
 const (
 	// An image that could not be fetched is tried again after retryMin; each
-	// time in vain doubles that, up to retryMax.
+	// failure doubles that, up to retryMax.
 	retryMin = 2 * time.Second
 	retryMax = 10 * time.Minute
 	// imageTimeout bounds one try; what came by then is kept for the next.
@@ -49,7 +50,7 @@ type Config struct {
 }
 
 // Prefetcher keeps the newest images that match in the store. The ledger says
-// what is wanted and the store what is there: it has no state of its own.
+// what to fetch and the store what is there: it has no state of its own.
 type Prefetcher struct {
 	Config
 	failures prometheus.Counter
@@ -304,8 +305,8 @@ func (p *Prefetcher) keepToBudget() {
 	}
 }
 
-// drop wants an image no more. What of it nobody has used goes first when the
-// store needs room. The caller holds mu.
+// drop stops keeping an image. The parts that no client has used are evicted
+// first when the store needs space. The caller holds mu.
 func (p *Prefetcher) drop(name string) {
 	old, ok := p.wanted[name]
 	if !ok {

@@ -1,5 +1,6 @@
-// Package receipts remembers which artifacts a node has handed out: the newest
-// pull of each image and digest, in a file and bounded.
+// Package receipts remembers which artifacts a node has served: the newest pull
+// of each image and digest, in a bounded file. It may import the control API's
+// types; the mirror writes receipts, node hands them to the operator.
 package receipts
 
 import (
@@ -45,8 +46,8 @@ type Book struct {
 
 type key struct{ image, digest string }
 
-// Open reads the receipts that a file holds, if it is there. A file that
-// cannot be read is no reason to serve no images: the book begins anew.
+// Open reads the receipts that a file holds, if it is there. A file that cannot
+// be read must not keep the node from serving images: the book starts empty.
 func Open(file string, log *slog.Logger) *Book {
 	b := &Book{file: file, log: log, receipts: map[key]*list.Element{}, order: list.New()}
 	old, err := read(file)

@@ -110,8 +110,8 @@ func (s Setup) engineFiles() (out []string, err error) {
 	return out, nil
 }
 
-// engineEnv are the variables that a containers.conf sets. One that is no TOML keeps
-// podman from starting, and is not for us to tell.
+// engineEnv are the variables that a containers.conf sets. A file that is not TOML
+// keeps podman from starting; podman reports that itself.
 func engineEnv(file string) (map[string]string, error) {
 	data, _, err := durable.ReadIfThere(file)
 	if err != nil {

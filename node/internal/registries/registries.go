@@ -1,7 +1,8 @@
 // Package registries makes a node the registry mirror of the clients that read
-// containers-registries.conf(5): podman, skopeo, buildah and CRI-O. It does so by one
-// drop-in of its own in registries.conf.d, and looks whether another file has them
-// pull around it.
+// containers-registries.conf(5): podman, skopeo, buildah and CRI-O. It writes one
+// drop-in of its own to registries.conf.d and checks whether another file makes them
+// pull around the mirror. It may import durable, systemd and the ledger's names;
+// node/cli calls it.
 package registries
 
 import (
@@ -83,8 +84,8 @@ func Here() Setup {
 func (s Setup) dropIn() string { return filepath.Join(s.Folder, dropInFolder, dropInName) }
 
 // Install sends pulls of the registries to the mirror at the given URL, in place of
-// what was installed before. If another file has pulls of them go around it, nothing
-// is changed with Strict; with Fallback these are told.
+// what was installed before. If another file makes clients go around it, nothing is
+// changed with Strict; with Fallback these files are returned.
 func (s Setup) Install(mirror string, mode Mode) (around []error, err error) {
 	if mode != Strict && mode != Fallback {
 		return nil, fmt.Errorf("mode %q: want %s or %s", mode, Strict, Fallback)
@@ -129,8 +130,8 @@ func (s Setup) names() (out []name, err error) {
 // name is one of a registry's.
 type name struct{ prefix, canonical string }
 
-// content is the drop-in. These clients do not say which registry they mean: the
-// mirror's location does, but for Docker Hub, which it takes for granted.
+// content is the drop-in. These clients do not say which registry they mean, so
+// the mirror's location names it, except for Docker Hub, the mirror's default.
 func (s Setup) content(mirror string, mode Mode) ([]byte, error) {
 	u, err := url.Parse(mirror)
 	if err != nil || u.Host == "" {

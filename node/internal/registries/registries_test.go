@@ -311,7 +311,7 @@ func TestWhatLeadsAround(t *testing.T) {
 	}
 }
 
-// What clients are told by their environment is looked at wherever it can be read.
+// Settings in the environment of clients are found wherever they can be read.
 func TestEnvironmentLeadsAround(t *testing.T) {
 	const given = "ROOT/given.conf"
 	const other, longer = "[[registry]]\nlocation = \"ghcr.io\"\n", "[[registry]]\nlocation = \"docker.io/library\"\n"

@@ -1,5 +1,6 @@
-// Package systemd reads units as systemd does, as far as it matters here: what they
-// start, and in which environment.
+// Package systemd reads unit files as systemd does, as far as needed here: what a
+// unit starts, and in which environment. It imports only node/internal/durable; the
+// set-ups of Docker and of containers/image call it.
 package systemd
 
 import (

@@ -22,7 +22,7 @@ import (
 	"github.com/pyrsia/pyrsia-operator/node/internal/pieces"
 )
 
-// crowd are peers of one node that all answer alike, and know nobody else.
+// crowd are peers of one node that all answer alike and know no other node.
 func crowd(t *testing.T, to *testPeer, n int, answer http.HandlerFunc) {
 	t.Helper()
 	id := sha256.Sum256([]byte("transfer"))
@@ -83,7 +83,7 @@ func hang(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
 
 func lack(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no", http.StatusNotFound) }
 
-// takeAll offers the first piece that is wanted.
+// takeAll offers the first missing piece.
 func takeAll(w http.ResponseWriter, r *http.Request) {
 	want, _ := io.ReadAll(r.Body)
 	for i := range 8 * len(want) {
@@ -140,7 +140,8 @@ func TestTricklingPeersHoldNoDownload(t *testing.T) {
 	}
 }
 
-// A peer that has nothing to offer, and says so at once, is not asked without a pause.
+// A peer that has nothing to offer, and says so immediately, is not asked without a
+// pause.
 func TestNothingToOfferIsNotAskedForAtOnce(t *testing.T) {
 	var asked atomic.Int64
 	blob, _ := newBlob(t, 2*pieces.Size)
@@ -151,7 +152,7 @@ func TestNothingToOfferIsNotAskedForAtOnce(t *testing.T) {
 		}
 		w.WriteHeader(http.StatusNoContent)
 	})
-	_ = p.Bring(bounded(t, 3*time.Second), blob, key) // in vain
+	_ = p.Bring(bounded(t, 3*time.Second), blob, key) // fails
 	if n := asked.Load(); n > 20 {
 		t.Errorf("it was asked %d times in 3 s", n)
 	}

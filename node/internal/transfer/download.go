@@ -20,11 +20,11 @@ const (
 	stallTimeout = 30 * time.Second
 	// quickSlow is the least time after which a piece on its way counts as slow.
 	quickSlow = time.Second
-	// patience is how long a reader waits for a piece that others are to bring
-	// before this node asks for it at once.
+	// pieceTimeout is how long a reader waits for a piece that others are to
+	// fetch before this node asks for it directly.
 	patience = 3 * time.Second
-	// starving is for how long a download that nobody brings anything trusts
-	// that others will.
+	// starving is for how long a download that gets nothing relies on offers
+	// from others.
 	starving = 2 * time.Second
 )
 
@@ -35,7 +35,7 @@ type download struct {
 	key  digest.Digest
 	part *store.Partial
 
-	writing sync.Mutex // held by whoever writes a piece
+	writing sync.Mutex // held while a piece is written
 	whole   wholeHash
 
 	mu       sync.Mutex // guards what follows
@@ -90,7 +90,7 @@ func (d *download) release() error {
 	return d.part.Close()
 }
 
-// notify tells everyone who waits for a change; the caller holds mu.
+// notify wakes all that wait for a change; the caller holds mu.
 func (d *download) notify() {
 	close(d.changed)
 	d.changed = make(chan struct{})

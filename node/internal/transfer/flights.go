@@ -12,9 +12,9 @@ const (
 	// few that come fast are sooner passed on than many that come slowly. A bound on
 	// what the node downloads may have it ask for fewer.
 	maxFetching = 12
-	// maxInMemory is how many pieces are on their way at the very most, 96 MiB:
-	// those who wait for offers at the same time may each get one, and those that
-	// hardly come do not keep others from being asked for.
+	// maxInMemory is the hard bound on pieces on their way, 96 MiB: concurrent
+	// requests for offers may each get one, and pieces that hardly move do not
+	// keep others from being requested.
 	maxInMemory = 2 * maxFetching
 	// A piece that has been on its way for trial, and would take longer than
 	// tolerable in all, hardly comes.
@@ -40,7 +40,8 @@ func (fl *flight) hardly(now time.Time) bool {
 func (f *Fetcher) fetching(cancel context.CancelCauseFunc) (fl *flight, done func(), ok bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	// Two more than wanted, for several may have been offered one meanwhile.
+	// Two more than lanes, because several requests may have got an offer
+	// meanwhile.
 	if n := len(f.onTheirWay); n >= maxInMemory || f.lanes < maxFetching && n >= f.lanes+2 {
 		return nil, nil, false
 	}
@@ -88,8 +89,8 @@ func (f *Fetcher) underWay(now time.Time) (coming, all int, arrived chan struct{
 	return coming, len(f.onTheirWay), f.arrived
 }
 
-// relieve gives up a piece that hardly comes, for others wait: the one of which
-// the least is lost.
+// relieve gives up a piece that hardly moves because others wait: the one of
+// which the least is lost.
 func (f *Fetcher) relieve(now time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -14,16 +14,16 @@ import (
 )
 
 const (
-	// maxSending is how many pieces are on offer or being sent at a time. Few
-	// at once means that each is soon with somebody who can pass it on.
+	// maxSending is how many pieces are on offer or being sent at a time. With
+	// few in parallel, each soon reaches a peer that can pass it on.
 	maxSending = 8
 	// maxPerPeer bounds what one peer has of that.
 	maxPerPeer = 4
 	// offerValid is how long a peer has to fetch what it was offered.
 	offerValid = 3 * time.Second
 	// fresh is for how long a node that has the whole blob does not offer
-	// others a piece that it has sent: they can have it from the receiver. One
-	// that nobody else offers anything says so.
+	// others a piece that it has sent: they can have it from the receiver. A
+	// peer that gets no other offers says so.
 	fresh = 10 * time.Second
 	// maxServed bounds the blobs of which it is remembered what was sent.
 	maxServed = 64
@@ -67,7 +67,7 @@ type asking struct {
 	want     pieces.Set
 	download *download // of which the pieces come; nil for a blob in the store
 	urgent   bool
-	alone    bool // nobody else offers it anything
+	alone    bool // it gets no other offers
 }
 
 func newGrants(connected func(peer.ID) bool) *grants {
@@ -174,7 +174,7 @@ func (g *grants) elsewhere(blob digest.Digest, s *served, piece int, now time.Ti
 	return (passing || now.Sub(s.sent[piece]) <= fresh) && g.connected(s.to[piece])
 }
 
-// expire ends the offers that nobody took up; the caller holds mu.
+// expire ends the offers that were not taken up; the caller holds mu.
 func (g *grants) expire(now time.Time) {
 	g.remove(func(o *grant) bool {
 		lapsed := !o.sending && now.After(o.expires)
@@ -201,9 +201,9 @@ func (g *grants) decline(blob digest.Digest, piece int, id peer.ID) {
 	g.remove(func(o *grant) bool { return o.blob == blob && o.piece == piece && o.peer == id && !o.sending })
 }
 
-// send notes that a piece is being sent, until the function that it returns is
-// called and told whether all of it was sent. Who fetches it is not known: over
-// plain HTTP peers have no name.
+// send notes that a piece is being sent, until the returned function is called
+// with whether all of it was sent. The receiver is unknown: over plain HTTP
+// peers have no identity.
 func (g *grants) send(blob digest.Digest, piece int) (done func(sent bool)) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

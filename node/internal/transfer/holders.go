@@ -17,8 +17,8 @@ const (
 	maxHolders = 8    // of each
 )
 
-// holders remembers who delivered something of an artifact: whoever has one
-// blob of it is likely to have the others.
+// holders remembers which peers delivered something of an artifact: a peer with
+// one blob of it is likely to have the others.
 type holders struct {
 	byKey *lru.Cache[digest.Digest, []peer.ID]
 }
@@ -39,7 +39,7 @@ func (h *holders) delivered(key digest.Digest, id peer.ID) {
 	h.byKey.Add(key, append(slices.Clone(old[max(0, len(old)-maxHolders+1):]), id))
 }
 
-// of are those who delivered something of an artifact.
+// of returns the peers that delivered something of an artifact.
 func (h *holders) of(key digest.Digest) []peer.ID {
 	known, _ := h.byKey.Get(key)
 	return known
@@ -52,9 +52,9 @@ func (h *holders) lacks(key digest.Digest, id peer.ID) {
 }
 
 // order sorts peers by how likely they are to deliver, at random among equals
-// so that the load spreads, and leaves out banned ones. What is small is asked
-// first of those who say that they have everything: it saves a search among
-// the others, and costs them little.
+// so that the load spreads, and leaves out banned ones. Small blobs are
+// requested first from peers that claim to have everything: it saves a search
+// among the others, and costs them little.
 func (h *holders) order(key digest.Digest, peers []*p2p.Peer, small bool) []*p2p.Peer {
 	known, _ := h.byKey.Get(key)
 	peers = slices.DeleteFunc(slices.Clone(peers), func(p *p2p.Peer) bool { return p.Banned() })

@@ -15,16 +15,18 @@ import (
 	"github.com/pyrsia/pyrsia-operator/node/internal/p2p"
 )
 
-// Clients give a mirror up that does not answer for 30 s, and that refuses late
-// holds up what is pulled next. So it is refused as soon as there is nobody left
-// who may have it, and answered before the first bytes are there while they come.
+// Clients give up on a mirror that does not answer for 30 s, and a late refusal
+// delays what is pulled next. So a blob is refused as soon as no peer is left
+// that may have it, and the response begins before its first bytes are there
+// while they are on their way.
 const (
 	// headerAfter is how long the first verified bytes are waited for before it is
 	// enough that they come.
 	headerAfter = 8 * time.Second
 	lookEvery   = 250 * time.Millisecond
-	// againAfter is for how long what nobody had is not asked for again, unless
-	// there is a new peer. Clients ask several times for what is refused.
+	// againAfter is for how long an unavailable blob is not looked for again,
+	// unless there is a new peer. Clients ask several times for what is
+	// refused.
 	againAfter = 3 * time.Second
 	// maxAttempts bounds what is remembered of that, and maxGone the nodes that
 	// are named in one refusal.
@@ -176,8 +178,8 @@ func newAttempts() *lru.Cache[digest.Digest, attempt] {
 	return attempts
 }
 
-// triedInVain is why a blob was not to be had a moment ago; nil if it is worth
-// a try.
+// triedInVain is why a blob was unavailable a moment ago; nil if it is worth a
+// try.
 func (f *Fetcher) triedInVain(blob digest.Digest, now time.Time) error {
 	last, ok := f.inVain.Get(blob)
 	if !ok || now.Sub(last.at) > againAfter {
@@ -191,8 +193,8 @@ func (f *Fetcher) triedInVain(blob digest.Digest, now time.Time) error {
 	return last.err
 }
 
-// unavailable says that nobody has a blob, and who had something of its artifact
-// and cannot be reached.
+// unavailable says that no peer has a blob, and which ones had something of its
+// artifact and cannot be reached.
 func (f *Fetcher) unavailable(blob, key digest.Digest, causes ...error) error {
 	had := f.holders.of(key)
 	var gone []string

@@ -15,8 +15,9 @@ import (
 	"github.com/pyrsia/pyrsia-operator/node/internal/store"
 )
 
-// What this node's own bound keeps back is no fault of its peers, and is asked
-// of none of them twice; all of it comes, however many want something at a time.
+// What this node's own bound delays is not blamed on its peers, and is not
+// requested twice; all of it arrives, however many clients want something at a
+// time.
 func TestOwnBoundIsNobodysFault(t *testing.T) {
 	holders := []*testPeer{newPeer(t, setUp{}), newPeer(t, setUp{}), newPeer(t, setUp{})}
 	var all []pieces.Blob
@@ -123,8 +124,8 @@ func TestHangingPeersKeepNothingFromAFullDisk(t *testing.T) {
 	}
 }
 
-// A refusal names who had the artifact and is gone. It is not looked for again
-// at once, but as soon as there is a new peer.
+// A refusal names the peers that had the artifact and are gone. It is not
+// looked for again immediately, but as soon as there is a new peer.
 func TestRefusalsNameWhoHadIt(t *testing.T) {
 	for name, size := range map[string]int64{"one piece": 1000, "pieces": 2*pieces.Size + 1} {
 		t.Run(name, func(t *testing.T) {

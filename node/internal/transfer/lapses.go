@@ -18,8 +18,9 @@ const (
 )
 
 // lapses are the offers that clients have not taken up. They are counted by
-// client and not by peer, for anyone makes as many identities as he likes: else
-// peers that take all places and fetch nothing slow the others down.
+// address and not by identity, because anyone can create identities. Without
+// the count, peers that take all slots and fetch nothing would slow the others
+// down.
 type lapses struct {
 	of *lru.Cache[string, lapse]
 }

@@ -14,8 +14,8 @@ import (
 	"github.com/pyrsia/pyrsia-operator/node/internal/pieces"
 )
 
-// chunk is what is read or written at once, in bytes; a limit lets at least
-// that much through at a time.
+// chunk is how much is read or written in one call, in bytes; a limit lets at
+// least that much through at a time.
 const chunk = 128 << 10
 
 // Bandwidth is what the operator of a node lets it use, in bytes per second;
@@ -41,8 +41,9 @@ func NewLimits(b Bandwidth) *Limits {
 	return &Limits{bandwidth: b, up: newTurns(b.Upload), down: newTurns(b.Download), peers: peers}
 }
 
-// lanes is how many pieces of 4 MiB may be on their way at a time: no more than
-// come within a minute, after which peers cut off who takes nothing.
+// lanes is how many pieces of 4 MiB may be on their way at a time: as many as
+// arrive within a minute, after which peers cut off a receiver that takes
+// nothing.
 func (l *Limits) lanes() int {
 	if l.bandwidth.Download <= 0 {
 		return maxFetching
@@ -65,9 +66,10 @@ func (l *Limits) of(whole *turns, direction, peer string) (out []*turns) {
 	return append(out, own)
 }
 
-// turns has content pass a limit in order: what is small first, and of what is
-// downloaded that which began first, so that pieces come one after the other, and
-// not all of them late. Uploads share, for who gets nothing takes a peer for dead.
+// turns lets content pass a limit in order: small content first, and of downloads
+// the one that began first, so that pieces arrive one after the other and not all
+// of them late. Uploads share, because a receiver that gets nothing takes its peer
+// for dead.
 type turns struct {
 	limit *rate.Limiter
 
@@ -88,8 +90,9 @@ func newTurns(bytesPerSecond int64) *turns {
 	return &turns{limit: rate.NewLimiter(rate.Limit(bytesPerSecond), chunk)}
 }
 
-// wait returns when n bytes, at most a chunk, may pass. Who is next is chosen when
-// their time is over: until then who had the turn may wait for another.
+// wait returns when n bytes, at most a chunk, may pass. The next one is chosen
+// when their time is over: until then the one that had the turn may queue up
+// again.
 func (t *turns) wait(ctx context.Context, began time.Time, n int) error {
 	if err := t.take(ctx, began); err != nil {
 		return err

@@ -22,8 +22,8 @@ const (
 	// offerTimeout is how long a peer may think about an offer: longer than
 	// offerWait, for which it waits until it has something.
 	offerTimeout = 2750 * time.Millisecond
-	// A peer that lacks the blob or fails is asked again after restMin; each
-	// time in vain doubles that, up to restMax.
+	// A peer that lacks the blob or fails is asked again after backOffMin; each
+	// failure doubles that, up to backOffMax.
 	restMin = 2 * time.Second
 	restMax = 30 * time.Second
 )
@@ -54,7 +54,7 @@ func (m *member) work(ctx context.Context, first bool) {
 			continue
 		}
 		if !m.room(ctx) {
-			continue // and look again what is wanted
+			continue // and look again what is missing
 		}
 		asked := time.Now()
 		i, err := m.offer(ctx, want, urgent, declined)
@@ -148,7 +148,7 @@ type offered struct {
 	Piece int `json:"piece"`
 }
 
-// offer asks the peer which of the wanted pieces it offers. It returns -1 if
+// offer asks the peer which of the missing pieces it offers. It returns -1 if
 // the peer has none of them for now.
 func (m *member) offer(ctx context.Context, want pieces.Set, urgent bool, declined int) (int, error) {
 	ctx, cancel := context.WithTimeout(ctx, offerTimeout)

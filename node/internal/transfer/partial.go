@@ -14,8 +14,8 @@ import (
 )
 
 // partial is the file of a blob on its way, for peers. Whatever it is asked
-// for, it reads verified pieces alone: the rest of the file are holes, or what
-// a process before this one left.
+// for, it reads verified pieces alone: the rest of the file consists of holes
+// and leftovers of an earlier process.
 type partial struct {
 	d    *download
 	file *os.File

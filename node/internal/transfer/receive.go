@@ -179,7 +179,7 @@ func (b *buffer) took(n int) { b.data = b.data[:len(b.data)+n] }
 // pieceBuffers are buffers with room for a piece; maxInMemory bounds them.
 var pieceBuffers = sync.Pool{New: func() any { return &buffer{make([]byte, 0, pieces.Size)} }}
 
-// diskError is a failure of this node, for which no peer is to blame.
+// diskError is a failure of this node, not of a peer.
 type diskError struct{ err error }
 
 func (e *diskError) Error() string { return e.err.Error() }

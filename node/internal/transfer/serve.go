@@ -27,9 +27,9 @@ import (
 const (
 	// headerUrgent asks for an offer without regard to what others get.
 	headerUrgent = "Pyrsia-Urgent"
-	// headerAlone says that nobody else offers anything.
+	// headerAlone says that no other peer offers anything.
 	headerAlone = "Pyrsia-Alone"
-	// headerDeclined names a piece that was offered before and is not wanted.
+	// headerDeclined names a piece that was offered before and declined.
 	headerDeclined = "Pyrsia-Declined"
 )
 
@@ -200,7 +200,7 @@ func remote(r *http.Request) string {
 	return r.RemoteAddr
 }
 
-// offer answers which of the wanted pieces the peer should fetch here.
+// offer answers which of the missing pieces the peer should fetch here.
 func (s *Server) offer(w http.ResponseWriter, r *http.Request) {
 	d, ok := blobOf(w, r)
 	if !ok {
@@ -240,7 +240,7 @@ func (s *Server) offer(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(offered{i}) // the peer is gone: nobody to tell
+	_ = json.NewEncoder(w).Encode(offered{i}) // the peer is gone
 }
 
 // source is the size of a blob that this node has, wholly or, if the download

@@ -20,7 +20,7 @@ const (
 	lookAgain = time.Second
 	// maxFailures is after how many failures in a row a peer rests.
 	maxFailures = 2
-	// soon is when those who are not connected are looked for, if nobody who is has
+	// soon is when unconnected holders are looked up, if no connected peer has
 	// offered anything.
 	soon = time.Second
 )
@@ -30,7 +30,7 @@ const (
 type swarm struct {
 	d    *download
 	done sync.WaitGroup
-	lost atomic.Bool // nobody may deliver now
+	lost atomic.Bool // no peer can deliver now
 
 	mu        sync.Mutex // guards what follows
 	ctx       context.Context
@@ -97,8 +97,8 @@ func (s *swarm) add(peers []*p2p.Peer) {
 	}
 }
 
-// join makes a peer a member, if it may be one; false if there is no room. If
-// there are enough, one that does not deliver makes room. The caller holds mu.
+// join makes a peer a member, if it may be one; false if the swarm is full. In
+// a full swarm a member that does not deliver is replaced. The caller holds mu.
 func (s *swarm) join(p *p2p.Peer) bool {
 	old, ok := s.members[p.ID]
 	if ok && old.peer == p || s.ctx == nil || s.ctx.Err() != nil || p.Banned() {
@@ -187,7 +187,7 @@ func (s *swarm) lookUp() {
 	})
 }
 
-// hopeful tells whether there is anyone who may still deliver.
+// hopeful tells whether some peer may still deliver.
 func (s *swarm) hopeful() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

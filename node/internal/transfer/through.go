@@ -11,11 +11,12 @@ import (
 	"github.com/pyrsia/pyrsia-operator/node/internal/pieces"
 )
 
-// maxThrough is how many blobs are passed on at once: each holds a piece in memory.
+// maxThrough is how many blobs are passed on in parallel: each holds a piece in
+// memory.
 const maxThrough = 16
 
-// through passes a blob from peers on to one client without storing it: there
-// is no room. Each piece is verified before a byte of it goes on.
+// through passes a blob from peers on to one client without storing it, because
+// the store is full. Each piece is verified before a byte of it goes on.
 type through struct {
 	f      *Fetcher
 	blob   pieces.Blob
@@ -30,7 +31,7 @@ type through struct {
 	err    error
 }
 
-// openThrough brings the piece at an offset, so that a blob that nobody has is
+// openThrough fetches the piece at an offset, so that an unavailable blob is
 // known before the answer begins.
 func (f *Fetcher) openThrough(ctx context.Context, b pieces.Blob, key digest.Digest, offset int64) (*through, error) {
 	select {

@@ -1,8 +1,9 @@
-// Package transfer brings blobs from peers, and serves them to peers. A blob
-// comes in pieces from several peers at once; each piece is checked before it
-// is stored or handed on, and the last one is handed on only when the whole
-// blob is verified. What a node has verified of a blob it serves at once, so
-// that nodes which start together trade pieces.
+// Package transfer fetches blobs from peers and serves blobs to peers. A blob
+// comes in pieces from several peers in parallel; each piece is checked before
+// it is stored or passed on, and the last one is passed on only when the whole
+// blob is verified. A node serves the verified pieces of a blob before it has
+// all of them, so that nodes which start together trade pieces. It may import
+// p2p, pieces, the store and server; mirror, prefetch and node call it.
 package transfer
 
 import (
@@ -34,9 +35,9 @@ const (
 	firstPeer   = 2 * time.Second // that a node without any peer waits for one
 	banTime     = 10 * time.Minute
 	avoidTime   = time.Minute // for which a peer that was slow is asked last
-	// maxWhole is the largest blob in bytes that each node fetches for itself,
-	// at once. A larger one is worth a question to whom it goes first, from
-	// whom others get it.
+	// maxWhole is the largest blob in bytes that each node fetches as a whole.
+	// For a larger one it pays to agree who fetches which piece, so that others
+	// get it from there.
 	maxWhole = 1 << 20
 )
 
@@ -47,8 +48,8 @@ type Network interface {
 	// Peer finds a connected peer.
 	Peer(id peer.ID) (*p2p.Peer, bool)
 	// Find looks for others that have announced an artifact's piece list, and
-	// calls found with each one that could be reached. If none could, it says who
-	// could not.
+	// calls found with each one that could be reached. If none could, the error
+	// names them.
 	Find(ctx context.Context, key digest.Digest, found func(*p2p.Peer)) error
 	// Gone are nodes that were connected, and had something, as had tells, or
 	// said that they had everything.
@@ -66,7 +67,7 @@ type Fetcher struct {
 	metrics *metrics
 	holders *holders
 	small   singleflight.Group // blobs that are fetched whole, by digest
-	lanes   int                // pieces that are wanted on their way at a time
+	lanes   int                // pieces that may be on their way at a time
 	inVain  *lru.Cache[digest.Digest, attempt]
 	fastest fastest
 
@@ -118,7 +119,7 @@ func (f *Fetcher) Open(ctx context.Context, b pieces.Blob, key digest.Digest) (R
 		return file, nil
 	}
 	if !errors.Is(err, store.ErrNotFound) {
-		// A disk that does not read is no reason to refuse what peers have.
+		// Peers may have what this disk cannot read.
 		f.log.Error("reading the store", "error", err)
 	}
 	if err := f.triedInVain(b.Digest, time.Now()); err != nil {
@@ -195,8 +196,8 @@ func (f *Fetcher) Small(ctx context.Context, want digest.Digest, limit int64) ([
 	return data, nil
 }
 
-// Bring brings a blob into the store, if it is not there, and waits for it.
-// store.ErrFull says that there is no room.
+// Bring brings a blob into the store, if it is not there, and waits for it. It
+// fails with store.ErrFull if it does not fit.
 func (f *Fetcher) Bring(ctx context.Context, b pieces.Blob, key digest.Digest) error {
 	if f.store.Has(b.Digest) {
 		return nil
@@ -265,8 +266,8 @@ func (f *Fetcher) download(blob digest.Digest) *download {
 	return f.active[blob]
 }
 
-// interested is told that a peer wants pieces of a blob: if this node wants
-// them too, they can trade.
+// interested notes that a peer wants pieces of a blob: if this node wants them
+// too, they can trade.
 func (f *Fetcher) interested(blob digest.Digest, id peer.ID) {
 	if d := f.download(blob); d != nil {
 		d.invite(id)

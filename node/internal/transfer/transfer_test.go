@@ -16,8 +16,8 @@ import (
 	"github.com/pyrsia/pyrsia-operator/node/internal/store"
 )
 
-// Several who hold a blob deliver it together, each piece once, to however
-// many ask for it.
+// Several holders of a blob deliver it together, each piece once, to any number
+// of requests.
 func TestPiecesComeFromSeveralPeers(t *testing.T) {
 	blob, data := newBlob(t, 24*pieces.Size+5)
 	var holders []*testPeer
@@ -82,7 +82,8 @@ func TestNodesThatStartTogetherTrade(t *testing.T) {
 	}
 }
 
-// Nodes that look for the same blob do not wait for each other when nobody has it.
+// Nodes that look for the same blob do not wait for each other when no node has
+// it.
 func TestNobodyHasIt(t *testing.T) {
 	blob, _ := newBlob(t, 2*pieces.Size)
 	var all []*testPeer
@@ -122,7 +123,7 @@ func TestAlteredOnTheWay(t *testing.T) {
 	}
 }
 
-// Who sends wrong content over libp2p is banned, and others deliver.
+// A peer that sends wrong content over libp2p is banned, and others deliver.
 func TestLiarsAreBanned(t *testing.T) {
 	for name, size := range map[string]int64{"one piece": 1000, "pieces": 6*pieces.Size + 1} {
 		t.Run(name, func(t *testing.T) {
@@ -170,8 +171,8 @@ func TestSlowPeersAreGoneAround(t *testing.T) {
 	}
 }
 
-// A holder keeps back what it has just sent to another, who is to pass it on;
-// but not when that one has gone, or offers nothing.
+// A holder keeps back what it has just sent to another peer that can pass it
+// on, unless that one has gone or offers nothing.
 func TestTheOnlyHolderLeftDelivers(t *testing.T) {
 	needsTime(t)
 	blob, data := newBlob(t, 12*pieces.Size)
@@ -255,8 +256,8 @@ func TestBandwidthIsBounded(t *testing.T) {
 	}
 }
 
-// A blob for which there is no room is passed on, also when that is only known
-// in the middle of it.
+// A blob that does not fit is passed on, even if that is only known in the
+// middle of it.
 func TestDiskWithoutRoom(t *testing.T) {
 	blob, data := newBlob(t, 10*pieces.Size)
 	holder := newPeer(t, setUp{})

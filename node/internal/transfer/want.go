@@ -9,8 +9,8 @@ import (
 )
 
 // want tells which pieces a member may offer now, nil for none: first a piece
-// that a client has waited for too long, then those that nobody brings yet,
-// and at the end those that another peer has been bringing for long.
+// that a client has waited for too long, then those that are not on their way
+// yet, and at the end those that another peer has been bringing for long.
 func (d *download) want(m *member) (want pieces.Set, urgent bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -66,8 +66,8 @@ func (d *download) slow(i int, m *member) bool {
 	return last.age(now) > limit && (d.pace > 0 || last.behind(pieces.Size, tolerable, now))
 }
 
-// mayFetch tells whether a member could bring a piece beside those who do; the
-// caller holds mu.
+// mayFetch tells whether a member could fetch a piece that others are already
+// fetching; the caller holds mu.
 func (d *download) mayFetch(i int, m *member) bool {
 	return !slices.ContainsFunc(d.fetches[i], func(f *fetch) bool { return f.member == m })
 }

@@ -26,7 +26,7 @@ const (
 )
 
 // whole brings a blob of at most limit bytes, and of unknown size if size < 0.
-// Everyone who asks at the same time shares one transfer.
+// Concurrent calls share one transfer.
 func (f *Fetcher) whole(ctx context.Context, want digest.Digest, size, limit int64, key digest.Digest) ([]byte, error) {
 	ended := f.small.DoChan(want.String(), func() (any, error) {
 		ctx, cancel := context.WithTimeout(f.ctx, wholeTimeout)
@@ -148,7 +148,7 @@ func (r *race) run(ctx context.Context) (*buffer, error) {
 	defer hedge.Stop()
 	next := func(n int) {
 		racing := r.racing(time.Now())
-		// Twice as many each time it hardly comes from those who were asked.
+		// Twice as many each time the peers that were asked hardly deliver.
 		n = min(n, maxRacers+len(r.running)-2*racing)
 		for n > 0 && len(waiting) > 0 && len(r.running) < r.pace.maxAsked {
 			p := waiting[0]
@@ -253,7 +253,7 @@ func (r *race) ask(ctx context.Context, p *p2p.Peer) {
 	go func() {
 		defer cancel(errLost)
 		wish := r.wish
-		// A buffer which grows: many may be asked in vain.
+		// A growing buffer: many of the peers may have nothing.
 		wish.peer, wish.out, wish.in = p, new(buffer), &a.arrival
 		err := r.f.get(ctx, wish)
 		r.results <- result{a, wish.out, err} // there is room for every racer

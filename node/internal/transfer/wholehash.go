@@ -13,7 +13,7 @@ import (
 // hashed from memory; the others are read again when it is their turn.
 type wholeHash struct {
 	next atomic.Int64 // the first piece that is not hashed
-	mu   sync.Mutex   // guards h; held by whoever advances next
+	mu   sync.Mutex   // guards h; held while h advances
 	h    hash.Hash
 }
 

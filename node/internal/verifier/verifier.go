@@ -45,8 +45,9 @@ type Config struct {
 	// Node is the URL of a node's open port. It is asked, and not believed.
 	Node string `json:"node"`
 	// LedgerKey is the verifier key of the ledger to trust, and the only one: a
-	// program that remembers nothing cannot tell a hand-over from that of a thief
-	// who has an earlier key. Whoever has followed one writes the settings again.
+	// program without memory cannot tell a legitimate rotation from one by a
+	// thief who has an earlier key. After a rotation the settings must be written
+	// again.
 	LedgerKey string `json:"ledgerKey"`
 	// Registries are those whose images must be on the ledger, each under any of
 	// its names; images of others are let through.
@@ -81,7 +82,7 @@ func (c *Config) validate() error {
 	for i, name := range c.Registries {
 		registry, err := ledger.CanonicalRegistry(name)
 		if err != nil {
-			return err // it would be compared with images in vain, and let them through
+			return err // it would match no image, and let all of them through
 		}
 		c.Registries[i] = registry
 	}

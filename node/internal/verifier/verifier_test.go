@@ -129,7 +129,7 @@ func TestVerify(t *testing.T) {
 	check("by a stranger's key", "docker.io/library/alpine:3.20", good, "inclusion proof")
 }
 
-// What an image is made of is no image, an older digest of a tag is not the
+// The parts of an image are not images, an older digest of a tag is not the
 // tag's, and a withdrawn digest is refused under each name.
 func TestVerifyTakesNothingElseForTheImage(t *testing.T) {
 	skey, vkey, err := ledger.GenerateKey("ledger.example/verifier")

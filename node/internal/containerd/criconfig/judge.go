@@ -27,7 +27,7 @@ const (
 	TransferPull Pull = "transfer service"
 )
 
-// Judgement is what one release of containerd makes of its configuration.
+// Judgement says how one release of containerd understands its configuration.
 type Judgement struct {
 	Release string // such as "2.4"
 	Reads   Answer // whether its CRI plugin looks for hosts.toml in the folder

@@ -31,7 +31,7 @@ func outcome(j Judgement) string {
 	return "no, " + string(j.Pull)
 }
 
-// What each version makes of each configuration. hack/clients has the real ones
+// How each version understands each configuration. hack/clients has real ones
 // pull with the same files.
 func TestJudgements(t *testing.T) {
 	const (
@@ -100,7 +100,7 @@ func TestJudgements(t *testing.T) {
 	}
 }
 
-// checkWords looks at what a user is told: what to do, in the right order, and
+// checkWords checks the report for users: what to do, in the right order, and
 // no secret.
 func checkWords(t *testing.T, report *Report) {
 	t.Helper()
@@ -121,7 +121,7 @@ func checkWords(t *testing.T, report *Report) {
 	}
 }
 
-// What there is to do is told in the order in which it must be done.
+// Steps are listed in the order in which they must be done.
 func TestSteps(t *testing.T) {
 	const grpc, images = `[plugins."io.containerd.grpc.v1.cri".registry]`, `[plugins."io.containerd.cri.v1.images".registry]`
 	const path = "    config_path = \"" + certsD + "\"\n"
@@ -155,7 +155,7 @@ func TestSteps(t *testing.T) {
 	}
 }
 
-// Who does what is said has a containerd that reads the folder.
+// After following the steps, containerd reads the folder.
 func TestMended(t *testing.T) {
 	const grpc, images = `[plugins."io.containerd.grpc.v1.cri".registry]`, `[plugins."io.containerd.cri.v1.images".registry]`
 	for name, tc := range map[string]struct{ version, content string }{
@@ -204,7 +204,7 @@ func lay(t *testing.T, files map[string]string) (dir string) {
 	return dir
 }
 
-// What a later file makes of an earlier one.
+// How a later file is merged with an earlier one.
 func TestImports(t *testing.T) {
 	const (
 		v2, v3, more = "version = 2\n", "version = 3\n", "imports = [\"conf.d/*.toml\"]\n"

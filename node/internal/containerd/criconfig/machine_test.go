@@ -65,8 +65,8 @@ func TestAnotherMachine(t *testing.T) {
 	}
 }
 
-// What cannot be read is no reason to claim anything, to wait, or to tell what is
-// in it.
+// If a file cannot be read, nothing is claimed, nothing waits for it, and none of
+// its content is printed.
 func TestUnreadable(t *testing.T) {
 	const secret = "password = \"hunter2\"\n"
 	var many strings.Builder

@@ -19,13 +19,14 @@ const (
 	verifierPlugin = "io.containerd.image-verifier.v1.bindir" // 2.x
 )
 
-// both is the config_path of a containerd since 2.2.0 that is told none
+// both is the default config_path of containerd since 2.2.0
 // (plugins/cri/images/plugin.go).
 const both = "/etc/containerd/certs.d:/etc/docker/certs.d"
 
-// release is what a minor version of containerd makes of its configuration. Each
-// rule was read in the source of 1.6.36, 1.7.35, 2.0.14, 2.1.9, 2.2.9, 2.3.7 and
-// 2.4.2, and of the version that brought it where that is a later one of a series.
+// release says how a minor version of containerd understands its configuration.
+// Each rule was read in the source of 1.6.36, 1.7.35, 2.0.14, 2.1.9, 2.2.9, 2.3.7
+// and 2.4.2, and of the version that brought it where that is a later one of a
+// series.
 type release struct {
 	major, minor, patch int
 
@@ -40,7 +41,7 @@ type release struct {
 	// eachFile: a file is brought to the newest version before it is merged, and
 	// not all of them after (LoadConfigWithPlugins, since 2.3).
 	eachFile bool
-	// path is the config_path of one that is told none.
+	// path is the default config_path.
 	path string
 	// alone: in patches older than this, that path stays beside registry.mirrors.
 	alone int
@@ -166,7 +167,7 @@ func (r release) load(c *configuration) (*loaded, *trouble) {
 	return l, nil
 }
 
-// fullName is what 2.x makes of the name of a plugin in a file of version 1
+// fullName is how 2.x rewrites the name of a plugin in a file of version 1
 // (v1MigratePluginName), as far as it matters here.
 func fullName(name string) string {
 	if name == criV1 {

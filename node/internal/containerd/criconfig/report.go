@@ -1,6 +1,7 @@
-// Package criconfig tells from containerd's configuration whether its CRI plugin,
-// by which the kubelet pulls, reads a certs.d, and whether it asks an image
-// verifier: by the rules of its version, and of the way in which it pulls.
+// Package criconfig decides from containerd's configuration whether its CRI
+// plugin, through which the kubelet pulls, reads a certs.d and asks an image
+// verifier, by the rules of its version and of its way of pulling. It imports
+// only node/internal/durable; node/cli calls it.
 package criconfig
 
 import (
@@ -15,7 +16,7 @@ type Query struct {
 	Machine
 	File    string // its configuration, such as /etc/containerd/config.toml
 	CertsD  string
-	Version string // of containerd, in any form in which it is told; empty if it is not known
+	Version string // of containerd, in any of its notations; empty if unknown
 }
 
 // Report is the answer to a Query.
