@@ -30,14 +30,14 @@ const (
 
 // member is a peer's part in a download.
 type member struct {
-	s       *swarm
-	peer    *p2p.Peer
-	wake    chan struct{} // it asked for the same blob: it may have pieces now
-	leave   context.CancelFunc
-	hopeful bool        // guarded by the swarm
-	failing bool        // guarded by the swarm: it did not deliver the last time
-	second  atomic.Bool // its second slot is in use
-	proven  atomic.Bool // it has delivered a piece
+	s         *swarm
+	peer      *p2p.Peer
+	wake      chan struct{} // it asked for the same blob: it may have pieces now
+	leave     context.CancelFunc
+	available bool        // guarded by the swarm
+	failing   bool        // guarded by the swarm: it did not deliver the last time
+	second    atomic.Bool // its second slot is in use
+	proven    atomic.Bool // it has delivered a piece
 }
 
 // work has the peer deliver pieces until the download is over. Once the peer has
@@ -60,7 +60,7 @@ func (m *member) work(ctx context.Context, first bool) {
 		i, err := m.offer(ctx, want, urgent, declined)
 		declined = -1
 		if err == nil {
-			m.s.hope(m)
+			m.s.markAvailable(m)
 			m.s.d.foundSource()
 		}
 		if err == nil && i < 0 {
@@ -101,7 +101,7 @@ func (m *member) work(ctx context.Context, first bool) {
 		if errors.Is(err, errLacks) {
 			m.s.d.f.holders.lacks(m.s.d.key, m.peer.ID)
 		}
-		m.s.rest(m, err)
+		m.s.markUnavailable(m, err)
 		if !m.awaken(ctx, rest) {
 			return
 		}

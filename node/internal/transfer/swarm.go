@@ -54,10 +54,10 @@ func (s *swarm) run(ctx context.Context) error {
 	for {
 		s.add(s.d.f.network.Peers())
 		silent := !s.d.hasSource() && time.Since(begun) > soon
-		if (silent || !s.hopeful()) && len(s.d.f.network.Peers()) > 0 {
+		if (silent || !s.hasAvailable()) && len(s.d.f.network.Peers()) > 0 {
 			s.lookUp()
 		}
-		s.lost.Store(!s.hopeful())
+		s.lost.Store(!s.hasAvailable())
 		s.d.mu.Lock()
 		left, started, changed := s.d.left, s.d.left < s.d.blob.Count(), s.d.changed
 		s.d.mu.Unlock()
@@ -111,7 +111,7 @@ func (s *swarm) join(p *p2p.Peer) bool {
 		old.leave() // it went, and came back
 	}
 	ctx, leave := context.WithCancel(s.ctx)
-	m := &member{s: s, peer: p, wake: make(chan struct{}, 1), leave: leave, hopeful: true}
+	m := &member{s: s, peer: p, wake: make(chan struct{}, 1), leave: leave, available: true}
 	s.members[p.ID] = m
 	s.done.Go(func() { m.work(ctx, true) })
 	return true
@@ -121,7 +121,7 @@ func (s *swarm) join(p *p2p.Peer) bool {
 // caller holds mu.
 func (s *swarm) makeRoom() bool {
 	for id, m := range s.members {
-		if !m.hopeful || m.failing {
+		if !m.available || m.failing {
 			m.leave()
 			delete(s.members, id)
 			s.left[id] = time.Now()
@@ -187,15 +187,15 @@ func (s *swarm) lookUp() {
 	})
 }
 
-// hopeful tells whether some peer may still deliver.
-func (s *swarm) hopeful() bool {
+// hasAvailable tells whether some peer may still deliver.
+func (s *swarm) hasAvailable() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.lookingUp {
 		return true
 	}
 	for _, m := range s.members {
-		if m.hopeful {
+		if m.available {
 			return true
 		}
 	}
@@ -207,17 +207,17 @@ func (s *swarm) alone(m *member) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, other := range s.members {
-		if other.hopeful && other != m {
+		if other.available && other != m {
 			return false
 		}
 	}
 	return true
 }
 
-// rest notes that a member does not deliver for now.
-func (s *swarm) rest(m *member, err error) {
+// markUnavailable notes that a member does not deliver for now.
+func (s *swarm) markUnavailable(m *member, err error) {
 	s.mu.Lock()
-	m.hopeful = false
+	m.available = false
 	if err != nil {
 		s.last = err
 	}
@@ -225,10 +225,10 @@ func (s *swarm) rest(m *member, err error) {
 	s.changed()
 }
 
-func (s *swarm) hope(m *member) {
+func (s *swarm) markAvailable(m *member) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	m.hopeful = true
+	m.available = true
 }
 
 func (s *swarm) changed() {
