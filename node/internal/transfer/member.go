@@ -24,8 +24,8 @@ const (
 	offerTimeout = 2750 * time.Millisecond
 	// A peer that lacks the blob or fails is asked again after backOffMin; each
 	// failure doubles that, up to backOffMax.
-	restMin = 2 * time.Second
-	restMax = 30 * time.Second
+	backOffMin = 2 * time.Second
+	backOffMax = 30 * time.Second
 )
 
 // member is a peer's part in a download.
@@ -41,10 +41,10 @@ type member struct {
 }
 
 // work has the peer deliver pieces until the download is over. Once the peer has
-// delivered, a second slot hides the time between two pieces; the first rests
-// when the peer does not deliver.
+// delivered, a second slot hides the time between two pieces; the first backs
+// off when the peer does not deliver.
 func (m *member) work(ctx context.Context, first bool) {
-	rest := restMin
+	backOff := backOffMin
 	failures := 0
 	declined := -1
 	for ctx.Err() == nil {
@@ -75,7 +75,7 @@ func (m *member) work(ctx context.Context, first bool) {
 		}
 		if err == nil {
 			m.s.delivered(m)
-			failures, rest = 0, restMin
+			failures, backOff = 0, backOffMin
 			if m.second.CompareAndSwap(false, true) {
 				m.s.done.Go(func() { m.work(ctx, false) })
 			}
@@ -102,10 +102,10 @@ func (m *member) work(ctx context.Context, first bool) {
 			m.s.d.f.holders.lacks(m.s.d.key, m.peer.ID)
 		}
 		m.s.markUnavailable(m, err)
-		if !m.awaken(ctx, rest) {
+		if !m.awaken(ctx, backOff) {
 			return
 		}
-		rest = min(2*rest, restMax)
+		backOff = min(2*backOff, backOffMax)
 	}
 }
 
@@ -128,11 +128,11 @@ func (m *member) pause(ctx context.Context, d time.Duration) {
 }
 
 // awaken waits until the peer is worth being asked again. A banned one is not.
-func (m *member) awaken(ctx context.Context, rest time.Duration) bool {
+func (m *member) awaken(ctx context.Context, backOff time.Duration) bool {
 	if m.peer.Banned() {
 		return false
 	}
-	timer := time.NewTimer(rest)
+	timer := time.NewTimer(backOff)
 	defer timer.Stop()
 	select {
 	case <-m.wake:

@@ -18,7 +18,7 @@ const (
 	maxMembers = 24
 	// lookAgain is how often a download looks for more peers.
 	lookAgain = time.Second
-	// maxFailures is after how many failures in a row a peer rests.
+	// maxFailures is after how many failures in a row a member backs off.
 	maxFailures = 2
 	// soon is when unconnected holders are looked up, if no connected peer has
 	// offered anything.
@@ -88,7 +88,7 @@ func (s *swarm) add(peers []*p2p.Peer) {
 	defer s.mu.Unlock()
 	waiting := false
 	for _, p := range ordered {
-		if time.Since(s.left[p.ID]) > restMax && !s.join(p) {
+		if time.Since(s.left[p.ID]) > backOffMax && !s.join(p) {
 			waiting = true
 		}
 	}
