@@ -99,7 +99,7 @@ func (d *download) heard(now time.Time) (last time.Time, comes, queued bool) {
 	return last, comes, d.queued > 0
 }
 
-// queue counts the members that wait for room.
+// queue counts the members that wait for a slot.
 func (d *download) queue(n int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -56,9 +56,9 @@ func (f *Fetcher) fetching(cancel context.CancelCauseFunc) (fl *flight, done fun
 	}, true
 }
 
-// room waits a while, if too many pieces are on their way, until one has come,
+// waitForSlot waits a while, if too many pieces are on their way, until one has come,
 // and tells whether it did not have to.
-func (f *Fetcher) room(ctx context.Context) bool {
+func (f *Fetcher) waitForSlot(ctx context.Context) bool {
 	coming, all, arrived := f.underWay(time.Now())
 	if coming < f.lanes && all < maxInMemory {
 		return true

@@ -124,7 +124,7 @@ func (g *grants) choose(ask *asking) (piece int, changed chan struct{}, again ti
 	if wait := g.lapses.wait(ask.client, now); wait > 0 {
 		return -1, g.changed, wait
 	}
-	if !ask.urgent && !g.room(ask.peer) {
+	if !ask.urgent && !g.hasSlot(ask.peer) {
 		return -1, g.changed, offerValid
 	}
 	s := g.blob(ask.blob, ask.count)
@@ -156,8 +156,8 @@ func (g *grants) blob(d digest.Digest, count int) *served {
 	return s
 }
 
-// room tells whether a peer may be offered one more; the caller holds mu.
-func (g *grants) room(id peer.ID) bool {
+// hasSlot tells whether a peer may be offered one more; the caller holds mu.
+func (g *grants) hasSlot(id peer.ID) bool {
 	own := 0
 	for _, o := range g.open {
 		if o.peer == id {

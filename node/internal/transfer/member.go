@@ -53,7 +53,7 @@ func (m *member) work(ctx context.Context, first bool) {
 			m.s.d.idle(ctx)
 			continue
 		}
-		if !m.room(ctx) {
+		if !m.waitForSlot(ctx) {
 			continue // and look again what is missing
 		}
 		asked := time.Now()
@@ -109,11 +109,11 @@ func (m *member) work(ctx context.Context, first bool) {
 	}
 }
 
-// room waits until there is room for one more piece.
-func (m *member) room(ctx context.Context) bool {
+// waitForSlot waits until there is waitForSlot for one more piece.
+func (m *member) waitForSlot(ctx context.Context) bool {
 	m.s.d.queue(1)
 	defer m.s.d.queue(-1)
-	return m.s.d.f.room(ctx)
+	return m.s.d.f.waitForSlot(ctx)
 }
 
 // pause waits, but not once there is reason to ask the peer.

@@ -70,21 +70,21 @@ func (d *download) waitEnd(ctx context.Context) error {
 
 // reader reads a download as its pieces are verified.
 type reader struct {
-	d      *download
-	offset int64
-	rest   *through // of a download for which the disk had no room after all
+	d        *download
+	offset   int64
+	unstored *through // of a download for which the disk had no room after all
 }
 
 func (r *reader) Read(p []byte) (int, error) {
 	n, err := r.ready()
-	if errors.Is(err, store.ErrFull) && r.rest == nil {
+	if errors.Is(err, store.ErrFull) && r.unstored == nil {
 		ctx, cancel := context.WithTimeout(r.d.f.ctx, throughWait)
 		defer cancel()
-		r.rest, err = r.d.f.openThrough(ctx, r.d.blob, r.d.key, r.offset)
+		r.unstored, err = r.d.f.openThrough(ctx, r.d.blob, r.d.key, r.offset)
 	}
-	if r.rest != nil {
-		r.rest.offset = r.offset
-		m, err := r.rest.Read(p)
+	if r.unstored != nil {
+		r.unstored.offset = r.offset
+		m, err := r.unstored.Read(p)
 		r.offset += int64(m)
 		return m, err
 	}
@@ -127,8 +127,8 @@ func (r *reader) Seek(offset int64, whence int) (int64, error) {
 // Close gives the download back, which goes on.
 func (r *reader) Close() error {
 	var err error
-	if r.rest != nil {
-		err = r.rest.Close()
+	if r.unstored != nil {
+		err = r.unstored.Close()
 	}
 	return errors.Join(err, r.d.release())
 }

@@ -144,7 +144,7 @@ func (f *Fetcher) getWatched(ctx context.Context, wish wish) error {
 // cache.
 func read(h io.Writer, body io.Reader, length int64, out *buffer) error {
 	for done := int64(0); done < length; {
-		part := out.room(int(min(chunk, length-done)))
+		part := out.grow(int(min(chunk, length-done)))
 		n, err := io.ReadAtLeast(body, part, min(len(part), readAtLeast))
 		done += int64(n)
 		_, _ = h.Write(part[:n]) // a hash never fails
@@ -167,8 +167,8 @@ const readAtLeast = 32 << 10
 // what comes: a peer that promises much and sends little costs little.
 type buffer struct{ data []byte }
 
-// room is for the next n bytes.
-func (b *buffer) room(n int) []byte {
+// grow is for the next n bytes.
+func (b *buffer) grow(n int) []byte {
 	b.data = slices.Grow(b.data, n)
 	return b.data[len(b.data) : len(b.data)+n]
 }

@@ -104,7 +104,7 @@ func (s *swarm) join(p *p2p.Peer) bool {
 	if ok && old.peer == p || s.ctx == nil || s.ctx.Err() != nil || p.Banned() {
 		return true
 	}
-	if !ok && len(s.members) >= maxMembers && !s.makeRoom() {
+	if !ok && len(s.members) >= maxMembers && !s.dropUnavailable() {
 		return false
 	}
 	if ok {
@@ -117,9 +117,9 @@ func (s *swarm) join(p *p2p.Peer) bool {
 	return true
 }
 
-// makeRoom ends a member that does not deliver; false if there is none. The
+// dropUnavailable ends a member that does not deliver; false if there is none. The
 // caller holds mu.
-func (s *swarm) makeRoom() bool {
+func (s *swarm) dropUnavailable() bool {
 	for id, m := range s.members {
 		if !m.available || m.failing {
 			m.leave()
