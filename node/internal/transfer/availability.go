@@ -178,10 +178,10 @@ func newAttempts() *lru.Cache[digest.Digest, attempt] {
 	return attempts
 }
 
-// triedInVain is why a blob was unavailable a moment ago; nil if it is worth a
+// recentFailure is why a blob was unavailable a moment ago; nil if it is worth a
 // try.
-func (f *Fetcher) triedInVain(blob digest.Digest, now time.Time) error {
-	last, ok := f.inVain.Get(blob)
+func (f *Fetcher) recentFailure(blob digest.Digest, now time.Time) error {
+	last, ok := f.failures.Get(blob)
 	if !ok || now.Sub(last.at) > againAfter {
 		return nil
 	}
@@ -214,6 +214,6 @@ func (f *Fetcher) unavailable(blob, key digest.Digest, causes ...error) error {
 	for _, p := range f.network.Peers() {
 		peers[p] = true
 	}
-	f.inVain.Add(blob, attempt{time.Now(), peers, err})
+	f.failures.Add(blob, attempt{time.Now(), peers, err})
 	return err
 }

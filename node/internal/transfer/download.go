@@ -22,7 +22,7 @@ const (
 	quickSlow = time.Second
 	// pieceTimeout is how long a reader waits for a piece that others are to
 	// fetch before this node asks for it directly.
-	patience = 3 * time.Second
+	pieceTimeout = 3 * time.Second
 	// starving is for how long a download that gets nothing relies on offers
 	// from others.
 	starving = 2 * time.Second

@@ -210,7 +210,7 @@ func (m *member) bring(ctx context.Context, i int) error {
 	in := pieceBuffers.Get().(*buffer)
 	defer pieceBuffers.Put(in)
 	in.data = in.data[:0]
-	err := d.f.get(ctx, wish{
+	err := d.f.get(ctx, request{
 		peer: m.peer, blob: d.blob.Digest, header: ranged(offset, length), length: length, out: in, in: &flight.arrival,
 		check: func(got digest.Digest) error { return d.blob.CheckDigest(i, got) },
 	})

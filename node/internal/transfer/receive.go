@@ -75,9 +75,9 @@ func (w *watchdog) stop() {
 	w.cancel(errLost)
 }
 
-// wish is a part of a blob that a peer is asked for, or the whole if header is
+// request is a part of a blob that a peer is asked for, or the whole if header is
 // empty.
-type wish struct {
+type request struct {
 	peer   *p2p.Peer
 	blob   digest.Digest
 	header http.Header
@@ -93,30 +93,30 @@ func ranged(offset, length int64) http.Header {
 	return http.Header{"Range": {fmt.Sprintf("bytes=%d-%d", offset, offset+length-1)}}
 }
 
-// get fulfils a wish, or says why the peer did not.
-func (f *Fetcher) get(ctx context.Context, wish wish) error {
+// get fetches what was requested, or says why the peer did not deliver it.
+func (f *Fetcher) get(ctx context.Context, req request) error {
 	first := slowWindow
-	if wish.length <= maxWhole {
+	if req.length <= maxWhole {
 		first = firstAnswer
 	}
-	ctx, w := newWatchdog(ctx, wish.in, first)
+	ctx, w := newWatchdog(ctx, req.in, first)
 	defer w.stop()
-	err := f.getWatched(ctx, wish)
+	err := f.getWatched(ctx, req)
 	if err != nil && ctx.Err() != nil {
-		err = fmt.Errorf("peer %s: %w", wish.peer.ID, context.Cause(ctx))
+		err = fmt.Errorf("peer %s: %w", req.peer.ID, context.Cause(ctx))
 	}
 	return err
 }
 
-func (f *Fetcher) getWatched(ctx context.Context, wish wish) error {
-	p, length := wish.peer, wish.length
-	resp, secure, err := p.Get(ctx, blobPath(wish.blob), wish.header)
+func (f *Fetcher) getWatched(ctx context.Context, req request) error {
+	p, length := req.peer, req.length
+	resp, secure, err := p.Get(ctx, blobPath(req.blob), req.header)
 	if err != nil {
 		return err
 	}
 	defer resp.Body.Close()
 	want := http.StatusOK
-	if len(wish.header) > 0 {
+	if len(req.header) > 0 {
 		want = http.StatusPartialContent
 	}
 	switch {
@@ -124,17 +124,17 @@ func (f *Fetcher) getWatched(ctx context.Context, wish wish) error {
 		return fmt.Errorf("peer %s: %w", p.ID, errLacks)
 	case resp.StatusCode != want:
 		return answered(p, resp)
-	case length < 0 && resp.ContentLength >= 0 && resp.ContentLength <= wish.limit:
+	case length < 0 && resp.ContentLength >= 0 && resp.ContentLength <= req.limit:
 		length = resp.ContentLength
 	case resp.ContentLength != length:
-		return &badContent{p, secure, fmt.Errorf("%d bytes of %s: want %d", resp.ContentLength, wish.blob, length)}
+		return &badContent{p, secure, fmt.Errorf("%d bytes of %s: want %d", resp.ContentLength, req.blob, length)}
 	}
 	h := digest.SHA256.Hash()
-	body := f.limits.reader(ctx, wish.in.reader(resp.Body), p.ID.String(), length, wish.in)
-	if err := read(h, body, length, wish.out); err != nil {
+	body := f.limits.reader(ctx, req.in.reader(resp.Body), p.ID.String(), length, req.in)
+	if err := read(h, body, length, req.out); err != nil {
 		return fmt.Errorf("peer %s: %w", p.ID, err)
 	}
-	if err := wish.check(digest.NewDigest(digest.SHA256, h)); err != nil {
+	if err := req.check(digest.NewDigest(digest.SHA256, h)); err != nil {
 		return &badContent{p, secure, err}
 	}
 	return nil

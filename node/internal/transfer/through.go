@@ -68,7 +68,7 @@ func (t *through) Read(p []byte) (int, error) {
 // load begins to bring one piece, from the first peer that delivers it.
 func (t *through) load(i int) {
 	offset, length := t.blob.Range(i)
-	t.race = newRace(t.f, wish{blob: t.blob.Digest, header: ranged(offset, length), length: length,
+	t.race = newRace(t.f, request{blob: t.blob.Digest, header: ranged(offset, length), length: length,
 		check: func(got digest.Digest) error { return t.blob.CheckDigest(i, got) }}, t.key, piecePace)
 	ctx, stop := context.WithCancel(t.f.ctx)
 	loaded := make(chan struct{})

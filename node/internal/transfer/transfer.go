@@ -58,18 +58,18 @@ type Network interface {
 
 // Fetcher brings blobs into a store, each one once however many ask.
 type Fetcher struct {
-	store   *store.Store
-	network Network
-	stored  func(key digest.Digest) // called when a blob of an artifact was stored
-	through chan struct{}           // one per blob that is passed on without the store
-	limits  *Limits
-	log     *slog.Logger
-	metrics *metrics
-	holders *holders
-	small   singleflight.Group // blobs that are fetched whole, by digest
-	lanes   int                // pieces that may be on their way at a time
-	inVain  *lru.Cache[digest.Digest, attempt]
-	fastest fastest
+	store    *store.Store
+	network  Network
+	stored   func(key digest.Digest) // called when a blob of an artifact was stored
+	through  chan struct{}           // one per blob that is passed on without the store
+	limits   *Limits
+	log      *slog.Logger
+	metrics  *metrics
+	holders  *holders
+	small    singleflight.Group // blobs that are fetched whole, by digest
+	lanes    int                // pieces that may be on their way at a time
+	failures *lru.Cache[digest.Digest, attempt]
+	fastest  fastest
 
 	ctx        context.Context // of all downloads
 	stop       context.CancelFunc
@@ -93,7 +93,7 @@ func New(s *store.Store, n Network, stored func(digest.Digest), limits *Limits, 
 	f.ctx, f.stop = context.WithCancel(context.Background())
 	f.through = make(chan struct{}, maxThrough)
 	f.lanes = limits.lanes()
-	f.inVain = newAttempts()
+	f.failures = newAttempts()
 	return f
 }
 
@@ -122,7 +122,7 @@ func (f *Fetcher) Open(ctx context.Context, b pieces.Blob, key digest.Digest) (R
 		// Peers may have what this disk cannot read.
 		f.log.Error("reading the store", "error", err)
 	}
-	if err := f.triedInVain(b.Digest, time.Now()); err != nil {
+	if err := f.recentFailure(b.Digest, time.Now()); err != nil {
 		return nil, fmt.Errorf("fetching blob %s: %w", b.Digest, err)
 	}
 	started := time.Now()
@@ -187,7 +187,7 @@ func (f *Fetcher) Small(ctx context.Context, want digest.Digest, limit int64) ([
 	if err == nil {
 		return data, nil
 	}
-	if err = f.triedInVain(want, time.Now()); err == nil {
+	if err = f.recentFailure(want, time.Now()); err == nil {
 		data, err = f.whole(ctx, want, -1, limit, want)
 	}
 	if err != nil {

@@ -16,7 +16,7 @@ func (d *download) want(m *member) (want pieces.Set, urgent bool) {
 	defer d.mu.Unlock()
 	n := d.blob.Count()
 	for i, since := range d.readers {
-		late := len(d.fetches[i]) == 0 && time.Since(since) > max(patience, 3*d.pace) || d.slow(i, m)
+		late := len(d.fetches[i]) == 0 && time.Since(since) > max(pieceTimeout, 3*d.pace) || d.slow(i, m)
 		if !d.have.Has(i) && late && d.mayFetch(i, m) {
 			want = pieces.NewSet(n)
 			want.Add(i)

@@ -31,7 +31,7 @@ func (f *Fetcher) whole(ctx context.Context, want digest.Digest, size, limit int
 	ended := f.small.DoChan(want.String(), func() (any, error) {
 		ctx, cancel := context.WithTimeout(f.ctx, wholeTimeout)
 		defer cancel()
-		r := newRace(f, wish{blob: want, length: size, limit: limit, check: func(got digest.Digest) error {
+		r := newRace(f, request{blob: want, length: size, limit: limit, check: func(got digest.Digest) error {
 			if got != want {
 				return fmt.Errorf("digest %s, want %s", got, want)
 			}
@@ -82,7 +82,7 @@ var (
 // whenever the last takes long. The first that delivers ends it.
 type race struct {
 	f       *Fetcher
-	wish    wish // of each racer
+	request request // of each racer
 	key     digest.Digest
 	pace    racePace
 	asked   map[*p2p.Peer]bool
@@ -94,8 +94,8 @@ type race struct {
 	moving  atomic.Bool // something comes
 }
 
-func newRace(f *Fetcher, w wish, key digest.Digest, pace racePace) *race {
-	return &race{f: f, wish: w, key: key, pace: pace, asked: map[*p2p.Peer]bool{}, running: map[*racer]bool{},
+func newRace(f *Fetcher, w request, key digest.Digest, pace racePace) *race {
+	return &race{f: f, request: w, key: key, pace: pace, asked: map[*p2p.Peer]bool{}, running: map[*racer]bool{},
 		results: make(chan result, pace.maxAsked+1), found: make(chan *p2p.Peer, maxRacers)}
 }
 
@@ -114,7 +114,7 @@ type result struct {
 
 // hardly tells whether the blob hardly comes from a racer.
 func (r *race) hardly(a *racer, now time.Time) bool {
-	return a.age(now) > r.pace.first && a.behind(max(r.wish.length, small), r.pace.inTime, now)
+	return a.age(now) > r.pace.first && a.behind(max(r.request.length, small), r.pace.inTime, now)
 }
 
 // racing counts the racers from which the blob may come in time. If there are too
@@ -141,7 +141,7 @@ func (r *race) run(ctx context.Context) (*buffer, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(errLost)
 	r.f.awaitPeers(ctx)
-	waiting := r.f.holders.order(r.key, r.f.network.Peers(), r.wish.length <= small)
+	waiting := r.f.holders.order(r.key, r.f.network.Peers(), r.request.length <= small)
 	var found chan *p2p.Peer // nil until somebody is looked for
 	lookedUp := false
 	hedge := time.NewTimer(r.pace.after)
@@ -167,7 +167,7 @@ func (r *race) run(ctx context.Context) (*buffer, error) {
 			go r.lookUp(ctx)
 		}
 		if len(r.running) == 0 && len(waiting) == 0 && found == nil {
-			return nil, r.f.unavailable(r.wish.blob, r.key, r.last, r.lookup)
+			return nil, r.f.unavailable(r.request.blob, r.key, r.last, r.lookup)
 		}
 		select {
 		case got := <-r.results:
@@ -252,10 +252,10 @@ func (r *race) ask(ctx context.Context, p *p2p.Peer) {
 	r.asked[p], r.running[a] = true, true
 	go func() {
 		defer cancel(errLost)
-		wish := r.wish
+		req := r.request
 		// A growing buffer: many of the peers may have nothing.
-		wish.peer, wish.out, wish.in = p, new(buffer), &a.arrival
-		err := r.f.get(ctx, wish)
-		r.results <- result{a, wish.out, err} // there is room for every racer
+		req.peer, req.out, req.in = p, new(buffer), &a.arrival
+		err := r.f.get(ctx, req)
+		r.results <- result{a, req.out, err} // there is room for every racer
 	}()
 }
