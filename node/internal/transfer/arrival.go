@@ -16,9 +16,9 @@ type arrival struct {
 	since   atomic.Int64 // since when it is held back, Unix time in ns; 0: it is not
 }
 
-func (a *arrival) hold(now time.Time) { a.since.Store(now.UnixNano()) }
+func (a *arrival) pause(now time.Time) { a.since.Store(now.UnixNano()) }
 
-func (a *arrival) release(now time.Time) {
+func (a *arrival) resume(now time.Time) {
 	a.held.Add(now.UnixNano() - a.since.Swap(0))
 	a.heard.Store(now.UnixNano())
 }

@@ -188,9 +188,9 @@ func (l *limitedReader) Read(p []byte) (int, error) {
 	if n == 0 {
 		return n, err
 	}
-	l.arrival.hold(time.Now())
+	l.arrival.pause(time.Now())
 	werr := wait(l.ctx, l.limits, l.began, n)
-	l.arrival.release(time.Now())
+	l.arrival.resume(time.Now())
 	if werr != nil {
 		return n, werr
 	}
