@@ -38,8 +38,8 @@ func (a *arrival) behind(size int64, within time.Duration, now time.Time) bool {
 	return float64(a.got.Load())*within.Seconds() < float64(size)*a.age(now).Seconds()
 }
 
-// comes tells whether something has come, and lately.
-func (a *arrival) comes(now time.Time) bool {
+// arriving tells whether something has come, and lately.
+func (a *arrival) arriving(now time.Time) bool {
 	return a.got.Load() > 0 && (a.since.Load() != 0 || now.UnixNano()-a.heard.Load() < int64(slowWindow))
 }
 

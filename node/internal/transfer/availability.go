@@ -34,11 +34,11 @@ const (
 	maxGone     = 3
 )
 
-// errComes ends await before the first bytes are there.
-var errComes = errors.New("it comes")
+// errArriving ends await before the first bytes are there.
+var errArriving = errors.New("it is arriving")
 
 // await waits for the first bytes of a blob. look is called again and again: an
-// error of it ends the waiting, and errComes does so without an error.
+// error of it ends the waiting, and errArriving does so without an error.
 func await(ctx context.Context, look func(waited time.Duration) error, wait func(context.Context) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -59,7 +59,7 @@ func await(ctx context.Context, look func(waited time.Duration) error, wait func
 		}
 	}()
 	err := wait(ctx)
-	if errors.Is(err, errComes) {
+	if errors.Is(err, errArriving) {
 		return nil
 	}
 	return err
@@ -67,8 +67,8 @@ func await(ctx context.Context, look func(waited time.Duration) error, wait func
 
 // look is await's.
 func (d *download) look(waited time.Duration) error {
-	if waited > headerAfter && d.comes(time.Now()) {
-		return errComes
+	if waited > headerAfter && d.arriving(time.Now()) {
+		return errArriving
 	}
 	if d.swarm.lost.Load() {
 		return d.f.unavailable(d.blob.Digest, d.key, d.swarm.lastError())
@@ -76,21 +76,21 @@ func (d *download) look(waited time.Duration) error {
 	return nil
 }
 
-// comes tells whether something of the blob comes, or will when it is its turn.
-func (d *download) comes(now time.Time) bool {
+// arriving tells whether something of the blob arriving, or will when it is its turn.
+func (d *download) arriving(now time.Time) bool {
 	_, comes, queued := d.heard(now)
-	return comes || queued && d.f.comes(now) && d.f.holderThere(d.key)
+	return comes || queued && d.f.arriving(now) && d.f.holderThere(d.key)
 }
 
-// heard tells when a piece, or a part of one, came last; whether one comes now; and
-// whether members wait for the pieces of others to come first.
+// heard tells when a piece, or a part of one, arrived last; whether one is arriving
+// now; and whether members wait for the pieces of others to arrive first.
 func (d *download) heard(now time.Time) (last time.Time, comes, queued bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	last = d.progress
 	for _, fetches := range d.fetches {
 		for _, f := range fetches {
-			comes = comes || f.comes(now)
+			comes = comes || f.arriving(now)
 			if heard := time.Unix(0, f.heard.Load()); heard.After(last) {
 				last = heard
 			}
@@ -109,18 +109,18 @@ func (d *download) queue(n int) {
 // stalled is for how long not a byte has come, nor could have.
 func (d *download) stalled(now time.Time) time.Duration {
 	last, comes, queued := d.heard(now)
-	if comes || queued && d.f.comes(now) {
+	if comes || queued && d.f.arriving(now) {
 		return 0
 	}
 	return now.Sub(last)
 }
 
-// comes tells whether pieces of any blob come.
-func (f *Fetcher) comes(now time.Time) bool {
+// arriving tells whether pieces of any blob come.
+func (f *Fetcher) arriving(now time.Time) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for fl := range f.onTheirWay {
-		if fl.comes(now) {
+		if fl.arriving(now) {
 			return true
 		}
 	}

@@ -220,7 +220,7 @@ func (r *race) lookUp(ctx context.Context) {
 // look is await's.
 func (r *race) look(waited time.Duration) error {
 	if waited > headerAfter && r.moving.Load() {
-		return errComes
+		return errArriving
 	}
 	return nil
 }
@@ -228,7 +228,7 @@ func (r *race) look(waited time.Duration) error {
 // comes tells whether something comes from a racer.
 func (r *race) comes(now time.Time) bool {
 	for a := range r.running {
-		if a.comes(now) {
+		if a.arriving(now) {
 			return true
 		}
 	}
