@@ -11,14 +11,14 @@ import (
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
 )
 
-// outageFor is how long content that was out of reach is worth an alarm.
+// outageFor is how long unreachable content keeps its alarm raised.
 const outageFor = 10 * time.Minute
 
 func (n *Node) stale(now time.Time) bool {
 	return n.config.MaxLedgerAge > 0 && n.ledger.Age(now) > n.config.MaxLedgerAge
 }
 
-// warnStale logs when the ledger becomes stale, and when it is not any more.
+// warnStale logs when the ledger becomes stale, and when it is fresh again.
 func (n *Node) warnStale() {
 	now := time.Now()
 	stale := n.stale(now)
@@ -43,7 +43,7 @@ func (n *Node) refuseStale(now time.Time) error {
 		n.ledger.Age(now).Round(time.Minute), n.config.MaxLedgerAge)
 }
 
-// alarms are what somebody must look at.
+// alarms are the conditions that a person must look at.
 func (n *Node) alarms(now time.Time) ([]control.Alarm, error) {
 	evidence, err := n.ledger.Evidence()
 	if err != nil {

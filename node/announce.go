@@ -41,8 +41,9 @@ func (c *Config) announced(own func() ([]netip.Addr, error)) (out []string, err 
 	return out, nil
 }
 
-// ofFamily tells whether a node with some addresses is reached at one of the machine
-// around it: what comes over a protocol that the node lacks is not passed on to it.
+// ofFamily tells whether a node with the given addresses can be reached at an
+// address of the machine around it: packets of a family that the node lacks are not
+// forwarded to it.
 func ofFamily(host string, own []netip.Addr) bool {
 	ip, err := netip.ParseAddr(host)
 	return err == nil && slices.ContainsFunc(own, func(a netip.Addr) bool { return a.Is4() == ip.Unmap().Is4() })

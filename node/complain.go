@@ -15,7 +15,7 @@ const (
 	maxProblemText    = 300 // bytes of one error
 )
 
-// complaint is what was last said in the log about a node without a ledger.
+// complaint is the last log message about a missing ledger.
 type complaint struct {
 	mu     sync.Mutex // guards what follows
 	said   string

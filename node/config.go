@@ -40,8 +40,8 @@ type Config struct {
 	// MaxLedgerAge is from which age on the newest checkpoint is called stale;
 	// 0 is never. Mirrors only.
 	MaxLedgerAge time.Duration
-	// RefuseStaleTags has a mirror resolve no tag while the ledger is older than
-	// that; what is pulled by digest is served.
+	// RefuseStaleTags makes a mirror refuse tags while the ledger is older than
+	// that; pulls by digest are served.
 	RefuseStaleTags bool
 	// Upstreams maps a registry's name ("docker.io") to the URL that its
 	// images are copied from. Publishers only.
@@ -50,12 +50,12 @@ type Config struct {
 	// credentials or a CA: username and password, or .dockerconfigjson; ca.crt.
 	// Publishers only.
 	UpstreamSecrets string
-	// UpstreamPrivate are patterns REGISTRY/REPOSITORY of what is published although
-	// only the credentials open it, and so made public. Publishers only.
+	// UpstreamPrivate are patterns REGISTRY/REPOSITORY of private images that are
+	// published, and so made public. Publishers only.
 	UpstreamPrivate []string
 	// CopyConcurrency is how many images are copied in parallel, 0 for the
-	// default, and UpstreamLimit bounds what comes from all upstreams together,
-	// in bytes per second; 0 is no bound. Publishers only.
+	// default, and UpstreamLimit bounds the downloads from all upstreams
+	// together, in bytes per second; 0 means unlimited. Publishers only.
 	CopyConcurrency int
 	UpstreamLimit   int64
 	// OnPullAllow are patterns of images that a publisher publishes when they
@@ -79,8 +79,8 @@ type Config struct {
 	Prefetch []string
 
 	P2PListen []string // multiaddrs
-	// Announce are the addresses HOST:PORT, TCP, at which peers reach this node
-	// besides those of its interfaces: outside of a cluster or a NAT.
+	// Announce are further addresses HOST:PORT, TCP, at which peers reach this
+	// node: outside of a cluster or a NAT.
 	Announce []string
 	// Bootstrap is where to join: multiaddrs with /p2p/ID, /dnsaddr/DOMAIN, or
 	// http://HOST:PORT of the open ports of nodes, such as a headless Service.
@@ -89,12 +89,12 @@ type Config struct {
 	// EncryptTransfers has content go between peers over libp2p's encrypted
 	// streams alone, and never over plain HTTP.
 	EncryptTransfers bool
-	// NAT has the node be reached by hole punching and relays where it is
-	// behind a NAT, and relay for others where it is not.
+	// NAT makes a node behind a NAT reachable by hole punching and relays, and
+	// makes others relay.
 	NAT bool
-	// UploadLimit, DownloadLimit and PeerLimit bound what goes to and comes
-	// from peers, in bytes per second: of the whole node, and each way with
-	// each peer. 0 is no bound.
+	// UploadLimit, DownloadLimit and PeerLimit bound the traffic with peers, in
+	// bytes per second: of the whole node, and in each direction with each
+	// peer. 0 means unlimited.
 	UploadLimit, DownloadLimit, PeerLimit int64
 
 	OpenAddr string // health, metrics, the ledger and content for peers
@@ -104,8 +104,8 @@ type Config struct {
 	// MirrorFallback says that the mirror's clients ask the registry for what is
 	// not on the ledger, and so get a plain 404 for it.
 	MirrorFallback bool
-	// MirrorCertFile and MirrorKeyFile, PEM, have the mirror speak TLS. They
-	// are read again when they change.
+	// MirrorCertFile and MirrorKeyFile, PEM, make the mirror use TLS. They are
+	// read again when they change.
 	MirrorCertFile string
 	MirrorKeyFile  string
 	// AccessLog has a line for each request of a container client.

@@ -18,7 +18,7 @@ const (
 	corruptFor = time.Hour
 )
 
-// disk is what was seen of the disk last.
+// disk is the last observed state of the disk.
 type disk struct {
 	mu        sync.Mutex // guards what follows
 	full      bool

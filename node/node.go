@@ -230,7 +230,7 @@ func (n *Node) openRole() (err error) {
 	return err
 }
 
-// work starts what the node does by itself.
+// work starts the node's background work.
 func (n *Node) work(run context.Context) {
 	n.done.Go(func() { n.announceStore(run) })
 	n.done.Go(func() { n.heal(run) })

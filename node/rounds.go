@@ -165,8 +165,8 @@ func (r *rounds) failsOf(name string) int {
 	return 0
 }
 
-// start begins to ask up to width sources besides those that are passed over.
-// It returns those that are left for later.
+// start begins to ask up to width sources, beside those that are passed over,
+// and returns the rest of the queue.
 func (r *rounds) start(ctx context.Context, queue []source, width int) []source {
 	for len(queue) > 0 && r.pressing() < width && len(r.busy) < maxSyncs {
 		s := queue[0]
@@ -235,7 +235,8 @@ func (r *rounds) end(e ending) bool {
 	a.cancel()
 	r.note(e, time.Since(a.started) >= slowAfter && !a.crowded)
 	if e.grown {
-		// What is passed over would bring what is there: it hangs, or is late.
+		// A source that is passed over would bring the same: it hangs, or is
+		// late.
 		for _, other := range r.busy {
 			if other.passed {
 				other.cancel()

@@ -100,7 +100,8 @@ var (
 	openBounds = server.Bounds{Total: 2048, PerAddress: 512}
 	// Container clients are on this machine, and come from one address.
 	mirrorBounds = server.Bounds{Total: 4096}
-	// The operator is alone, with all its workers; what others open has no key.
+	// Only the operator has the key, with all its workers; connections of
+	// others end without it.
 	controlBounds = server.Bounds{Total: 4 * control.OperatorConnections, PerAddress: control.OperatorConnections}
 )
 

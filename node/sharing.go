@@ -78,8 +78,8 @@ type StatusJSON struct {
 	// Blobs and Bytes are in the store.
 	Blobs int   `json:"blobs"`
 	Bytes int64 `json:"bytes"`
-	// Artifacts of which something is held, and the keys that say so to the
-	// network: these stay few.
+	// Artifacts of which the node holds something, and the keys by which it
+	// announces them, which stay few.
 	Artifacts int `json:"artifacts"`
 	Announced int `json:"announced"`
 	// Downloads are blobs on their way, and Queued their pieces to come.

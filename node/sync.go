@@ -17,8 +17,8 @@ import (
 const (
 	// pollInterval is how often a mirror asks a peer when no gossip arrives.
 	pollInterval = 10 * time.Second
-	// joinInterval is when it asks again that has no checkpoint yet. Each time it
-	// waits twice as long, up to maxJoinInterval; a peer that is connected wakes it.
+	// joinInterval is after what time a mirror without a checkpoint asks again. The
+	// interval doubles each time, up to maxJoinInterval; a new peer wakes it.
 	joinInterval    = 250 * time.Millisecond
 	maxJoinInterval = 5 * time.Second
 	// syncTimeout bounds one sync; what it has fetched by then is kept.
@@ -48,9 +48,9 @@ func (n *Node) reachable() (out []source) {
 	return out
 }
 
-// witnesses are asked what they know of a key to which the ledger is handed over:
-// those that somebody has configured, whom no crowd of strangers keeps out, nor the
-// moment before they are connected, and a few others in random order.
+// witnesses are asked about a key to which the ledger is handed over: all
+// configured nodes, which a crowd of strangers cannot displace, even before they
+// are connected, and a few others in random order.
 func (n *Node) witnesses() (out []torchwood.TileReader) {
 	configured := slices.Clone(n.config.LedgerURLs)
 	for _, id := range n.host.Bootstrapped() {
@@ -88,7 +88,7 @@ func (n *Node) announced(p peer.ID) {
 	n.wakeUp()
 }
 
-// wakeUp has the mirror ask for the ledger: a peer gossiped a new checkpoint,
+// wakeUp makes the mirror ask for the ledger: a peer gossiped a new checkpoint,
 // or has just been connected.
 func (n *Node) wakeUp() {
 	select {

@@ -21,7 +21,7 @@ type certificate struct {
 	looked  time.Time
 }
 
-// certificateInterval is how often the files are looked at.
+// certificateInterval is how often the files are checked.
 const certificateInterval = 10 * time.Second
 
 // serverTLS reads a certificate for the mirror port.

@@ -39,7 +39,7 @@ func Image(mirror string) string {
 // Digest is the digest of the image's index.
 func Digest() digest.Digest { return image().index }
 
-// Content is what a digest stands for in the canary's registry.
+// Content returns the content of a digest in the canary's registry.
 func Content(d digest.Digest) (mediaType string, data []byte, ok bool) {
 	b, ok := image().blobs[d]
 	return b.mediaType, b.data, ok

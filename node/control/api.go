@@ -24,7 +24,7 @@ type Role string
 const (
 	// Publisher copies images from upstream registries and writes the ledger.
 	Publisher Role = "Publisher"
-	// Mirror follows the ledger and serves what it vouches for.
+	// Mirror follows the ledger and serves what is on it.
 	Mirror Role = "Mirror"
 )
 
@@ -40,7 +40,7 @@ type Status struct {
 	// Peers is the number of connected peers of this network.
 	Peers  int          `json:"peers"`
 	Ledger LedgerStatus `json:"ledger"`
-	// Alarms are what somebody must look at; none is well.
+	// Alarms are what a person must look at; empty if all is well.
 	Alarms []Alarm `json:"alarms,omitempty"`
 }
 
@@ -61,7 +61,7 @@ const (
 	AlarmLedgerKeyChanged AlarmKind = "LedgerKeyChanged"
 	// AlarmLedgerStale: the publisher has not signed the ledger for too long.
 	AlarmLedgerStale AlarmKind = "LedgerStale"
-	// AlarmDiskFull: the disk of the node's data has hardly any room left.
+	// AlarmDiskFull: the disk of the node's data is almost full.
 	AlarmDiskFull AlarmKind = "DiskFull"
 	// AlarmVerificationFailed: content on the node's disk was not what its
 	// digest says, within the last hour.
@@ -71,10 +71,10 @@ const (
 	AlarmContentUnavailable AlarmKind = "ContentUnavailable"
 )
 
-// Alarm is something that somebody must look at.
+// Alarm is something that a person must look at.
 type Alarm struct {
 	Kind AlarmKind `json:"kind"`
-	// Message says what is wrong. It does not change while the cause stays.
+	// Message says what is wrong. It stays the same as long as the cause does.
 	Message string `json:"message"`
 	// Since is when the node saw the newest evidence of it; zero if the alarm is
 	// not about evidence, and ends by itself.

@@ -10,7 +10,7 @@ const (
 	ExitPortTaken = 4
 	// ExitFolderTaken: the data folder is that of another namespace's mirror.
 	ExitFolderTaken = 5
-	// ExitSetUpRefused: of what is on the machine something cannot be kept, so
-	// that containerd is not set up.
+	// ExitSetUpRefused: some of the machine's configuration cannot be
+	// preserved, so containerd is not set up.
 	ExitSetUpRefused = 6
 )

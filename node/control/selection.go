@@ -29,8 +29,8 @@ type TagRules struct {
 	Regexp string `json:"regexp,omitempty"`
 	// Exclude are patterns of tags to leave out: "*-rc*".
 	Exclude []string `json:"exclude,omitempty"`
-	// Newest keeps so many of the highest versions; tags that are not versions
-	// are left out.
+	// Newest keeps that many of the highest versions; tags that are not
+	// versions are left out.
 	Newest int `json:"newest,omitempty"`
 }
 
@@ -63,7 +63,8 @@ type DockerHub struct {
 	TagRules
 }
 
-// NeedsUpstream tells whether others have to be asked what is selected.
+// NeedsUpstream tells whether registries or catalogs have to be asked what is
+// selected.
 func (s *Selection) NeedsUpstream() bool {
 	if s.Catalog != nil {
 		return true
@@ -113,10 +114,9 @@ type RateLimit struct {
 	RetryAfterSeconds int `json:"retryAfterSeconds,omitempty"`
 }
 
-// DropRequest is the body of POST /v1/drop: the content of these images is not
-// needed any more. Their blocks stay; content that other images share stays
-// too, and publishing one of them again fetches its content again. Publishers
-// only.
+// DropRequest is the body of POST /v1/drop: the content of these images is no
+// longer needed. Their blocks stay; content that other images share stays too,
+// and publishing one of them again fetches its content again. Publishers only.
 type DropRequest struct {
 	Artifacts []ArtifactID `json:"artifacts"`
 }

@@ -105,8 +105,8 @@ func (l *Listener) count(from netip.Addr, n int) {
 	}
 }
 
-// places are an address by itself, and the IPv6 network around it; not valid if there
-// is none.
+// places returns an address and the IPv6 network around it; the network is not valid
+// for IPv4.
 func places(a netip.Addr) (own, around netip.Prefix) {
 	if !a.IsValid() {
 		return own, around

@@ -16,7 +16,7 @@ func pace(h http.Handler, limit time.Duration) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		paced := &pacedWriter{w, http.NewResponseController(w), limit}
 		h.ServeHTTP(paced, r)
-		paced.begin() // what is in the server's buffer goes out now
+		paced.begin() // flushes the server's buffer
 	})
 }
 

@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// arrival is content on its way from one peer. That this node's own bounds hold
-// it back is not the peer's fault, and does not count.
+// arrival is content on its way from one peer. Time during which this node's
+// own limits delay it is not the peer's fault, and does not count.
 type arrival struct {
 	started time.Time
 	got     atomic.Int64 // bytes
@@ -32,18 +32,18 @@ func (a *arrival) age(now time.Time) time.Duration {
 	return now.Sub(a.started) - time.Duration(held)
 }
 
-// behind tells whether so many bytes would not have come within a time, at the
-// rate at which they come.
+// behind tells whether so many bytes take longer than a given time at the
+// current rate.
 func (a *arrival) behind(size int64, within time.Duration, now time.Time) bool {
 	return float64(a.got.Load())*within.Seconds() < float64(size)*a.age(now).Seconds()
 }
 
-// arriving tells whether something has come, and lately.
+// arriving tells whether something has arrived, and recently.
 func (a *arrival) arriving(now time.Time) bool {
 	return a.got.Load() > 0 && (a.since.Load() != 0 || now.UnixNano()-a.heard.Load() < int64(slowWindow))
 }
 
-// reader counts what comes.
+// reader counts what arrives.
 func (a *arrival) reader(r io.Reader) io.Reader { return &counting{r, a} }
 
 type counting struct {

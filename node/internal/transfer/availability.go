@@ -20,8 +20,8 @@ import (
 // that may have it, and the response begins before its first bytes are there
 // while they are on their way.
 const (
-	// headerAfter is how long the first verified bytes are waited for before it is
-	// enough that they come.
+	// headerAfter is how long to wait for the first verified bytes; after that it
+	// is enough that they are on their way.
 	headerAfter = 8 * time.Second
 	lookEvery   = 250 * time.Millisecond
 	// againAfter is for how long an unavailable blob is not looked for again,
@@ -76,27 +76,27 @@ func (d *download) look(waited time.Duration) error {
 	return nil
 }
 
-// arriving tells whether something of the blob arriving, or will when it is its turn.
+// arriving tells whether a part of the blob is arriving, or will when it is its turn.
 func (d *download) arriving(now time.Time) bool {
-	_, comes, queued := d.heard(now)
-	return comes || queued && d.f.arriving(now) && d.f.holderThere(d.key)
+	_, arriving, queued := d.heard(now)
+	return arriving || queued && d.f.arriving(now) && d.f.holderThere(d.key)
 }
 
 // heard tells when a piece, or a part of one, arrived last; whether one is arriving
 // now; and whether members wait for the pieces of others to arrive first.
-func (d *download) heard(now time.Time) (last time.Time, comes, queued bool) {
+func (d *download) heard(now time.Time) (last time.Time, arriving, queued bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	last = d.progress
 	for _, fetches := range d.fetches {
 		for _, f := range fetches {
-			comes = comes || f.arriving(now)
+			arriving = arriving || f.arriving(now)
 			if heard := time.Unix(0, f.heard.Load()); heard.After(last) {
 				last = heard
 			}
 		}
 	}
-	return last, comes, d.queued > 0
+	return last, arriving, d.queued > 0
 }
 
 // queue counts the members that wait for a slot.
@@ -106,16 +106,16 @@ func (d *download) queue(n int) {
 	d.queued += n
 }
 
-// stalled is for how long not a byte has come, nor could have.
+// stalled is for how long no byte has arrived, although it could have.
 func (d *download) stalled(now time.Time) time.Duration {
-	last, comes, queued := d.heard(now)
-	if comes || queued && d.f.arriving(now) {
+	last, arriving, queued := d.heard(now)
+	if arriving || queued && d.f.arriving(now) {
 		return 0
 	}
 	return now.Sub(last)
 }
 
-// arriving tells whether pieces of any blob come.
+// arriving tells whether pieces of any blob are arriving.
 func (f *Fetcher) arriving(now time.Time) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -127,8 +127,8 @@ func (f *Fetcher) arriving(now time.Time) bool {
 	return false
 }
 
-// holderThere tells whether a peer is connected that has delivered something of
-// an artifact.
+// holderThere tells whether a peer that has delivered something of an artifact
+// is connected.
 func (f *Fetcher) holderThere(key digest.Digest) bool {
 	return slices.ContainsFunc(f.holders.of(key), func(id peer.ID) bool {
 		_, ok := f.network.Peer(id)
@@ -137,7 +137,7 @@ func (f *Fetcher) holderThere(key digest.Digest) bool {
 }
 
 // awaitPeers waits for a first peer: a node that has just started or was cut
-// off finds one soon, or not at all.
+// off finds one quickly, or not at all.
 func (f *Fetcher) awaitPeers(ctx context.Context) {
 	tick := time.NewTicker(firstPeer / 100)
 	defer tick.Stop()
@@ -163,7 +163,7 @@ func (f *Fetcher) waitsForPeers(now time.Time) bool {
 	return !there && now.Sub(f.alone) < firstPeer
 }
 
-// attempt is how it ended to look for a blob.
+// attempt is how the search for a blob ended.
 type attempt struct {
 	at    time.Time
 	peers map[*p2p.Peer]bool // that were there

@@ -30,7 +30,7 @@ type flight struct {
 	cancel context.CancelCauseFunc
 }
 
-// hardly tells whether the piece hardly comes.
+// hardly tells whether the piece hardly moves.
 func (fl *flight) hardly(now time.Time) bool {
 	return fl.age(now) > trial && fl.behind(pieces.Size, tolerable, now)
 }
@@ -56,8 +56,8 @@ func (f *Fetcher) fetching(cancel context.CancelCauseFunc) (fl *flight, done fun
 	}, true
 }
 
-// waitForSlot waits a while, if too many pieces are on their way, until one has come,
-// and tells whether it did not have to.
+// waitForSlot waits a while, if too many pieces are on their way, until one has
+// arrived. It returns true if it did not have to wait.
 func (f *Fetcher) waitForSlot(ctx context.Context) bool {
 	coming, all, arrived := f.underWay(time.Now())
 	if coming < f.lanes && all < maxInMemory {

@@ -72,7 +72,7 @@ func (d *download) waitEnd(ctx context.Context) error {
 type reader struct {
 	d        *download
 	offset   int64
-	unstored *through // of a download for which the disk had no room after all
+	unstored *through // of a download that did not fit on the disk after all
 }
 
 func (r *reader) Read(p []byte) (int, error) {
@@ -97,7 +97,7 @@ func (r *reader) Read(p []byte) (int, error) {
 }
 
 // ready waits until something can be read, and returns how many bytes of it. The
-// download ends when nothing comes any more.
+// download ends when nothing arrives any more.
 func (r *reader) ready() (int64, error) {
 	if r.offset >= r.d.blob.Size {
 		return 0, io.EOF

@@ -176,7 +176,7 @@ func (b *buffer) grow(n int) []byte {
 // took notes that n bytes came.
 func (b *buffer) took(n int) { b.data = b.data[:len(b.data)+n] }
 
-// pieceBuffers are buffers with room for a piece; maxInMemory bounds them.
+// pieceBuffers are buffers of the size of a piece; maxInMemory bounds them.
 var pieceBuffers = sync.Pool{New: func() any { return &buffer{make([]byte, 0, pieces.Size)} }}
 
 // diskError is a failure of this node, not of a peer.

@@ -35,7 +35,7 @@ type swarm struct {
 	mu        sync.Mutex // guards what follows
 	ctx       context.Context
 	members   map[peer.ID]*member
-	left      map[peer.ID]time.Time // that made room for others, and when
+	left      map[peer.ID]time.Time // that were dropped for others, and when
 	lookingUp bool
 	lookedUp  time.Time // when the last lookup ended
 	last      error     // of a member that did not deliver
@@ -80,8 +80,8 @@ func (s *swarm) run(ctx context.Context) error {
 	}
 }
 
-// add makes peers members, the likely ones first. If some find no room, one that
-// hardly delivers is given up.
+// add makes peers members, the most promising first. If some do not fit, a piece
+// that hardly moves is given up.
 func (s *swarm) add(peers []*p2p.Peer) {
 	ordered := s.d.f.holders.order(s.d.key, peers, false)
 	s.mu.Lock()

@@ -18,7 +18,7 @@ const (
 	// maxRacers is how many peers are asked for one blob at a time. Those from
 	// which it hardly comes do not count.
 	maxRacers = 4
-	// wholeTimeout bounds a race, from which something comes all the time.
+	// wholeTimeout bounds a race in which something is arriving all the time.
 	wholeTimeout = 2 * time.Minute
 	// small is what manifests, configs and piece lists (of unknown size) hardly
 	// exceed, in bytes.
@@ -91,7 +91,7 @@ type race struct {
 	found   chan *p2p.Peer // by a lookup; closed at its end
 	lookup  error          // how it ended
 	last    error
-	moving  atomic.Bool // something comes
+	moving  atomic.Bool // something is arriving
 }
 
 func newRace(f *Fetcher, w request, key digest.Digest, pace racePace) *race {
@@ -112,7 +112,7 @@ type result struct {
 	err  error
 }
 
-// hardly tells whether the blob hardly comes from a racer.
+// hardly tells whether the blob hardly moves from a racer.
 func (r *race) hardly(a *racer, now time.Time) bool {
 	return a.age(now) > r.pace.first && a.behind(max(r.request.length, small), r.pace.inTime, now)
 }
@@ -192,11 +192,11 @@ func (r *race) run(ctx context.Context) (*buffer, error) {
 			hedge.Reset(r.pace.after)
 			// One more, or as many as there are that hardly deliver.
 			n := len(r.running) - r.racing(time.Now())
-			comes := r.comes(time.Now())
-			if !comes {
+			arriving := r.arriving(time.Now())
+			if !arriving {
 				n = max(1, n)
 			}
-			r.moving.Store(comes)
+			r.moving.Store(arriving)
 			next(n)
 		case <-ctx.Done():
 			return nil, errors.Join(fmt.Errorf("%w in time", ErrUnavailable), r.last)
@@ -225,8 +225,8 @@ func (r *race) look(waited time.Duration) error {
 	return nil
 }
 
-// comes tells whether something comes from a racer.
-func (r *race) comes(now time.Time) bool {
+// arriving tells whether something is arriving from a racer.
+func (r *race) arriving(now time.Time) bool {
 	for a := range r.running {
 		if a.arriving(now) {
 			return true
@@ -256,6 +256,6 @@ func (r *race) ask(ctx context.Context, p *p2p.Peer) {
 		// A growing buffer: many of the peers may have nothing.
 		req.peer, req.out, req.in = p, new(buffer), &a.arrival
 		err := r.f.get(ctx, req)
-		r.results <- result{a, req.out, err} // there is room for every racer
+		r.results <- result{a, req.out, err} // its buffer holds a result of every racer
 	}()
 }
