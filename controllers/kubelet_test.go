@@ -248,7 +248,7 @@ func (c *cluster) nodeConfig(t *testing.T, n *v1alpha1.PyrsiaNode, template core
 		case "--ledger-key":
 			config.LedgerKey = value
 		case "--announce":
-			config.Announce = append(config.Announce, strings.ReplaceAll(value, desired.HostIPs, p.ip))
+			config.ExternalAddrs = append(config.ExternalAddrs, strings.ReplaceAll(value, desired.HostIPs, p.ip))
 		case "--copy-concurrency":
 			config.CopyConcurrency = atoi(t, value)
 		case "--bootstrap":

@@ -50,7 +50,7 @@ func (n *Node) announceBucket(ctx context.Context) {
 			return
 		}
 		if e.Artifact != nil && n.store.Has(e.Artifact.Pieces) {
-			n.host.Hold(e.Artifact.Pieces)
+			n.host.Announce(e.Artifact.Pieces)
 		}
 	}
 }

@@ -79,9 +79,9 @@ type Config struct {
 	Prefetch []string
 
 	P2PListen []string // multiaddrs
-	// Announce are further addresses HOST:PORT, TCP, at which peers reach this
+	// ExternalAddrs are further addresses HOST:PORT, TCP, at which peers reach this
 	// node: outside of a cluster or a NAT.
-	Announce []string
+	ExternalAddrs []string
 	// Bootstrap is where to join: multiaddrs with /p2p/ID, /dnsaddr/DOMAIN, or
 	// http://HOST:PORT of the open ports of nodes, such as a headless Service.
 	Bootstrap  []string

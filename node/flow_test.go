@@ -328,16 +328,16 @@ func TestCorruptPeersAreFoundAndGoneAround(t *testing.T) {
 func startLiar(t *testing.T, publisher *started) string {
 	t.Helper()
 	liar, err := p2p.New(t.Context(), p2p.Config{
-		KeyFile:   filepath.Join(t.TempDir(), "key"),
-		Listen:    []string{"/ip4/127.0.0.1/tcp/0"},
-		Bootstrap: []string{publisher.address()},
-		Network:   publisher.ledger.Origin(),
-		Essence:   func(b []byte) ([]byte, error) { return b, nil },
-		Check:     func([]byte) error { return nil },
-		Joined:    func() {},
-		Holds:     func(digest.Digest) bool { return true },
-		Announced: func(peer.ID) {},
-		Log:       testLogger(t),
+		KeyFile:      filepath.Join(t.TempDir(), "key"),
+		Listen:       []string{"/ip4/127.0.0.1/tcp/0"},
+		Bootstrap:    []string{publisher.address()},
+		Network:      publisher.ledger.Origin(),
+		Essence:      func(b []byte) ([]byte, error) { return b, nil },
+		Check:        func([]byte) error { return nil },
+		Joined:       func() {},
+		Holds:        func(digest.Digest) bool { return true },
+		OnCheckpoint: func(peer.ID) {},
+		Log:          testLogger(t),
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -59,7 +59,7 @@ type Node struct {
 	wasStale    atomic.Bool
 	disk        disk
 	wake        chan struct{}          // a peer has a new checkpoint, or has just been connected
-	announcer   atomic.Pointer[string] // the peer that gossiped one last
+	lastSender  atomic.Pointer[string] // the peer that gossiped one last
 	missing     chan digest.Digest     // corrupt blobs to fetch again
 	servers     []*http.Server
 	rounds      *rounds       // mirrors
@@ -162,23 +162,23 @@ func (n *Node) openLedger(ctx context.Context) error {
 
 // openHost makes the node's place in the peer-to-peer network.
 func (n *Node) openHost(ctx context.Context) (err error) {
-	announced, err := n.config.announced(ownAddresses)
+	external, err := n.config.externalAddrs(ownAddresses)
 	if err != nil {
 		return err
 	}
 	n.host, err = p2p.New(ctx, p2p.Config{
-		KeyFile:   filepath.Join(n.config.DataDir, "identity.key"),
-		PeersFile: filepath.Join(n.config.DataDir, "peers.json"),
-		Listen:    n.config.P2PListen,
-		Announce:  announced,
-		Bootstrap: n.config.Bootstrap,
-		Allow:     n.config.AllowPeers,
-		Network:   n.ledger.Origin(),
-		Encrypt:   n.config.EncryptTransfers,
-		NAT:       n.config.NAT,
-		HTTPPort:  n.httpPort(),
-		Complete:  n.config.Role == control.Publisher,
-		Joined:    n.wakeUp,
+		KeyFile:       filepath.Join(n.config.DataDir, "identity.key"),
+		PeersFile:     filepath.Join(n.config.DataDir, "peers.json"),
+		Listen:        n.config.P2PListen,
+		ExternalAddrs: external,
+		Bootstrap:     n.config.Bootstrap,
+		Allow:         n.config.AllowPeers,
+		Network:       n.ledger.Origin(),
+		Encrypt:       n.config.EncryptTransfers,
+		NAT:           n.config.NAT,
+		HTTPPort:      n.httpPort(),
+		Complete:      n.config.Role == control.Publisher,
+		Joined:        n.wakeUp,
 		// An artifact's piece list is used whenever one of its blobs is, so it
 		// leaves the store after them.
 		Holds:   n.store.Has,
@@ -187,8 +187,8 @@ func (n *Node) openHost(ctx context.Context) (err error) {
 			_, err := n.ledger.VerifyCheckpoint(essence)
 			return err
 		},
-		Announced: n.announced,
-		Log:       n.log,
+		OnCheckpoint: n.onCheckpoint,
+		Log:          n.log,
 	})
 	if err != nil {
 		return err

@@ -16,7 +16,7 @@ import (
 
 // announceContent has the network told that this node holds something of an
 // artifact.
-func (n *Node) announceContent(list digest.Digest) { n.host.Hold(list) }
+func (n *Node) announceContent(list digest.Digest) { n.host.Announce(list) }
 
 // announceStore announces what the store held when the node started.
 func (n *Node) announceStore(ctx context.Context) {
@@ -24,7 +24,7 @@ func (n *Node) announceStore(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		n.host.Hold(d)
+		n.host.Announce(d)
 	}
 	if n.config.Bucket != "" {
 		n.announceBucket(ctx)

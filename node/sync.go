@@ -81,10 +81,10 @@ func (n *Node) witnesses() (out []torchwood.TileReader) {
 	return append(out, others[:min(len(others), maxWitnesses)]...)
 }
 
-// announced is called when a peer gossips a new checkpoint.
-func (n *Node) announced(p peer.ID) {
+// onCheckpoint is called when a peer gossips a new checkpoint.
+func (n *Node) onCheckpoint(p peer.ID) {
 	name := p.String()
-	n.announcer.Store(&name)
+	n.lastSender.Store(&name)
 	n.wakeUp()
 }
 
@@ -106,7 +106,7 @@ func (n *Node) follow(ctx context.Context) {
 func (n *Node) newRounds() *rounds {
 	return &rounds{ask: n.syncFrom, list: n.reachable, wake: n.wake, rest: n.rest,
 		first: func() string {
-			if name := n.announcer.Swap(nil); name != nil {
+			if name := n.lastSender.Swap(nil); name != nil {
 				return *name
 			}
 			return ""
@@ -150,7 +150,7 @@ func (n *Node) spread(ctx context.Context) {
 	for {
 		changed := n.ledger.Changed()
 		if head, ok := n.ledger.Head(); ok {
-			if err := n.host.Announce(ctx, head.Signed); err != nil && ctx.Err() == nil {
+			if err := n.host.Gossip(ctx, head.Signed); err != nil && ctx.Err() == nil {
 				n.log.Warn("gossiping a checkpoint", "error", err)
 			}
 		}

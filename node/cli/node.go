@@ -70,7 +70,7 @@ upstream registry.`,
 	f.IntVar(&c.CopyConcurrency, "copy-concurrency", 8, "publisher: images that are copied at once, half of them of one repository")
 	f.DurationVar(&c.AttachmentsEvery, "attachments-every", 24*time.Hour, "publisher: how often to look for signatures and attestations that came after their image")
 	f.Var((*byteSize)(&c.UpstreamLimit), "upstream-limit", "publisher: bound on bytes per second from all upstreams (0: no bound)")
-	f.StringArrayVar(&c.Announce, "announce", nil, "HOST:PORT at which peers reach --p2p-port from outside of a cluster or a NAT; may be repeated. [IP,IP]:PORT are the addresses of the machine around this node's, as far as it has such ones itself, of IPv4 or IPv6")
+	f.StringArrayVar(&c.ExternalAddrs, "announce", nil, "HOST:PORT at which peers reach --p2p-port from outside of a cluster or a NAT; may be repeated. [IP,IP]:PORT are the addresses of the machine around this node's, as far as it has such ones itself, of IPv4 or IPv6")
 	f.StringArrayVar(&c.Bootstrap, "bootstrap", nil, "where to join: a multiaddr with /p2p/ID, /dnsaddr/DOMAIN, or http://HOST:PORT of open ports; may be repeated")
 	f.StringArrayVar(&c.AllowPeers, "allow-peer", nil, "peer ID that may connect, in a closed network; may be repeated (default: everyone)")
 	f.BoolVar(&c.EncryptTransfers, "encrypt-transfers", false, "send content to peers over encrypted libp2p streams alone, never over plain HTTP")

@@ -80,7 +80,7 @@ func join(ctx context.Context, s hostileSettings, handler http.Handler) (*p2p.Ho
 		Bootstrap: s.Bootstrap, Network: s.Network,
 		Essence: func(b []byte) ([]byte, error) { return b, nil },
 		Check:   func([]byte) error { return nil }, Holds: func(digest.Digest) bool { return true },
-		Joined: func() {}, Announced: func(peer.ID) {}, Log: slog.New(slog.DiscardHandler),
+		Joined: func() {}, OnCheckpoint: func(peer.ID) {}, Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		return nil, err

@@ -67,8 +67,8 @@ func newAnnouncer() *announcer {
 	return &announcer{held: map[digest.Digest]bool{}, due: map[cid.Cid]time.Time{}, more: make(chan struct{}, 1)}
 }
 
-// hold notes whether the node holds an artifact.
-func (a *announcer) hold(d digest.Digest, held bool) {
+// set notes whether the node holds an artifact.
+func (a *announcer) set(d digest.Digest, held bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.held[d] == held || d.Validate() != nil {
@@ -124,8 +124,8 @@ func (a *announcer) again(id cid.Cid, at time.Time) {
 	a.due[id] = at
 }
 
-// Hold tells the network, soon, that this node has something of an artifact.
-func (h *Host) Hold(list digest.Digest) { h.announcer.hold(list, true) }
+// Announce tells the network, soon, that this node has something of an artifact.
+func (h *Host) Announce(list digest.Digest) { h.announcer.set(list, true) }
 
 // sweep withdraws the artifacts that the node does not have any more.
 func (a *announcer) sweep(holds func(digest.Digest) bool) {
@@ -134,7 +134,7 @@ func (a *announcer) sweep(holds func(digest.Digest) bool) {
 	a.mu.Unlock()
 	for _, d := range held {
 		if !holds(d) {
-			a.hold(d, false)
+			a.set(d, false)
 		}
 	}
 }

@@ -35,7 +35,7 @@ func serving(t *testing.T, handler http.Handler, listen multiaddr.Multiaddr, key
 	h, err := New(t.Context(), Config{
 		KeyFile: key, Listen: []string{listen.String()}, Bootstrap: bootstrap, Network: "crowd",
 		Essence: func(b []byte) ([]byte, error) { return b, nil }, Check: func([]byte) error { return nil },
-		Holds: func(digest.Digest) bool { return true }, Joined: func() {}, Announced: func(peer.ID) {},
+		Holds: func(digest.Digest) bool { return true }, Joined: func() {}, OnCheckpoint: func(peer.ID) {},
 		Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {

@@ -134,17 +134,17 @@ func (h *Host) gossip(ctx context.Context) error {
 				return // ctx ended
 			}
 			if m.ReceivedFrom != h.ID() {
-				h.config.Announced(m.ReceivedFrom)
+				h.config.OnCheckpoint(m.ReceivedFrom)
 			}
 		}
 	})
 	return nil
 }
 
-// Announce spreads a new checkpoint.
-func (h *Host) Announce(ctx context.Context, signed []byte) error {
+// Gossip spreads a new checkpoint.
+func (h *Host) Gossip(ctx context.Context, signed []byte) error {
 	if err := h.topic.Publish(ctx, signed); err != nil {
-		return fmt.Errorf("announcing a checkpoint: %w", err)
+		return fmt.Errorf("gossiping a checkpoint: %w", err)
 	}
 	return nil
 }

@@ -45,7 +45,7 @@ func newListener(t *testing.T, l *ledger.Ledger) *listener {
 			return err
 		},
 		Holds: func(digest.Digest) bool { return true }, Joined: func() {},
-		Announced: func(peer.ID) { n.told.Add(1) }, Log: slog.New(slog.DiscardHandler),
+		OnCheckpoint: func(peer.ID) { n.told.Add(1) }, Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -242,7 +242,7 @@ func TestAStarHearsItsPublisher(t *testing.T) {
 	eventually(t, "not all have subscribed", func() bool { return len(publisher.topic.ListPeers()) == subscribers })
 	time.Sleep(heartbeats)
 	for _, s := range signed {
-		if err := publisher.Announce(t.Context(), s); err != nil {
+		if err := publisher.Gossip(t.Context(), s); err != nil {
 			t.Fatal(err)
 		}
 	}

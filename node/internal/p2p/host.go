@@ -51,13 +51,13 @@ const (
 
 // Config says how a node joins its network.
 type Config struct {
-	KeyFile   string   // of the libp2p identity; made if absent
-	PeersFile string   // of the peers of the last run; empty keeps none
-	Listen    []string // multiaddrs
-	Announce  []string // multiaddrs at which this node is reached besides
-	Bootstrap []string // multiaddrs with /p2p/ID, /dnsaddr/DOMAIN, or http://HOST:PORT of open ports
-	Allow     []string // peer IDs of a closed network; none admits everyone
-	Network   string   // the name of the ledger: nodes of another one stay apart
+	KeyFile       string   // of the libp2p identity; made if absent
+	PeersFile     string   // of the peers of the last run; empty keeps none
+	Listen        []string // multiaddrs
+	ExternalAddrs []string // multiaddrs at which this node is reached besides
+	Bootstrap     []string // multiaddrs with /p2p/ID, /dnsaddr/DOMAIN, or http://HOST:PORT of open ports
+	Allow         []string // peer IDs of a closed network; none admits everyone
+	Network       string   // the name of the ledger: nodes of another one stay apart
 	// Encrypt has content go over libp2p's secured streams alone.
 	Encrypt bool
 	// NAT has the node find out whether it can be reached, and if not, be
@@ -74,13 +74,13 @@ type Config struct {
 	// Check accepts the essence of a checkpoint that came by gossip.
 	Check func(essence []byte) error
 	// Holds tells whether the node still has something of an artifact that it
-	// announced by Hold; the digest is its piece list's.
+	// announced; the digest is its piece list's.
 	Holds func(list digest.Digest) bool
 	// Joined is called when a node of this network was connected.
 	Joined func()
-	// Announced is called with the sender of each accepted checkpoint.
-	Announced func(peer.ID)
-	Log       *slog.Logger
+	// OnCheckpoint is called with the sender of each accepted checkpoint.
+	OnCheckpoint func(peer.ID)
+	Log          *slog.Logger
 }
 
 // Host is this node's place in the network.
@@ -165,13 +165,13 @@ func newLibp2p(key crypto.PrivKey, c Config, relays func() []peer.AddrInfo) (hos
 	if err != nil {
 		return nil, err
 	}
-	announced, err := parseAddrs(c.Announce)
+	external, err := parseAddrs(c.ExternalAddrs)
 	if err != nil {
 		return nil, err
 	}
 	options := []libp2p.Option{
 		libp2p.Identity(key),
-		libp2p.AddrsFactory(func(own []multiaddr.Multiaddr) []multiaddr.Multiaddr { return slices.Concat(own, announced) }),
+		libp2p.AddrsFactory(func(own []multiaddr.Multiaddr) []multiaddr.Multiaddr { return slices.Concat(own, external) }),
 		libp2p.NoListenAddrs,
 		libp2p.Transport(tcp.NewTCPTransport),
 		libp2p.Transport(quic.NewTransport),

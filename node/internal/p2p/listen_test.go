@@ -22,7 +22,7 @@ func TestHalfAPortIsAnError(t *testing.T) {
 		h, err := New(t.Context(), Config{
 			KeyFile: filepath.Join(t.TempDir(), "key"), Listen: []string{tcp, quic}, Network: "ledger.example/listen",
 			Essence: func(b []byte) ([]byte, error) { return b, nil }, Check: func([]byte) error { return nil },
-			Holds: func(digest.Digest) bool { return true }, Joined: func() {}, Announced: func(peer.ID) {}, Log: slog.New(slog.DiscardHandler),
+			Holds: func(digest.Digest) bool { return true }, Joined: func() {}, OnCheckpoint: func(peer.ID) {}, Log: slog.New(slog.DiscardHandler),
 		})
 		if err != nil {
 			t.Fatal(err)

@@ -66,13 +66,13 @@ func (s *simulation) add(t *testing.T, through ...*Host) {
 	}
 	mocked.Network().Notify(conns.Notifee())
 	config := Config{
-		Network:   "scale",
-		Essence:   func(b []byte) ([]byte, error) { return b, nil },
-		Check:     func([]byte) error { return nil },
-		Holds:     func(digest.Digest) bool { return true },
-		Joined:    func() {},
-		Announced: func(from peer.ID) { s.tally.reached(mocked.ID(), from) },
-		Log:       slog.New(slog.DiscardHandler),
+		Network:      "scale",
+		Essence:      func(b []byte) ([]byte, error) { return b, nil },
+		Check:        func([]byte) error { return nil },
+		Holds:        func(digest.Digest) bool { return true },
+		Joined:       func() {},
+		OnCheckpoint: func(from peer.ID) { s.tally.reached(mocked.ID(), from) },
+		Log:          slog.New(slog.DiscardHandler),
 	}
 	for _, h := range through {
 		config.Bootstrap = append(config.Bootstrap, fmt.Sprintf("%s/p2p/%s", h.Addrs()[0], h.ID()))

@@ -71,7 +71,7 @@ func slope(x, y []float64) float64 {
 func keysOf(blobs int) int {
 	a := newAnnouncer()
 	for i := range blobs {
-		a.hold(digest.FromString(fmt.Sprint(i)), true)
+		a.set(digest.FromString(fmt.Sprint(i)), true)
 	}
 	return len(a.keys(time.Now()))
 }

@@ -146,7 +146,7 @@ func (s *simulation) measureLookups(t *testing.T, r *row) {
 			t.Fatal(err)
 		}
 		l.id, l.tally = id, s.tally.watch(id, l.holder.ID(), l.asker.ID())
-		l.holder.Hold(l.list)
+		l.holder.Announce(l.list)
 		all = append(all, l)
 	}
 	for slices.ContainsFunc(all, func(l lookup) bool { return !l.holder.announced(l.id) }) {
@@ -219,7 +219,7 @@ func (s *simulation) measureCheckpoints(t *testing.T, r *row) {
 		spread := &spreadTally{checkpoint: string(signed), from: map[peer.ID]peer.ID{}}
 		s.tally.spread = spread
 		s.tally.mu.Unlock()
-		if err := publisher.Announce(t.Context(), signed); err != nil {
+		if err := publisher.Gossip(t.Context(), signed); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(10 * time.Second) // then it is no longer gossiped

@@ -75,14 +75,14 @@ func newPeer(t testing.TB, c setUp) *testPeer {
 		KeyFile: filepath.Join(t.TempDir(), "key"), Listen: []string{"/ip4/127.0.0.1/tcp/0"}, Bootstrap: bootstrap,
 		Network: "transfer", HTTPPort: port,
 		Essence: func(b []byte) ([]byte, error) { return b, nil }, Check: func([]byte) error { return nil },
-		Holds: s.Has, Joined: func() {}, Announced: func(peer.ID) {}, Log: log,
+		Holds: s.Has, Joined: func() {}, OnCheckpoint: func(peer.ID) {}, Log: log,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	p := &testPeer{host: host, plain: plain, dir: c.dir, registry: prometheus.NewRegistry()}
 	limits := NewLimits(c.bandwidth)
-	p.Fetcher = New(s, host, host.Hold, limits, p.registry, log)
+	p.Fetcher = New(s, host, host.Announce, limits, p.registry, log)
 	NewServer(s, p.Fetcher, limits, p.registry, log).Register(mux)
 	var handler http.Handler = mux
 	if c.libp2p != nil {

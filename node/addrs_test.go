@@ -8,8 +8,8 @@ import (
 )
 
 func TestAnnouncedAddresses(t *testing.T) {
-	c := Config{Announce: []string{"192.0.2.7:4001", "[2001:db8::7]:30401", "pyrsia.example.com:4001", "[::ffff:192.0.2.7]:1"}}
-	got, err := c.announced(nil)
+	c := Config{ExternalAddrs: []string{"192.0.2.7:4001", "[2001:db8::7]:30401", "pyrsia.example.com:4001", "[::ffff:192.0.2.7]:1"}}
+	got, err := c.externalAddrs(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -18,8 +18,8 @@ func TestAnnouncedAddresses(t *testing.T) {
 		t.Error(diff)
 	}
 	for _, bad := range []string{"", "192.0.2.7", "2001:db8::7:1", ":4001", "host:0", "host:70000", "host:p2p"} {
-		c.Announce = []string{bad}
-		if got, err := c.announced(nil); err == nil {
+		c.ExternalAddrs = []string{bad}
+		if got, err := c.externalAddrs(nil); err == nil {
 			t.Errorf("%q became %q", bad, got)
 		}
 	}
@@ -42,8 +42,8 @@ func TestAddressesOfTheMachineAroundAPod(t *testing.T) {
 		{"[192.0.2.7]:30401", []netip.Addr{four}, []string{at4}},
 		{"[2001:db8::7]:30401", []netip.Addr{four}, []string{at6}}, // somebody has said so
 	} {
-		c := Config{Announce: []string{tt.announce}}
-		got, err := c.announced(func() ([]netip.Addr, error) { return tt.own, nil })
+		c := Config{ExternalAddrs: []string{tt.announce}}
+		got, err := c.externalAddrs(func() ([]netip.Addr, error) { return tt.own, nil })
 		if diff := cmp.Diff(tt.want, got); err != nil || diff != "" {
 			t.Errorf("%s by a node at %v: %v\n%s", tt.announce, tt.own, err, diff)
 		}

@@ -9,9 +9,9 @@ import (
 	"strings"
 )
 
-// announced are the multiaddrs of Announce. own tells this node's own addresses.
-func (c *Config) announced(own func() ([]netip.Addr, error)) (out []string, err error) {
-	for _, s := range c.Announce {
+// externalAddrs are the multiaddrs of Announce. own tells this node's own addresses.
+func (c *Config) externalAddrs(own func() ([]netip.Addr, error)) (out []string, err error) {
+	for _, s := range c.ExternalAddrs {
 		list, port, err := net.SplitHostPort(s)
 		if err != nil {
 			return nil, fmt.Errorf("address %q to announce: want HOST:PORT, an IPv6 address in brackets: %w", s, err)
