@@ -141,7 +141,7 @@ func Describe(info peer.AddrInfo) string {
 func (h *Host) Gone(had func(peer.ID) bool) (out []peer.AddrInfo) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for id, info := range h.known {
+	for id, info := range h.former {
 		if _, connected := h.peers[id]; !connected && (h.complete[id] || had(id)) {
 			out = append(out, info)
 		}

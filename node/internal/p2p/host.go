@@ -99,11 +99,11 @@ type Host struct {
 	announcer *announcer
 	senders   *senders
 
-	mu    sync.Mutex // guards what follows
-	peers map[peer.ID]*Peer
-	known map[peer.ID]peer.AddrInfo // that were connected once
-	heard map[peer.ID]peer.AddrInfo // that a peer has named, to be dialled
-	// complete are those of the known that said to have all that is published.
+	mu     sync.Mutex // guards what follows
+	peers  map[peer.ID]*Peer
+	former map[peer.ID]peer.AddrInfo // that were connected once
+	heard  map[peer.ID]peer.AddrInfo // that a peer has named, to be dialled
+	// complete are those of the former that said to have all that is published.
 	complete map[peer.ID]bool
 
 	unreached map[string]Unreached // by bootstrap address
@@ -136,7 +136,7 @@ func newHost(ctx context.Context, c Config) *Host {
 	}
 	h := &Host{
 		config: c, announcer: newAnnouncer(), senders: newSenders(), banned: banned, wake: make(chan struct{}, 1),
-		peers: map[peer.ID]*Peer{}, known: map[peer.ID]peer.AddrInfo{}, heard: map[peer.ID]peer.AddrInfo{}, complete: map[peer.ID]bool{}, unreached: map[string]Unreached{}, reached: map[string][]peer.ID{},
+		peers: map[peer.ID]*Peer{}, former: map[peer.ID]peer.AddrInfo{}, heard: map[peer.ID]peer.AddrInfo{}, complete: map[peer.ID]bool{}, unreached: map[string]Unreached{}, reached: map[string][]peer.ID{},
 		prefix: prefix(c.Network),
 		client: newPlainClient(),
 	}
@@ -236,7 +236,7 @@ func (h *Host) Start(handler http.Handler) error {
 		h.config.Log.Warn("the node joins by its bootstrap addresses alone", "error", err)
 	}
 	for _, info := range before[:min(len(before), maxKnown)] {
-		h.known[info.ID] = info
+		h.former[info.ID] = info
 	}
 	// Only now, so that peers which connect learn all protocols of this node.
 	listen, err := parseAddrs(h.config.Listen)

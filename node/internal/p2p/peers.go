@@ -34,8 +34,8 @@ const (
 	// node's own addresses.
 	maxPeersValues = 2 * maxExchanged * (4 + maxAddrs)
 
-	identifyPatience = 200 * time.Millisecond // of await
-	punchPatience    = 3 * time.Second        // for a hole punched, of await
+	identifyTimeout = 200 * time.Millisecond // of await
+	punchTimeout    = 3 * time.Second        // for a hole punched, of await
 )
 
 // watch follows which nodes are connected. Nodes of other networks, which
@@ -89,8 +89,8 @@ func (h *Host) joined(ctx context.Context, id peer.ID) {
 		h.peers[id] = p
 	}
 	addrs := h.host.Peerstore().Addrs(id)
-	if _, ok := h.known[id]; ok || len(h.known) < maxKnown {
-		h.known[id] = peer.AddrInfo{ID: id, Addrs: addrs[:min(len(addrs), maxAddrs)]}
+	if _, ok := h.former[id]; ok || len(h.former) < maxKnown {
+		h.former[id] = peer.AddrInfo{ID: id, Addrs: addrs[:min(len(addrs), maxAddrs)]}
 	}
 	h.mu.Unlock()
 	if known {
@@ -131,7 +131,7 @@ func (h *Host) ask(ctx context.Context, p *Peer) {
 	p.learn(said)
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if _, ok := h.known[p.ID]; ok && said.Complete {
+	if _, ok := h.former[p.ID]; ok && said.Complete {
 		h.complete[p.ID] = true
 	}
 	for _, info := range said.Peers[:min(len(said.Peers), maxExchanged)] {
@@ -239,18 +239,18 @@ func (h *Host) dialHeard(ctx context.Context, again bool) {
 	clear(h.heard)
 	if again {
 		left := dials // at a time: they may be gone for good
-		for id, info := range h.known {
+		for id, info := range h.former {
 			if _, connected := h.peers[id]; !connected && left > 0 {
 				infos = append(infos, info)
 				left--
 			}
 		}
 	}
-	room := enoughPeers - len(h.peers)
+	capacity := enoughPeers - len(h.peers)
 	h.mu.Unlock()
 	var group errgroup.Group
 	group.SetLimit(dials)
-	for _, info := range infos[:max(0, min(len(infos), room))] {
+	for _, info := range infos[:max(0, min(len(infos), capacity))] {
 		group.Go(func() error { _ = h.connect(ctx, info, dialTimeout); return nil }) // it has said so
 	}
 	_ = group.Wait() // none returns an error
@@ -276,15 +276,15 @@ func (h *Host) await(ctx context.Context, id peer.ID) (*Peer, bool) {
 		if p, ok := h.Peer(id); ok {
 			return p, true
 		}
-		patience := identifyPatience
+		timeout := identifyTimeout
 		switch h.host.Network().Connectedness(id) {
 		case network.Connected:
 		case network.Limited:
-			patience = punchPatience
+			timeout = punchTimeout
 		default:
 			return nil, false
 		}
-		if time.Since(started) > patience || !sleep(ctx, 10*time.Millisecond) {
+		if time.Since(started) > timeout || !sleep(ctx, 10*time.Millisecond) {
 			return nil, false
 		}
 	}
