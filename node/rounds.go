@@ -10,10 +10,10 @@ import (
 )
 
 const (
-	// patience is after how long without an answer others are asked too, twice
+	// nextAfter is after how long without an answer others are asked too, twice
 	// as many each time: of fifty sources that hang the last is asked after two
 	// seconds.
-	patience = 250 * time.Millisecond
+	nextAfter = 250 * time.Millisecond
 	// slowAfter is from when on a source that has not answered counts as slow.
 	slowAfter = time.Second
 	maxSyncs  = 160 // in parallel: as many as there are peers
@@ -57,9 +57,9 @@ type rounds struct {
 	// first returns, once, the source that has just announced something; it may
 	// be empty.
 	first func() string
-	// rest is called when all were asked, and tells when to begin again.
-	rest func() time.Duration
-	wake <-chan struct{} // begin again now
+	// pause is called when all were asked, and tells when to begin again.
+	pause func() time.Duration
+	wake  <-chan struct{} // begin again now
 
 	ended chan ending
 	busy  map[string]*asking
@@ -81,12 +81,12 @@ func (r *rounds) run(ctx context.Context) {
 	for ctx.Err() == nil {
 		queue = r.start(ctx, queue, width)
 		if len(queue) == 0 && r.pressing() == 0 && !resting {
-			next.Reset(r.rest())
+			next.Reset(r.pause())
 			resting = true
 		}
 		var hurry <-chan time.Time
 		if r.pressing() > 0 || len(queue) > 0 {
-			hurry = time.After(patience)
+			hurry = time.After(nextAfter)
 		}
 		select {
 		case <-ctx.Done():

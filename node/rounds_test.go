@@ -58,7 +58,7 @@ func (p *pool) ask(ctx context.Context, s source) (bool, error) {
 func (p *pool) rounds() *rounds {
 	return &rounds{
 		ask: p.ask, list: func() []source { return append([]source{}, p.sources...) }, wake: p.wake,
-		first: func() string { return "" }, rest: func() time.Duration { return pollInterval },
+		first: func() string { return "" }, pause: func() time.Duration { return pollInterval },
 	}
 }
 

@@ -104,7 +104,7 @@ func (n *Node) follow(ctx context.Context) {
 
 // newRounds are the mirror's questions for the ledger.
 func (n *Node) newRounds() *rounds {
-	return &rounds{ask: n.syncFrom, list: n.reachable, wake: n.wake, rest: n.rest,
+	return &rounds{ask: n.syncFrom, list: n.reachable, wake: n.wake, pause: n.pause,
 		first: func() string {
 			if name := n.lastSender.Swap(nil); name != nil {
 				return *name
@@ -114,8 +114,8 @@ func (n *Node) newRounds() *rounds {
 	}
 }
 
-// rest is called when all sources were asked, and tells when to ask again.
-func (n *Node) rest() time.Duration {
+// pause is called when all sources were asked, and tells when to ask again.
+func (n *Node) pause() time.Duration {
 	if _, ok := n.ledger.Head(); ok {
 		n.setReady()
 		n.warnStale()

@@ -116,7 +116,7 @@ func unpack(t *testing.T, arch string) string {
 	return ""
 }
 
-const patience = 10 * time.Second
+const timeout = 10 * time.Second
 
 // The program waits until it is told to end, and then ends well: on this
 // machine as it is, and as the first process of a container.
@@ -185,7 +185,7 @@ func endsCmd(t *testing.T, sig syscall.Signal, cmd *exec.Cmd) {
 		if err != nil {
 			t.Errorf("at %s: %v", sig, err)
 		}
-	case <-time.After(patience):
+	case <-time.After(timeout):
 		t.Errorf("%s does not end it", sig)
 	}
 }
@@ -195,7 +195,7 @@ func endsCmd(t *testing.T, sig syscall.Signal, cmd *exec.Cmd) {
 func awaitWaiting(t *testing.T, pid int) {
 	t.Helper()
 	want := map[string]string{"amd64": "128 ", "arm64": "137 "}[runtime.GOARCH]
-	for end := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(timeout); ; time.Sleep(10 * time.Millisecond) {
 		call, err := os.ReadFile(fmt.Sprintf("/proc/%d/syscall", pid))
 		if err == nil && strings.HasPrefix(string(call), want) {
 			return
