@@ -13,7 +13,7 @@ const (
 	StateRestored  ArtifactState = "Restored"
 )
 
-// ArtifactSpec is the wanted state of an Artifact.
+// ArtifactSpec is the desired state of an Artifact.
 // +kubebuilder:validation:XValidation:rule="self.image == oldSelf.image && self.digest == oldSelf.digest && has(self.publisherRef) == has(oldSelf.publisherRef) && (!has(self.publisherRef) || self.publisherRef == oldSelf.publisherRef) && has(self.nodeRef) == has(oldSelf.nodeRef) && (!has(self.nodeRef) || self.nodeRef == oldSelf.nodeRef) && has(self.platforms) == has(oldSelf.platforms) && (!has(self.platforms) || self.platforms == oldSelf.platforms) && has(self.pinned) == has(oldSelf.pinned) && (!has(self.pinned) || self.pinned == oldSelf.pinned)",message="an Artifact cannot be changed but for its state: make another one"
 // +kubebuilder:validation:XValidation:rule="has(self.publisherRef) != has(self.nodeRef)",message="give exactly one of publisherRef, to have the image published, and nodeRef, to look it up"
 // +kubebuilder:validation:XValidation:rule="!has(self.nodeRef) || !has(self.platforms)",message="platforms is for images that are published: a block that is there has those that it has",fieldPath=".platforms"
@@ -188,7 +188,7 @@ type Artifact struct {
 	// +optional
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
-	// spec is the wanted state; it cannot be changed.
+	// spec is the desired state; it cannot be changed.
 	// +required
 	Spec ArtifactSpec `json:"spec,omitzero"`
 

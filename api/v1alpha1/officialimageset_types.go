@@ -22,7 +22,7 @@ const (
 	DeletionDelete DeletionPolicy = "Delete"
 )
 
-// OfficialImageSetSpec is the wanted state of an OfficialImageSet.
+// OfficialImageSetSpec is the desired state of an OfficialImageSet.
 // +kubebuilder:validation:XValidation:rule="has(self.images) || has(self.catalog)",message="give images, catalog, or both"
 // +kubebuilder:validation:XValidation:rule="has(self.platforms) == has(oldSelf.platforms) && (!has(self.platforms) || self.platforms == oldSelf.platforms)",message="platforms cannot be changed, for blocks stay: make another OfficialImageSet",fieldPath=".platforms"
 type OfficialImageSetSpec struct {
@@ -352,7 +352,7 @@ type OfficialImageSet struct {
 	// +optional
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
-	// spec is the wanted state.
+	// spec is the desired state.
 	// +required
 	Spec OfficialImageSetSpec `json:"spec,omitzero"`
 

@@ -28,7 +28,7 @@ const (
 	ContainerdUnmanaged ContainerdMode = "Unmanaged"
 )
 
-// PyrsiaNodeSpec is the wanted state of a PyrsiaNode.
+// PyrsiaNodeSpec is the desired state of a PyrsiaNode.
 // +kubebuilder:validation:XValidation:rule="self.role == oldSelf.role",message="role cannot be changed: make another PyrsiaNode",fieldPath=".role"
 // +kubebuilder:validation:XValidation:rule="self.role == 'Publisher' || !has(self.publisher)",message="publisher is for role Publisher only",fieldPath=".publisher"
 // +kubebuilder:validation:XValidation:rule="self.role == 'Mirror' || !has(self.mirror)",message="mirror is for role Mirror only",fieldPath=".mirror"
@@ -511,7 +511,7 @@ type PyrsiaNode struct {
 	// +optional
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
-	// spec is the wanted state.
+	// spec is the desired state.
 	// +required
 	Spec PyrsiaNodeSpec `json:"spec,omitzero"`
 
