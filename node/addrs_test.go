@@ -25,8 +25,8 @@ func TestAnnouncedAddresses(t *testing.T) {
 	}
 }
 
-// A machine with addresses of both families passes on to a pod what comes over
-// those that the pod has.
+// A machine with addresses of both families forwards to a pod the packets of
+// the families that the pod has.
 func TestAddressesOfTheMachineAroundAPod(t *testing.T) {
 	four, six := netip.MustParseAddr("10.244.1.7"), netip.MustParseAddr("fd00::7")
 	at4, at6 := "/ip4/192.0.2.7/tcp/30401", "/ip6/2001:db8::7/tcp/30401"

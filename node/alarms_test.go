@@ -166,7 +166,7 @@ func TestNewKeyIsAnAlarm(t *testing.T) {
 	if err := n.Close(); err != nil {
 		t.Fatal(err)
 	}
-	n = start(nextKey) // which somebody has pinned
+	n = start(nextKey) // which is pinned
 	if alarms, err := n.alarms(time.Now()); err != nil || len(alarms) != 0 {
 		t.Errorf("alarms %+v, %v of a key that is pinned", alarms, err)
 	}

@@ -20,9 +20,9 @@ import (
 )
 
 // A publisher is killed after each of its uploads, the last of which is all
-// that an image needs before it is recorded. It loses nothing, and records
-// nothing that is not there; and what it then has published is in the bucket,
-// also for one whose store is gone.
+// that an image needs before it is recorded. It loses nothing and records
+// nothing that is missing; and what it has published then is in the bucket,
+// even for a publisher whose store is gone.
 func TestPublisherIsKilledBetweenTheBucketAndTheLedger(t *testing.T) {
 	registry := upstreamtest.New()
 	small, large := []byte("a layer"), bytes.Repeat([]byte("a large layer "), 2<<20)

@@ -20,7 +20,7 @@ const (
 func (n *Node) foundCorrupt(d digest.Digest) {
 	select {
 	case n.missing <- d:
-	default: // a mirror fetches it again when somebody asks for it
+	default: // a mirror fetches it again when a client asks for it
 	}
 }
 

@@ -21,13 +21,13 @@ const (
 	// interval doubles each time, up to maxJoinInterval; a new peer wakes it.
 	joinInterval    = 250 * time.Millisecond
 	maxJoinInterval = 5 * time.Second
-	// syncTimeout bounds one sync; what it has fetched by then is kept.
+	// syncTimeout bounds one sync; what it has fetched is kept.
 	syncTimeout  = 2 * time.Minute
 	maxWitnesses = 16               // that are asked about a new key, beside those that are configured
 	slowFor      = 10 * time.Minute // how long a slow source is asked after the others
 )
 
-// source is somebody from whom a mirror copies the ledger.
+// source is a node or server from which a mirror copies the ledger.
 type source struct {
 	name string // the peer's ID, or the URL
 	*ledger.Source

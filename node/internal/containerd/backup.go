@@ -124,7 +124,7 @@ func (s Setup) keep(registry string, exists bool) error {
 	if !exists {
 		for _, noted := range []string{link, absent} {
 			if _, err := os.Lstat(noted); err == nil {
-				return nil // by an Install before this one, whose file or folder somebody has removed
+				return nil // by an earlier Install, whose file or folder was removed
 			}
 		}
 		_, err := os.Stat(s.dir(registry))
@@ -141,8 +141,8 @@ func (s Setup) keep(registry string, exists bool) error {
 	return durable.SyncDir(s.backup(registry))
 }
 
-// restore gives back what keep noted, also where somebody has removed the folder. It
-// is called again after a crash.
+// restore puts back what keep has noted, even if the folder was removed. It is
+// called again after a crash.
 func (s Setup) restore(registry string) error {
 	kept := filepath.Join(s.backup(registry), hostsFile)
 	if _, err := os.Lstat(kept); err == nil {

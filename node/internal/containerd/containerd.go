@@ -204,12 +204,12 @@ func (s Setup) restoreOthers(wanted []file, mirror string) (restored []string, e
 	return restored, nil
 }
 
-// Uninstall restores what was there before Install, of these registries or, if
-// none is listed, of all that the owner has. A hosts.toml that another mirror
-// owns, or that somebody has written since, is left as it is; where another
-// mirror of the same team waits for the registry, it gets it instead. mirror is the URL of a
-// mirror whose files may be without an owner, because v0.1.0 wrote them; if it
-// is empty, all such files are taken back.
+// Uninstall restores what was there before Install, of these registries or, if none is
+// listed, of all that the owner has. A hosts.toml that another mirror owns, or that was
+// changed since, is left as it is; if another mirror of the same team waits for the
+// registry, that one gets it instead. mirror is the URL of a mirror whose files may be
+// without an owner, because v0.1.0 wrote them; if it is empty, all such files are taken
+// back.
 func (s Setup) Uninstall(mirror string) error {
 	if err := s.check(); err != nil {
 		return err

@@ -83,10 +83,10 @@ func (s Setup) owns(h hosts, mirror string) bool {
 	return h.owner == s.Owner
 }
 
-// inherits tells whether an Install of s may also take over what a mirror of
-// the same namespace and name left that is gone (an owner is
-// NAMESPACE/NAME/UID, and of one name there is one at a time). An Uninstall may
-// not: that of the one before could come late, and disarm the one after.
+// inherits tells whether an Install of s may also take over what a deleted
+// mirror of the same namespace and name left behind (an owner is
+// NAMESPACE/NAME/UID, and a name is used once at a time). An Uninstall may not:
+// that of the predecessor could come late and disarm its successor.
 func (s Setup) inherits(h hosts, mirror string) bool {
 	if s.owns(h, mirror) {
 		return true

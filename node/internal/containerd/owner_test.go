@@ -185,8 +185,8 @@ func TestUninstallTakesBackWhatV010Wrote(t *testing.T) {
 	}
 }
 
-// A mirror that was made again under the same name goes on with what the one
-// before it left; what is left of that one's clean-up does not disarm it.
+// A mirror that was created again under the same name continues with what its
+// predecessor left; a late clean-up of the predecessor does not disarm it.
 func TestSuccessorOfTheSameName(t *testing.T) {
 	root := t.TempDir()
 	old := setup(root, "docker.io", "quay.io")
@@ -349,7 +349,7 @@ func text(t *testing.T, name string) string {
 	return string(content)
 }
 
-// A mirror that waits for what another process took from the one before gets it.
+// A mirror that waits gets what another process took from its predecessor.
 func TestDisarmHandsOver(t *testing.T) {
 	root := lay(t, before["own hosts.toml"])
 	s, next := setup(root, "docker.io"), setup(root, "docker.io")

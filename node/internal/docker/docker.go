@@ -169,7 +169,7 @@ type State struct {
 	Mirrors   []string
 	Installed string // the mirror that Install added, as long as Uninstall has to do
 	Ours      string // the same, if it is among the mirrors
-	Emptied   bool   // the mirror was taken out, and Uninstall is to be called again
+	Emptied   bool   // the mirror was removed, and Uninstall must be called again
 	// ImageStore is the one that the settings choose; empty if they choose none.
 	ImageStore string
 }

@@ -122,8 +122,8 @@ func TestChangesSinceStay(t *testing.T) {
 	}
 }
 
-// A dockerd that reads the file again keeps mirrors of which it says nothing. So
-// the file says that there are none until no dockerd asks the mirror any more.
+// A dockerd that reloads the file keeps its mirrors unless the file lists some.
+// So the file has an empty list until no dockerd asks the mirror any more.
 func TestFileIsEmptiedForADockerdThatAsks(t *testing.T) {
 	for name, tt := range map[string]struct{ had, emptied string }{
 		"no file":       {"-", `{"registry-mirrors":[]}` + "\n"},

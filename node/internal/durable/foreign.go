@@ -38,9 +38,9 @@ func Stat(name string) (fs.FileInfo, error) {
 	return nil, &NotAFileError{name, fmt.Sprintf("a link to %s, which is not there", to)}
 }
 
-// ReadIfThere reads a file that somebody else keeps and that may not be there. A FIFO,
-// on which a read would wait for ever, is refused like all that Stat refuses, and
-// so is a file of more than maxForeign bytes.
+// ReadIfThere reads a file that others maintain and that may not exist. A FIFO, on
+// which a read would wait for ever, is refused like all that Stat refuses, and so is a
+// file of more than maxForeign bytes.
 func ReadIfThere(name string) (content []byte, exists bool, err error) {
 	if info, err := Stat(name); err != nil || info == nil {
 		return nil, false, err

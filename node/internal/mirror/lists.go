@@ -56,7 +56,7 @@ func (l *lists) add(list digest.Digest, content *pieces.List) blobsOf {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if old, ok := l.known.Get(list); ok {
-		return old // somebody was faster
+		return old // another request was faster
 	}
 	l.known.Add(list, blobs)
 	for d := range blobs {

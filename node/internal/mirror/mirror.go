@@ -47,8 +47,9 @@ type Config struct {
 	Log      *slog.Logger
 	// AccessLog, if there is one, has a line for each request.
 	AccessLog *slog.Logger
-	// Stale, if there is one, says why no tag is to be resolved now: the ledger may
-	// have moved it, or withdrawn what it leads to. It is nil on a good day.
+	// Stale, if set, says why tags must not be resolved now: the ledger may have
+	// moved them, or withdrawn what they point to. It returns nil if the ledger is
+	// fresh.
 	Stale func() error
 	// OnMiss, if there is one, is asked before a miss is refused.
 	OnMiss OnMiss

@@ -18,8 +18,8 @@ type request struct {
 	reference  string // tag or digest
 }
 
-// parse reads a request of the distribution API. The kind is set also when
-// the request is refused.
+// parse reads a request of the distribution API. The kind is set even if the
+// request is refused.
 func parse(r *http.Request) (request, error) {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		return request{kind: "other"}, &refusal{http.StatusMethodNotAllowed, "UNSUPPORTED", "a Pyrsia node is read-only: images come from the publisher"}

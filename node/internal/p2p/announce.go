@@ -87,7 +87,7 @@ func (a *announcer) set(d digest.Digest, held bool) {
 	}
 }
 
-// keys are what is to be announced now.
+// keys are the keys that are due for announcement.
 func (a *announcer) keys(now time.Time) (out []cid.Cid) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -224,7 +224,7 @@ func askOpenPort(ctx context.Context, client *http.Client, base string) (peer.Ad
 }
 
 // readPeers reads the peers of an earlier run; none if there was none, or if
-// the file says nothing that can be understood.
+// the file cannot be parsed.
 func readPeers(file string) (out []peer.AddrInfo, err error) {
 	f, err := os.Open(file)
 	if errors.Is(err, fs.ErrNotExist) || file == "" {

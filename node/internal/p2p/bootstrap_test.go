@@ -29,8 +29,8 @@ func openPortAt(t *testing.T, addr string, id peer.ID) (port string) {
 	return port
 }
 
-// swallow accepts connections and says nothing, as a firewall does that drops what
-// comes over one family.
+// swallow accepts connections and never answers, like a firewall that drops the
+// packets of one family.
 func swallow(t *testing.T, addr string) {
 	t.Helper()
 	l, err := net.Listen("tcp", addr)

@@ -21,8 +21,8 @@ const (
 	maxConns        = 512
 	maxConnsPerPeer = 8
 	maxConnsPerIP   = 64 // several nodes may share an address
-	// maxConnsPerNetwork is for an IPv6 network of 64 bits, in which one host takes as
-	// many addresses as it likes: half of what others may open. It is more than
+	// maxConnsPerNetwork is for an IPv6 network of 64 bits, in which one host can take
+	// any number of addresses: half of what others may open. It is more than
 	// highPeers, at which connections are trimmed, because all pods of a cluster may
 	// be in one such network and would be locked out otherwise.
 	maxConnsPerNetwork = maxConns * 3 / 8

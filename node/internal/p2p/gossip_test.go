@@ -159,7 +159,7 @@ func TestVariantsOfACheckpointCostOneLook(t *testing.T) {
 		}
 	}
 	eventually(t, "none was heard", func() bool { return victim.told.Load() > 0 })
-	time.Sleep(500 * time.Millisecond) // for what may come besides
+	time.Sleep(500 * time.Millisecond) // for further messages
 	if looks, told := victim.looks.Load(), victim.told.Load(); looks != 1 || told != 1 {
 		t.Errorf("%d variants cost %d looks, and were %d checkpoints", variants, looks, told)
 	}

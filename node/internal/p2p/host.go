@@ -42,8 +42,8 @@ const (
 	lowPeers  = 96
 	highPeers = 160
 	maxBanned = 4096
-	// recent is for how long a new connection is kept beyond highPeers. A
-	// lookup, which makes most of them, is over by then.
+	// recent is for how long a new connection is kept beyond highPeers.
+	// Lookups, which make most of them, take less.
 	recent = 20 * time.Second
 
 	shutdownTimeout = 5 * time.Second
@@ -54,14 +54,14 @@ type Config struct {
 	KeyFile       string   // of the libp2p identity; made if absent
 	PeersFile     string   // of the peers of the last run; empty keeps none
 	Listen        []string // multiaddrs
-	ExternalAddrs []string // multiaddrs at which this node is reached besides
+	ExternalAddrs []string // further multiaddrs at which this node is reached
 	Bootstrap     []string // multiaddrs with /p2p/ID, /dnsaddr/DOMAIN, or http://HOST:PORT of open ports
 	Allow         []string // peer IDs of a closed network; none admits everyone
 	Network       string   // the name of the ledger: nodes of another one stay apart
 	// Encrypt has content go over libp2p's secured streams alone.
 	Encrypt bool
-	// NAT has the node find out whether it can be reached, and if not, be
-	// reached by hole punching and through other nodes' relays.
+	// NAT makes the node find out whether it can be reached, and if not, use
+	// hole punching and other nodes' relays.
 	NAT bool
 	// HTTPPort is the TCP port at which this node serves peers plain HTTP; 0
 	// if it does not.

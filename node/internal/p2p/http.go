@@ -133,8 +133,8 @@ func (p *Peer) learn(said *hello) {
 	p.complete = said.Complete
 }
 
-// Ban keeps the peer from being asked for content for a while, also when it
-// goes and comes back.
+// Ban keeps the peer from being asked for content for a while, even if it
+// disconnects and comes back.
 func (p *Peer) Ban(d time.Duration) { p.host.banned.Add(p.ID, time.Now().Add(d)) }
 
 // Banned tells whether the peer is banned now.
@@ -179,8 +179,8 @@ func (p *Peer) Post(ctx context.Context, path string, header http.Header, body i
 
 // Get asks the peer for a path: over plain HTTP where its port is known and
 // reachable, else over libp2p. Content is public and checked by digest, so the
-// cheap way loses nothing. Only of what came over libp2p is it certain that
-// the peer itself sent it: secure says so.
+// cheap way loses nothing. Only over libp2p is it certain that the peer itself
+// sent the answer: secure says so.
 func (p *Peer) Get(ctx context.Context, path string, header http.Header) (resp *http.Response, secure bool, err error) {
 	if base := p.plainBase(); base != "" {
 		resp, err := p.do(ctx, p.host.client, http.MethodGet, base+path, header, nil)
@@ -194,7 +194,7 @@ func (p *Peer) Get(ctx context.Context, path string, header http.Header) (resp *
 	return resp, true, err
 }
 
-// AvoidPlain has the peer be asked over libp2p alone for a while.
+// AvoidPlain makes this node ask the peer only over libp2p for a while.
 func (p *Peer) AvoidPlain() {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -10,8 +10,8 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// Of one key a node keeps, and tells, so many providers at most, also while it
-// is asked for that key all the time.
+// A node keeps and returns a bounded number of providers of one key, even while
+// it is asked for that key all the time.
 func TestProvidersOfOneKeyAreBounded(t *testing.T) {
 	known, err := pstoremem.NewPeerstore()
 	if err != nil {

@@ -42,7 +42,7 @@ var (
 
 // project goes on from the last size by what was gained per doubling over the
 // last three: all of these grow with the logarithm of the number of nodes.
-// Networks in which all know all the records say nothing of that.
+// Networks in which all nodes have all records are left out.
 func (s series) project(rows []row) float64 {
 	var x, y []float64
 	for _, r := range rows[max(0, len(rows)-3):] {
@@ -67,7 +67,7 @@ func slope(x, y []float64) float64 {
 	return 0
 }
 
-// keysOf is how many keys a node announces that holds so many blobs.
+// keysOf is how many keys a node with that many blobs announces.
 func keysOf(blobs int) int {
 	a := newAnnouncer()
 	for i := range blobs {

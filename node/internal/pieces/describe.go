@@ -12,7 +12,7 @@ import (
 type Describer struct {
 	size   int64
 	whole  hash.Hash
-	piece  hash.Hash       // of what came since the last whole piece; unused in the first one
+	piece  hash.Hash       // of what arrived since the last whole piece; unused in the first one
 	pieces []digest.Digest // of the whole pieces
 }
 

@@ -69,7 +69,8 @@ func (b Blob) Range(i int) (offset, length int64) {
 // Check verifies the content of piece i.
 func (b Blob) Check(i int, data []byte) error { return b.CheckDigest(i, digest.FromBytes(data)) }
 
-// CheckDigest compares the digest of what came as piece i with what it must be.
+// CheckDigest compares the digest of what arrived as piece i with what it must
+// be.
 func (b Blob) CheckDigest(i int, got digest.Digest) error {
 	want := b.Digest
 	if len(b.Pieces) > 0 {

@@ -221,8 +221,8 @@ func Relay(addr string, others ...string) http.Handler {
 // nobodyHeader is Relay's own word that nothing listens at the port.
 const nobodyHeader = "Pyrsia-Nobody-Listens"
 
-// ask puts one question, and tells what is wrong with the answer, and whether it
-// is somebody else's.
+// ask asks once, and returns what is wrong with the answer, and whether another
+// process gave it.
 func ask(ctx context.Context, client *http.Client, mirror, port string, secret []byte, relayed bool) (found string, foreign bool) {
 	const nobody = "nothing listens there (does the mirror run?)"
 	nonce := rand.Text()

@@ -27,7 +27,7 @@ const (
 	// failure doubles that, up to retryMax.
 	retryMin = 2 * time.Second
 	retryMax = 10 * time.Minute
-	// imageTimeout bounds one try; what came by then is kept for the next.
+	// imageTimeout bounds one try; what has arrived is kept for the next.
 	imageTimeout = 30 * time.Minute
 	// maxScan is from how many new blocks on the index is asked for the images
 	// that match, and not each block.
@@ -200,8 +200,8 @@ func (p *Prefetcher) look(ctx context.Context, from, to int64) error {
 	return nil
 }
 
-// matching are the newest blocks of the images that match, of those images
-// that the blocks from one height to another concern.
+// matching are the newest blocks of the matching images among those that the
+// blocks in a range of heights are about.
 func (p *Prefetcher) matching(ctx context.Context, from, to int64) ([]*ledger.Entry, error) {
 	var names []string
 	var err error

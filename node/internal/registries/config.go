@@ -90,8 +90,8 @@ func (s Setup) load(files []source, drop []byte) (config, error) {
 	return c, nil
 }
 
-// loadAll reads what clients read, of each way that there is: that of clients whose
-// environment says nothing of it, and of those that have one of these.
+// loadAll reads what clients read, once for clients without environment variables
+// about it, and once for each environment that has some.
 func (s Setup) loadAll(drop []byte, environments []environment) (out []config, err error) {
 	for _, e := range append([]environment{{}}, environments...) {
 		for _, files := range []func(environment) ([]source, error){s.filesBefore6, s.filesSince6} {
@@ -198,8 +198,8 @@ func (s Setup) dropIns(dir string) (names []string, err error) {
 	return names, nil
 }
 
-// add reads one more file, whose registries take the place of those before with the
-// same prefix.
+// add reads one more file, whose registries replace earlier ones with the same
+// prefix.
 func (c *config) add(file string, data []byte, isDropIn bool) error {
 	var f content
 	if err := toml.Unmarshal(data, &f); err != nil {

@@ -284,7 +284,7 @@ func noted(what string, drop []byte) string {
 	return string(m[1])
 }
 
-// checkOurs refuses to touch a file of the drop-in's name that somebody else wrote.
+// checkOurs refuses to touch a file with the drop-in's name that is not ours.
 func (s Setup) checkOurs() error {
 	drop, exists, err := durable.ReadIfThere(s.dropIn())
 	if err == nil && exists && !bytes.HasPrefix(drop, []byte(header)) {

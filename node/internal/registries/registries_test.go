@@ -139,7 +139,7 @@ func TestUninstallRestoresExactly(t *testing.T) {
 	}
 }
 
-// What somebody puts beside the drop-in stays, and so does its folder.
+// Other files beside the drop-in stay, and so does its folder.
 func TestUninstallKeepsWhatCameSince(t *testing.T) {
 	s := lay(t, nil)
 	if _, err := s.Install(mirror, Strict); err != nil {

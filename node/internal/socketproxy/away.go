@@ -6,9 +6,9 @@ import (
 )
 
 const (
-	// moment is how long a request waits for a mirror that has been gone for
-	// longer than Wait. Clients with several images to pull ask one after the
-	// other, also for images of registries that are not behind this port.
+	// moment is how long a request waits for a mirror that has been away for
+	// longer than Wait. Clients pull several images one after the other,
+	// including those of registries that are not behind this port.
 	moment = time.Second
 	// forgotten is after how long without a request it is not known any more
 	// that the mirror does not run.

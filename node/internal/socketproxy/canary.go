@@ -126,8 +126,8 @@ func (p *proxy) noteProof() error {
 		return nil
 	}
 	p.Log.Info("containerd asks this mirror: it has asked for the canary")
-	// Crash before: no proof, or one of an earlier containerd, and containerd is had
-	// to ask again.
+	// Crash before: no proof, or one of an earlier containerd, so that containerd
+	// has to ask again.
 	return durable.WriteFile(p.proofFile(), []byte(now))
 }
 
@@ -164,10 +164,11 @@ const (
 	acceptsConnections = 0x10000
 )
 
-// containerdStarted tells one start of containerd from the next, by the inodes of
-// the sockets at which containerds listen on this machine: each start makes a new
-// one. They are looked up in the kernel's list (proc(5)), and neither opened nor
-// within reach. It takes the machine's own network namespace, where proxies run.
+// containerdStarted identifies a start of containerd by the inodes of the sockets
+// at which containerds listen on this machine: each start makes a new one. They
+// are looked up in the kernel's list (proc(5)); the sockets themselves cannot be
+// reached from here. It takes the machine's own network namespace, where proxies
+// run.
 func containerdStarted() (string, error) {
 	boot, err := os.ReadFile(bootID) // inodes are counted anew after a boot
 	if err != nil {

@@ -167,9 +167,10 @@ func (p *proxy) accept(listener *net.TCPListener) error {
 	}
 }
 
-// boundStall has the kernel end a connection whose other side takes nothing
-// for so long (tcp(7), TCP_USER_TIMEOUT). A deadline of Go's would have to be
-// renewed between the parts of an answer, which splice(2) passes on unseen.
+// boundStall makes the kernel close a connection whose other side takes nothing
+// for that long (tcp(7), TCP_USER_TIMEOUT). A Go deadline would have to be
+// renewed between the parts of an answer, which splice(2) forwards without user
+// code.
 func boundStall(conn *net.TCPConn, limit time.Duration) error {
 	raw, err := conn.SyscallConn()
 	if err != nil {

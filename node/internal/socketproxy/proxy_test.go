@@ -108,7 +108,7 @@ func get(ctx context.Context, c *http.Client, url string) (int, string, error) {
 	return resp.StatusCode, string(body), err
 }
 
-// awaitPort waits until somebody listens.
+// awaitPort waits until a process listens.
 func awaitPort(t *testing.T, addr string) {
 	t.Helper()
 	for {

@@ -75,7 +75,7 @@ func Read(folders []string, name string) (Unit, error) {
 	return u, nil
 }
 
-// readRegular reads a unit; one that is masked, by a link to /dev/null, says nothing.
+// readRegular reads a unit; a masked one, a link to /dev/null, is empty.
 func readRegular(file string) (content string, exists bool, err error) {
 	data, exists, err := durable.ReadIfThere(file)
 	if _, special := errors.AsType[*durable.NotAFileError](err); special {

@@ -32,8 +32,8 @@ func (a *arrival) age(now time.Time) time.Duration {
 	return now.Sub(a.started) - time.Duration(held)
 }
 
-// behind tells whether so many bytes take longer than a given time at the
-// current rate.
+// behind tells whether size bytes take longer than a given time at the current
+// rate.
 func (a *arrival) behind(size int64, within time.Duration, now time.Time) bool {
 	return float64(a.got.Load())*within.Seconds() < float64(size)*a.age(now).Seconds()
 }

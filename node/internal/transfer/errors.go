@@ -41,8 +41,8 @@ func answered(p *p2p.Peer, resp *http.Response) error {
 	return fmt.Errorf("peer %s answered %s", p.ID, resp.Status)
 }
 
-// insecure tells whether wrong content came by a way that others may have
-// altered it on: the peer is to be asked again over the secure one.
+// insecure tells whether wrong content came over a connection that others may
+// tamper with: the peer is asked again over the secure one.
 func insecure(err error) bool {
 	bad, ok := errors.AsType[*badContent](err)
 	return ok && !bad.secure

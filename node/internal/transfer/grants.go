@@ -167,8 +167,9 @@ func (g *grants) hasSlot(id peer.ID) bool {
 	return len(g.open) < maxSending && own < maxPerPeer
 }
 
-// elsewhere tells whether others are to have a piece from the peer to whom it
-// was offered last: it gets it just now, or has got it; the caller holds mu.
+// elsewhere tells whether others can get a piece from the peer to which it was
+// offered last, because that one is receiving it or has it; the caller holds
+// mu.
 func (g *grants) elsewhere(blob digest.Digest, s *served, piece int, now time.Time) bool {
 	passing := slices.ContainsFunc(g.open, func(o *grant) bool { return o.blob == blob && o.piece == piece })
 	return (passing || now.Sub(s.sent[piece]) <= fresh) && g.connected(s.to[piece])

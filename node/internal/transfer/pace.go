@@ -10,9 +10,9 @@ import (
 // fastestFor is for how long the fastest piece is a measure for others.
 const fastestFor = 5 * time.Minute
 
-// fastest is how long the fastest of the latest pieces was on its way. It is a measure
-// of this node's own link: over a slow one all take long, and none is to be asked of
-// several peers for that. Peers that are slow on purpose do not change it while others
+// fastest is how long the fastest of the latest pieces took. It measures this node's
+// own link: over a slow one all pieces take long, which is no reason to request them
+// from several peers. Peers that are slow on purpose do not change it while others
 // deliver.
 type fastest struct {
 	mu   sync.Mutex // guards what follows; nothing else is locked while it is held
@@ -20,7 +20,7 @@ type fastest struct {
 	at   time.Time
 }
 
-// came notes a piece. What is small says nothing of the link.
+// came notes a piece. Small ones do not measure the link.
 func (f *fastest) came(length int, took time.Duration, now time.Time) {
 	if length < maxWhole {
 		return

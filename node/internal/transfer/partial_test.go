@@ -11,8 +11,8 @@ import (
 	"github.com/pyrsia/pyrsia-operator/node/internal/pieces"
 )
 
-// Of a blob on its way a peer gets verified bytes or none, whatever headers
-// have the server send something else than the range that was asked for.
+// A peer gets verified bytes of an incomplete blob or none, whatever headers
+// make the server send something else than the requested range.
 func TestBlobUnderWayHasNoUnwrittenBytes(t *testing.T) {
 	blob, data := newBlob(t, 12*pieces.Size)
 	holder := newPeer(t, setUp{})

@@ -20,8 +20,8 @@ func (d *download) wait(ctx context.Context, i int) error {
 	return d.waitPiece(ctx, i, true)
 }
 
-// waitPiece waits for piece i to be verified; for a client also for the end if
-// it is the last, and its waiting makes the piece urgent.
+// waitPiece waits for piece i to be verified, and for a client that reads the
+// last piece also for the whole blob. A waiting client makes the piece urgent.
 func (d *download) waitPiece(ctx context.Context, i int, client bool) error {
 	since := time.Now()
 	for {

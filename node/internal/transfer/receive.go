@@ -85,7 +85,7 @@ type request struct {
 	limit  int64
 	out    *buffer
 	in     *arrival
-	check  func(digest.Digest) error // of what came
+	check  func(digest.Digest) error // of what arrived
 }
 
 // ranged is the header that asks for a part.
@@ -164,7 +164,7 @@ func read(h io.Writer, body io.Reader, length int64, out *buffer) error {
 const readAtLeast = 32 << 10
 
 // buffer keeps what a peer sends until it is verified. Its memory grows with
-// what comes: a peer that promises much and sends little costs little.
+// what arrives: a peer that promises a lot and sends little costs little.
 type buffer struct{ data []byte }
 
 // grow is for the next n bytes.

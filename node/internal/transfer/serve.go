@@ -25,7 +25,7 @@ import (
 
 // Headers of a request for an offer.
 const (
-	// headerUrgent asks for an offer without regard to what others get.
+	// headerUrgent asks for an offer regardless of what others get.
 	headerUrgent = "Pyrsia-Urgent"
 	// headerAlone says that no other peer offers anything.
 	headerAlone = "Pyrsia-Alone"
@@ -133,8 +133,9 @@ type content interface {
 // etag names content that never changes.
 func etag(d digest.Digest) string { return `"` + d.String() + `"` }
 
-// wantedRange is the range that is asked for; empty if all is. If-Range has the
-// range count only for the content that it names (RFC 9110, section 13.1.5).
+// wantedRange is the requested range; empty for the whole blob. With If-Range
+// the range counts only for the content that it names (RFC 9110, section
+// 13.1.5).
 func wantedRange(r *http.Request, d digest.Digest) string {
 	if only := r.Header.Get("If-Range"); only != "" && only != etag(d) {
 		return ""

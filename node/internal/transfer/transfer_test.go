@@ -57,8 +57,8 @@ func needsTime(t *testing.T) {
 	}
 }
 
-// Nodes that start together have the only holder send little more than one
-// copy, also of what is one piece.
+// Nodes that start together make the only holder send little more than one
+// copy, even of a blob of one piece.
 func TestNodesThatStartTogetherTrade(t *testing.T) {
 	needsTime(t)
 	for name, size := range map[string]int64{"one piece": 3 << 20, "pieces": 5 * pieces.Size} {

@@ -142,7 +142,7 @@ func (r *race) run(ctx context.Context) (*buffer, error) {
 	defer cancel(errLost)
 	r.f.awaitPeers(ctx)
 	waiting := r.f.holders.order(r.key, r.f.network.Peers(), r.request.length <= small)
-	var found chan *p2p.Peer // nil until somebody is looked for
+	var found chan *p2p.Peer // nil until holders are looked up
 	lookedUp := false
 	hedge := time.NewTimer(r.pace.after)
 	defer hedge.Stop()

@@ -17,8 +17,8 @@ type wholeHash struct {
 	h    hash.Hash
 }
 
-// came has piece i stored, and hashes it if it is its turn, or will be as soon
-// as the one before it is hashed.
+// came stores piece i, and hashes it if it is its turn, or as soon as the
+// previous one is hashed.
 func (w *wholeHash) came(i int, data []byte, store func() error) error {
 	if next := int(w.next.Load()); i != next && i != next+1 {
 		return store()

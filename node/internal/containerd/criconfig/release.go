@@ -141,7 +141,7 @@ func (r release) load(c *configuration) (*loaded, *trouble) {
 		}
 		switch {
 		case r.major < 2:
-			// mergeConfig: the table of a plugin takes the place of the one before.
+			// mergeConfig: the table of a plugin replaces the previous one.
 			for name, t := range plugins.of {
 				l.plugins.of[name] = t
 			}

@@ -62,8 +62,8 @@ func (j Judgement) CallsVerifier(dir, program string, others []string) (answer A
 	return Yes, "", nil
 }
 
-// toTransfer are steps after which CRI pulls by the transfer service: by then
-// config_path must not be a list, or no hosts.toml counts any more.
+// toTransfer are steps after which CRI pulls through the transfer service:
+// before that config_path must not be a list, or no hosts.toml counts any more.
 func (j Judgement) toTransfer(steps ...string) []string {
 	if len(j.Roots) < 2 {
 		return steps
