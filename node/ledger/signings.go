@@ -5,7 +5,8 @@ import (
 	"sync"
 )
 
-// signings tells whoever waits for a checkpoint that it was signed, or was not.
+// signings tells callers that wait for a checkpoint that it was signed, or why
+// not.
 type signings struct {
 	mu      sync.Mutex    // guards what follows
 	blocks  int64         // of the largest tree that was signed; -1 before the first one

@@ -7,7 +7,8 @@ import (
 	"testing/synctest"
 )
 
-// Whoever waits for a checkpoint is woken by it, and by why there is none.
+// A caller that waits for a checkpoint is woken when it is signed, and when
+// signing fails.
 func TestSignings(t *testing.T) {
 	damaged := errors.New("damaged")
 	for name, tc := range map[string]struct {

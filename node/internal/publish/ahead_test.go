@@ -11,9 +11,9 @@ import (
 	"github.com/pyrsia/pyrsia-operator/node/control"
 )
 
-// Digests that nobody has published can be withdrawn ahead, and their number is
-// bounded: however many there are, what is published can be withdrawn, and what
-// is withdrawn is answered from the ledger.
+// Unpublished digests can be withdrawn in advance, and their number is bounded:
+// however many there are, published ones can be withdrawn, and repeated
+// withdrawals are answered from the ledger.
 func TestWithdrawalsAheadAreBounded(t *testing.T) {
 	w := newWorld(t, OnPull{})
 	published := w.push("app", "1", "layer")

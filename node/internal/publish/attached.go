@@ -25,10 +25,10 @@ const (
 	maxLooked = 1 << 16
 )
 
-// lookAgain has a publication look for signatures and attestations that came
-// after its image, if it is time. Whoever wants an image has it resolved now
-// and then, which makes it happen. The first time after a start is random, so
-// that not all images are looked at together.
+// lookAgain starts a look for signatures and attestations that were added after
+// the image, if it is time. Sets resolve their images now and then, which
+// triggers it. The first time after a start is random, so that not all images
+// are looked at together.
 func (p *Publisher) lookAgain(e *ledger.Entry, image ledger.Image, registry *upstream.Registry) {
 	k, now := key{image.String(), e.Artifact.Digest}, time.Now()
 	next, known := p.looked.Get(k)

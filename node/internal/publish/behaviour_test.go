@@ -279,8 +279,8 @@ func TestWithdrawnDigestsComeBackByRestoreAlone(t *testing.T) {
 	}
 }
 
-// What was never published has no content to drop: nothing is remembered of it, for
-// whoever may make Artifacts can name any number of such images.
+// What was never published has no content to drop: nothing is remembered of it,
+// because the creator of Artifacts can name any number of such images.
 func TestDropRemembersWhatThereWas(t *testing.T) {
 	w := newWorld(t, OnPull{})
 	d := w.push("app", "1", "layer")
@@ -299,8 +299,8 @@ func TestDropRemembersWhatThereWas(t *testing.T) {
 	}
 }
 
-// Dropped content goes, unless another image needs it; blocks stay; and what
-// is wanted again is fetched again.
+// Dropped content is deleted unless another image needs it; blocks stay; and
+// what is published again is fetched again.
 func TestDropFreesWhatNobodyNeeds(t *testing.T) {
 	w := newWorld(t, OnPull{})
 	one := w.push("one", "1", "shared layer", "layer of one")
@@ -357,8 +357,8 @@ func TestPullPublishesOnceHoweverManyAsk(t *testing.T) {
 	}
 }
 
-// Who asks for what is not there, or cannot be published, uses up nobody's
-// budget, and does not have the upstream asked again and again.
+// Requests for images that do not exist, or cannot be published, use up no
+// budget and do not reach the upstream again and again.
 func TestPullsThatPublishNothingDoNotCount(t *testing.T) {
 	w := newWorld(t, OnPull{Allow: []string{"app:*", "broken:*"}, PerHour: 2})
 	w.push("app", "1", "layer")
@@ -396,7 +396,7 @@ func TestPullsThatPublishNothingDoNotCount(t *testing.T) {
 	}
 }
 
-// Who waits no longer is told to come again, and the work goes on.
+// A client that has waited long enough is told to retry, and the work goes on.
 func TestPullGoesOnWithoutTheClient(t *testing.T) {
 	w := newWorld(t, OnPull{Allow: []string{"slow:*"}})
 	w.push("slow", "1", "slow layer")
@@ -438,8 +438,8 @@ func TestMetricsAreWellFormed(t *testing.T) {
 	}
 }
 
-// A request for an image that waits for others is answered at once, also if those
-// take long; when they are done the image is published.
+// A request for an image that waits in the queue is answered immediately, even if
+// the others take long; when they are done the image is published.
 func TestWhatWaitsIsAnsweredAtOnce(t *testing.T) {
 	w := newWorld(t, OnPull{})
 	release := make(chan struct{})

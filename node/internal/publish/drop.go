@@ -36,7 +36,7 @@ func (p *Publisher) Drop(ctx context.Context, req control.DropRequest) (*control
 	if err != nil {
 		return nil, err
 	}
-	// Crash after this: content that nobody needs, until it is dropped again.
+	// Crash after this: unneeded content, until it is dropped again.
 	if err := p.dropped.add(keys); err != nil {
 		return nil, err
 	}

@@ -73,7 +73,7 @@ func (p *Publisher) start(j *job) (*job, error) {
 		return old, nil
 	}
 	if len(p.jobs) >= maxJobs {
-		maps.DeleteFunc(p.jobs, func(_ key, j *job) bool { return j.over() }) // failures that nobody asks for any more
+		maps.DeleteFunc(p.jobs, func(_ key, j *job) bool { return j.over() }) // failures whose callers are gone
 	}
 	if len(p.jobs) >= maxJobs || p.closed {
 		return nil, &control.Error{Reason: control.ReasonBusy, RetryAfterSeconds: 10, Message: "the publisher has enough to do: ask again later"}
@@ -262,7 +262,7 @@ func (p *Publisher) refusal(err error, image ledger.Image, r *upstream.Registry)
 	}
 }
 
-// withoutLogin explains to those who have a login that something was not found
+// withoutLogin explains, if there is a login, that something was not found
 // without it.
 func withoutLogin(image ledger.Image, r *upstream.Registry) string {
 	if !r.WithoutLogin(image.Repository) {

@@ -22,9 +22,9 @@ type OnPull struct {
 	// Allow are patterns of the images that are published then (see
 	// ledger.Image.Matches).
 	Allow []string
-	// PerHour bounds how many images are published in an hour; 0 is no bound.
-	// What is only asked for, and is not there or cannot be published, does not
-	// count.
+	// PerHour bounds how many images are published in an hour; 0 means
+	// unlimited. Requests for images that do not exist or cannot be published
+	// do not count.
 	PerHour int
 }
 
@@ -32,7 +32,7 @@ type OnPull struct {
 func (o OnPull) Allows(i ledger.Image) bool { return i.Matches(o.Allow) }
 
 const (
-	// maxLooks is how many images on demand are asked of the upstreams at once.
+	// maxLooks is how many images are looked up on demand in parallel.
 	maxLooks = 8
 	// absentFor is for how long an image that its upstream did not have is not
 	// asked for again, and maxAbsent how many of them are remembered.
@@ -112,7 +112,7 @@ func (p *Publisher) Pull(ctx context.Context, image ledger.Image) error {
 	}
 	for {
 		begun := p.pulls.asking.DoChan(image.String(), func() (any, error) {
-			// Whatever becomes of who asked.
+			// It goes on if the client leaves.
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), quickWait)
 			defer cancel()
 			return p.beginPull(ctx, image)
@@ -187,7 +187,7 @@ func (p *Publisher) beginPull(ctx context.Context, image ledger.Image) (*job, er
 	}
 	own := &job{key: key{image.String(), seen.digest}, image: image, registry: registry, claim: claim}
 	j, err := p.start(own)
-	if err != nil || j != own { // another one counts, or somebody who is not bounded began it
+	if err != nil || j != own { // another job counts, or an unbounded caller began it
 		p.pulls.drop(claim)
 	}
 	return j, err
@@ -199,8 +199,8 @@ func (p *Publisher) enough(image ledger.Image, wait time.Duration) error {
 }
 
 // lookOnDemand asks the upstream what a tag is. Clients may ask for any number
-// of names: a few are looked for at once, and one that is not there not again
-// for a while.
+// of names: a few are looked up in parallel, and a missing one not again for a
+// while.
 func (p *Publisher) lookOnDemand(ctx context.Context, image ledger.Image, registry *upstream.Registry) (sighting, error) {
 	select {
 	case p.pulls.looks <- struct{}{}:

@@ -59,8 +59,8 @@ func (w *world) checkPlatforms(t *testing.T, name string, want ...string) *ledge
 	return e
 }
 
-// What an earlier publication left out is published for whoever wants it, by a
-// further block that has what the earlier one had too.
+// Platforms that an earlier publication left out are published on request, by a
+// further block that also has those of the earlier one.
 func TestPlatformsThatWereLeftOutAreAdded(t *testing.T) {
 	w := newWorld(t, OnPull{})
 	d := w.pushPlatforms("app", "1", "amd64", "arm64", "s390x")
@@ -110,8 +110,8 @@ func TestATagThatComesBackKeepsItsPlatforms(t *testing.T) {
 	}
 }
 
-// No further block moves a tag back that went on: who wants more of an older
-// digest is refused.
+// A further block never moves a tag back: a request for more platforms of an
+// older digest is refused.
 func TestPlatformsAreNotAddedToWhatTheTagLeft(t *testing.T) {
 	w := newWorld(t, OnPull{})
 	d := w.pushPlatforms("app", "1", "amd64", "s390x")
@@ -144,8 +144,8 @@ func TestDroppedContentComesBackWhole(t *testing.T) {
 	w.checkPlatforms(t, "app:1", "amd64", "s390x")
 }
 
-// Whoever joins a publication under way is answered when what it asked for is
-// published, not when what somebody else asked for is.
+// A caller that joins a running publication is answered when what it asked for
+// is published, not when what another one asked for is.
 func TestWhoJoinsAPublicationGetsItsOwnPlatforms(t *testing.T) {
 	for name, first := range map[string]func(w *world, d digest.Digest){
 		"one with fewer platforms": func(w *world, d digest.Digest) {

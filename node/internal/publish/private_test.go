@@ -45,8 +45,8 @@ func (w *world) pushTo(repository, content string) digest.Digest {
 	return d
 }
 
-// Who may create Artifacts cannot have published what only the publisher's login
-// can read, unless its settings name it; he does not even hear what is there.
+// The creator of an Artifact cannot publish what only the publisher's login can
+// read, unless the settings list it, and does not even learn what exists.
 func TestPrivateImagesAreNotPublished(t *testing.T) {
 	w := loggedIn(t, OnPull{Allow: []string{"*:*", "*/*:*", "*/*/*:*", "*/*/*/*:*"}}, "registry.example:5000/team/*", "registry-1.docker.io/team/public")
 	for _, tc := range []struct {
@@ -103,8 +103,8 @@ func TestPublicRepositoriesAreLookedAtOnce(t *testing.T) {
 	}
 }
 
-// Some registries say of a private repository that it is not there: who has the
-// login hears what allows it.
+// Some registries say that a private repository does not exist: with a login,
+// the error says which setting allows it.
 func TestHiddenRepositoriesAreExplained(t *testing.T) {
 	w := loggedIn(t, OnPull{})
 	w.registry.Public = func(string) bool { return true }

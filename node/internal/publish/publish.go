@@ -1,5 +1,7 @@
-// Package publish copies images from their upstreams and records them on the
-// ledger: what a publisher is for.
+// Package publish is a publisher's work: a queue of images that are copied from
+// their upstreams, recorded on the ledger, and withdrawn. It may import the
+// control API's types, catalog, upstream, pieces, the store and the ledger;
+// node calls it.
 package publish
 
 import (
@@ -29,7 +31,7 @@ import (
 )
 
 const (
-	concurrency = 8 // images copied at once, by default
+	concurrency = 8 // images copied in parallel, by default
 	maxJobs     = 4096
 	copyTimeout = 2 * time.Hour
 	// quickWait is for how long after the work has begun Publish waits for its end:
@@ -48,10 +50,10 @@ type Config struct {
 	// Private are patterns of the repositories that are published although only
 	// their upstream's login can read them: "ghcr.io/owner/*".
 	Private []string
-	// Concurrency is how many images are copied at once; 0 is the default.
+	// Concurrency is how many images are copied in parallel; 0 is the default.
 	Concurrency int
-	// Bandwidth bounds what comes from all upstreams together, in bytes per
-	// second; 0 is no bound.
+	// Bandwidth bounds the downloads from all upstreams together, in bytes per
+	// second; 0 means unlimited.
 	Bandwidth int64
 	// AttachmentsEvery is how often is looked for signatures and attestations
 	// that came after their image; 0 is once a day.
@@ -283,7 +285,7 @@ func (p *Publisher) Publish(ctx context.Context, req control.PublishRequest) (*c
 			return nil, err
 		}
 		began := p.began(j)
-		if began.IsZero() { // how long others take is not known: nobody waits for that
+		if began.IsZero() { // how long others take is unknown: do not wait for them
 			return &control.PublishResponse{Queued: true}, nil
 		}
 		wait, cancel := context.WithDeadline(short, began.Add(quickWait))
@@ -295,7 +297,7 @@ func (p *Publisher) Publish(ctx context.Context, req control.PublishRequest) (*c
 		if !j.over() {
 			return &control.PublishResponse{BytesDone: j.progress.Done.Load(), BytesTotal: j.progress.Total.Load()}, nil
 		}
-		p.forget(j) // whoever asks again starts again
+		p.forget(j) // the next request starts again
 		switch {
 		case !j.asksFor(wanted):
 			// Somebody else's: it may have made less than what is asked for here, or

@@ -155,7 +155,7 @@ func (p *Publisher) named(ctx context.Context, repository string, d digest.Diges
 }
 
 // Restore lifts what withdraws a digest in an image's repository. The image
-// needs a new block then: whoever asks for it to be published gets one.
+// then needs a new block, which the next request to publish it makes.
 func (p *Publisher) Restore(ctx context.Context, req control.RestoreRequest) (*control.RestoreResponse, error) {
 	image, d, err := p.withdrawal(ctx, req.Image, req.Digest, req.Floor)
 	if err != nil {

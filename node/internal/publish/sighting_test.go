@@ -119,8 +119,8 @@ func TestATagMeansWhatItsRegistrySays(t *testing.T) {
 	}
 }
 
-// A set saw a tag that moved before it was published: the block says when, and
-// nobody but a set gets it.
+// A set saw a tag that moved before it was published: the block says when. Only
+// a set gets such a block.
 func TestWhatASetSawIsPublishedWithItsTime(t *testing.T) {
 	w := newWorld(t, OnPull{})
 	first := w.push("alpine", "3.20", "first")

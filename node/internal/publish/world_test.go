@@ -110,7 +110,7 @@ func parseImage(t *testing.T, name string) ledger.Image {
 	return i
 }
 
-// together runs do several times at once.
+// together runs do several times in parallel.
 func together(n int, do func()) {
 	var group sync.WaitGroup
 	for range n {

@@ -29,7 +29,7 @@ func fingerprintOf(info fs.FileInfo) fingerprint {
 	return fingerprint{inode: st.Ino, size: st.Size, mtime: st.Mtim, ctime: st.Ctim}
 }
 
-// check is one hashing of a blob, for all who wait for it.
+// check is one hashing of a blob, shared by all that wait for it.
 type check struct {
 	done chan struct{} // closed when err is set
 	err  error
@@ -47,7 +47,7 @@ func (s *Store) isChecked(e *entry, f *os.File) (bool, error) {
 	return e.checked == fingerprintOf(info), nil
 }
 
-// verify has an entry's file hashed, once for all who wait.
+// verify hashes an entry's file, once for all that wait.
 func (s *Store) verify(ctx context.Context, e *entry) error {
 	s.mu.Lock()
 	c := e.check
@@ -76,9 +76,9 @@ func (s *Store) run(e *entry, c *check) {
 	close(c.done)
 }
 
-// Hash has h hash a blob that the store holds. There is no error if the blob has the
-// right digest: then what else h found out is right too, since both come from the
-// same bytes. A corrupt one is put aside and is not found.
+// Hash hashes a blob of the store with h. It returns nil if the blob has the right
+// digest: then whatever else h computes is right too, because it is of the same
+// bytes. A corrupt blob is quarantined and not found.
 func (s *Store) Hash(ctx context.Context, d digest.Digest, h Hasher) error {
 	if _, kept := s.config.Bucket.Size(d); kept && !s.onDisk(d) {
 		if err := s.fetch(ctx, d); err != nil {
@@ -96,10 +96,10 @@ func (s *Store) Hash(ctx context.Context, d digest.Digest, h Hasher) error {
 	return nil
 }
 
-// hash has h hash a blob's file, and compares the result with the blob's digest.
-// Whatever is corrupt is put aside and not found. After each read goOn, which may be
-// nil, is told how many bytes it brought; an error of it ends the hashing and says
-// nothing about the file.
+// hash hashes a blob's file with h and compares the result with the blob's digest. A
+// corrupt file is quarantined and not found. goOn, if not nil, is called with the
+// number of bytes after each read; an error of it ends the hashing and says nothing
+// about the file.
 func (s *Store) hash(e *entry, h Hasher, goOn func(n int) error) error {
 	// A change while the file is hashed changes the times that it has after.
 	f, err := os.OpenFile(s.file(e.digest), os.O_RDONLY|unix.O_NOATIME, 0)
@@ -107,7 +107,7 @@ func (s *Store) hash(e *entry, h Hasher, goOn func(n int) error) error {
 		f, err = os.Open(s.file(e.digest)) // somebody else's file
 	}
 	if errors.Is(err, fs.ErrNotExist) {
-		return ErrNotFound // written by two at once, and the second one is evicted
+		return ErrNotFound // written twice concurrently, and the second one is evicted
 	}
 	if err != nil {
 		return err

@@ -21,7 +21,8 @@ type Damage struct {
 }
 
 // Fsck hashes all blobs of the store at root, which no process uses. With
-// repair, damaged ones are quarantined. progress is told how many were hashed.
+// repair, damaged ones are quarantined. progress is called with how many were
+// hashed.
 func Fsck(ctx context.Context, root string, repair bool, progress func(blobs int)) (damage []Damage, blobs int, err error) {
 	s := &Store{root: root}
 	files, err := os.ReadDir(s.blobDir())

@@ -16,8 +16,8 @@ import (
 // ErrWrongDigest is returned when content is not what its digest says.
 var ErrWrongDigest = errors.New("content does not have the expected digest")
 
-// ingestStep is how many bytes are taken from the disk ahead of what arrives: all
-// that somebody gets who only announces a blob.
+// ingestStep is how many bytes are taken from the disk ahead of what arrives: an
+// announced size alone gets no more.
 const ingestStep = 16 << 20
 
 // Ingest is a blob that is being written. It becomes readable in the store by
@@ -32,16 +32,16 @@ type Ingest struct {
 	taken   int64 // bytes that are reserved, and allocated on the disk
 }
 
-// Create begins to write a blob that is said to have a size. The caller ends it
-// by Commit or Abort. ErrFull says that there is no room for it; Write says so too,
-// for the room is made as the blob arrives.
+// Create begins to write a blob of the announced size. The caller ends it by Commit
+// or Abort. It returns ErrFull if the blob does not fit; Write does too, because
+// space is made as the blob arrives.
 func (s *Store) Create(d digest.Digest, size int64) (*Ingest, error) {
 	return s.CreateWith(d, size, newHasher())
 }
 
-// CreateWith is Create for who wants to know more of the bytes than their digest:
-// h gets all that is written, and Commit asks it for the digest. So the bytes are
-// hashed as they come, and nothing is read back.
+// CreateWith is Create for callers that need more than the digest of the bytes: h
+// gets everything that is written, and Commit asks it for the digest. So the
+// bytes are hashed as they arrive, and nothing is read back.
 func (s *Store) CreateWith(d digest.Digest, size int64, h Hasher) (*Ingest, error) {
 	i, err := s.create(d, size, h)
 	if err != nil {

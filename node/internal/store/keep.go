@@ -100,7 +100,7 @@ func (s *Store) Backup(ctx context.Context) {
 	}
 }
 
-// fetch brings a blob back from the bucket, once for all who wait.
+// fetch brings a blob back from the bucket, once for all that wait.
 func (s *Store) fetch(ctx context.Context, d digest.Digest) error {
 	s.mu.Lock()
 	c := s.fetching[d]

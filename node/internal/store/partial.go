@@ -15,7 +15,7 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// partialAge is how long a blob that nobody goes on with is kept.
+// partialAge is how long an abandoned blob is kept.
 const partialAge = 24 * time.Hour
 
 // Partial is a blob that arrives piece by piece, in any order, and whose file
@@ -28,7 +28,7 @@ type Partial struct {
 	release func() // gives the reserved room back, once
 }
 
-// unfinished is a partial blob's file that nobody has open.
+// unfinished is a partial blob's file that is not open.
 type unfinished struct {
 	digest digest.Digest
 	size   int64
@@ -81,15 +81,15 @@ func (p *Partial) WriteAt(data []byte, offset int64) (int, error) {
 	return n, fullOr(err)
 }
 
-// Close leaves what is not in the store to whoever goes on with it, within the
-// store's bound.
+// Close keeps an incomplete blob for the next attempt, within the store's
+// bound.
 func (p *Partial) Close() error {
 	p.release()
 	p.store.leave(p.digest)
 	return p.File.Close()
 }
 
-// leave keeps the file of a blob that is not complete, once nobody has it open.
+// leave keeps the file of an incomplete blob once it is not open any more.
 func (s *Store) leave(d digest.Digest) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -104,8 +104,8 @@ func (s *Store) leave(d digest.Digest) {
 	s.shrink(0)
 }
 
-// takeUp opens a blob of those that nobody has open, or a new one; the caller
-// holds mu.
+// takeUp takes a blob out of those that are not open, if it is there; the
+// caller holds mu.
 func (s *Store) takeUp(d digest.Digest) {
 	s.arriving[d]++
 	s.forgetUnfinished(d)
@@ -120,9 +120,8 @@ func (s *Store) forgetUnfinished(d digest.Digest) {
 	})
 }
 
-// giveUp drops the blob that nobody has gone on with for longest and gives its
-// size, or 0 if there is none. The caller holds mu, which giveUp gives up for a
-// while.
+// giveUp drops the blob that was abandoned first and returns its size, or 0 if
+// there is none. The caller holds mu, which giveUp gives up for a while.
 func (s *Store) giveUp() int64 {
 	if len(s.unfinished) == 0 {
 		return 0
@@ -215,8 +214,8 @@ func (s *Store) Touch(d digest.Digest) {
 	}
 }
 
-// findUnfinished finds the partial blobs, and drops what nobody has gone on
-// with for long.
+// findUnfinished finds the partial blobs, and drops those that were abandoned
+// long ago.
 func (s *Store) findUnfinished() {
 	files, _ := os.ReadDir(s.partialDir()) // none yet, or as unreadable as any other
 	ages := map[digest.Digest]time.Time{}

@@ -7,8 +7,8 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// Spare has a blob that nobody has opened since it came be the next to go when
-// room is needed.
+// Spare makes a blob that was not opened since it came the next one to be
+// evicted.
 func (s *Store) Spare(d digest.Digest) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -17,9 +17,9 @@ func (s *Store) Spare(d digest.Digest) {
 	}
 }
 
-// Remove deletes a blob that nobody needs, from the disk and from the bucket;
-// readers that have it open go on. Crash between the two: it is in the bucket
-// still, and whoever asks again deletes it.
+// Remove deletes a blob from the disk and from the bucket; readers that have it
+// open go on. Crash between the two: it is still in the bucket, and the next
+// Remove deletes it.
 func (s *Store) Remove(ctx context.Context, d digest.Digest) error {
 	if err := s.removeLocal(d); err != nil {
 		return fmt.Errorf("removing blob %s: %w", d, err)

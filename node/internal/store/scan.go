@@ -13,7 +13,7 @@ import (
 
 // onDisk is a file that scan found.
 type onDisk struct {
-	entry *entry // nil if it is no blob
+	entry *entry // nil if it is not a blob
 	used  int64  // when, Unix time in nanoseconds
 }
 

@@ -1,6 +1,7 @@
 // Package store keeps blobs on disk in the OCI image layout, each one checked
 // against its digest before it can be read: when it is written, on the first
-// read after a start or after its file has changed, and by a slow scrub.
+// read after a start or after its file has changed, and by a slow scrub. It may
+// import bucket and durable; all that handles content calls it.
 package store
 
 import (
@@ -25,14 +26,14 @@ import (
 // ErrNotFound is returned for a blob that is not in the store.
 var ErrNotFound = errors.New("not in the store")
 
-// ErrFull is returned when there is no room for a blob, and no unused one
-// that could go for it.
+// ErrFull is returned when a blob does not fit and no unused one can be evicted
+// for it.
 var ErrFull = errors.New("no room in the store")
 
 // Config says what a store keeps.
 type Config struct {
-	// Max bounds the blobs, bytes: what was not used for longest goes first.
-	// 0 is no bound, so that nothing is dropped but for want of disk.
+	// Max bounds the blobs, bytes: the least recently used goes first. 0 means
+	// unlimited: blobs are only dropped when the disk is full.
 	Max int64
 	// Pinned content never goes, also when the disk is full.
 	Pinned bool
@@ -89,7 +90,7 @@ func Open(root string, c Config) (*Store, error) {
 }
 
 func (s *Store) open() error {
-	// What a dead process was writing or dropping is of no use to this one.
+	// What a dead process was writing or dropping is useless now.
 	if err := os.RemoveAll(s.ingestDir()); err != nil {
 		return err
 	}
@@ -223,7 +224,7 @@ func (s *Store) Usage() (blobs int, bytes int64) {
 // Corrupt counts the blobs that were found corrupt on disk.
 func (s *Store) Corrupt() int64 { return s.corrupt.Load() }
 
-// Usable tells whether the store can be read and written. A full disk is no
+// Usable tells whether the store can be read and written. A full disk is not a
 // failure: blobs are passed on without being stored.
 func (s *Store) Usable() error {
 	if _, err := os.Stat(s.blobDir()); err != nil {
@@ -249,9 +250,9 @@ type Blob struct {
 func (b *Blob) Close() error { return b.close() }
 
 // Open opens a blob whose content has the right digest. A corrupt one is put
-// aside and is not found. If the file must be hashed before, ctx bounds the
-// wait, and the hashing goes on for whoever asks next; so it is when the blob
-// must come from the bucket.
+// aside and is not found. If the file must be hashed first, ctx bounds the
+// wait, and the hashing goes on for the next caller; the same holds when the
+// blob must come from the bucket.
 func (s *Store) Open(ctx context.Context, d digest.Digest) (*Blob, error) {
 	b, err := s.openLocal(ctx, d)
 	if _, kept := s.config.Bucket.Size(d); !kept || !errors.Is(err, ErrNotFound) {

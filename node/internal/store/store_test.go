@@ -279,8 +279,8 @@ func smallDisk(t *testing.T, size string) (root string) {
 	return root
 }
 
-// Who only announces blobs takes no room from others: neither of the disk, nor
-// within the store's bound, where nothing is dropped for what does not come.
+// Announcing blobs takes no space from others: neither on the disk, nor within
+// the store's bound, where nothing is dropped for blobs that never arrive.
 func TestAnnouncedSizesTakeNoRoom(t *testing.T) {
 	disk := func(c Config) *Store { return open(t, smallDisk(t, "128m"), c) }
 	for name, s := range map[string]*Store{"of a disk": disk(Config{Pinned: true}), "within a bound": disk(Config{Max: 120 << 20})} {
@@ -303,7 +303,7 @@ func TestAnnouncedSizesTakeNoRoom(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer reader.Close()
-			// What does come finds out that there is no room, and leaves nothing.
+			// A blob that does arrive does not fit, and leaves nothing behind.
 			rest := make([]byte, 60<<20)
 			if _, err := lies[0].Write(rest); !errors.Is(err, ErrFull) {
 				t.Errorf("writing more than there is: %v, want ErrFull", err)
@@ -370,8 +370,8 @@ func TestWrongContentIsNotKept(t *testing.T) {
 	}
 }
 
-// Blobs that nobody goes on with count for the bound, also after a restart, and
-// are the first to go.
+// Abandoned blobs count against the bound, even after a restart, and are
+// evicted first.
 func TestUnfinishedBlobsAreWithinTheBound(t *testing.T) {
 	root := t.TempDir()
 	s := open(t, root, Config{Max: 30})
@@ -429,7 +429,7 @@ func TestUnfinishedBlobsAreWithinTheBound(t *testing.T) {
 	}
 }
 
-// A small blob that is corrupt on disk is written again by whoever has it.
+// A small blob that is corrupt on disk is replaced by the next Put of it.
 func TestPutMendsWhatIsCorrupt(t *testing.T) {
 	root := t.TempDir()
 	d := put(t, open(t, root, Config{Pinned: true}), "piece list")

@@ -7,7 +7,7 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// limitChunk is what a limit lets through at once, in bytes.
+// limitChunk is how much a limit lets through in one piece, in bytes.
 const limitChunk = 64 << 10
 
 // Limit bounds the bandwidth of the upstreams that share it. A nil one bounds
@@ -22,7 +22,7 @@ func NewLimit(bytesPerSecond int64) *Limit {
 	return &Limit{rate.NewLimiter(rate.Limit(bytesPerSecond), limitChunk)}
 }
 
-// chunk is how much of p may be read at once.
+// chunk is how much of p may be read in one call.
 func (l *Limit) chunk(p []byte) []byte {
 	if l == nil {
 		return p

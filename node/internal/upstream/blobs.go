@@ -37,9 +37,9 @@ func (c *copier) fetch(ctx context.Context) error {
 	return group.Wait()
 }
 
-// bring has the store hold a blob, and finds its pieces. Images share blobs, and
-// those with many tags share all of them: each is brought once, and whoever wants
-// the same one waits for that.
+// bring fetches a blob into the store and describes its pieces. Images share
+// blobs, and those with many tags share all of them: each is fetched once, and
+// concurrent callers wait for that.
 func (c *copier) bring(ctx context.Context, b *pieces.Blob) error {
 	end, err := c.registry.copying.Take(ctx, b.Digest.String())
 	if err != nil {

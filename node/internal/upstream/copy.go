@@ -22,7 +22,7 @@ const (
 
 // Selection says which manifests of an index are copied.
 type Selection struct {
-	// Platforms are those that are wanted; all, if there are none. "linux/arm" is
+	// Platforms are those to copy; all, if there are none. "linux/arm" is
 	// linux/arm/v7 too. Each comes with its attestations.
 	Platforms []string
 	// Recorded is the block that the image has, or nil: what it has is copied too.

@@ -168,8 +168,8 @@ func TestHostileUpstreams(t *testing.T) {
 	}
 }
 
-// untilOver has the fault end when it is told to. The registry's field may not
-// be changed while requests that were given up are still being answered.
+// untilOver makes the fault end on demand. The registry's field may not be
+// changed while requests that were given up are still being answered.
 func (w *world) untilOver() *atomic.Bool {
 	over, fault := new(atomic.Bool), w.Fault
 	if fault != nil {

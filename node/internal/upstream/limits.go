@@ -10,8 +10,8 @@ import (
 )
 
 const (
-	// patience is how long a request waits for its turn; what would take
-	// longer fails at once, so that no work under way is held up by it.
+	// patience is how long a request waits for its turn; one that would wait
+	// longer fails immediately, so that it does not hold up running work.
 	patience = 10 * time.Second
 	// defaultRetryAfter is for a 429 that does not say when to come again.
 	defaultRetryAfter = time.Minute
@@ -20,7 +20,7 @@ const (
 
 // Limits are what an upstream lets this node pull, as it said last.
 type Limits struct {
-	Limit     int           // pulls in a window; 0: it told of no limit
+	Limit     int           // pulls in a window; 0: it did not send a limit
 	Remaining int           // of them
 	Window    time.Duration // length of the window
 	// Until is when the upstream wants to be asked again; in the past if it

@@ -80,8 +80,8 @@ func (c *copier) selectPlatforms(all []v1.Descriptor) (out []v1.Descriptor) {
 	return out
 }
 
-// MissingPlatforms are the wanted platforms (all, if there are none) that an
-// image's index has and its entry has not.
+// MissingPlatforms are the requested platforms (all, if there are none) that an
+// image's index has and its entry lacks.
 func MissingPlatforms(ctx context.Context, s *store.Store, entry *ledger.AddArtifact, wanted []string) ([]string, error) {
 	if !types.MediaType(entry.MediaType).IsIndex() {
 		return nil, nil
@@ -104,7 +104,7 @@ func MissingPlatforms(ctx context.Context, s *store.Store, entry *ledger.AddArti
 	return missing, nil
 }
 
-// MatchPlatform tells whether a platform is one of the wanted ones.
+// MatchPlatform tells whether a platform is one of the requested ones.
 func MatchPlatform(wanted []string, platform string) bool {
 	for _, w := range wanted {
 		if platform == w || strings.HasPrefix(platform, w+"/") {

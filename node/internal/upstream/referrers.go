@@ -93,7 +93,8 @@ func isUnknown(err error) bool {
 
 // listReferrers asks the referrers API, or reads the tag that stands in for it
 // (OCI distribution-spec 1.1, "Listing Referrers"). Whether there is an API is
-// remembered for each repository, for what answers may differ behind one name.
+// remembered for each repository, because different servers may answer behind
+// one name.
 func (r *Registry) listReferrers(ctx context.Context, image ledger.Image, d digest.Digest) ([]digest.Digest, error) {
 	if !r.noReferrers.Contains(image.Repository) {
 		data, err := r.referrersAPI(ctx, image, d)

@@ -29,7 +29,7 @@ const (
 	stallTimeout = time.Minute
 	stallBytes   = 64 << 10
 
-	attempts     = 3 // of one request, before its failure is told
+	attempts     = 3 // of one request, before it fails
 	firstBackoff = 250 * time.Millisecond
 	maxRedirects = 5
 )
@@ -171,7 +171,7 @@ func (b *watchedBody) Read(p []byte) (int, error) {
 	if err == nil {
 		err = limitErr
 	}
-	if b.since += n; waited || b.since >= stallBytes { // to wait is no stall of the sender
+	if b.since += n; waited || b.since >= stallBytes { // waiting is not a stall of the sender
 		b.since = 0
 		b.timer.Reset(stallTimeout)
 	}

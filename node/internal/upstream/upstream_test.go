@@ -433,7 +433,7 @@ func TestDockerConfigIsRead(t *testing.T) {
 	}
 }
 
-// A limit holds for all that share it, and what is bounded is no stall.
+// A limit applies to all that share it, and waiting for it is not a stall.
 func TestBandwidthIsBounded(t *testing.T) {
 	w := newWorld(t)
 	limit := NewLimit(1 << 20)
