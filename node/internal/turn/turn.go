@@ -1,6 +1,6 @@
 // Package turn lets one caller at a time work on a key, while others work on
-// other keys. It imports nothing of this project; upstream, publish and the
-// ledger use it for work that must not be done twice.
+// other keys. It imports nothing of this project; upstream and the ledger
+// use it for work that must not be done twice.
 package turn
 
 import (
