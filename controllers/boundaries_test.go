@@ -1,7 +1,9 @@
 package controllers_test
 
 import (
+	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -46,6 +48,27 @@ func TestControllersImportOnlyTheContracts(t *testing.T) {
 	for of := range mayImport {
 		if !seen[of] {
 			t.Errorf("%q is in mayImport, and there is no such package", of)
+		}
+	}
+}
+
+// A package of many files, or a file of many lines, is to be divided.
+func TestControllersStaySmall(t *testing.T) {
+	const maxFiles, maxLines = 25, 400
+	for _, line := range goListLines(t, "-f", `{{.Dir}} {{join .GoFiles " "}}`, module+"/controllers/...") {
+		dir, names, _ := strings.Cut(line, " ")
+		files := strings.Fields(names)
+		if len(files) > maxFiles {
+			t.Errorf("%s has %d files, more than %d", dir, len(files), maxFiles)
+		}
+		for _, file := range files {
+			data, err := os.ReadFile(filepath.Join(dir, file))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if lines := strings.Count(string(data), "\n"); lines > maxLines {
+				t.Errorf("%s has %d lines, more than %d", file, lines, maxLines)
+			}
 		}
 	}
 }

@@ -1,5 +1,7 @@
-// Package controllers holds the operator's controllers. Each brings one kind
-// of the API forward in steps; a step is a file, and has a condition.
+// Package controllers sets the operator's controllers up: each is a package, which brings
+// one kind of the API forward in steps; a step is a file, and has a condition.
+// It imports them and what they share: boundaries_test.go says which package may import
+// what. The command pyrsia-operator calls it.
 package controllers
 
 import (

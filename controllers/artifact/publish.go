@@ -133,3 +133,13 @@ func onlyWaits(art *v1alpha1.Artifact, now time.Time) bool {
 func failureWait(since time.Duration) time.Duration {
 	return min(max(since, nodeclient.RetryFirst), time.Hour)
 }
+
+// checkName refuses an image's name that the ledger would write differently.
+func checkName(art *v1alpha1.Artifact, condition string) error {
+	if image, err := ledger.ParseImage(art.Spec.Image); err == nil && image.String() == art.Spec.Image {
+		return nil
+	}
+	const message = "spec.image must be a full name with a tag and the registry's usual name, such as docker.io/library/alpine:3.20"
+	status.SetFailed(art, condition, "InvalidImage", message)
+	return reconcile.TerminalError(errors.New(message))
+}

@@ -166,9 +166,12 @@ func judgeCoverage(n *v1alpha1.PyrsiaNode, found coverage, now time.Time) {
 }
 
 // namesOf are some Kubernetes nodes, and how many more there are.
-func namesOf(nodes []string) string {
-	out := strings.Join(nodes[:min(len(nodes), maxNodesNamed)], ", ")
-	if more := len(nodes) - maxNodesNamed; more > 0 {
+func namesOf(nodes []string) string { return firstOf(nodes, maxNodesNamed) }
+
+// firstOf names the first few, and counts the rest.
+func firstOf(names []string, few int) string {
+	out := strings.Join(names[:min(len(names), few)], ", ")
+	if more := len(names) - few; more > 0 {
 		out += fmt.Sprintf(" and %d more", more)
 	}
 	return out

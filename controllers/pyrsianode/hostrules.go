@@ -185,4 +185,5 @@ func (r HostRules) allowsPath(p string) bool {
 // runtimes give a pod other confinement, devices or mounts.
 var runtimeAnnotation = regexp.MustCompile(RuntimeAnnotations)
 
+// RuntimeAnnotations is its expression, which the policy of the installation has too.
 const RuntimeAnnotations = `^(container\.(apparmor|seccomp)\.security\.(alpha|beta)\.kubernetes\.io/|seccomp\.security\.alpha\.kubernetes\.io/|cdi\.k8s\.io/|io\.kubernetes\.cri-o\.|io\.katacontainers\.|io\.containerd\.|run\.oci\.|([a-z0-9-]+\.)*(crio\.io|nri\.io|nri\.containerd\.io|noderesource\.dev)/)`

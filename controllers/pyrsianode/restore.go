@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -238,13 +237,8 @@ func (r *Reconciler) release(ctx context.Context, n *v1alpha1.PyrsiaNode) error 
 
 // some names a few Kubernetes nodes, and counts the rest.
 func some(nodes []string) string {
-	const few = 3
-	out := strings.Join(nodes[:min(len(nodes), few)], ", ")
-	if more := len(nodes) - few; more > 0 {
-		out += fmt.Sprintf(" and %d more", more)
-	}
 	if len(nodes) == 1 {
-		return "the Kubernetes node " + out
+		return "the Kubernetes node " + nodes[0]
 	}
-	return "the Kubernetes nodes " + out
+	return "the Kubernetes nodes " + firstOf(nodes, 3)
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -86,10 +85,7 @@ func tellOverlap(rotation *v1alpha1.KeyRotation, both bool, left []string, overl
 		out = fmt.Sprintf("; the key before signs beside the new one until %s, and until the mirrors of this namespace follow, but not after %s", at(overlap), at(maxOverlaps*overlap))
 	}
 	if len(left) > 0 {
-		out += fmt.Sprintf("; these mirrors do not follow the new key: %s", strings.Join(left[:min(len(left), maxNamed)], ", "))
-	}
-	if more := len(left) - maxNamed; more > 0 {
-		out += fmt.Sprintf(" and %d more", more)
+		out += fmt.Sprintf("; these mirrors do not follow the new key: %s", firstOf(left, maxNamed))
 	}
 	return out
 }

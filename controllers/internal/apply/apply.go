@@ -171,6 +171,7 @@ func DeleteOwned(ctx context.Context, a Applier, n *v1alpha1.PyrsiaNode, obj cli
 	return objects.Wrap(err, "deleting %s %s", kind, name)
 }
 
+// EqualJSON tells whether two objects are written as the same JSON.
 func EqualJSON(a, b any) (bool, error) {
 	x, err := json.Marshal(a)
 	if err != nil {

@@ -45,6 +45,7 @@ type nodeAddress struct {
 	ip  string
 }
 
+// Client is that of one pod.
 type Client struct {
 	*control.Client
 	used  time.Time

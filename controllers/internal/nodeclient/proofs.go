@@ -46,6 +46,8 @@ func (v *Visit) Proven(ctx context.Context, pod corev1.Pod, image, digest string
 // hashes.
 const maxProof = 112 << 10
 
+// VerifyRestoration checks that a block lifts the withdrawal of an Artifact's digest, and
+// tells which block it lifts.
 func VerifyRestoration(key string, art *v1alpha1.Artifact, b control.Block) (verified *ledger.VerifiedBlock, lifted int64, err error) {
 	v, err := ledger.NewVerifier(key)
 	if err != nil {
@@ -65,6 +67,7 @@ func VerifyRestoration(key string, art *v1alpha1.Artifact, b control.Block) (ver
 	return verified, r.Block, nil
 }
 
+// RevocationBlock is a verified block as the status keeps it.
 func RevocationBlock(b control.Block, verified *ledger.VerifiedBlock) *v1alpha1.Block {
 	return &v1alpha1.Block{
 		Height: b.Height, Hash: hex.EncodeToString(verified.Hash[:]), Entry: b.Entry,

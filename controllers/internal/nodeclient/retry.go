@@ -13,6 +13,7 @@ const (
 	MaxRetryAfter = time.Hour
 )
 
+// RetryAfter is how long a node asks to be left alone.
 func RetryAfter(refusal *control.Error) time.Duration {
 	return min(time.Duration(min(refusal.RetryAfterSeconds, int(MaxRetryAfter.Seconds())))*time.Second, MaxRetryAfter)
 }

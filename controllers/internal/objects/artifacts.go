@@ -71,6 +71,7 @@ func Alike(a, b *v1alpha1.Artifact) bool {
 		a.Spec.PublisherRef == b.Spec.PublisherRef && a.Spec.NodeRef == b.Spec.NodeRef && SamePlatforms(a.Spec.Platforms, b.Spec.Platforms)
 }
 
+// SamePlatforms compares platforms whatever their order.
 func SamePlatforms(a, b []string) bool {
 	return slices.Equal(a, b) || slices.Equal(slices.Sorted(slices.Values(a)), slices.Sorted(slices.Values(b)))
 }

@@ -97,6 +97,7 @@ const (
 	IndexNode = "node"
 )
 
+// SetupIndexes has the cache keep the indexes.
 func SetupIndexes(ctx context.Context, indexer client.FieldIndexer) error {
 	publisherOf := func(obj client.Object) []string {
 		switch o := obj.(type) {

@@ -34,6 +34,7 @@ const (
 // ContainerNode is the container of the node itself.
 const ContainerNode = "node"
 
+// Labels are those of what is made for a component of a PyrsiaNode.
 func Labels(n *v1alpha1.PyrsiaNode, component string) map[string]string {
 	return map[string]string{
 		labelName:      "pyrsia",
@@ -43,6 +44,7 @@ func Labels(n *v1alpha1.PyrsiaNode, component string) map[string]string {
 	}
 }
 
+// Component is that of a PyrsiaNode's own pods.
 func Component(n *v1alpha1.PyrsiaNode) string {
 	if n.Spec.Role == v1alpha1.RolePublisher {
 		return "publisher"

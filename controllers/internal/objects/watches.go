@@ -17,6 +17,7 @@ import (
 	"github.com/pyrsia/pyrsia-operator/controllers/internal/status"
 )
 
+// LedgerSize is how many blocks were verified of a PyrsiaNode.
 func LedgerSize(n *v1alpha1.PyrsiaNode) int64 {
 	if n.Status.Ledger == nil {
 		return 0
@@ -64,6 +65,7 @@ func conditionStatus(obj status.Object, name string) metav1.ConditionStatus {
 	return metav1.ConditionUnknown
 }
 
+// Requests are those to reconcile each item of a list.
 func Requests[T any, P interface {
 	*T
 	client.Object

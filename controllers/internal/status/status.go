@@ -77,6 +77,7 @@ func setCondition(obj Object, condition string, status metav1.ConditionStatus, r
 	})
 }
 
+// Bounded shortens a text to so many bytes of valid UTF-8.
 func Bounded(s string, limit int) string {
 	s = strings.ToValidUTF8(s, "?")
 	if len(s) <= limit {

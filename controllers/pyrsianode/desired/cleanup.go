@@ -68,8 +68,10 @@ func onNodes(spec *coreac.PodSpecApplyConfiguration, n *v1alpha1.PyrsiaNode, at 
 	spec.WithAffinity(affinity).WithTolerations(coreac.Toleration().WithOperator(corev1.TolerationOpExists))
 }
 
+// CleanupName is the DaemonSet that gives Kubernetes nodes their set-up back.
 func CleanupName(n *v1alpha1.PyrsiaNode) string { return n.Name + objects.SuffixCleanup }
 
+// ManagesContainerd tells whether a PyrsiaNode sets containerd up.
 func ManagesContainerd(n *v1alpha1.PyrsiaNode) bool {
 	return n.Spec.Role == v1alpha1.RoleMirror && MirrorSpec(n).Containerd != v1alpha1.ContainerdUnmanaged
 }

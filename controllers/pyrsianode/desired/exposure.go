@@ -33,6 +33,7 @@ func Exposure(n *v1alpha1.PyrsiaNode) *v1alpha1.Exposure {
 	return &e
 }
 
+// ExposureName is the Service by which a publisher is reached from outside.
 func ExposureName(n *v1alpha1.PyrsiaNode) string { return n.Name + objects.SuffixExposure }
 
 // ExposureService is the way from outside to a publisher's pod.

@@ -38,6 +38,7 @@ const (
 	waitFallback = 5 * time.Second
 )
 
+// FrontendName is the DaemonSet that holds a mirror's port.
 func FrontendName(n *v1alpha1.PyrsiaNode) string { return n.Name + objects.SuffixFrontend }
 
 // FrontendDaemonSet holds the mirror's port on each Kubernetes node.

@@ -54,6 +54,7 @@ func ownerReference(n *v1alpha1.PyrsiaNode) *metaac.OwnerReferenceApplyConfigura
 		WithController(true).WithBlockOwnerDeletion(true)
 }
 
+// ControlSecretName is the Secret with a node's half of the control API.
 func ControlSecretName(n *v1alpha1.PyrsiaNode) string { return n.Name + "-control" }
 
 // SigningSecretName is the Secret of a generation of the signing key.
@@ -161,6 +162,7 @@ func resources(n *v1alpha1.PyrsiaNode) *coreac.ResourceRequirementsApplyConfigur
 	return asApply[coreac.ResourceRequirementsApplyConfiguration](r)
 }
 
+// NodeImage is the container image of the node itself.
 func NodeImage(n *v1alpha1.PyrsiaNode, in Inputs) string { return cmp.Or(n.Spec.Image, in.Image) }
 
 func bandwidthArgs(n *v1alpha1.PyrsiaNode) (args []string) {
