@@ -57,12 +57,17 @@ func (r *Reconciler) publish(ctx context.Context, art *v1alpha1.Artifact) (time.
 		status.SetWaiting(art, condition, "Publishing", "the publisher is copying the image")
 		return pollAfter(age(r.Now(), art.CreationTimestamp)), nil
 	case b.Height < 0 || nodeclient.TooLarge(*b):
-		status.SetFailed(art, condition, "InvalidBlock", "the publisher answered with an impossible block")
-		return 0, fmt.Errorf("the publisher %s answered with an impossible block", art.Spec.PublisherRef.Name)
+		return 0, impossible(art, condition)
 	}
 	art.Status.Block = &v1alpha1.Block{Height: resp.Block.Height, Entry: resp.Block.Entry, Proof: resp.Block.Proof}
 	status.SetDone(art, condition, "Published", publishedMessage(resp.Block))
 	return 0, nil
+}
+
+// impossible refuses a block that no ledger has.
+func impossible(art *v1alpha1.Artifact, condition string) error {
+	status.SetFailed(art, condition, "InvalidBlock", "the publisher answered with an impossible block")
+	return fmt.Errorf("the publisher %s answered with an impossible block", art.Spec.PublisherRef.Name)
 }
 
 // publishedMessage says where an image is, and what its block says of the tag if that

@@ -37,8 +37,7 @@ func (r *Reconciler) restore(ctx context.Context, art *v1alpha1.Artifact) (time.
 		return r.refused(art, condition, err)
 	}
 	if nodeclient.TooLarge(resp.Block) {
-		status.SetFailed(art, condition, "InvalidBlock", "the publisher answered with an impossible block")
-		return 0, fmt.Errorf("the publisher %s answered with an impossible block", art.Spec.PublisherRef.Name)
+		return 0, impossible(art, condition)
 	}
 	verified, lifted, err := nodeclient.VerifyRestoration(key, art, resp.Block)
 	if err != nil {

@@ -43,8 +43,7 @@ func (r *Reconciler) revoke(ctx context.Context, art *v1alpha1.Artifact) (time.D
 		b = *resp.Withdrawal
 	}
 	if nodeclient.TooLarge(b) {
-		status.SetFailed(art, condition, "InvalidBlock", "the publisher answered with an impossible block")
-		return 0, fmt.Errorf("the publisher %s answered with an impossible block", art.Spec.PublisherRef.Name)
+		return 0, impossible(art, condition)
 	}
 	verified, err := nodeclient.VerifyRevocation(key, art, b)
 	if err != nil {

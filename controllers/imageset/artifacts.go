@@ -61,7 +61,7 @@ func (r *Reconciler) artifacts(w *work) status.Step[*v1alpha1.OfficialImageSet] 
 		if err := group.Wait(); err != nil || !again.Load() {
 			return 0, err
 		}
-		return settle, nil
+		return gathering, nil
 	}
 }
 

@@ -32,9 +32,9 @@ import (
 // +kubebuilder:rbac:groups=pyrsia.io,resources=officialimagesets/finalizers,verbs=update
 // +kubebuilder:rbac:groups=pyrsia.io,resources=artifacts,verbs=list;watch;create;patch;delete
 
-// settle is how long a set's events are gathered before it is reconciled: one
+// gathering is how long a set's events are gathered before it is reconciled: one
 // reconciliation counts many Artifacts.
-const settle = 2 * time.Second
+const gathering = 2 * time.Second
 
 // Reconciler resolves the tags of OfficialImageSets, and keeps
 // an Artifact for each digest.
@@ -61,7 +61,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		r.forget(req.NamespacedName) // what a set saw that goes counts no more
 		return r.finalize(ctx, set)
 	}
-	if err := r.holdDeletion(ctx, set); err != nil {
+	if err := r.ensureFinalizer(ctx, set); err != nil {
 		return ctrl.Result{}, err
 	}
 	before := set.DeepCopy()
@@ -100,7 +100,7 @@ var ownersAfterAWhile = func() handler.Funcs {
 	type queue = workqueue.TypedRateLimitingInterface[reconcile.Request]
 	enqueue := func(obj client.Object, q queue) {
 		for _, name := range setOwners(obj) {
-			q.AddAfter(reconcile.Request{NamespacedName: types.NamespacedName{Namespace: obj.GetNamespace(), Name: name}}, settle)
+			q.AddAfter(reconcile.Request{NamespacedName: types.NamespacedName{Namespace: obj.GetNamespace(), Name: name}}, gathering)
 		}
 	}
 	return handler.Funcs{

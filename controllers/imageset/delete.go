@@ -27,8 +27,8 @@ const (
 	maxDeletion = 15 * time.Minute
 )
 
-// holdDeletion puts the finalizer where deletionPolicy wants it.
-func (r *Reconciler) holdDeletion(ctx context.Context, set *v1alpha1.OfficialImageSet) error {
+// ensureFinalizer puts the finalizer where deletionPolicy wants it.
+func (r *Reconciler) ensureFinalizer(ctx context.Context, set *v1alpha1.OfficialImageSet) error {
 	want := set.Spec.DeletionPolicy == v1alpha1.DeletionDelete
 	if want == controllerutil.ContainsFinalizer(set, contentFinalizer) {
 		return nil

@@ -20,7 +20,7 @@ import (
 // publisher finds by its rules and catalogs.
 func (r *Reconciler) plan(w *work) status.Step[*v1alpha1.OfficialImageSet] {
 	return func(ctx context.Context, set *v1alpha1.OfficialImageSet) (time.Duration, error) {
-		if err := r.known(ctx, set, w); err != nil {
+		if err := r.loadArtifacts(ctx, set, w); err != nil {
 			return 0, err
 		}
 		now := r.Now()
@@ -37,8 +37,8 @@ func (r *Reconciler) plan(w *work) status.Step[*v1alpha1.OfficialImageSet] {
 	}
 }
 
-// known reads the set's Artifacts, and what this process remembers of it.
-func (r *Reconciler) known(ctx context.Context, set *v1alpha1.OfficialImageSet, w *work) error {
+// loadArtifacts reads the set's Artifacts, and what this process remembers of it.
+func (r *Reconciler) loadArtifacts(ctx context.Context, set *v1alpha1.OfficialImageSet, w *work) error {
 	own, err := r.own(ctx, set)
 	if err != nil {
 		return err

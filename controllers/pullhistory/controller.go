@@ -38,12 +38,12 @@ type Reconciler struct {
 	recorder events.EventRecorder
 
 	mu    sync.Mutex
-	books map[types.NamespacedName]*receiptBook // owned by mu; a book by its node's reconciliation
+	books map[types.NamespacedName]*book // owned by mu; a book by its node's reconciliation
 }
 
-// receiptBook is what this process remembers of a node's receipts. All of it can be
+// book is what this process remembers of a node's receipts. All of it can be
 // lost: the pods tell again.
-type receiptBook struct {
+type book struct {
 	uid        types.UID
 	generation int64
 	pods       map[types.UID]*podReceipts
@@ -91,7 +91,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	defer v.End()
 	b := r.bookOf(n)
 	r.read(ctx, v, b, pods)
-	if err := r.settle(ctx, v, b, pods); err != nil {
+	if err := r.ensureArtifacts(ctx, v, b, pods); err != nil {
 		return ctrl.Result{}, err
 	}
 	return again, nil
@@ -104,13 +104,13 @@ func servesClients(n *v1alpha1.PyrsiaNode) bool {
 
 // bookOf is what is remembered of a node; with another spec all is read anew,
 // for what was left out may be wanted now.
-func (r *Reconciler) bookOf(n *v1alpha1.PyrsiaNode) *receiptBook {
+func (r *Reconciler) bookOf(n *v1alpha1.PyrsiaNode) *book {
 	key := client.ObjectKeyFromObject(n)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	b := r.books[key]
 	if b == nil || b.uid != n.UID || b.generation != n.Generation {
-		b = &receiptBook{uid: n.UID, generation: n.Generation, pods: map[types.UID]*podReceipts{}, heard: map[pullKey]heard{}}
+		b = &book{uid: n.UID, generation: n.Generation, pods: map[types.UID]*podReceipts{}, heard: map[pullKey]heard{}}
 		r.books[key] = b
 	}
 	return b
@@ -124,7 +124,7 @@ func (r *Reconciler) forget(key types.NamespacedName) {
 
 // SetupWithManager registers the controller.
 func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
-	r.books = map[types.NamespacedName]*receiptBook{}
+	r.books = map[types.NamespacedName]*book{}
 	r.recorder = mgr.GetEventRecorder("receipt-controller")
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("receipt").

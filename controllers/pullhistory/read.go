@@ -41,7 +41,7 @@ const (
 
 // read asks the pods for what is new of their receipts. A pod that does not
 // answer is asked again the next time.
-func (r *Reconciler) read(ctx context.Context, v *nodeclient.Visit, b *receiptBook, pods []corev1.Pod) {
+func (r *Reconciler) read(ctx context.Context, v *nodeclient.Visit, b *book, pods []corev1.Pod) {
 	maps.DeleteFunc(b.pods, func(uid types.UID, _ *podReceipts) bool {
 		return !slices.ContainsFunc(pods, func(p corev1.Pod) bool { return p.UID == uid })
 	})
@@ -64,7 +64,7 @@ func (r *Reconciler) read(ctx context.Context, v *nodeclient.Visit, b *receiptBo
 	b.bound()
 }
 
-func (r *Reconciler) readPod(ctx context.Context, v *nodeclient.Visit, b *receiptBook, p *podReceipts, pod corev1.Pod) error {
+func (r *Reconciler) readPod(ctx context.Context, v *nodeclient.Visit, b *book, p *podReceipts, pod corev1.Pod) error {
 	for range maxPages {
 		var page *control.Receipts
 		err := v.Ask(ctx, pod, func(ctx context.Context, c *control.Client) (err error) {
@@ -110,7 +110,7 @@ func checkReceipts(since int64, receipts []control.Receipt) error {
 }
 
 // hear notes pulls. A clock that is ahead makes none that are still to come.
-func (b *receiptBook) hear(pod types.UID, receipts []control.Receipt, now time.Time) {
+func (b *book) hear(pod types.UID, receipts []control.Receipt, now time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, r := range receipts {
@@ -125,7 +125,7 @@ func (b *receiptBook) hear(pod types.UID, receipts []control.Receipt, now time.T
 	}
 }
 
-func (b *receiptBook) bound() {
+func (b *book) bound() {
 	if len(b.heard) <= maxHeard {
 		return
 	}

@@ -51,8 +51,8 @@ func unacknowledged(n *v1alpha1.PyrsiaNode, alarms []control.Alarm, expected []s
 	return out
 }
 
-// known are the conditions of the alarms that a node raises.
-func known(alarms []control.Alarm) (out []string) {
+// conditionsOf are the conditions of the alarms that a node raises.
+func conditionsOf(alarms []control.Alarm) (out []string) {
 	for _, condition := range v1alpha1.NodeAlarms {
 		if slices.ContainsFunc(alarms, func(a control.Alarm) bool { return string(a.Kind) == condition }) {
 			out = append(out, condition)

@@ -37,8 +37,8 @@ const (
 	refusedLimit = 10 * time.Minute
 )
 
-// hold adds the finalizer before anything is written to a Kubernetes node.
-func (r *Reconciler) hold(ctx context.Context, n *v1alpha1.PyrsiaNode) error {
+// addFinalizer adds it, before anything is written to a Kubernetes node.
+func (r *Reconciler) addFinalizer(ctx context.Context, n *v1alpha1.PyrsiaNode) error {
 	if !desired.ManagesContainerd(n) || controllerutil.ContainsFinalizer(n, containerdFinalizer) {
 		return nil
 	}
@@ -57,7 +57,7 @@ func (r *Reconciler) cleanup(ctx context.Context, n *v1alpha1.PyrsiaNode) (time.
 	// Whoever makes the PyrsiaNode can write any finalizer: it gives no power over
 	// the Kubernetes nodes, which publishers do not have.
 	if n.Spec.Role != v1alpha1.RoleMirror {
-		return 0, r.release(ctx, n)
+		return 0, r.removeFinalizer(ctx, n)
 	}
 	// The cache may still show what is gone already: nothing may be made for that.
 	if err := r.applier.Live.Get(ctx, client.ObjectKeyFromObject(n), n); err != nil || !controllerutil.ContainsFinalizer(n, containerdFinalizer) || n.DeletionTimestamp.IsZero() {
@@ -74,7 +74,7 @@ func (r *Reconciler) cleanup(ctx context.Context, n *v1alpha1.PyrsiaNode) (time.
 		if err := r.record.forgetUID(ctx, n.UID); err != nil {
 			return 0, err
 		}
-		return 0, r.release(ctx, n)
+		return 0, r.removeFinalizer(ctx, n)
 	}
 	if !equality.Semantic.DeepEqual(before.Status, n.Status) {
 		conditions := slices.Clone(*n.Conditions()) // the answer to the patch overwrites n

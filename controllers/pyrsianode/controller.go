@@ -119,7 +119,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		next, err := r.refuse(ctx, n, may)
 		return r.status.Finish(ctx, before, n, next, err)
 	}
-	if err := r.hold(ctx, n); err != nil {
+	if err := r.addFinalizer(ctx, n); err != nil {
 		return ctrl.Result{}, err
 	}
 	before := n.DeepCopy()

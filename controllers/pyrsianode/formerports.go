@@ -58,8 +58,8 @@ func (r *Reconciler) deadNodes(ctx context.Context) (map[string]bool, error) {
 	return dead, nil
 }
 
-// settle gives up what the spec named before, when no pod has it any more.
-func (r *Reconciler) settle(ctx context.Context, n *v1alpha1.PyrsiaNode, in *work) error {
+// endFormerClaims gives up what the spec named before, when no pod has it any more.
+func (r *Reconciler) endFormerClaims(ctx context.Context, n *v1alpha1.PyrsiaNode, in *work) error {
 	seen, err := r.record.view(ctx, n, r.running)
 	if err != nil || seen.was == nil || len(seen.was.Claims) < 2 {
 		return err

@@ -192,7 +192,7 @@ func judge(role v1alpha1.Role, pinned string, floor *ledger.Checkpoint, status *
 	}
 	out.newest = v.Newest()
 	out.peers = int32(min(max(status.Peers, 0), maxPeers))
-	out.alarms = known(status.Alarms)
+	out.alarms = conditionsOf(status.Alarms)
 	if len(status.PeerID) <= maxPeerID && isBase58(status.PeerID) {
 		out.peerID = status.PeerID
 	}

@@ -49,11 +49,11 @@ func (r *Reconciler) restoreContainerd(in *work) status.Step[*v1alpha1.PyrsiaNod
 		if err := apply.DeleteOwned(ctx, r.applier, n, new(appsv1.DaemonSet), "DaemonSet", desired.CleanupName(n)); err != nil {
 			return 0, err
 		}
-		if err := r.settle(ctx, n, in); err != nil {
+		if err := r.endFormerClaims(ctx, n, in); err != nil {
 			return 0, err
 		}
 		if !desired.ManagesContainerd(n) && len(n.Status.Containerd) == 0 && in.mirrors.Status.DesiredNumberScheduled == 0 {
-			return 0, r.release(ctx, n)
+			return 0, r.removeFinalizer(ctx, n)
 		}
 		return 0, nil
 	}
@@ -171,7 +171,7 @@ func (r *Reconciler) restorePlace(ctx context.Context, n *v1alpha1.PyrsiaNode, i
 	}
 	if !desired.ManagesContainerd(n) && len(n.Status.Containerd) == 0 {
 		// First: once the status is empty, nothing tells what has to be done.
-		if err := r.release(ctx, n); err != nil {
+		if err := r.removeFinalizer(ctx, n); err != nil {
 			return 0, err
 		}
 	}
@@ -220,8 +220,8 @@ func cleanupRefused(n *v1alpha1.PyrsiaNode, err error) string {
 	return fmt.Sprintf("containerd's own set-up cannot be put back, for the API server refuses the DaemonSet %s that does it: %v: have the policy or quota admit it", desired.CleanupName(n), err)
 }
 
-// release lets the PyrsiaNode go without a clean-up.
-func (r *Reconciler) release(ctx context.Context, n *v1alpha1.PyrsiaNode) error {
+// removeFinalizer lets the PyrsiaNode go without a clean-up.
+func (r *Reconciler) removeFinalizer(ctx context.Context, n *v1alpha1.PyrsiaNode) error {
 	if !controllerutil.ContainsFinalizer(n, containerdFinalizer) {
 		return nil
 	}

@@ -48,10 +48,10 @@ func history(pulls []pull, limit int, maxAge time.Duration, now time.Time) (keep
 	return pulls[:n], pulls[n:]
 }
 
-// settle brings the node's Artifacts in line with what was heard.
-func (r *Reconciler) settle(ctx context.Context, v *nodeclient.Visit, b *receiptBook, pods []corev1.Pod) error {
+// ensureArtifacts brings the node's Artifacts in line with what was heard.
+func (r *Reconciler) ensureArtifacts(ctx context.Context, v *nodeclient.Visit, b *book, pods []corev1.Pod) error {
 	n := v.Node
-	pulls, err := r.known(ctx, n, b)
+	pulls, err := r.loadPulls(ctx, n, b)
 	if err != nil {
 		return err
 	}
@@ -92,10 +92,10 @@ func (r *Reconciler) settle(ctx context.Context, v *nodeclient.Visit, b *receipt
 	return nil
 }
 
-// known are the pulls that have an Artifact of the node's own, and those that
+// loadPulls reads the pulls that have an Artifact of the node's own, and those that
 // have none. A pull of an image that was published by an Artifact is told to
 // that one, and needs no other.
-func (r *Reconciler) known(ctx context.Context, n *v1alpha1.PyrsiaNode, b *receiptBook) ([]pull, error) {
+func (r *Reconciler) loadPulls(ctx context.Context, n *v1alpha1.PyrsiaNode, b *book) ([]pull, error) {
 	own := new(v1alpha1.ArtifactList)
 	err := r.Client.List(ctx, own, client.InNamespace(n.Namespace), client.MatchingFields{objects.IndexNode: string(n.UID)}, client.UnsafeDisableDeepCopy)
 	if err != nil {
@@ -168,7 +168,7 @@ func (r *Reconciler) published(ctx context.Context, n *v1alpha1.PyrsiaNode, key 
 }
 
 // make makes an Artifact, if the node's ledger proves that the image is on it.
-func (r *Reconciler) make(ctx context.Context, v *nodeclient.Visit, b *receiptBook, p pull, pods []corev1.Pod) (made bool, err error) {
+func (r *Reconciler) make(ctx context.Context, v *nodeclient.Visit, b *book, p pull, pods []corev1.Pod) (made bool, err error) {
 	n, h := v.Node, b.heard[p.key]
 	i := slices.IndexFunc(pods, func(pod corev1.Pod) bool { return pod.UID == h.pod })
 	if i < 0 {
