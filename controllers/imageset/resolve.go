@@ -96,7 +96,7 @@ type answer struct {
 	err error // its *control.Error
 }
 
-// resolveAll asks for the digests of images. If the error is an *unusableError, the
+// resolveAll asks for the digests of images. If the publisher cannot be asked, the
 // images without an answer are as if they had not been asked for.
 func (r *Reconciler) resolveAll(ctx context.Context, set *v1alpha1.OfficialImageSet, images []string) ([]answer, error) {
 	node, pods, err := r.Nodes.Usable(ctx, set.Namespace, set.Spec.PublisherRef.Name, "publisher")

@@ -11,6 +11,55 @@ import (
 	"github.com/pyrsia/pyrsia-operator/controllers/internal/status"
 )
 
+// The field indexes of the cache.
+const (
+	// IndexPublisher finds the mirrors and the image sets of a publisher.
+	IndexPublisher = "publisher"
+	// IndexStage finds the Artifacts of a publisher that wait for something.
+	IndexStage = "stage"
+	// IndexDigest finds the Artifacts of a digest, and IndexWithdrawal those of them
+	// that have withdrawn or restored it.
+	IndexDigest     = "digest"
+	IndexWithdrawal = "withdrawal"
+	// IndexSet finds the Artifacts of an OfficialImageSet and IndexNode those of a
+	// PyrsiaNode, by its UID.
+	IndexSet  = "set"
+	IndexNode = "node"
+)
+
+// SetupIndexes has the cache keep the indexes.
+func SetupIndexes(ctx context.Context, indexer client.FieldIndexer) error {
+	publisherOf := func(obj client.Object) []string {
+		switch o := obj.(type) {
+		case *v1alpha1.PyrsiaNode:
+			if o.Spec.Network != nil && o.Spec.Network.PublisherRef != nil {
+				return []string{o.Spec.Network.PublisherRef.Name}
+			}
+		case *v1alpha1.OfficialImageSet:
+			return []string{o.Spec.PublisherRef.Name}
+		}
+		return nil
+	}
+	for _, index := range []struct {
+		obj   client.Object
+		field string
+		value client.IndexerFunc
+	}{
+		{&v1alpha1.PyrsiaNode{}, IndexPublisher, publisherOf},
+		{&v1alpha1.OfficialImageSet{}, IndexPublisher, publisherOf},
+		{&v1alpha1.Artifact{}, IndexStage, stageOf},
+		{&v1alpha1.Artifact{}, IndexDigest, digestOf},
+		{&v1alpha1.Artifact{}, IndexWithdrawal, withdrawnDigestOf},
+		{&v1alpha1.Artifact{}, IndexSet, setsThatMade},
+		{&v1alpha1.Artifact{}, IndexNode, nodesOf},
+	} {
+		if err := indexer.IndexField(ctx, index.obj, index.field, index.value); err != nil {
+			return fmt.Errorf("indexing %T by %s: %w", index.obj, index.field, err)
+		}
+	}
+	return nil
+}
+
 // The stages of an Artifact in IndexStage, each before the publisher's name.
 const (
 	StagePublish = "publish:" // being published
@@ -79,53 +128,4 @@ func nodesOf(obj client.Object) (uids []string) {
 		}
 	}
 	return uids
-}
-
-// The field indexes of the cache.
-const (
-	// IndexPublisher finds the mirrors and the image sets of a publisher.
-	IndexPublisher = "publisher"
-	// IndexStage finds the Artifacts of a publisher that wait for something.
-	IndexStage = "stage"
-	// IndexDigest finds the Artifacts of a digest, and IndexWithdrawal those of them
-	// that have withdrawn or restored it.
-	IndexDigest     = "digest"
-	IndexWithdrawal = "withdrawal"
-	// IndexSet finds the Artifacts of an OfficialImageSet and IndexNode those of a
-	// PyrsiaNode, by its UID.
-	IndexSet  = "set"
-	IndexNode = "node"
-)
-
-// SetupIndexes has the cache keep the indexes.
-func SetupIndexes(ctx context.Context, indexer client.FieldIndexer) error {
-	publisherOf := func(obj client.Object) []string {
-		switch o := obj.(type) {
-		case *v1alpha1.PyrsiaNode:
-			if o.Spec.Network != nil && o.Spec.Network.PublisherRef != nil {
-				return []string{o.Spec.Network.PublisherRef.Name}
-			}
-		case *v1alpha1.OfficialImageSet:
-			return []string{o.Spec.PublisherRef.Name}
-		}
-		return nil
-	}
-	for _, index := range []struct {
-		obj   client.Object
-		field string
-		value client.IndexerFunc
-	}{
-		{&v1alpha1.PyrsiaNode{}, IndexPublisher, publisherOf},
-		{&v1alpha1.OfficialImageSet{}, IndexPublisher, publisherOf},
-		{&v1alpha1.Artifact{}, IndexStage, stageOf},
-		{&v1alpha1.Artifact{}, IndexDigest, digestOf},
-		{&v1alpha1.Artifact{}, IndexWithdrawal, withdrawnDigestOf},
-		{&v1alpha1.Artifact{}, IndexSet, setsThatMade},
-		{&v1alpha1.Artifact{}, IndexNode, nodesOf},
-	} {
-		if err := indexer.IndexField(ctx, index.obj, index.field, index.value); err != nil {
-			return fmt.Errorf("indexing %T by %s: %w", index.obj, index.field, err)
-		}
-	}
-	return nil
 }
