@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/authn"
-	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 )
 
@@ -24,11 +23,11 @@ const publicFor = time.Hour
 // Allowed are the repositories that the settings name, and Docker Hub's official
 // images; of all others the request that is to come is first made without the
 // login. The caller holds the session's mu.
-func (r *Registry) readable(ctx context.Context, s *session, repo name.Repository, repository, reference string) error {
+func (r *Registry) readable(ctx context.Context, s *session, repository, reference string) error {
 	if r.allowed(repository) || time.Since(s.public) < publicFor || !r.credentials.given() {
 		return nil
 	}
-	rt, err := transport.NewWithContext(ctx, repo.Registry, authn.Anonymous, transport.NewUserAgent(r.anonymous, "pyrsia"), []string{repo.Scope(transport.PullScope)})
+	rt, err := transport.NewWithContext(ctx, s.repo.Registry, authn.Anonymous, transport.NewUserAgent(r.anonymous, "pyrsia"), []string{s.repo.Scope(transport.PullScope)})
 	if err != nil {
 		return r.unreadable(repository, err)
 	}

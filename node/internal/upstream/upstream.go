@@ -74,6 +74,8 @@ type Registry struct {
 
 // session is a repository with the token that opens it.
 type session struct {
+	repo name.Repository
+
 	mu     sync.Mutex // held while a token is fetched; guards what follows
 	client *http.Client
 	public time.Time // when it could last be read without the credentials
@@ -126,6 +128,31 @@ func (r *Registry) Limits() Limits { return r.guard.governor.limits() }
 
 // client gives the way to a repository, with its token, for a request.
 func (r *Registry) client(ctx context.Context, repository, path string) (*http.Client, error) {
+	s, ok := r.sessions.Get(repository)
+	if !ok {
+		var err error
+		if s, err = r.begin(repository); err != nil {
+			return nil, err
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := r.readable(ctx, s, repository, path); err != nil {
+		return nil, err
+	}
+	if s.client != nil {
+		return s.client, nil
+	}
+	rt, err := transport.NewWithContext(ctx, s.repo.Registry, r.credentials, transport.NewUserAgent(r.guard, "pyrsia"), []string{s.repo.Scope(transport.PullScope)})
+	if err != nil {
+		return nil, err
+	}
+	s.client = &http.Client{Transport: rt, CheckRedirect: checkRedirect}
+	return s.client, nil
+}
+
+// begin makes the session of a repository, or gives the one that is there.
+func (r *Registry) begin(repository string) (*session, error) {
 	// The library would take "a/../b" for a name.
 	parsed, err := ledger.ParseImage("registry.example/" + repository + ":x")
 	if err != nil || parsed.Repository != repository {
@@ -135,25 +162,11 @@ func (r *Registry) client(ctx context.Context, repository, path string) (*http.C
 	if err != nil {
 		return nil, &Error{Kind: NotFound, Err: fmt.Errorf("%q is not a repository name", repository)}
 	}
-	s := &session{}
+	s := &session{repo: repo}
 	if old, ok, _ := r.sessions.PeekOrAdd(repository, s); ok {
 		s = old
-		r.sessions.Get(repository) // it is in use
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if err := r.readable(ctx, s, repo, repository, path); err != nil {
-		return nil, err
-	}
-	if s.client != nil {
-		return s.client, nil
-	}
-	rt, err := transport.NewWithContext(ctx, repo.Registry, r.credentials, transport.NewUserAgent(r.guard, "pyrsia"), []string{repo.Scope(transport.PullScope)})
-	if err != nil {
-		return nil, err
-	}
-	s.client = &http.Client{Transport: rt, CheckRedirect: checkRedirect}
-	return s.client, nil
+	return s, nil
 }
 
 // accept are the media types of manifests. All of them are always named, for
