@@ -20,7 +20,7 @@ import (
 	strict "sigs.k8s.io/yaml"
 )
 
-// render is what `helm template` makes of the chart.
+// render runs `helm template` on the chart.
 func render(t *testing.T, args ...string) ([]byte, error) {
 	t.Helper()
 	args = append([]string{"tool", "-modfile=hack/tools.mod", "helm", "template", "pyrsia-operator", "charts/pyrsia-operator", "--namespace", "pyrsia-system"}, args...)

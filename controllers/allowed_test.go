@@ -263,7 +263,7 @@ func (c *cluster) awaitAllowed(t *testing.T, n *v1alpha1.PyrsiaNode) {
 }
 
 // A mirror starts as soon as its namespace is allowed, and goes on when it is no
-// more: with a condition, and the line that mends it.
+// longer allowed, with a condition that says how to fix it.
 func TestNamespaceGetsAndLosesItsLabel(t *testing.T) {
 	t.Parallel()
 	c := withoutPolicy(t)
@@ -414,8 +414,8 @@ func TestRecordOfMirrors(t *testing.T) {
 	})
 }
 
-// An operator that is told its namespaces needs no right in the cluster as a
-// whole: it works in them with the Roles of the chart, and nowhere else.
+// An operator with named namespaces needs no cluster-wide rights: it works in
+// them with the Roles of the chart, and nowhere else.
 func TestNamedNamespaces(t *testing.T) {
 	t.Parallel()
 	c := withPolicy(t)

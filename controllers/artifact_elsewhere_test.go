@@ -57,8 +57,8 @@ func (c *cluster) cachedClient(t *testing.T, namespace string) *countedLists {
 	return &countedLists{Client: cached}
 }
 
-// Whoever may make Artifacts can give thousands the same digest: to look at one
-// takes no look at all the others, and to drop the content of a set's takes one
+// A tenant can create thousands of Artifacts with one digest: reconciling one
+// does not read all the others, and dropping the content of a set reads once
 // for each digest.
 func TestArtifactsOfOneDigestTakeLittleWork(t *testing.T) {
 	t.Parallel()

@@ -31,8 +31,8 @@ func ownedByHand(art *v1alpha1.Artifact, set *v1alpha1.OfficialImageSet) *v1alph
 	return art
 }
 
-// Whoever may create Artifacts can write any digest, and any set as the owner,
-// into one. A tag still means what its registry says.
+// The creator of an Artifact can write any digest, and any set as the owner,
+// into it. A tag still means what its registry says.
 func TestWhoMakesArtifactsCannotMoveATag(t *testing.T) {
 	t.Parallel()
 	c := testCluster(t)
@@ -194,7 +194,7 @@ func TestOnlyWhatASetSawIsSaidToBeSeen(t *testing.T) {
 	if err := c.Delete(t.Context(), set); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, func() error { // its Artifact stays here, for nothing collects garbage, and is tried again
+	eventually(t, func() error { // its Artifact stays here, because nothing collects garbage, and is retried
 		times, seen := publish.of(own)
 		if times == 0 || seen {
 			publish.reset()

@@ -47,8 +47,8 @@ func cached(t *testing.T, obj client.Object) client.Object {
 	return kept.(client.Object)
 }
 
-// Whoever may make objects in any namespace, with the operator's label or of its
-// kinds, does not fill its memory with large ones.
+// Large objects of other namespaces, with the operator's label or of its kinds,
+// do not fill its memory.
 func TestCacheKeepsLittleOfOthers(t *testing.T) {
 	large := strings.Repeat("x", 200<<10)
 	owner := fixtures.Node(v1alpha1.RoleMirror, "mirror")

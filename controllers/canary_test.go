@@ -20,8 +20,8 @@ import (
 	"github.com/pyrsia/pyrsia-operator/node/canary"
 )
 
-// The proof that is missing is told, also by Ready, and is no fault of the
-// mirror: its pods count as ready and are asked, and their roll-out goes on.
+// A missing proof is shown, also by Ready, and is not the mirror's fault: its
+// pods count as ready and are asked, and their roll-out goes on.
 func TestMissingProofHoldsUpNothing(t *testing.T) {
 	t.Parallel()
 	c := testCluster(t)

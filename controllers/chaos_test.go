@@ -371,7 +371,7 @@ func TestAPIServerIsDownForAMinute(t *testing.T) {
 	c.awaitCurrent(t, publisher)
 }
 
-// killAPIServer ends the API server at once; start has one on the same data.
+// killAPIServer kills the API server; start starts one on the same data.
 func (c *cluster) killAPIServer(t *testing.T) (start func()) {
 	t.Helper()
 	port := c.env.ControlPlane.APIServer.SecureServing.Port

@@ -175,7 +175,7 @@ func startupTaintOfTwo(t *testing.T, c *cluster, mirror *v1alpha1.PyrsiaNode) {
 }
 
 // A machine that joins under the name of another one finds the pods of that one, with
-// the proof that they had: it is no proof of this machine.
+// the proof that they had: it proves nothing about this machine.
 func startupTaintOfANameAgain(t *testing.T, c *cluster, mirror *v1alpha1.PyrsiaNode) {
 	node := fixtures.KubernetesNode("again")
 	c.create(t, node)
@@ -203,7 +203,7 @@ func startupTaintOfANameAgain(t *testing.T, c *cluster, mirror *v1alpha1.PyrsiaN
 	})
 }
 
-// The operator's account changes nothing of a node but that taint, whoever has it.
+// Only that taint of a node can be changed with the operator's account.
 func nothingElseOfNodes(t *testing.T, c *cluster) {
 	config := rest.CopyConfig(c.env.Config)
 	config.Impersonate = rest.ImpersonationConfig{UserName: "system:serviceaccount:pyrsia-system:pyrsia-operator", Groups: []string{"system:serviceaccounts", "system:authenticated"}}

@@ -98,7 +98,7 @@ func TestSlowCopiesHoldUpNobody(t *testing.T) {
 	app := fixtures.Artifact(ns, "app", "docker.io/library/app:1", up.push(t, "library/app:1"))
 	c.create(t, app)
 	c.awaitCurrent(t, app)
-	for i := range 8 { // as many as are copied at once, of no repository more than half
+	for i := range 8 { // as many as are copied in parallel, at most half of them from one repository
 		repository := fmt.Sprintf("library/slow%d", i%2)
 		image := fmt.Sprintf("%s:%d", repository, i)
 		c.create(t, fixtures.Artifact(ns, fmt.Sprintf("slow-%d", i), "docker.io/"+image, up.push(t, image)))
@@ -145,7 +145,7 @@ func (h *hanging) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.status(w, r)
 		return
 	}
-	body, err := io.ReadAll(r.Body) // else nobody notices when the caller goes
+	body, err := io.ReadAll(r.Body) // otherwise the end of the caller goes unnoticed
 	if err != nil {
 		return
 	}
@@ -236,8 +236,8 @@ func TestHangingPublisherHoldsUpNoSet(t *testing.T) {
 	c.awaitCondition(t, first, v1alpha1.ConditionResolved, metav1.ConditionUnknown, "PublisherHangs")
 }
 
-// Nodes that tell of pulls, and do not answer when they are to prove them, keep
-// nobody else's pulls from becoming Artifacts.
+// Nodes that report pulls and do not answer when asked for proofs do not keep
+// pulls of other nodes from becoming Artifacts.
 func TestHangingReceiptsHoldUpNobody(t *testing.T) {
 	t.Parallel()
 	c := testCluster(t)

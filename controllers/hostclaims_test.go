@@ -137,8 +137,8 @@ func TestDefaultFolders(t *testing.T) {
 	}
 }
 
-// Whoever has a port on a machine is asked by the set-up of each mirror that
-// names it: it belongs to the mirror that had it first.
+// The holder of a port on a machine is asked by the set-up of each mirror that
+// names it: the port belongs to the mirror that had it first.
 func TestPortStaysWithItsMirror(t *testing.T) {
 	t.Parallel()
 	c := withoutPolicy(t)

@@ -215,8 +215,8 @@ func TestRevocation(t *testing.T) {
 	c.awaitCondition(t, set, v1alpha1.ConditionReady, metav1.ConditionTrue, "")
 }
 
-// With deletionPolicy Delete the content goes with the set, but for what
-// another set holds. Credentials come from a Secret that the pod mounts.
+// With deletionPolicy Delete the content is deleted with the set, except for
+// what another set holds. Credentials come from a Secret that the pod mounts.
 func TestDeletionOfContentAndCredentials(t *testing.T) {
 	t.Parallel()
 	c := testCluster(t)

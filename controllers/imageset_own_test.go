@@ -118,8 +118,9 @@ func TestArtifactThatDoesNotGoIsAFailure(t *testing.T) {
 	}
 }
 
-// Who deletes a set's Artifact while it is kept does not keep it from telling
-// that its image is withdrawn, nor from withdrawing it; but it publishes nothing.
+// An Artifact of a set that is being deleted, and kept by a finalizer, still
+// shows that its image is withdrawn and still withdraws it; but it publishes
+// nothing.
 func TestArtifactThatDoesNotGoIsStillWithdrawn(t *testing.T) {
 	t.Parallel()
 	c := testCluster(t)
@@ -155,9 +156,9 @@ func TestArtifactThatDoesNotGoIsStillWithdrawn(t *testing.T) {
 	}
 }
 
-// With deletionPolicy Delete that content goes which nobody else wants: not what
-// an Artifact by hand has, in whichever namespace, and not what somebody has the
-// set own that it did not make.
+// With deletionPolicy Delete only content that nothing else needs is deleted:
+// not that of a user's Artifact in any namespace, and not that of Artifacts
+// whose owner reference to the set is forged.
 func TestDeletionKeepsWhatOthersWant(t *testing.T) {
 	t.Parallel()
 	c := testCluster(t)

@@ -106,7 +106,7 @@ func shortFolder(t *testing.T) string {
 }
 
 // runFrontend runs the frontend of a mirror's pod as its DaemonSet describes
-// it, at the pod's address and with nobody to come after it.
+// it, at the pod's address and without a successor.
 func (c *cluster) runFrontend(t *testing.T, n *v1alpha1.PyrsiaNode, p *pod) (stop func()) {
 	t.Helper()
 	set := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: n.Namespace, Name: desired.FrontendName(n)}}
@@ -200,8 +200,8 @@ func nodeContainerOf(template corev1.PodTemplateSpec) corev1.Container {
 	return corev1.Container{}
 }
 
-// Config reads the container's arguments; the addresses become those of
-// the pod, as there is no cluster network.
+// nodeConfig reads the container's arguments; the addresses become those of the
+// pod, as there is no cluster network.
 func (c *cluster) nodeConfig(t *testing.T, n *v1alpha1.PyrsiaNode, template corev1.PodTemplateSpec, p *pod) pyrsia.Config {
 	t.Helper()
 	dir := t.TempDir()

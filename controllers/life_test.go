@@ -77,7 +77,7 @@ func TestPublisherWithAnotherKey(t *testing.T) {
 	}
 }
 
-// An object that happens to have the wanted name is not taken over.
+// An object that happens to have the desired name is not taken over.
 func TestForeignObjectIsLeftAlone(t *testing.T) {
 	t.Parallel()
 	c := testCluster(t)

@@ -138,7 +138,7 @@ func startCluster() (*cluster, error) {
 	ctrl.SetLogger(zap.New(zap.UseDevMode(true), zap.WriteTo(logFile())))
 	c := &cluster{
 		env: &envtest.Environment{CRDDirectoryPaths: []string{"../config/crd"}, ErrorIfCRDPathMissing: true,
-			ControlPlaneStartTimeout: patience}, // several start at once, on a machine that may be busy
+			ControlPlaneStartTimeout: patience}, // several start in parallel, on a machine that may be busy
 		scheme: runtime.NewScheme(),
 	}
 	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, appsv1.AddToScheme, eventsv1.AddToScheme, v1alpha1.AddToScheme} {

@@ -22,9 +22,9 @@ import (
 	"github.com/pyrsia/pyrsia-operator/hack/upstreamtest"
 )
 
-// A publisher that may publish on pull fetches an image once, however many ask
-// for it, publishes and serves it; the operator shows it as an Artifact. It
-// keeps to its list, and lets nobody wait for ever.
+// A publisher that may publish on pull fetches an image once, however many
+// clients ask for it, publishes and serves it; the operator shows it as an
+// Artifact. It keeps to its list, and no client waits for ever.
 func TestPublicationOnPull(t *testing.T) {
 	t.Parallel()
 	c := testCluster(t)

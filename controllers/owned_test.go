@@ -111,7 +111,7 @@ func TestOwnedObjectsArePutRight(t *testing.T) {
 	}
 }
 
-// wreck changes an object as somebody might who has every right.
+// wreck changes an object as a user with every right might.
 func (c *cluster) wreck(t *testing.T, o *unstructured.Unstructured) {
 	t.Helper()
 	eventually(t, func() error {

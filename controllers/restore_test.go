@@ -163,7 +163,8 @@ func TestNodeThatFallsOutIsPutBack(t *testing.T) {
 }
 
 // That a node is put back is written down before the clean-up goes: a status that
-// cannot be written, for the PyrsiaNode has changed meanwhile, has it made once more.
+// cannot be written, because the PyrsiaNode has changed meanwhile, must not make it
+// run again.
 func TestCleanUpIsMadeOnce(t *testing.T) {
 	t.Parallel()
 	c := testCluster(t)
@@ -283,8 +284,8 @@ func TestDeletionPutsBackWhatTheStatusSays(t *testing.T) {
 	c.awaitGone(t, mirror)
 }
 
-// A second mirror that is refused by a first one, or by who has its port, says
-// so in its condition, with the words of the container that was refused.
+// A second mirror that is refused by a first one, or by the holder of its port,
+// says so in its condition, with the message of the refused container.
 func TestRefusedSetUpIsACondition(t *testing.T) {
 	t.Parallel()
 	c := testCluster(t)
@@ -367,7 +368,7 @@ func TestCleanupThatIsRefusedHasABound(t *testing.T) {
 			t.Errorf("the message is %q", got.Message)
 		}
 	}
-	refused() // in its life, for the node that fell out
+	refused() // during its life, because of the node that was removed
 	c.hasEvents(t, mirror.Namespace, v1alpha1.ConditionContainerdNotRestored)
 	c.deletePod(pods["a"])
 	if err := c.Delete(t.Context(), mirror); err != nil {
@@ -399,9 +400,9 @@ func TestCleanupThatIsRefusedHasABound(t *testing.T) {
 	}
 }
 
-// A finalizer is written by whoever makes a PyrsiaNode. That of a mirror, on a
-// publisher in a namespace that is not allowed to reach the Kubernetes nodes,
-// makes nothing that reaches them, and holds nothing up.
+// The creator of a PyrsiaNode writes its finalizers. A mirror's finalizer on a
+// publisher, in a namespace that is not allowed to reach the Kubernetes nodes,
+// creates nothing that reaches them, and holds nothing up.
 func TestFinalizerGivesAPublisherNoCleanup(t *testing.T) {
 	t.Parallel()
 	c := testCluster(t)

@@ -13,7 +13,7 @@ import (
 )
 
 // A namespace that enforces the Pod Security Standard "restricted" admits the
-// pods of a publisher, whatever it is told to do; a mirror's touch the host.
+// pods of a publisher, whatever its settings; a mirror's pods touch the host.
 func TestRestrictedNamespaceAdmitsPublishers(t *testing.T) {
 	t.Parallel()
 	c := testCluster(t)

@@ -16,7 +16,7 @@ import (
 
 // rights are what the operators of all tests asked the API server for. They ask
 // with the rights of the role alone, so one that is missing shows as a refusal;
-// and when all tests have run, one that nobody used is too much.
+// and when all tests have run, an unused one is reported.
 type rights struct {
 	mu      sync.Mutex // guards what follows
 	used    map[string]bool
@@ -108,8 +108,8 @@ func (r *rights) optional(right string) {
 	r.choice[right] = true
 }
 
-// verdict compares the rights that were used with those of the role. Only if all
-// tests have run, those that nobody used are told.
+// verdict compares the rights that were used with those of the role. Unused ones
+// are reported only if all tests have run.
 func (r *rights) verdict(all bool) (faults []string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

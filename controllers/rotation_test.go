@@ -40,8 +40,8 @@ func (c *cluster) pair(t *testing.T, up *upstream) (publisher, mirror *v1alpha1.
 	return publisher, mirror, pod, follower
 }
 
-// One field hands a ledger over to another key, and whoever trusts the one
-// before follows: the operator, the mirrors, and what was proven before.
+// One field hands a ledger over to another key, and all that trust the previous
+// one follow: the operator, the mirrors, and earlier proofs.
 func TestSigningKeyIsRotatedByOneField(t *testing.T) {
 	t.Parallel()
 	c, up := testCluster(t), newUpstream(t)
@@ -77,7 +77,7 @@ func TestSigningKeyIsRotatedByOneField(t *testing.T) {
 		return nil
 	})
 	c.hasEvents(t, ns, "KeyRotated")
-	c.setWorkloadStatus(t, mirror, 1, 1) // its pod is told of the second key, and is not replaced
+	c.setWorkloadStatus(t, mirror, 1, 1) // its pod gets the second key, and is not replaced
 	second := up.push(t, "library/alpine:3.20")
 	art := c.artifact(t, ns, "docker.io/library/alpine:3.20", second)
 	c.awaitCurrent(t, art)

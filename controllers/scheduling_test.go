@@ -87,9 +87,9 @@ func TestMirrorFromBeforeKeepsItsMachines(t *testing.T) {
 	stands(old, "Exists map[kubernetes.io/os:linux] false")
 }
 
-// Whatever the record says, no pod of a mirror waits on a machine with Windows: of one
-// that v0.1.0 made the cluster's own controller takes it away, and nothing is put back
-// there, for nothing was set up.
+// Whatever the record says, no pod of a mirror waits on a machine with Windows: the
+// cluster's own controller removes a pod that v0.1.0 left there, and nothing is
+// restored there, because nothing was set up.
 func TestMirrorFromBeforeLeavesWindows(t *testing.T) {
 	t.Parallel()
 	c := ownCluster(t)

@@ -57,8 +57,8 @@ func goldenObjects(t *testing.T) map[string]runtime.ApplyConfiguration {
 	return out
 }
 
-// What the API server makes of a desired object is not taken for somebody's
-// change: else it would be applied for ever.
+// The API server's defaults in a desired object are not taken for a change:
+// otherwise it would be applied for ever.
 func TestDesiredObjectsSettle(t *testing.T) {
 	t.Parallel()
 	c := testCluster(t)

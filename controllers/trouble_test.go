@@ -189,7 +189,7 @@ func TestNamespaceWithMirrorsIsKept(t *testing.T) {
 	if err := c.Delete(t.Context(), ns); err == nil {
 		t.Fatal("the namespace is deleted")
 	}
-	other := c.namespace(t) // is nobody's
+	other := c.namespace(t) // has no PyrsiaNode
 	if err := c.Delete(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: other}}); err != nil {
 		t.Error(err)
 	}
@@ -271,8 +271,8 @@ func TestFormerPortIsServedUntilAllAreReplaced(t *testing.T) {
 	})
 }
 
-// A machine that does not answer holds a port that nobody asks at any more up for
-// some minutes, and not for ever; the condition says who does.
+// A machine that does not answer delays the end of an unused former port by some
+// minutes, and not for ever; the condition names the machine.
 func TestFormerPortDoesNotWaitForADeadMachine(t *testing.T) {
 	t.Parallel()
 	c := ownCluster(t)

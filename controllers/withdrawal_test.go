@@ -78,8 +78,8 @@ func TestWithdrawnDigests(t *testing.T) {
 	c.awaitCurrent(t, unrelated)
 }
 
-// A digest that nobody has published is withdrawn in advance, and so is one
-// platform of an image.
+// An unpublished digest can be withdrawn in advance, and so can one platform of
+// an image.
 func TestWithdrawnBeforeItIsPublished(t *testing.T) {
 	t.Parallel()
 	c := testCluster(t)

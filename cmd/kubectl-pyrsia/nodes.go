@@ -12,7 +12,7 @@ import (
 )
 
 // find finds the PyrsiaNode to ask: the one that was named, else a publisher,
-// for it has all of the ledger, else any.
+// because it has all of the ledger, else any.
 func (c *cluster) find(ctx context.Context) (*v1alpha1.PyrsiaNode, error) {
 	if c.node != "" {
 		n := new(v1alpha1.PyrsiaNode)

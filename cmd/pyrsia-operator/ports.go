@@ -17,8 +17,8 @@ import (
 	"github.com/pyrsia/pyrsia-operator/node/server"
 )
 
-// portBounds are for Prometheus and the kubelet, who have a few connections
-// each. Whoever else in the cluster reaches the ports gets no more.
+// portBounds are for Prometheus and the kubelet, which have a few connections
+// each. Other clients in the cluster get no more.
 var portBounds = server.Bounds{Total: 256, PerAddress: 32}
 
 // portDrain is how long an answer may go on at the end.

@@ -133,8 +133,9 @@ var mirrorGrew = predicate.Funcs{
 	},
 }
 
-// isRoutine tells whether a condition that has become True is what thousands of
-// Artifacts succeed with: recoveries from failures are told, and withdrawals.
+// isRoutine tells whether a condition that has become True is the normal
+// success of an Artifact, of which there are thousands: only recoveries from
+// failures, and withdrawals, get events.
 func isRoutine(was *metav1.Condition, is metav1.Condition) bool {
 	return is.Reason != "Revoked" && is.Reason != "Restored" && (was == nil || was.Status != metav1.ConditionFalse)
 }

@@ -112,7 +112,7 @@ func (r *Reconciler) withdrawn(ctx context.Context, art *v1alpha1.Artifact) (tim
 			art.Status.Revocation = v.Revocation(ctx, pod, art)
 			return art.Status.Revocation != nil
 		})
-		switch { // a node that cannot be asked is no reason to say anything
+		switch { // a node that cannot be asked leaves the condition as it is
 		case nodeclient.IsBusy(err):
 			return pollAfter(again), nil
 		case nodeclient.IsUnusable(err):

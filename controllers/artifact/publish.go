@@ -89,7 +89,7 @@ func (r *Reconciler) refused(art *v1alpha1.Artifact, condition string, err error
 		return r.notAsked(art, condition, err)
 	}
 	if refusal.Reason == control.ReasonUpstreamRateLimited || refusal.Reason == control.ReasonBusy {
-		// Nothing is wrong: its turn comes. Not all come at once then.
+		// Nothing is wrong: its turn will come. The retries are spread.
 		status.SetWaiting(art, condition, nodeclient.ConditionReason(refusal.Reason), refusal.Message)
 		wait := max(nodeclient.RetryAfter(refusal), time.Second)
 		return wait + rand.N(wait/2), nil
@@ -111,8 +111,8 @@ func (r *Reconciler) notAsked(art *v1alpha1.Artifact, condition string, err erro
 	return wait, failed
 }
 
-// itsTurn is when to try again what waits for others: the longer it has waited, the
-// later. Not all come at once then.
+// itsTurn is when to retry what waits for others: the longer it has waited, the
+// later, and spread.
 func (r *Reconciler) itsTurn(art *v1alpha1.Artifact, condition string) time.Duration {
 	waited := age(r.Now(), meta.FindStatusCondition(art.Status.Conditions, condition).LastTransitionTime)
 	if condition == v1alpha1.ConditionPublished {

@@ -15,7 +15,8 @@ import (
 
 // restore has the publisher lift what withdraws the image's digest, by a block
 // whose proof is checked. The steps after it publish the image again: the block
-// that it had stays withdrawn. Who may ask for it, the API server has decided.
+// that it had stays withdrawn. The API server has decided who may set that
+// state.
 func (r *Reconciler) restore(ctx context.Context, art *v1alpha1.Artifact) (time.Duration, error) {
 	const condition = v1alpha1.ConditionRestored
 	if status.IsTrue(art, condition) {

@@ -27,8 +27,7 @@ const defaultHistoryLimit = 3
 // writesAtOnce is how many Artifacts of a set are made at the same time.
 const writesAtOnce = 8
 
-// artifacts makes the Artifacts that are wanted, and gives up those that are
-// not any more.
+// artifacts creates the desired Artifacts and gives up the others.
 func (r *Reconciler) artifacts(w *work) status.Step[*v1alpha1.OfficialImageSet] {
 	return func(ctx context.Context, set *v1alpha1.OfficialImageSet) (time.Duration, error) {
 		if !w.planned || set.Spec.Mode == v1alpha1.SetModePlan {

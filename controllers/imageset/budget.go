@@ -9,13 +9,13 @@ import (
 	"github.com/pyrsia/pyrsia-operator/node/control"
 )
 
-// What a tag points to is the publisher's word, and whoever runs one could name
-// another digest for each tag in each pass: an Artifact would be made, and one
-// deleted, as fast as the API server can.
+// What a tag points to is the publisher's word, and a hostile one could name
+// another digest for each tag in each pass: Artifacts would be created and
+// deleted as fast as the API server can.
 
 const (
 	// makeBurst and makeRefill bound the Artifacts that the sets of one namespace
-	// make: two of the largest sets at once, and then one in that time.
+	// make: a burst of two of the largest sets, and then one per makeRefill.
 	makeBurst  = 2 * control.MaxImages
 	makeRefill = 100 * time.Millisecond
 )

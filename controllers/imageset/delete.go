@@ -87,8 +87,8 @@ func (r *Reconciler) drop(ctx context.Context, set *v1alpha1.OfficialImageSet) (
 	return 0, nil
 }
 
-// WantedByNobody are the images of a set that goes which nothing else in the
-// cluster wants: no other Artifact of the digest, whoever made it.
+// WantedByNobody are the images of a deleted set that nothing else in the
+// cluster needs: there is no other Artifact of the digest, whoever created it.
 func (r *Reconciler) WantedByNobody(ctx context.Context, set *v1alpha1.OfficialImageSet) (ids []control.ArtifactID, err error) {
 	own, err := r.own(ctx, set)
 	if err != nil {

@@ -79,9 +79,9 @@ func (p *pass) want(set *v1alpha1.OfficialImageSet, have map[string][]*v1alpha1.
 	}
 }
 
-// remembered is what can be told of an image after the operator's restart. Which
-// digest is the tag's is told by the newest Artifact, unless an older one has the
-// newer block: then somebody else may have made it, and the tag is resolved anew.
+// remembered is what is known of an image after a restart of the operator. The
+// newest Artifact has the tag's digest, unless an older one has a newer block:
+// then another creator may have made it, and the tag is resolved again.
 func remembered(set *v1alpha1.OfficialImageSet, image string, have []*v1alpha1.Artifact) *resolution {
 	i := &resolution{}
 	if len(have) > 0 && set.Status.LastResolvedTime != nil && !slices.ContainsFunc(have[1:], func(a *v1alpha1.Artifact) bool { return objects.KnownBlock(a) > objects.KnownBlock(have[0]) }) {

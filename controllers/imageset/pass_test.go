@@ -82,8 +82,8 @@ func TestUnwanted(t *testing.T) {
 	}
 }
 
-// After a restart the newest Artifact tells which digest a tag has, if nobody
-// can have made it but the set.
+// After a restart the newest Artifact tells which digest a tag has, if only the
+// set can have created it.
 func TestWhatIsRemembered(t *testing.T) {
 	set := fixtures.ImageSet("ns", time.Hour)
 	set.Status.LastResolvedTime = &metav1.Time{Time: noon}

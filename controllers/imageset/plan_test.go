@@ -8,7 +8,7 @@ import (
 	"github.com/pyrsia/pyrsia-operator/node/control"
 )
 
-// A list that needs nobody to be asked leaves out what is to be left out.
+// A list that needs no requests leaves out what is excluded.
 func TestListsLeaveOutWhatIsExcluded(t *testing.T) {
 	t.Parallel()
 	got, problems, err := explicit(&control.Selection{

@@ -31,7 +31,7 @@ func (r *Reconciler) resolve(w *work) status.Step[*v1alpha1.OfficialImageSet] {
 		if set.Spec.Mode == v1alpha1.SetModePlan {
 			return untilNext(r.Now(), w.pass.listedAt.Add(interval(set))), nil
 		}
-		defer func() { // each time, for what is written once may not get there
+		defer func() { // each time, because a single write may be lost
 			if !w.pass.running && !w.pass.began.IsZero() {
 				set.Status.LastResolvedTime = new(metav1.NewTime(w.pass.began.Truncate(time.Second)))
 			}

@@ -10,8 +10,8 @@ import (
 )
 
 // seenTags are the digests to which a set's tags resolved when this process
-// last had the publisher resolve them. They are never read from an object:
-// whoever may make an Artifact can name any set as its owner.
+// last had the publisher resolve them. They are never read from an object: any
+// creator of an Artifact can name any set as its owner.
 type seenTags struct {
 	mu      sync.Mutex // guards digests
 	digests map[string]string

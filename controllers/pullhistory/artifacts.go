@@ -21,8 +21,8 @@ import (
 )
 
 const (
-	// defaultPullLimit and defaultPullAge are those of the API, for objects that
-	// were made before it had them.
+	// defaultPullLimit and defaultPullAge are the API's defaults, for objects
+	// that were created before it had them.
 	defaultPullLimit = 1000
 	defaultPullAge   = 30 * 24 * time.Hour
 	// maxMade bounds the Artifacts that are made in one turn.
@@ -93,8 +93,8 @@ func (r *Reconciler) ensureArtifacts(ctx context.Context, v *nodeclient.Visit, b
 }
 
 // loadPulls reads the pulls that have an Artifact of the node's own, and those that
-// have none. A pull of an image that was published by an Artifact is told to
-// that one, and needs no other.
+// have none. A pull of an image that an Artifact has published is recorded in that
+// one, and needs no other.
 func (r *Reconciler) loadPulls(ctx context.Context, n *v1alpha1.PyrsiaNode, b *book) ([]pull, error) {
 	own := new(v1alpha1.ArtifactList)
 	err := r.Client.List(ctx, own, client.InNamespace(n.Namespace), client.MatchingFields{objects.IndexNode: string(n.UID)}, client.UnsafeDisableDeepCopy)

@@ -78,7 +78,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	}
 	again := ctrl.Result{RequeueAfter: receiptInterval}
 	if n.Status.Ledger == nil {
-		return again, nil // there is no key yet to verify anything by
+		return again, nil // there is no key yet to verify with
 	}
 	pods, err := r.Nodes.ReadyPods(ctx, n)
 	if err != nil {
@@ -102,8 +102,8 @@ func servesClients(n *v1alpha1.PyrsiaNode) bool {
 	return n.Spec.Role == v1alpha1.RoleMirror || objects.OnPull(n)
 }
 
-// bookOf is what is remembered of a node; with another spec all is read anew,
-// for what was left out may be wanted now.
+// bookOf is what is remembered of a node; after a change of the spec all is
+// read again, because what was left out may be needed now.
 func (r *Reconciler) bookOf(n *v1alpha1.PyrsiaNode) *book {
 	key := client.ObjectKeyFromObject(n)
 	r.mu.Lock()

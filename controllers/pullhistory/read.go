@@ -26,15 +26,15 @@ import (
 )
 
 const (
-	// maxPages bounds what is read of one pod's receipts at once; the rest is
-	// read the next time.
+	// maxPages bounds what is read of one pod's receipts in one turn; the rest
+	// is read in the next one.
 	maxPages = 5
 	// maxHeard bounds the pulls for which something is still to be done: those
 	// longest ago are forgotten first.
 	maxHeard = 20_000
-	// podBurst and podRefill bound the Artifacts that are made on one pod's
-	// word, so that one which lies cannot keep the API server busy: so many at
-	// once, and then one in that time.
+	// podBurst and podRefill bound the Artifacts that are created because of
+	// one pod's receipts, so that a lying pod cannot keep the API server busy:
+	// a burst, and then one per podRefill.
 	podBurst  = 250
 	podRefill = 5 * time.Second
 )

@@ -29,9 +29,9 @@ var advice = map[string]string{
 	v1alpha1.ConditionVerificationFailed: "content on its disk was not what its digest says, in the last hour; it was put aside and is fetched again: see whether the disk fails, and 'pyrsia fsck'",
 }
 
-// unacknowledged are the alarms that nobody has looked at yet: evidence that the
-// node saw after the PyrsiaNode's acknowledgedAt, and keys other than the expected.
-// Those that end by themselves cannot be acknowledged.
+// unacknowledged are the alarms that were not acknowledged yet: evidence that the
+// node saw after the PyrsiaNode's acknowledgedAt, and unexpected keys. Alarms that
+// end by themselves cannot be acknowledged.
 func unacknowledged(n *v1alpha1.PyrsiaNode, alarms []control.Alarm, expected []string, now time.Time) (out []control.Alarm) {
 	var until time.Time
 	if at := n.Spec.AcknowledgedAt; at != nil {
@@ -120,8 +120,8 @@ func (r *Reconciler) tellAlarms(was, is *v1alpha1.PyrsiaNode, conditions []metav
 	}
 }
 
-// recordPeers keeps how many peers the pod has that has the fewest. In large
-// networks they come and go: a quarter more or less is no news.
+// recordPeers records the lowest number of connected peers among the pods. In
+// large networks it fluctuates: a change of up to a quarter is ignored.
 func recordPeers(n *v1alpha1.PyrsiaNode, reports []report) {
 	fewest := int32(-1)
 	for _, r := range reports {

@@ -76,7 +76,7 @@ func (r *Reconciler) judgeOnce(ctx context.Context, n *v1alpha1.PyrsiaNode) (v v
 		v.keeps = was.Keeps
 	}
 	for _, broken := range v.refusals {
-		before := broken.claimed && was != nil && was.Claims == nil // recorded when that was no rule
+		before := broken.claimed && was != nil && was.Claims == nil // recorded before that was a rule
 		if was == nil || broken.Rule != refusedNamespace && !before && !slices.Contains(was.Keeps, broken.Rule) {
 			return v, nil
 		}
@@ -122,8 +122,8 @@ func (r *Reconciler) namespaceAllowed(ctx context.Context, name string) (bool, e
 
 // running are the PyrsiaNodes that have pods which reach Kubernetes nodes, with
 // what they have there and the rules that they break, when there is no record
-// yet: those of an operator that knew no rules. Of what two have, the older one
-// has it by right.
+// yet: those of an operator without rules. What two of them have belongs to the
+// older one.
 func (r *Reconciler) running(ctx context.Context) (map[types.UID]recorded, error) {
 	all := new(v1alpha1.PyrsiaNodeList)
 	if err := r.Client.List(ctx, all); err != nil {

@@ -18,12 +18,12 @@ import (
 	"github.com/pyrsia/pyrsia-operator/node/canary"
 )
 
-// That containerd was set up says nothing about whether it reads that. So the last
-// container of a mirror's pod, which only has to be there, has an image that
-// containerd can get from this mirror alone: the canary. The kubelet pulls it after
+// Writing containerd's configuration does not prove that containerd reads it. So
+// the last container of a mirror's pod, which does nothing, has an image that
+// containerd can get only from this mirror: the canary. The kubelet pulls it after
 // the set-up, and again each time that it starts the container; it has to start it
 // again when the frontend at the mirror's port says that containerd has not asked
-// since containerd itself has started, for then it may have other settings.
+// since containerd itself has started, because then it may have other settings.
 //
 // A pod whose canary cannot be pulled is not ready, but its mirror is: it counts as
 // ready, and does not hold up a roll-out.

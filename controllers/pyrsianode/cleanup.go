@@ -54,8 +54,8 @@ func (r *Reconciler) cleanup(ctx context.Context, n *v1alpha1.PyrsiaNode) (time.
 	if !controllerutil.ContainsFinalizer(n, containerdFinalizer) {
 		return 0, nil
 	}
-	// Whoever makes the PyrsiaNode can write any finalizer: it gives no power over
-	// the Kubernetes nodes, which publishers do not have.
+	// The creator of a PyrsiaNode can write any finalizer: it must not give power
+	// over the Kubernetes nodes, which publishers do not have.
 	if n.Spec.Role != v1alpha1.RoleMirror {
 		return 0, r.removeFinalizer(ctx, n)
 	}
@@ -151,7 +151,7 @@ func (r *Reconciler) restoreAt(ctx context.Context, n *v1alpha1.PyrsiaNode, in d
 		return false, err
 	}
 	since := live.CreationTimestamp.Time
-	if n.DeletionTimestamp.After(since) { // it was there before, for what had fallen out
+	if n.DeletionTimestamp.After(since) { // it existed before, for what had been removed from the spec
 		since = n.DeletionTimestamp.Time
 	}
 	waiting := live.Status.NumberReady < live.Status.DesiredNumberScheduled
@@ -193,7 +193,7 @@ func (r *Reconciler) tellLeft(n *v1alpha1.PyrsiaNode, why string) {
 }
 
 // stillThere tells whether a pod of the mirror may still set containerd up: not
-// one that should have ended a while ago, for its machine is gone.
+// one that should have ended a while ago, because its machine is gone.
 func (r *Reconciler) stillThere(n *v1alpha1.PyrsiaNode, p corev1.Pod) bool {
 	since := n.DeletionTimestamp.Time
 	if p.DeletionTimestamp != nil {

@@ -39,7 +39,8 @@ const (
 func (r *Reconciler) seesNodes() bool { return len(r.Hosts.Namespaces) == 0 }
 
 // coverNodes counts the Kubernetes nodes that a mirror is for, and names those
-// without a pod of it: what is pulled there nobody has vouched for.
+// without a pod of it: images that are pulled there are not checked against the
+// ledger.
 func (r *Reconciler) coverNodes(in *work) status.Step[*v1alpha1.PyrsiaNode] {
 	return func(ctx context.Context, n *v1alpha1.PyrsiaNode) (time.Duration, error) {
 		if n.Spec.Role != v1alpha1.RoleMirror || n.Status.Nodes == nil {

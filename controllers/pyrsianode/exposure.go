@@ -17,8 +17,8 @@ import (
 	"github.com/pyrsia/pyrsia-operator/controllers/pyrsianode/desired"
 )
 
-// maxAddresses bounds the addresses outside that the status shows of a node:
-// whoever joins needs one.
+// maxAddresses bounds the external addresses in a node's status: one is enough
+// to join.
 const maxAddresses = 8
 
 // The reasons of NetworkReady of a publisher that is exposed.
@@ -101,9 +101,9 @@ func ingress(svc *corev1.Service) (hosts []string) {
 	return hosts[:min(len(hosts), maxAddresses)]
 }
 
-// hadBefore are the hosts that the status tells of a load balancer that has none
-// now: it may have lost them for a moment, and nobody is served by a restart of the
-// publisher. They count as long as nothing else was asked for since.
+// hadBefore are the hosts in the status of a load balancer that has none now: it
+// may have lost them for a moment, and restarting the publisher would not help.
+// They count until something else is asked for.
 func hadBefore(n *v1alpha1.PyrsiaNode, port int32) (hosts []string) {
 	c := meta.FindStatusCondition(n.Status.Conditions, v1alpha1.ConditionNetworkReady)
 	if c == nil || c.Reason != reasonAddressLost && (c.Reason != reasonExposed || c.ObservedGeneration != n.Generation) {

@@ -80,8 +80,8 @@ func (r *Reconciler) endFormerClaims(ctx context.Context, n *v1alpha1.PyrsiaNode
 	return r.record.put(ctx, n, seen, recorded{Keeps: seen.was.Keeps, Claims: []desired.HostClaim{seen.was.last()}, EveryNode: seen.was.EveryNode})
 }
 
-// rolledOut tells whether all pods of a DaemonSet are of its newest template, and the
-// ones before have ended, but for those on Kubernetes nodes that are dead.
+// rolledOut tells whether all pods of a DaemonSet are of its newest template and the
+// previous ones have ended, except on dead Kubernetes nodes.
 func rolledOut(set appsv1.DaemonSetStatus, pods []corev1.Pod, dead map[string]bool) bool {
 	away, live := map[string]bool{}, 0
 	for _, p := range pods {
@@ -111,7 +111,8 @@ func isNewest(p corev1.Pod, pods []corev1.Pod) bool {
 	})
 }
 
-// tellFormer says at which ports the frontends answer too, and who holds that up.
+// tellFormer reports at which former ports the frontends answer too, and which
+// pods delay the end of that.
 func (r *Reconciler) tellFormer(ctx context.Context, n *v1alpha1.PyrsiaNode, former []int32, sets ...[]corev1.Pod) error {
 	c := meta.FindStatusCondition(n.Status.Conditions, v1alpha1.ConditionWorkloadReady)
 	if len(former) == 0 || c == nil {

@@ -10,7 +10,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// Who counts while a mirror's pods are replaced.
+// Which pods count while a mirror's pods are replaced.
 func TestRolledOut(t *testing.T) {
 	pod := func(node, revision string, minute int, ending bool) corev1.Pod {
 		p := corev1.Pod{Spec: corev1.PodSpec{NodeName: node}}

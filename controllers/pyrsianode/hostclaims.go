@@ -80,9 +80,9 @@ func (r *recorded) last() desired.HostClaim {
 	return r.Claims[len(r.Claims)-1]
 }
 
-// taken are the rules that a claim breaks, because another namespace's
-// PyrsiaNodes have some of it already. What a PyrsiaNode was granted nobody else's
-// claim takes away; was is what is recorded of it.
+// taken are the rules that a claim breaks, because another namespace's PyrsiaNodes
+// have some of it already. A claim of another PyrsiaNode never takes away what was
+// granted; was is the recorded state of this one.
 func taken(n *v1alpha1.PyrsiaNode, was *recorded, c desired.HostClaim, all map[types.UID]recorded, gone func(types.UID, recorded) bool) (out []Refusal) {
 	refuse := func(rule string, granted bool, why string, args ...any) {
 		kind, _, _ := strings.Cut(rule, " ")

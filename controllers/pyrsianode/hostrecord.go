@@ -96,7 +96,7 @@ func (h *hostRecord) knows(n *v1alpha1.PyrsiaNode) bool {
 	return h.stored != nil && h.stored.Data[string(n.UID)] != ""
 }
 
-// begin reads the record, and begins it if nobody has: with who is there.
+// begin reads the record, or creates it with the PyrsiaNodes that exist.
 func (h *hostRecord) begin(ctx context.Context, first beginRecord) error {
 	record, err := h.read(ctx)
 	if err != nil {

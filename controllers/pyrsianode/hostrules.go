@@ -15,10 +15,11 @@ import (
 	"github.com/pyrsia/pyrsia-operator/controllers/pyrsianode/desired"
 )
 
-// HostRules are what PyrsiaNodes may reach on the Kubernetes nodes. They are the
-// administrator's: without them, who may create a PyrsiaNode would be root on
-// every machine. The ValidatingAdmissionPolicy of the installation refuses what
-// breaks them; the controller looks again before it applies anything.
+// HostRules are what PyrsiaNodes may reach on the Kubernetes nodes. The
+// administrator sets them: without them, everyone who may create a PyrsiaNode
+// would be root on every machine. The ValidatingAdmissionPolicy of the
+// installation refuses what breaks them; the controller looks again before it
+// applies anything.
 type HostRules struct {
 	// Namespace is the operator's own, which may always have mirrors.
 	Namespace string
@@ -80,7 +81,7 @@ func joinPorts(ranges []PortRange) string {
 	return strings.Join(out, ", ")
 }
 
-// DefaultHostRules are those of an operator that is told nothing else.
+// DefaultHostRules are the rules unless flags say otherwise.
 func DefaultHostRules(namespace string) HostRules {
 	return HostRules{
 		Namespace:     namespace,

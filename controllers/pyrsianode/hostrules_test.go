@@ -34,7 +34,7 @@ func TestHostRulesAreChecked(t *testing.T) {
 	}
 }
 
-// Whoever may make PyrsiaNodes chooses spec.image: no container that runs as
+// The creator of a PyrsiaNode chooses spec.image: no container that runs as
 // root, or on the host's network, has that image.
 func TestOwnImagesHaveNoPower(t *testing.T) {
 	mirror, exposed := fixtures.Node(v1alpha1.RoleMirror, "mirror"), fixtures.Node(v1alpha1.RolePublisher, "publisher")

@@ -78,7 +78,7 @@ func (r *Reconciler) keysDue(n *v1alpha1.PyrsiaNode, done string) bool {
 }
 
 // keysAgain is when the Secrets are to be written again; not while the pods are
-// ready and answer, for then they have the right ones.
+// ready and answer, because then they have the right ones.
 func (r *Reconciler) keysAgain(n *v1alpha1.PyrsiaNode) (due time.Time, ok bool) {
 	reached := meta.FindStatusCondition(n.Status.Conditions, v1alpha1.ConditionLedgerVerified)
 	if status.IsTrue(n, v1alpha1.ConditionWorkloadReady) && (reached == nil || reached.Reason != nodeclient.ReasonUnreachable) {

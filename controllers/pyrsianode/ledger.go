@@ -29,7 +29,7 @@ const (
 	maxPeerID = 128
 )
 
-// report is what one pod said, and what the operator makes of it.
+// report is the answer of one pod and the operator's judgement of it.
 type report struct {
 	pod        string
 	nodeIPs    []string // of its Kubernetes node
@@ -113,7 +113,7 @@ func (r *Reconciler) ledger(in *work) status.Step[*v1alpha1.PyrsiaNode] {
 	}
 }
 
-// poll asks all pods, a bounded number at once.
+// poll asks all pods, a bounded number in parallel.
 func (r *Reconciler) poll(ctx context.Context, v *nodeclient.Visit, pods []corev1.Pod, pinned string) ([]report, error) {
 	n := v.Node
 	floor, err := verifiedBefore(n)
@@ -278,8 +278,8 @@ func judgeCheckpoint(out report, role v1alpha1.Role, v *ledger.Verifier, floor *
 }
 
 // cameBack tells whether what was verified of a mirror was signed by keys alone that had
-// handed the ledger over to the one that signs now. Then it was misled by whoever has
-// such a key, until it was given the publisher's; its pods keep evidence of it.
+// handed the ledger over to the one that signs now. Then the holder of such a key had
+// misled it until it was given the publisher's; its pods keep evidence of it.
 func cameBack(v *ledger.Verifier, floor *ledger.Checkpoint, now ledger.Checkpoint) bool {
 	newest, err := ledger.NewVerifier(v.Newest())
 	if err != nil {

@@ -83,9 +83,10 @@ func TestAlarmsAreJudged(t *testing.T) {
 	}
 }
 
-// A mirror that followed whoever has a retired key, and was then given the publisher's,
-// has another history than what was verified of it: that is the end of the misuse, and
-// no fork. What the retired key alone signs, or a publisher, takes nothing back.
+// A mirror that followed the holder of a retired key, and was then given the
+// publisher's, has another history than what was verified of it: that is the end of the
+// misuse, not a fork. What the retired key alone signs, or a publisher, takes nothing
+// back.
 func TestMirrorComesBackFromARetiredKey(t *testing.T) {
 	b, next := fixtures.NewBook(t).Add(t, "a"), fixtures.NewBook(t)
 	misled := b.Fork().Add(t, "a", "x")

@@ -66,12 +66,12 @@ func (r *Reconciler) askPublisher(ctx context.Context, n *v1alpha1.PyrsiaNode, n
 	return nil
 }
 
-// keepLedger lets a mirror have the ledger whose key is in the inputs, unless it
-// has verified another one: pods with that on their disks would not start. Keys
-// of one ledger have the same origin. Of those, pods are started with the newest
-// that the publisher or they themselves have verified, although the key before still
-// signs: a pod on a new Kubernetes node remembers no hand-over, and would believe
-// whoever else has the key before.
+// keepLedger lets a mirror have the ledger whose key is in the inputs, unless it has
+// verified another one: pods with that on their disks would not start. Keys of one
+// ledger have the same origin. Of those, pods are started with the newest that the
+// publisher or they themselves have verified, although the previous key still signs:
+// a pod on a new Kubernetes node remembers no hand-over, and would believe anyone
+// else who has the previous key.
 func keepLedger(n *v1alpha1.PyrsiaNode, in *desired.Inputs) error {
 	const condition = v1alpha1.ConditionNetworkReady
 	wanted, err := ledger.NewVerifier(in.LedgerKey)

@@ -24,8 +24,8 @@ import (
 
 // restoreContainerd puts containerd's own set-up back on the Kubernetes nodes
 // that have lost their mirror, and at paths that are not the spec's any more;
-// everywhere when containerd is not managed any more. Until a place is done the
-// status keeps it.
+// everywhere when containerd is no longer managed. The status lists a place
+// until it is done.
 //
 // The workload is applied before: a path that changes is set up at the new place
 // first, so that there is no moment at which pulls go around the mirror.
@@ -60,8 +60,8 @@ func (r *Reconciler) restoreContainerd(in *work) status.Step[*v1alpha1.PyrsiaNod
 }
 
 // recordSetup keeps in the status where pods of the mirror set containerd up:
-// each Kubernetes node that one was placed on, for it may do so at any moment.
-// A mirror of v0.1.0 that is not to do so any more may have left something where
+// each Kubernetes node that one was placed on, because it may do so at any
+// moment. A mirror of v0.1.0 that no longer does may have left something where
 // its pods are.
 func recordSetup(n *v1alpha1.PyrsiaNode, pods []corev1.Pod) {
 	unrecorded := controllerutil.ContainsFinalizer(n, containerdFinalizer) && len(n.Status.Containerd) == 0

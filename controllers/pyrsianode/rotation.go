@@ -16,12 +16,12 @@ import (
 )
 
 // keyOverlap is for how long the old and the new signing key both sign, unless
-// Config.KeyOverlap says otherwise: whoever looks once a day sees both.
+// Config.KeyOverlap says otherwise: a mirror that looks once a day sees both.
 const keyOverlap = 24 * time.Hour
 
 // maxOverlaps is after how many times that long the old key ends although a mirror
 // does not follow: it is retired because somebody else may have it, who could
-// otherwise keep it for ever by holding back one mirror.
+// otherwise keep it valid for ever by holding back one mirror.
 const maxOverlaps = 7
 
 // recordRotation keeps when the ledger recorded the key that keyGeneration asks
@@ -103,10 +103,10 @@ func (r *Reconciler) notFollowing(ctx context.Context, n *v1alpha1.PyrsiaNode) (
 	return left(n, nodes.Items), nil
 }
 
-// left names those of a publisher's mirrors that keep the key before. One in
-// another namespace does not, for whoever may make a mirror there could keep it for
-// ever; nor does one of which it is known that somebody else has its old key: it
-// cannot follow.
+// left names the mirrors of a publisher that keep the previous key in use. Mirrors
+// in other namespaces do not count, because their owners could keep it for ever;
+// nor does a mirror with an alarm that somebody else has its old key: it cannot
+// follow.
 func left(publisher *v1alpha1.PyrsiaNode, nodes []v1alpha1.PyrsiaNode) (names []string) {
 	for _, m := range nodes {
 		misled := status.IsTrue(&m, v1alpha1.ConditionLedgerForked) || status.IsTrue(&m, v1alpha1.ConditionLedgerKeyMisused)
@@ -130,8 +130,8 @@ func isMirrorOf(m, publisher *v1alpha1.PyrsiaNode) bool {
 }
 
 // expectedKeys are those to which keyGeneration of a publisher in the mirror's
-// namespace has handed its ledger over: somebody has asked for them. Whoever may make
-// a publisher in another one can have that ask for any key.
+// namespace has handed its ledger over: they were asked for. A publisher in another
+// namespace could ask for any key.
 func (r *Reconciler) expectedKeys(ctx context.Context, n *v1alpha1.PyrsiaNode) (keys []string, err error) {
 	if n.Spec.Role != v1alpha1.RoleMirror {
 		return nil, nil

@@ -78,7 +78,7 @@ func TestKeysOverlap(t *testing.T) {
 	}
 }
 
-// What somebody has looked at, or asked for, is no alarm; what comes later is one.
+// What was acknowledged or asked for raises no alarm; what comes later does.
 func TestAlarmsAreAcknowledged(t *testing.T) {
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	seen := now.Add(-time.Hour)
@@ -138,7 +138,7 @@ func TestPodsAreHandedTheNewestKey(t *testing.T) {
 }
 
 // A pod that was started with the newest key, and has no ledger yet, waits: its key
-// is not one that nobody has handed the ledger over to.
+// is not taken for one that never got the ledger.
 func TestNewPodWithTheNewestKeyWaits(t *testing.T) {
 	b, next := fixtures.NewBook(t).Add(t, "a"), fixtures.NewBook(t)
 	got := judge(v1alpha1.RoleMirror, b.Key, b.Checkpoint(t), &control.Status{PeerID: "12D3KooW", Ledger: control.LedgerStatus{Key: next.Key}})
@@ -147,8 +147,8 @@ func TestNewPodWithTheNewestKeyWaits(t *testing.T) {
 	}
 }
 
-// A key that a publisher of one namespace has asked for is news to mirrors of
-// another: whoever has stolen their publisher's key could ask for any.
+// A key that a publisher of one namespace has asked for is still an alarm to
+// mirrors of another: a thief of their publisher's key could ask for any.
 func TestKeysAreExpectedInTheirNamespaceAlone(t *testing.T) {
 	t.Parallel()
 	var publishers []client.Object

@@ -71,7 +71,7 @@ func (r *Reconciler) workload(in *work) status.Step[*v1alpha1.PyrsiaNode] {
 }
 
 // judgeWorkload sets WorkloadReady from the counts: Unknown until it was ready
-// once, False when it is no longer, or when containerd cannot be set up.
+// once, False when it is not any more, or when containerd cannot be set up.
 func judgeWorkload(n *v1alpha1.PyrsiaNode, pods, fronts []corev1.Pod) {
 	const condition = v1alpha1.ConditionWorkloadReady
 	counts := n.Status.Nodes
@@ -228,10 +228,10 @@ func (r *Reconciler) applyStatefulSet(ctx context.Context, n *v1alpha1.PyrsiaNod
 	return &v1alpha1.NodeCounts{Desired: 1, Ready: live.Status.ReadyReplicas}, nil
 }
 
-// blocked tells whether a pod that was never ready keeps the newest template from
-// being used: a StatefulSet replaces no such pod (kubernetes.io/docs/concepts/workloads/controllers/statefulset,
-// "Forced rollback"). It goes when no pod is wanted for a moment, and takes the
-// time that it needs to end. Until it is gone, the next call finds it again.
+// blocked tells whether a pod that was never ready keeps the newest template from being used: a
+// StatefulSet replaces no such pod (kubernetes.io/docs/concepts/workloads/controllers/statefulset,
+// "Forced rollback"). Scaling to zero for a moment deletes it, gracefully. Until it is gone, the
+// next call finds it again.
 func (r *Reconciler) blocked(ctx context.Context, n *v1alpha1.PyrsiaNode) (bool, error) {
 	set := new(appsv1.StatefulSet)
 	if err := r.Client.Get(ctx, client.ObjectKeyFromObject(n), set); err != nil {

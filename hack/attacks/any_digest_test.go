@@ -20,9 +20,9 @@ import (
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
 )
 
-// Whoever may create Artifacts writes an image's name and a digest into one, and
+// The creator of an Artifact writes an image's name and a digest into it, and
 // the operator asks the publisher for exactly that. The attacker wants all
-// mirrors to serve an image of his own as alpine:3.20.
+// mirrors to serve their own image as alpine:3.20.
 func TestAnyDigest(t *testing.T) {
 	r := network(t)
 	ctx := t.Context()

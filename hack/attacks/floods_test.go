@@ -28,9 +28,10 @@ type figures struct {
 	wrongBytes int           // by If-Range
 }
 
-// Whoever can reach a mirror's open ports floods it, and whoever can connect to
-// it as a peer hangs, lies and repeats himself. The mirror goes on. With
-// PYRSIA_OLD_BINARY the same is done to that program first, to compare.
+// Attackers that can reach a mirror's open ports flood it, and attackers that
+// can connect to it as peers hang, lie and repeat themselves. The mirror goes
+// on. With PYRSIA_OLD_BINARY the same is done to that program first, to
+// compare.
 func TestFloods(t *testing.T) {
 	gate(t)
 	binary := os.Getenv("PYRSIA_BINARY")

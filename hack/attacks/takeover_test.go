@@ -22,10 +22,10 @@ import (
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
 )
 
-// The thief of a retired key. A publisher has rotated its signing key, as one
-// does when somebody leaves. He who left still has the old key, and runs one peer.
-// The promise (SECURITY.md, "Signing keys"): no mirror that has seen the rotation
-// serves anything that he publishes, or stops to follow the publisher.
+// The thief of a retired key. A publisher has rotated its signing key, as after an
+// employee has left. That employee still has the old key, and runs one peer. The
+// promise (SECURITY.md, "Signing keys"): no mirror that has seen the rotation
+// serves anything that the thief publishes, or stops following the publisher.
 func TestTakeover(t *testing.T) {
 	r := network(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
@@ -177,8 +177,8 @@ func (h hashes) ReadHashes(indexes []int64) ([]tlog.Hash, error) {
 }
 
 // writeLedger writes a ledger of fewer than 256 blocks as c2sp.org/tlog-tiles says,
-// and the proof of the last block as the publisher's program keeps it. It asks
-// nobody whether the keys may sign it.
+// and the proof of the last block as the publisher's program keeps it. It does not
+// check whether the keys may sign it.
 func writeLedger(t *testing.T, folder string, entries [][]byte, skeys ...string) {
 	t.Helper()
 	var tree hashes

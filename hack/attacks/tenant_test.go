@@ -35,8 +35,9 @@ roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: tenant}
 subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: mallory}]
 `
 
-// A tenant who may create PyrsiaNodes in his namespace, and nothing else, wants
-// to be root on every machine of the cluster, and to have what is others'.
+// A tenant who may create PyrsiaNodes in one namespace, and nothing else, wants
+// to be root on every machine of the cluster, and to take over what belongs to
+// others.
 func TestTenant(t *testing.T) {
 	w := cluster(t)
 	t.Cleanup(func() { clean(t, w, "tenant-a", "tenant-b") })

@@ -49,7 +49,8 @@ func requestRate(ctx context.Context, addr, path string) (float64, error) {
 	return float64(total) / took.Seconds(), err
 }
 
-// onConnections has so many connections work at once, and says for how long.
+// onConnections runs work on n connections in parallel, and returns how long it
+// took.
 func onConnections(ctx context.Context, addr, path string, connections int, work func(i int, conn *connection) error) (time.Duration, error) {
 	begin := time.Now()
 	errs := make([]error, connections)

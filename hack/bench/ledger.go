@@ -55,7 +55,7 @@ func artifact(i int) *ledger.AddArtifact {
 	return a
 }
 
-// appenders is how many clients append at once: a batch's worth.
+// appenders is how many clients append in parallel: a batch's worth.
 const appenders = 256
 
 // benchAppend compares appends with Tessera's own, both until the block is

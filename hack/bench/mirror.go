@@ -98,8 +98,8 @@ const (
 	blobPath     = "/v2/library/bench/blobs/"
 )
 
-// memory has 50 clients pull the big blob at once: first while it comes from
-// the publisher, then from the disk.
+// memory has 50 clients pull the big blob in parallel: first while it comes
+// from the publisher, then from the disk.
 func (b *mirrorBench) memory(ctx context.Context) ([]row, error) {
 	for range 2 {
 		if _, err := transferAll(ctx, b.mirror.Mirror, blobPath+b.big.String(), 50, 1); err != nil {

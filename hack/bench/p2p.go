@@ -72,8 +72,9 @@ func cpu(pids ...int) (total float64, err error) {
 	return total, nil
 }
 
-// benchFanOut has 8 nodes pull an image at once whose only holder has a slow
-// link, and then the same 8 hosts from a registry with such a link.
+// benchFanOut makes 8 nodes pull an image in parallel whose only holder has a
+// slow link, and then the same 8 hosts pull it from a registry with such a
+// link.
 func benchFanOut(ctx context.Context, dir string) ([]row, error) {
 	return inWorld(ctx, dir, func(w *testnet.World) ([]row, error) {
 		const publisherLink, nodeLink = 400, 500 // Mbit/s
@@ -155,7 +156,7 @@ func centralRegistry(ctx context.Context, w *testnet.World) (*testnet.Host, stri
 	return nil, "", errors.New("the registry does not answer")
 }
 
-// pullAtOnce has a client on each node's host pull all layers at once.
+// pullAtOnce makes a client on each node's host pull all layers in parallel.
 func pullAtOnce(ctx context.Context, nodes []*testnet.Node, image *testnet.Image, base func(*testnet.Node) string) (time.Duration, error) {
 	var wg sync.WaitGroup
 	var mu sync.Mutex

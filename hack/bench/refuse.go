@@ -45,8 +45,8 @@ func refuseBenchmarks() []benchmark {
 	}
 }
 
-// benchRefusals measures how long a mirror takes to refuse what nobody has whom it
-// can reach: an image of its own for each, for it may remember.
+// benchRefusals measures how long a mirror takes to refuse content that no
+// reachable node has, with a new image each time because it may remember failures.
 func benchRefusals(ctx context.Context, dir, suffix, what string, lose func(*rig.Node) error) (_ []row, err error) {
 	registry, err := rig.DockerRegistry()
 	if err != nil {
@@ -92,7 +92,7 @@ func benchRefusals(ctx context.Context, dir, suffix, what string, lose func(*rig
 	if err := lose(r.Publisher); err != nil {
 		return nil, err
 	}
-	time.Sleep(time.Second) // an end is noticed at once
+	time.Sleep(time.Second) // an end is noticed immediately
 	ask := func(method, path string) (took float64, status int, err error) {
 		req, err := http.NewRequestWithContext(ctx, method, "http://"+m.Mirror+"/v2/library/"+path+"?ns=docker.io", nil)
 		if err != nil {

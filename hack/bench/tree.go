@@ -15,7 +15,7 @@ import (
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
 )
 
-// bigTree is a whole ledger, made at once: Tessera would take minutes for a
+// bigTree is a whole ledger, made in one go: Tessera would take minutes for a
 // million blocks. It serves the ledger at any of its sizes.
 type bigTree struct {
 	dir    string

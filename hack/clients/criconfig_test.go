@@ -279,10 +279,10 @@ func callCRI(ctx context.Context, socket, method, image string) (answer []byte, 
 	return nil, "", "", fmt.Errorf("%s without a status of gRPC", resp.Status)
 }
 
-// silentAddr is an address of loopback that nobody else uses.
+// silentAddr is an otherwise unused loopback address.
 const silentAddr = "127.83.72.62"
 
-// silentRegistry counts who comes to a registry, and answers nobody.
+// silentRegistry counts connections to a registry, and never answers.
 type silentRegistry struct {
 	asked atomic.Int64
 }

@@ -157,8 +157,8 @@ func TestDockerModes(t *testing.T) {
 	}
 }
 
-// What 'pyrsia docker install' makes of a daemon.json is what the real dockerd takes,
-// and what it refuses, dockerd refuses too.
+// The real dockerd accepts the daemon.json that 'pyrsia docker install' writes, and
+// refuses those that it refuses.
 func TestDockerdTakesWhatIsWritten(t *testing.T) {
 	findPrograms(t)
 	programs, err := rig.Script("build.sh", "docker")

@@ -23,14 +23,14 @@ import (
 )
 
 // hub stands where clients look for Docker Hub, and for quay.io: real content behind its names
-// and a certificate that the clients trust. It counts who comes.
+// and a certificate that the clients trust. It counts connections.
 type hub struct {
 	hosts    string // file for /etc/hosts
 	roots    string // file with the certificates that the clients trust
 	requests atomic.Int64
 }
 
-// hubAddr is an address of loopback that nobody else uses.
+// hubAddr is an otherwise unused loopback address.
 const hubAddr = "127.83.72.61"
 
 var hubNames = []string{"registry-1.docker.io", "docker.io", "index.docker.io", "auth.docker.io", "quay.io"}

@@ -10,9 +10,9 @@ import (
 	"github.com/pyrsia/pyrsia-operator/hack/loopback"
 )
 
-// A mirror at the loopback address of IPv6, for machines on which 127.0.0.1 is not to
-// be had, serves and refuses as any other, by a name: containerd 1.6 drops a hosts.toml
-// with the address, and pulls from the registry.
+// A mirror at the loopback address of IPv6, for machines without 127.0.0.1, serves and
+// refuses like any other, by a name: containerd 1.6 drops a hosts.toml with the
+// address, and pulls from the registry.
 func TestMirrorAtIPv6Loopback(t *testing.T) {
 	b := startPublisher(t)
 	free, err := loopback.FreeAddr()

@@ -46,8 +46,8 @@ type scenario struct {
 
 func always(outcome string) func(client) string { return func(client) string { return outcome } }
 
-// refusal is what a client makes of what the mirror refuses: dockerd always
-// goes on to Docker Hub, and an old containerd shows no more than the status.
+// refusal is what a client shows when the mirror refuses: dockerd always goes
+// on to Docker Hub, and an old containerd shows no more than the status.
 func refusal(c client) string {
 	switch {
 	case strings.HasPrefix(c.name, "dockerd"):
@@ -117,7 +117,7 @@ func scenarios() []scenario {
 			}
 			return b.pull(c, "disk:1", 1)
 		}, always(pulled)},
-		// The last row, for the others need them.
+		// This is the last row, because the others need them.
 		{"holders gone", func(b *bench, c client) (string, error) {
 			if err := errors.Join(b.rig.Publisher.Stop(), b.other.Stop()); err != nil {
 				return "", err

@@ -65,7 +65,8 @@ func (w *world) containerdPrograms(t *testing.T, version string) string {
 	return programs
 }
 
-// criConfig is a configuration of containerd but for the folder of its registries, %q.
+// criConfig is a configuration of containerd, with %q for the folder of its
+// registries.
 func criConfig(version, how string) string {
 	if strings.HasPrefix(version, "1.") {
 		return "version = 2\n[plugins.'io.containerd.grpc.v1.cri'.containerd]\n  snapshotter = 'native'\n" +

@@ -114,7 +114,7 @@ func columns() []column {
 			}
 			b.openWire()
 			if got.Outcome != denied {
-				return got // there was no failure
+				return got // there were no failures
 			}
 			return b.try(pull, hubLibrary+b.prefix+"second:1")
 		}},

@@ -6,9 +6,9 @@ import (
 	"github.com/pyrsia/pyrsia-operator/hack/internal/image"
 )
 
-// Over a slow link the first piece of a layer takes long: at 200 KiB/s 20 s, and
-// longer where several layers come at once. Clients get the image all the same,
-// and from nowhere else.
+// Over a slow link the first piece of a layer takes long: 20 s at 200 KiB/s, and
+// longer if several layers come in parallel. Clients still get the image, and
+// from nowhere else.
 func TestSlowLinks(t *testing.T) {
 	b := startPublisher(t)
 	var err error

@@ -231,8 +231,8 @@ func (s *soak) request(client *http.Client, r *rand.Rand, b soakBlob) {
 	s.judge(got, want, err)
 }
 
-// judge counts an answer. One that is cut off is no wrong one, but all bytes
-// that did come must be right.
+// judge counts an answer. A truncated one does not count as wrong, but all
+// bytes that did arrive must be right.
 func (s *soak) judge(got, want []byte, err error) {
 	s.bytes.Add(int64(len(got)))
 	switch {

@@ -94,7 +94,7 @@ func (p *process) awaitReady(t *testing.T) time.Duration {
 	return time.Since(began)
 }
 
-// kill ends the process at once. It must not have ended by itself.
+// kill kills the process. It must not have ended by itself.
 func (p *process) kill(t *testing.T) {
 	t.Helper()
 	if p.killed {
@@ -110,7 +110,7 @@ func (p *process) kill(t *testing.T) {
 	p.end(t)
 }
 
-// end ends the process at once, if it has not ended by itself.
+// end kills the process if it has not ended by itself.
 func (p *process) end(t *testing.T) {
 	t.Helper()
 	p.killed = true
@@ -218,7 +218,7 @@ func (c *campaign) publisher(by ...string) *process {
 		for n := range acked {
 			newest = max(newest, n)
 		}
-		next[client] = strconv.Itoa(newest + 1) // perhaps it was appended, and nobody heard of it
+		next[client] = strconv.Itoa(newest + 1) // perhaps it was appended without an acknowledgement
 	}
 	c.mu.Unlock()
 	return start(c.t, by, "publisher", c.said, filepath.Join(c.dir, "publisher"), c.keyFile, c.pubAddr, strings.Join(next, ","))
@@ -291,8 +291,8 @@ func (c *campaign) observe(addr string) {
 	}
 }
 
-// evidence is what the auditor has refused; that the publisher has a new key is
-// no refusal.
+// evidence is what the auditor has refused; a new key of the publisher is not a
+// refusal.
 func (c *campaign) evidence() ([]ledger.Evidence, error) {
 	all, err := c.auditor.Evidence()
 	return slices.DeleteFunc(all, func(e ledger.Evidence) bool { return e.Kind == ledger.EvidenceNewKey }), err

@@ -159,8 +159,8 @@ func read(base string, size int64) (answers, error) {
 
 // A flipped bit or a cut in any file of a publisher or a mirror: the process
 // does not start, and says why, or it runs and never serves a wrong byte. A
-// mirror whose ledger cannot be read, but for the checkpoint, has it again from
-// its peers.
+// mirror that can read nothing of its ledger except the checkpoint fetches it
+// again from its peers.
 func TestDamagedFilesAreNeverServed(t *testing.T) {
 	const blocks = 300
 	dir := t.TempDir()

@@ -24,7 +24,7 @@ import (
 const workerEnv = "PYRSIA_CRASH_WORKER"
 
 const (
-	clients     = 12 // that append at once
+	clients     = 12 // that append in parallel
 	revokeEvery = 3  // blocks of a client; every other one by its digest
 )
 
@@ -42,8 +42,8 @@ func TestMain(m *testing.M) {
 	}
 }
 
-// say tells the test something: one write, so that a line is whole or absent.
-// Nobody goes on who was not heard.
+// say tells the test something: one write, so that a line is whole or absent. A
+// process that was not heard does not go on.
 func say(format string, args ...any) {
 	if _, err := os.Stdout.WriteString(fmt.Sprintf(format, args...) + "\n"); err != nil {
 		os.Exit(1)

@@ -14,8 +14,8 @@ var (
 	goLine = regexp.MustCompile(`(?m)^go (\S+)$`)
 )
 
-// Nobody can change what an image is built from: each base image is named by
-// its digest, and the compiler is new enough for this module.
+// What an image is built from cannot change: each base image is named by its
+// digest, and the compiler is new enough for this module.
 func TestBaseImagesArePinned(t *testing.T) {
 	dockerfile, err1 := os.ReadFile("../../Dockerfile")
 	mod, err2 := os.ReadFile("../../go.mod")

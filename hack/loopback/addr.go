@@ -17,8 +17,8 @@ import (
 
 // FreeAddr is a loopback address whose port is free now, for TCP and for UDP and
 // on all addresses. It is below those that the kernel gives to connections: among
-// thousands of these, one that was free a moment ago is soon somebody's. No other
-// process gets it from FreeAddr while this one runs.
+// thousands of these, a free one is soon taken. No other process gets it from
+// FreeAddr while this one runs.
 func FreeAddr() (string, error) {
 	const first, count = 20_000, 10_000
 	for range 100 {

@@ -69,7 +69,7 @@ var networks struct {
 // New makes a network without hosts. This program is at Gateway.
 func New() (*Network, error) { return newNetwork(false) }
 
-// NewIPv6 makes one in which nobody has an IPv4 address but that of loopback.
+// NewIPv6 makes one without IPv4 addresses except loopback.
 func NewIPv6() (*Network, error) { return newNetwork(true) }
 
 func newNetwork(only6 bool) (*Network, error) {
@@ -93,8 +93,8 @@ func newNetwork(only6 bool) (*Network, error) {
 
 func (n *Network) bridge(i int) string { return fmt.Sprintf("br%d-%d", n.number, i) }
 
-// Gateway is the address of the test program in the network. The hosts' are
-// like it, public ones, for nodes treat private ones in other ways.
+// Gateway is the address of the test program in the network. Those of the hosts
+// are public like it, because nodes treat private ones differently.
 func (n *Network) Gateway() string {
 	if n.only6 {
 		return fmt.Sprintf("2a00:77:%d::fe", n.number)
@@ -218,7 +218,7 @@ func run(words ...string) error {
 	return nil
 }
 
-// Shape bounds the host's link in Mbit/s, each way; 0 is no bound.
+// Shape bounds the host's link in Mbit/s, in each direction; 0 means unlimited.
 func (h *Host) Shape(up, down int) error {
 	tbf := func(dev string, rate int) []string {
 		if rate == 0 {
@@ -265,7 +265,7 @@ func (n *Network) Close() error {
 		}
 		errs = append(errs, h.stdin.Close())
 		_ = h.holder.Wait() // it ends with its input
-		// The veth goes with its namespace, but not at once.
+		// The veth is removed with its namespace, but not immediately.
 		_ = exec.Command("ip", "link", "delete", h.port()).Run()
 	}
 	for i := range 2 {

@@ -92,7 +92,7 @@ func (n *Node) Await(ctx context.Context) error {
 	}
 }
 
-// Kill ends the process at once.
+// Kill kills the process.
 func (n *Node) Kill() error { return n.end(syscall.SIGKILL) }
 
 // Stop has the process end by itself.

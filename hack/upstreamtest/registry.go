@@ -44,7 +44,7 @@ type Registry struct {
 	NoAuth bool
 	// Fault may answer a request in the registry's place.
 	Fault func(w http.ResponseWriter, r *http.Request) (done bool)
-	// Limit and Window are told in each manifest's headers, if Limit is set.
+	// Limit and Window are sent in each manifest's headers, if Limit is set.
 	Limit  int
 	Window time.Duration
 	// ReferrersAPI serves /v2/NAME/referrers/.

@@ -18,8 +18,7 @@ const askedTime = 2 * time.Second
 // is asked once.
 type asked map[string]*mirror.Asked
 
-// by says when containerd asked the mirror of one folder last, for what the folder
-// is for.
+// by says when containerd last asked the mirror for the registries of one folder.
 func (a asked) by(ctx context.Context, state containerd.State) string {
 	if state.Mode == "" || state.Mirror == containerd.Closed {
 		return "-"

@@ -1,4 +1,6 @@
-// Package cli is the command line of the program pyrsia.
+// Package cli is the command line of pyrsia: it reads flags, starts a node,
+// sets container clients up, and prints. It may import every package of node;
+// only cmd/pyrsia calls it.
 package cli
 
 import (

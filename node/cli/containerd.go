@@ -119,10 +119,10 @@ the mirror's, 6 if what is set up already cannot be kept; then nothing was set u
 // turnEvery is how often it is looked whether another owner has handed over.
 const turnEvery = 2 * time.Second
 
-// takingTurns calls install until nobody else has a registry, for at most the
-// given time: a container that ended each time would be started again minutes
-// after the other one has handed over. The first attempt ends at once, for what a
-// container says is heard when it ends.
+// takingTurns calls install until no other mirror has a registry, for at most the
+// given time: a container that failed each time would be restarted minutes after
+// the other mirror has handed over. The first attempt fails immediately, because
+// a container's message is read when it ends.
 func takingTurns(cmd *cobra.Command, s containerd.Setup, limit time.Duration, install func() error) error {
 	waits, err := s.Waits()
 	if err != nil {
@@ -194,8 +194,8 @@ func (q portQuestion) check(ctx context.Context, mirror string) (err error) {
 	return portproof.Check(ctx, mirror, secret, q.socket, q.wait)
 }
 
-// containerdGuard is for the start of a mirror, which takes its time: whoever was
-// faster at the port is not asked until it is ready.
+// containerdGuard protects the slow start of a mirror: a process that was faster
+// at its port is not asked until the mirror is ready.
 func containerdGuard(s *containerd.Setup) *cobra.Command {
 	var mirror string
 	var port portQuestion
@@ -246,8 +246,8 @@ or for those of --registry alone. What another owner has set up stays.`,
 	return cmd
 }
 
-// tellWhatStays says which folders go on to send pulls to a node, and why: that
-// is no failure, but may be a surprise.
+// tellWhatStays lists the folders that still send pulls to a node, and why:
+// that is not a failure, but may be a surprise.
 func tellWhatStays(cmd *cobra.Command, s containerd.Setup) error {
 	installed, err := s.Installed()
 	folders := map[string][]string{}

@@ -55,8 +55,8 @@ func hostsTOML(t *testing.T, certsD, registry string) string {
 	return string(data)
 }
 
-// Whoever has the port when containerd is told to ask it is everyone's registry:
-// nothing is written unless that is the mirror.
+// The process that has the port when containerd is configured becomes the
+// registry of the machine: nothing is written unless that is the mirror.
 func TestNothingIsWrittenUnlessThePortIsTheMirrors(t *testing.T) {
 	_, secret := port(t)
 	other, _ := port(t)
@@ -286,8 +286,8 @@ func TestSetUpIsClosedWhileAnotherHasThePort(t *testing.T) {
 	}
 }
 
-// A set-up that was refused and waits has the registries as soon as the other
-// mirror goes; the first refusal is told at once.
+// A refused set-up that waits gets the registries as soon as the other mirror
+// goes; the first refusal is reported immediately.
 func TestSetUpWaitsForAHandOver(t *testing.T) {
 	urlA, secretA := port(t)
 	urlB, secretB := port(t)
@@ -370,7 +370,7 @@ func TestUninstallIsOfAllThatTheOwnerHas(t *testing.T) {
 }
 
 // A distribution stands for its folders; where no mirror can write, nothing is
-// written, and it is told what can.
+// written, and the message says what to use instead.
 func TestDistributionPicksTheFolder(t *testing.T) {
 	certs := filepath.Join(t.TempDir(), "certs.d")
 	status, _, stderr := pyrsia(t, "containerd", "install", "--no-port-check", "--distribution", "k3s", "--certs-d", certs, "--mirror", "http://127.0.0.1:1")

@@ -27,7 +27,8 @@ func onPath(t *testing.T, name, script string) {
 	t.Setenv("PATH", dir)
 }
 
-// Of each registry it is told whether containerd reads its file, and by what.
+// For each registry status says whether containerd reads its file, and through
+// which setting.
 func TestStatusSaysWhatContainerdReads(t *testing.T) {
 	onPath(t, "containerd", "")
 	certs := t.TempDir()
@@ -114,7 +115,7 @@ func TestStatusSaysWhatContainerdReads(t *testing.T) {
 	check("as before", 0, []string{"   yes    not known\n"})
 }
 
-// Of each registry it is told when containerd last asked the mirror for it.
+// For each registry status says when containerd last asked the mirror for it.
 func TestStatusSaysWhenContainerdAsked(t *testing.T) {
 	onPath(t, "containerd", "")
 	said := mirror.Asked{Since: time.Now().Add(-time.Hour), Registries: map[string]time.Time{"docker.io": time.Now().Add(-2 * time.Minute)}}

@@ -64,7 +64,7 @@ func TestDockerIsSetUpByItsImageStore(t *testing.T) {
 	there(filepath.Join(dir, "certs.d", "quay.io", "hosts.toml"), true)
 	there(file, false)
 	run(0, "quay.io                ", store, "status")
-	// The graph-driver one does not, whoever has set it up.
+	// The graph-driver store does not, whatever set it up.
 	run(1, "goes around the node", graph, "status")
 	run(1, "is not known", nobody, "status")
 	run(1, "no strict mode", graph, "install", "--no-port-check", "--mode", "Strict")
@@ -131,7 +131,7 @@ func TestDockerThatDoesNotRun(t *testing.T) {
 	}
 }
 
-// Who has the port of the node is asked before Docker is sent there.
+// The port of the node must prove its holder before Docker is sent there.
 func TestDockerPortIsAsked(t *testing.T) {
 	dir := t.TempDir()
 	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})) // "200 OK" to everything

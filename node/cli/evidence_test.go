@@ -9,7 +9,7 @@ import (
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
 )
 
-// Whoever has looked at the evidence says so in the node's data folder.
+// Acknowledging evidence is recorded in the node's data folder.
 func TestEvidenceIsAcknowledged(t *testing.T) {
 	dir := t.TempDir()
 	folder := filepath.Join(dir, "ledger", "evidence")

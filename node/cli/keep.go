@@ -63,8 +63,8 @@ mounts that one.`,
 	return cmd
 }
 
-// look writes again what was changed. It returns what ends the keeper: the rest is
-// told, and tried again.
+// look restores what was changed. It returns only errors that end the keeper:
+// others are logged, and retried.
 func (k keeper) look(cmd *cobra.Command) error {
 	from, err := k.setup.MountedFrom()
 	if err != nil {

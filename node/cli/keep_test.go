@@ -63,8 +63,8 @@ func eventuallySays(t *testing.T, what, want string, read func() string) {
 	}
 }
 
-// Whatever somebody makes of a set-up, it is back a moment later; what is not the
-// mirror's stays as it is.
+// A changed set-up is restored a moment later; what is not the mirror's stays as
+// it is.
 func TestKeepWritesAgain(t *testing.T) {
 	url, secret := port(t)
 	certs := t.TempDir()
@@ -175,7 +175,8 @@ func TestKeepKeepsWhatTheUserHad(t *testing.T) {
 	}
 }
 
-// wipe empties a folder but for one entry, each at once: the keeper is at work.
+// wipe removes all entries of a folder except one, without waiting: the keeper
+// is at work.
 func wipe(t *testing.T, dir, except string) error {
 	entries, err := os.ReadDir(dir)
 	away := t.TempDir()
@@ -262,7 +263,7 @@ func awaitEnd(t *testing.T, ended <-chan int) int {
 const mountEnv = "PYRSIA_TEST_CERTS_D"
 
 // In a pod certs.d is mounted. A folder that takes its place on the machine is not:
-// the keeper ends, and whoever starts it again mounts that one.
+// the keeper ends, and its restart mounts that one.
 func TestKeepEndsWhenItsFolderIsReplaced(t *testing.T) {
 	if certs := os.Getenv(mountEnv); certs != "" {
 		keepInAMount(t, certs)

@@ -13,7 +13,7 @@ import (
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
 )
 
-// Whoever reads a block hears that no registry gave the tag this digest.
+// Readers of a block are told that no registry gave the tag this digest.
 func TestWhatNoRegistrySaysIsSaidSo(t *testing.T) {
 	skey, vkey, err := ledger.GenerateKey("ledger.example/cli")
 	if err != nil {

@@ -26,8 +26,8 @@ import (
 	"github.com/pyrsia/pyrsia-operator/controllers/internal/objects"
 )
 
-// ForeignError tells that an object of the wanted name is not the
-// operator's own, and is left alone.
+// ForeignError says that an object with the desired name is not the operator's
+// own, and is left alone.
 type ForeignError struct{ kind, name string }
 
 func (e *ForeignError) Error() string {
@@ -111,7 +111,8 @@ func replaced(err error) bool {
 }
 
 // takeFields turns the fields that the operator owns by creating the object into
-// those that it owns by applying it: else a field that is wanted no more would stay.
+// those that it owns by applying it: otherwise fields that are no longer desired
+// would stay.
 func (a Applier) takeFields(ctx context.Context, live client.Object) error {
 	created := slices.ContainsFunc(live.GetManagedFields(), func(f metav1.ManagedFieldsEntry) bool {
 		return f.Manager == objects.FieldOwner && f.Operation == metav1.ManagedFieldsOperationUpdate && f.Subresource == ""
@@ -157,8 +158,8 @@ func asUnstructured(desired runtime.ApplyConfiguration) (*unstructured.Unstructu
 	return &unstructured.Unstructured{Object: fields}, nil
 }
 
-// DeleteOwned deletes an object of the PyrsiaNode that is wanted no more, if it
-// is there. It is read into obj.
+// DeleteOwned deletes an object of the PyrsiaNode that is no longer desired, if
+// it exists. It is read into obj.
 func DeleteOwned(ctx context.Context, a Applier, n *v1alpha1.PyrsiaNode, obj client.Object, kind, name string) error {
 	err := a.Client.Get(ctx, client.ObjectKey{Namespace: n.Namespace, Name: name}, obj)
 	if apierrors.IsNotFound(err) || err == nil && (!metav1.IsControlledBy(obj, n) || obj.GetDeletionTimestamp() != nil) {

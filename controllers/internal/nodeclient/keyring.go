@@ -33,14 +33,14 @@ const (
 	rotatedKey  = "rotated"  // when the one in use came into use, RFC 3339
 )
 
-// seedReload is how often the Secret is read, for another replica may have
+// seedReload is how often the Secret is read, because another replica may have
 // rotated the seeds.
 const seedReload = time.Minute
 
 // Keyring holds the seeds of the control keys and rotates them. Nodes and the
-// operator trust of each other the keys of the seed before, of the one in use
-// and of the one after. So it does not matter who learns of a rotation first,
-// and no request fails; a key that was stolen is of use for two lifetimes.
+// operator trust each other's keys of the previous, the current and the next
+// seed. So it does not matter which side learns of a rotation first, and no
+// request fails; a stolen key can be used for two lifetimes.
 type Keyring struct {
 	client    client.Client
 	namespace string

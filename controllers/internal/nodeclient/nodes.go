@@ -25,7 +25,7 @@ import (
 	"github.com/pyrsia/pyrsia-operator/node/control"
 )
 
-// clientIdle is how long a client that nobody asked for is kept.
+// clientIdle is how long an unused client is kept.
 const clientIdle = 10 * time.Minute
 
 // Nodes reaches the pods of PyrsiaNodes over the control API.
@@ -62,7 +62,7 @@ func (n *Nodes) Client(node *v1alpha1.PyrsiaNode, ip string) (*Client, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	now, seeds := n.now(), n.keys.seeds.Load()
-	if n.seeds != seeds { // rotated: who asks now asks by the new keys
+	if n.seeds != seeds { // rotated: new requests use the new keys
 		for _, c := range n.clients {
 			c.Close()
 		}

@@ -131,7 +131,7 @@ func (v *Visit) Revocation(ctx context.Context, pod corev1.Pod, art *v1alpha1.Ar
 	}
 	verified, err := VerifyRevocation(NewestKey(v.Node.Status.Ledger), art, *b)
 	if err != nil {
-		return nil // nobody can withdraw an image but who signs the ledger
+		return nil // only the signer of the ledger can withdraw an image
 	}
 	return RevocationBlock(*b, verified)
 }

@@ -36,7 +36,7 @@ func NotAsked(obj status.Object, condition string, err error) (time.Duration, er
 	if !ok {
 		return 0, err
 	}
-	// That it is busy is no news of what is known already.
+	// A busy node does not change a condition that is already known.
 	if c := meta.FindStatusCondition(*obj.Conditions(), condition); !e.busy || c == nil || c.ObservedGeneration != obj.GetGeneration() {
 		status.SetWaiting(obj, condition, e.reason, e.message)
 	}
@@ -69,7 +69,7 @@ func IsBusy(err error) bool {
 	return ok && e.busy
 }
 
-// IsGone tells whether there is no such node, or none that can publish.
+// IsGone tells whether the node does not exist, or cannot publish.
 func IsGone(err error) bool {
 	e, ok := errors.AsType[*unusableError](err)
 	return ok && (e.gone || e.permanent)

@@ -64,7 +64,7 @@ const (
 // are made on one visit.
 const ResolveAtOnce = 16
 
-// PollsAtOnce bounds the pods of one PyrsiaNode that are asked at once.
+// PollsAtOnce bounds the pods of one PyrsiaNode that are asked in parallel.
 const PollsAtOnce = 64
 
 const (
@@ -146,7 +146,7 @@ func (v *Visit) Ask(ctx context.Context, pod corev1.Pod, call func(context.Conte
 		return err
 	}
 	ctrl.LoggerFrom(ctx).V(1).Info("a node does not answer", "pod", pod.Name, "error", err.Error())
-	// It restarts, perhaps. Not all come at once then.
+	// It may be restarting. The retries are spread.
 	return &unusableError{reason: ReasonUnreachable, after: waitUnreachable/2 + rand.N(waitUnreachable),
 		message: fmt.Sprintf("the %s's control API does not answer", objects.Component(v.Node))}
 }

@@ -31,7 +31,7 @@ const (
 	maxOwnerReference = 1 << 10
 	maxPath           = 1 << 10
 	// MaxOwners bounds the sets and nodes that an Artifact belongs to: each is in an
-	// index, and is told of each change.
+	// index and is queued at each change.
 	MaxOwners = 64
 	// maxFinalizers bounds what is kept of an Artifact's finalizers, in bytes.
 	maxFinalizers = 1 << 10
@@ -169,16 +169,16 @@ func stripKubernetesNode(obj any) (any, error) {
 			slim.Status.Conditions = []corev1.NodeCondition{{Type: c.Type, Status: c.Status, LastTransitionTime: c.LastTransitionTime}}
 		}
 	}
-	if slim.Size() > MaxCached { // nobody places pods by so many labels
+	if slim.Size() > MaxCached { // no pod placement needs so many labels
 		slim.SetLabels(only(node.GetLabels(), corev1.LabelOSStable, corev1.LabelArchStable, corev1.LabelHostname))
 		slim.Spec.Taints = nil
 	}
 	return slim, nil
 }
 
-// stripArtifact keeps out of the cache what is only written: proofs, and who
-// manages which field; and what somebody has added beyond all measure. What is not
-// in the cache is not in a patch either.
+// stripArtifact keeps fields out of the cache that are only written (proofs and
+// managed fields) and excessive additions of others. What is not in the cache is
+// not in a patch either.
 func stripArtifact(obj any) (any, error) {
 	art, ok := obj.(*v1alpha1.Artifact)
 	if !ok {

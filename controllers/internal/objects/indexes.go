@@ -107,8 +107,8 @@ func withdrawnDigestOf(obj client.Object) []string {
 }
 
 // setsThatMade is an Artifact's value in IndexSet: the UIDs of its owners, if it has
-// the name that sets give. That a set is its owner alone proves nothing: whoever makes
-// an Artifact can name any owner.
+// the name that sets give. An owner reference alone proves nothing: any creator of an
+// Artifact can name any owner.
 func setsThatMade(obj client.Object) (uids []string) {
 	art, ok := obj.(*v1alpha1.Artifact)
 	if !ok || len(art.OwnerReferences) == 0 || art.Name != ArtifactName(art.Spec.Image, art.Spec.Digest) {

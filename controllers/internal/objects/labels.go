@@ -16,7 +16,8 @@ const (
 )
 
 // An administrator puts this label on a namespace to let PyrsiaNodes in it reach
-// the Kubernetes nodes. Who has rights inside a namespace cannot set its labels.
+// the Kubernetes nodes. Rights inside a namespace do not include setting its
+// labels.
 const (
 	LabelMirrors   = "pyrsia.io/mirrors"
 	MirrorsAllowed = "allowed"

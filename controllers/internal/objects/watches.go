@@ -25,9 +25,10 @@ func LedgerSize(n *v1alpha1.PyrsiaNode) int64 {
 	return n.Status.Ledger.Size
 }
 
-// Options limit how many objects are worked on at once, and back off from
-// errors: from a second to half a minute. Errors are the API server's, which may
-// be back at any moment; what a registry or a node refuses has waits of its own.
+// Options limit how many objects are worked on in parallel, and back off from
+// errors: from a second to half a minute. Errors come from the API server, which
+// may be back at any moment; refusals of registries and nodes have their own
+// delays.
 func Options(atOnce int) controller.Options {
 	return controller.Options{
 		MaxConcurrentReconciles: atOnce,
@@ -35,7 +36,7 @@ func Options(atOnce int) controller.Options {
 	}
 }
 
-// UsabilityChanged passes changes of a PyrsiaNode that matter to those who
+// UsabilityChanged passes changes of a PyrsiaNode that matter to objects that
 // refer to it; growth of its ledger is not among them.
 var UsabilityChanged = predicate.Funcs{
 	UpdateFunc: func(e event.UpdateEvent) bool {

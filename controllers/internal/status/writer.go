@@ -57,12 +57,13 @@ func Summarize(obj Object, remarks []string, err error) {
 type Writer[T Object] struct {
 	Client   client.Client
 	Recorder events.EventRecorder
-	// Remarks are conditions besides the steps that are told of: as events, and in
-	// Ready although that is True.
+	// Remarks are conditions beside the steps that are reported as events, and in
+	// Ready's message although that is True.
 	Remarks []string
 	// Routine tells of a condition that has become True whether that is worth no event.
 	Routine func(was *metav1.Condition, is metav1.Condition) bool
-	// TellMore records what is no step's transition. conditions are those of after.
+	// TellMore records events that are not transitions of a step. conditions are
+	// those of after.
 	TellMore func(before, after T, conditions []metav1.Condition)
 }
 

@@ -30,8 +30,8 @@ func canaryContainer(n *v1alpha1.PyrsiaNode, m v1alpha1.Mirror) *coreac.Containe
 		WithSecurityContext(restricted())
 }
 
-// maxUnavailable is how many of a mirror's pods may be not ready at once in a
-// roll-out: those that it would wait for in vain come on top of what the spec says.
+// maxUnavailable is how many of a mirror's pods may be unready during a roll-out:
+// pods that will never become ready are added to what the spec says.
 func (in Inputs) maxUnavailable(wanted intstr.IntOrString) intstr.IntOrString {
 	vain := objects.CountIf(in.Pods, objects.HoldsUp)
 	if vain == 0 {

@@ -17,8 +17,8 @@ import (
 // as soon as the mirror is ready, and not before: the mirror becomes a sidecar
 // (kubernetes.io/docs/concepts/workloads/pods/sidecar-containers), and what
 // comes after it waits until its startup probe succeeds. The pods only ever set
-// up, and keep that: what is wanted no more is put back by pods of its own
-// (restoreContainerd). The canary, which comes last, proves that it works.
+// up, and keep that: other pods (restoreContainerd) undo what is no longer
+// desired. The canary, which comes last, proves that it works.
 func manageContainerd(spec *coreac.PodSpecApplyConfiguration, n *v1alpha1.PyrsiaNode, in Inputs, m v1alpha1.Mirror) {
 	if m.Containerd == v1alpha1.ContainerdUnmanaged {
 		return
@@ -92,8 +92,8 @@ func uninstallArgs(n *v1alpha1.PyrsiaNode, in Inputs) []string {
 	return []string{"containerd", "uninstall", "--certs-d", "/certs.d", "--owner", SetupOwner(n), "--all", "--mirror", mirrorURL(in.Host.Port)}
 }
 
-// SetupOwner is how a PyrsiaNode's set-up of containerd is told from that of
-// another one, also from one of the same name that was there before.
+// SetupOwner distinguishes a PyrsiaNode's set-up of containerd from that of
+// another one, even from an earlier one with the same name.
 func SetupOwner(n *v1alpha1.PyrsiaNode) string {
 	return n.Namespace + "/" + n.Name + "/" + string(n.UID)
 }

@@ -31,8 +31,8 @@ const (
 )
 
 // How long a mirror that does not run is waited for. containerd gives up after
-// 30 s without an answer, and is told why before that; a client that has another
-// place to go is sent there soon.
+// 30 s without an answer, and gets the reason before that; a client with another
+// registry to ask is sent there soon.
 const (
 	waitStrict   = 25 * time.Second
 	waitFallback = 5 * time.Second
@@ -67,7 +67,7 @@ func FrontendDaemonSet(n *v1alpha1.PyrsiaNode, in Inputs) *appsac.DaemonSetApply
 		WithSecurityContext(coreac.PodSecurityContext().
 			WithSeccompProfile(coreac.SeccompProfile().WithType(corev1.SeccompProfileTypeRuntimeDefault))).
 		WithVolumes(hostVolume("sockets", in.Host.Folder)).
-		// The whole folder, for its owner is named at its top.
+		// The whole folder, because the file with its owner is at the top.
 		WithInitContainers(claimContainer(n, in, "sockets").WithResources(little())).
 		WithContainers(coreac.Container().WithName("frontend").
 			// The operator's own, whatever spec.image is: it must be able to prove to

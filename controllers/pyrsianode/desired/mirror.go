@@ -59,8 +59,8 @@ func DaemonSet(n *v1alpha1.PyrsiaNode, in Inputs) *appsac.DaemonSetApplyConfigur
 }
 
 // initContainer runs as root, as it touches directories of the host; it ends
-// before the node starts. Its image is the operator's own: spec.image may be
-// that of anybody who may make PyrsiaNodes.
+// before the node starts. Its image is the operator's own: anyone who may
+// create PyrsiaNodes can set spec.image.
 func initContainer(n *v1alpha1.PyrsiaNode, in Inputs, name string, capabilities ...corev1.Capability) *coreac.ContainerApplyConfiguration {
 	security := restricted().WithRunAsNonRoot(false).WithRunAsUser(0).WithRunAsGroup(0)
 	security.Capabilities.WithAdd(capabilities...)

@@ -209,16 +209,16 @@ func MirrorSpec(n *v1alpha1.PyrsiaNode) v1alpha1.Mirror {
 	return m
 }
 
-// HostClaim is what a PyrsiaNode has of the Kubernetes nodes. It has it on all of
-// them, wherever its pods run, and before all of other namespaces that want it
-// later: who has a mirror's folder or port answers in its place. Within a
-// namespace all is in the same hands, and may be shared by mirrors on different
-// Kubernetes nodes.
+// HostClaim is what a PyrsiaNode has of the Kubernetes nodes. It claims it on all
+// of them, wherever its pods run, and ahead of later claims from other
+// namespaces: a process with a mirror's folder or port could answer in its place.
+// Within a namespace all is in the same hands, and may be shared by mirrors on
+// different Kubernetes nodes.
 type HostClaim struct {
 	Folder string `json:"folder,omitempty"` // of a mirror's data
 	Port   int32  `json:"port,omitempty"`   // at which a mirror listens
-	// HostPort leads into a pod, also for who asks for it on the machine itself.
-	// Of two pods with the same the scheduler keeps one away.
+	// HostPort leads into a pod, also for clients on the machine itself. The
+	// scheduler does not place two pods with the same one.
 	HostPort int32 `json:"hostPort,omitempty"`
 }
 

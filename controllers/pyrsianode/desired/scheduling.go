@@ -17,9 +17,9 @@ import (
 // cluster of new nodes alone would have no mirror otherwise.
 const TaintNotProven = "pyrsia.io/mirror-not-proven"
 
-// virtualNodes are the labels of Kubernetes nodes behind which there is no machine
-// with a containerd: of each, what a node that is not virtual has. A DaemonSet's pod
-// there waits for ever, or costs as much as a machine.
+// virtualNodes are the labels of Kubernetes nodes without a machine and containerd
+// behind them: each requirement selects the other nodes. A DaemonSet's pod there
+// waits for ever, or costs as much as a machine.
 var virtualNodes = []corev1.NodeSelectorRequirement{
 	{Key: "type", Operator: corev1.NodeSelectorOpNotIn, Values: []string{"virtual-kubelet", "kwok"}}, // also AKS's and ACK's
 	{Key: "virtual-kubelet.io/provider", Operator: corev1.NodeSelectorOpDoesNotExist},                // Admiralty
@@ -79,7 +79,7 @@ func RequiresNodes(a *corev1.Affinity) bool {
 }
 
 // Chooses tells whether a Kubernetes node is one that the pods are for. Taints do
-// not count: they are no wish of the PyrsiaNode's.
+// not count: the PyrsiaNode did not ask for them.
 func (s Scheduling) Chooses(node *corev1.Node) bool {
 	ok, err := nodeaffinity.NewRequiredNodeAffinity(s.nodeSelector, s.affinity).Match(node)
 	return ok && err == nil

@@ -12,7 +12,7 @@ import (
 	"github.com/pyrsia/pyrsia-operator/node/control"
 )
 
-// OpenURL is the open port of each pod of a node, for those in its cluster.
+// OpenURL is the open port of a node's pods, for clients in its cluster.
 func OpenURL(namespace, name string) string {
 	return fmt.Sprintf("http://%s.%s.svc:%d", name, namespace, PortOpen)
 }

@@ -14,7 +14,8 @@ import (
 )
 
 const (
-	// noticed is how long it may take until the loss of a proof is told, or mended.
+	// noticed is how long it may take until the loss of a proof is reported, or
+	// repaired.
 	noticed = 2 * time.Minute
 	// pulledAgain is how long the kubelet may wait before it tries a pull again.
 	pulledAgain = 6 * time.Minute
@@ -44,7 +45,7 @@ func (w *World) awaitProof(ctx context.Context, limit time.Duration, status meta
 		if c == nil || counts == nil {
 			return false, "no condition yet", nil
 		}
-		// A containerd that goes elsewhere is no fault of the mirrors.
+		// A containerd that asks elsewhere is not the mirrors' fault.
 		if !meta.IsStatusConditionTrue(mirror.Status.Conditions, v1alpha1.ConditionWorkloadReady) {
 			return false, "the workload is not ready", nil
 		}
@@ -94,7 +95,7 @@ func wipeSettings(ctx context.Context, w *World) error {
 		return err
 	}
 	for _, wipe := range []string{
-		// Each at once: what writes them again may be at work.
+		// Without pauses: the keeper may be restoring them.
 		"mkdir " + gone + " && mv " + certsD + "/docker.io " + gone + "/1",
 		"mv " + certsD + " " + aside + " && mkdir " + certsD,
 		"mv " + certsD + " " + gone + "/2 && mv " + aside + " " + certsD + " && mv " + certsD + "/docker.io " + gone + "/3",

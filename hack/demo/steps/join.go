@@ -43,8 +43,8 @@ func joinWorker(ctx context.Context, w *World) error {
 	return w.mirrorsEverywhere(ctx)
 }
 
-// tellFirst tells whether the pod ran that was there before the mirror, of an
-// image that nobody vouches for. Both may be.
+// tellFirst tells whether the pod that was there before the mirror ran, whose
+// image is not on the ledger. Both outcomes are possible.
 func (w *World) tellFirst(ctx context.Context) error {
 	err := w.Await(ctx, "pod first", time.Minute, func(ctx context.Context) (bool, string, error) {
 		var p corev1.Pod
@@ -130,8 +130,8 @@ func (w *World) watchJoin(ctx context.Context, node string) (m machine) {
 	return m
 }
 
-// createPod runs an image to its end in a new pod, for which the scheduler has to
-// find one Kubernetes node.
+// createPod runs an image to its end in a new pod, which the scheduler has to
+// place.
 func (w *World) createPod(ctx context.Context, name, node, image string, tolerations ...corev1.Toleration) error {
 	fmt.Fprintf(w.Out, "Pod %s: docker.io/library/%s, for %s alone.\n", name, image, node)
 	return w.Client.Create(ctx, &corev1.Pod{

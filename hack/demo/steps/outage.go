@@ -66,7 +66,7 @@ func (w *World) publishMore(ctx context.Context, image string) error {
 	return w.checkImageID(ctx, "more", image)
 }
 
-// cutPower ends all processes of w2 at once and boots it again.
+// cutPower kills all processes of w2 and boots it again.
 func cutPower(ctx context.Context, w *World) error {
 	pulls := w.startPulls(ctx, "w1")
 	err := w.Show(ctx, clusterScript, "kill", "w2")

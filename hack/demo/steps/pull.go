@@ -51,7 +51,7 @@ func runDebian(ctx context.Context, w *World) error {
 	return w.checkImageID(ctx, "debian", image)
 }
 
-// pullBig pulls an image with a layer over 100 MB on every worker at once.
+// pullBig pulls an image with a layer over 100 MB on every worker in parallel.
 func pullBig(ctx context.Context, w *World) error {
 	const image = "big:1"
 	pods := make([]string, len(w.workers))

@@ -46,7 +46,7 @@ func removeHelm(ctx context.Context, w *World) error {
 		"customresourcedefinition.apiextensions.k8s.io/pyrsianodes.pyrsia.io")...)
 }
 
-// listAll prints every object of every kind, but for events.
+// listAll prints every object of every kind except events.
 const listAll = `kubectl get "$(kubectl api-resources --verbs=list -o name | grep -vE '^(events|componentstatuses|nodes)' | paste -sd,)" -A --ignore-not-found \
 	--no-headers -o custom-columns='K:.kind,NS:.metadata.namespace,N:.metadata.name,V:.apiVersion,M:.metadata.labels.app\.kubernetes\.io/managed-by' 2>/dev/null`
 

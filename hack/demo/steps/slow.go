@@ -67,7 +67,7 @@ func awaitSlowPull(ctx context.Context, w *World) error {
 	if said == nil {
 		return fmt.Errorf("the event does not tell how long the pull took: %s", message)
 	}
-	// What the bound lets through at once at first is a small part.
+	// The burst that the limit lets through at first is a small part.
 	if took, err := time.ParseDuration(said[1]); err != nil || took < byLink*3/4 {
 		return fmt.Errorf("the link was not slow: the pull took %s (%v)", said[1], err)
 	}

@@ -108,7 +108,7 @@ func (v *imageVerifier) isAsked(ctx context.Context) error {
 		return err
 	}
 	fmt.Fprintf(w.Out, "The kubelet says: %s\n", message)
-	// The canary is let through: nobody has to vouch for it.
+	// The canary is let through although it is not on the ledger.
 	if err := w.awaitProof(ctx, pulledAgain, metav1.ConditionTrue, ""); err != nil {
 		return err
 	}

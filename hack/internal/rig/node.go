@@ -188,7 +188,7 @@ func (n *Node) Stop() error {
 	return nil
 }
 
-// Kill ends the node at once.
+// Kill kills the node.
 func (n *Node) Kill() {
 	_ = n.cmd.Process.Kill() // it may be over
 	<-n.ended

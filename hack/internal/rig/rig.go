@@ -109,7 +109,7 @@ func (r *Rig) StartMirror(ctx context.Context, name string, args ...string) (*No
 	return n, n.AwaitReady(ctx)
 }
 
-// StartNode starts a node of somebody else, who trusts what the arguments say.
+// StartNode starts a further node, which trusts what the arguments say.
 func (r *Rig) StartNode(ctx context.Context, name string, args ...string) (*Node, error) {
 	return r.start(ctx, r.Pyrsia, name, args...)
 }

@@ -1,7 +1,8 @@
-// Package upstream copies images from the registries that they come from. It
-// is the only code that talks to them, and only publishers run it. Nothing
-// that a registry says is believed: every answer is bounded, and content is
-// checked by digest.
+// Package upstream copies images from the registries that they come from. It is
+// the only code that talks to them, and only publishers run it. Nothing that a
+// registry says is trusted: every answer is bounded, and content is checked by
+// digest. It may import pieces, the store, turn and the ledger; publish and
+// node/cli call it.
 package upstream
 
 import (
@@ -50,9 +51,10 @@ type Config struct {
 	// AttachedFor is how long is remembered what hangs on a digest, so that the
 	// many tags of one image do not ask again for it; 0 is the constant AttachedFor.
 	AttachedFor time.Duration
-	// Limit bounds the bytes of all upstreams that share it; nil is no bound.
+	// Limit bounds the bytes of all upstreams that share it; nil means
+	// unlimited.
 	Limit *Limit
-	// Observe is told of each request.
+	// Observe is called after each request.
 	Observe func(method string, code int)
 }
 
@@ -169,8 +171,8 @@ func (r *Registry) begin(repository string) (*session, error) {
 	return s, nil
 }
 
-// accept are the media types of manifests. All of them are always named, for
-// some registries convert a manifest to what they think is asked for.
+// accept are the media types of manifests. All of them are always listed,
+// because some registries convert a manifest to what they think is asked for.
 var accept = strings.Join([]string{
 	string(types.OCIImageIndex), string(types.DockerManifestList), string(types.OCIManifestSchema1), string(types.DockerManifestSchema2),
 }, ", ")
