@@ -13,11 +13,11 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/pyrsia/pyrsia-operator/node/internal/containerd/criconfig"
-	"github.com/pyrsia/pyrsia-operator/node/internal/verifier"
+	"github.com/pyrsia/pyrsia-operator/node/internal/imageverifier"
 )
 
 func imageVerifierCommand() *cobra.Command {
-	var c verifier.Config
+	var c imageverifier.Config
 	var binDir string
 	cmd := &cobra.Command{
 		Use:   "image-verifier",
@@ -27,14 +27,14 @@ transfer service, which CRI does since 2.1 unless its configuration keeps it fro
 that. Where containerd does not ask, it says nothing of it: status finds that out.
 As one of them, pyrsia lets an image through if a node proves that the publisher
 recorded it, wherever its bytes come from. The node is asked, and not believed:
-the proof is checked with the ledger's key. Its settings are in ` + verifier.DefaultConfig + `.
+the proof is checked with the ledger's key. Its settings are in ` + imageverifier.DefaultConfig + `.
 
 In containerd's configuration:
 
   [plugins."io.containerd.image-verifier.v1.bindir"]
-    bin_dir = "` + verifier.DefaultBinDir + `"`,
+    bin_dir = "` + imageverifier.DefaultBinDir + `"`,
 	}
-	cmd.PersistentFlags().StringVar(&binDir, "bin-dir", verifier.DefaultBinDir, "containerd's bin_dir")
+	cmd.PersistentFlags().StringVar(&binDir, "bin-dir", imageverifier.DefaultBinDir, "containerd's bin_dir")
 	install := &cobra.Command{
 		Use:   "install --ledger-key VKEY",
 		Short: "Put pyrsia into containerd's bin_dir",
@@ -44,7 +44,7 @@ In containerd's configuration:
 			if err != nil {
 				return fmt.Errorf("installing the image verifier: %w", err)
 			}
-			return verifier.Install(&c, verifierConfig(), binDir, self)
+			return imageverifier.Install(&c, verifierConfig(), binDir, self)
 		},
 	}
 	install.Flags().StringVar(&c.Node, "node", defaultNode, "URL of a node's open port")
@@ -54,7 +54,7 @@ In containerd's configuration:
 		Use:   "uninstall",
 		Short: "Take pyrsia out of containerd's bin_dir",
 		Args:  exactly(0),
-		RunE:  func(*cobra.Command, []string) error { return verifier.Uninstall(verifierConfig(), binDir) },
+		RunE:  func(*cobra.Command, []string) error { return imageverifier.Uninstall(verifierConfig(), binDir) },
 	}
 	cmd.AddCommand(install, uninstall, imageVerifierStatus(&binDir))
 	return cmd
@@ -67,18 +67,18 @@ func imageVerifierStatus(binDir *string) *cobra.Command {
 		Short: "Show whether containerd asks pyrsia before CRI pulls",
 		Args:  exactly(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			status, err := verifier.ReadStatus(*binDir)
+			status, err := imageverifier.ReadStatus(*binDir)
 			if err != nil {
 				return err
 			}
 			if status.Program == "" {
-				return fmt.Errorf("%s has no %s: 'pyrsia image-verifier install' puts it there", *binDir, verifier.ProgramName)
+				return fmt.Errorf("%s has no %s: 'pyrsia image-verifier install' puts it there", *binDir, imageverifier.ProgramName)
 			}
-			if _, err := verifier.ReadConfig(verifierConfig()); err != nil {
+			if _, err := imageverifier.ReadConfig(verifierConfig()); err != nil {
 				return fmt.Errorf("every image is refused, if containerd asks: %w", err)
 			}
 			report := config.inspect(cmd.Context(), defaultCertsD)
-			answer, text := report.Verifier(*binDir, verifier.ProgramName, status.Others)
+			answer, text := report.Verifier(*binDir, imageverifier.ProgramName, status.Others)
 			if answer != criconfig.Yes {
 				return errors.New(strings.TrimSuffix(text, "\n"))
 			}
@@ -91,10 +91,10 @@ func imageVerifierStatus(binDir *string) *cobra.Command {
 }
 
 func verifierConfig() string {
-	if file := os.Getenv(verifier.ConfigVar); file != "" {
+	if file := os.Getenv(imageverifier.ConfigVar); file != "" {
 		return file
 	}
-	return verifier.DefaultConfig
+	return imageverifier.DefaultConfig
 }
 
 // calledByContainerd tells whether the arguments are those of an image
@@ -114,7 +114,7 @@ func verifyImage(ctx context.Context, args []string, stdout, stderr io.Writer) i
 		fmt.Fprintln(stderr, "pyrsia:", errors.Join(errUsage, err))
 		return 2
 	}
-	c, err := verifier.ReadConfig(verifierConfig())
+	c, err := imageverifier.ReadConfig(verifierConfig())
 	if err == nil {
 		var reason string
 		if reason, err = c.Verify(ctx, *name, digest.Digest(*d)); err == nil {

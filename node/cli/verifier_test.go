@@ -8,14 +8,14 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
-	"github.com/pyrsia/pyrsia-operator/node/internal/verifier"
+	"github.com/pyrsia/pyrsia-operator/node/internal/imageverifier"
 )
 
 // verifyByPlugin calls the program as containerd's image verifier plugin does.
 func verifyByPlugin(t *testing.T, node, vkey, otherKey string, image digest.Digest) {
 	t.Helper()
 	dir := t.TempDir()
-	t.Setenv(verifier.ConfigVar, filepath.Join(dir, "config.json"))
+	t.Setenv(imageverifier.ConfigVar, filepath.Join(dir, "config.json"))
 	call := func(name string, d digest.Digest) (int, string) {
 		status, stdout, stderr := pyrsia(t, "-name", name, "-digest", d.String(), "-stdin-media-type", "application/vnd.oci.descriptor.v1+json")
 		return status, stdout + stderr

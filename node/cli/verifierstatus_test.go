@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/pyrsia/pyrsia-operator/node/internal/verifier"
+	"github.com/pyrsia/pyrsia-operator/node/internal/imageverifier"
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
 )
 
@@ -16,7 +16,7 @@ func TestImageVerifierStatus(t *testing.T) {
 	onPath(t, "containerd", "")
 	dir := t.TempDir()
 	bin, config := filepath.Join(dir, "bin"), filepath.Join(dir, "config.toml")
-	t.Setenv(verifier.ConfigVar, filepath.Join(dir, "verifier.json"))
+	t.Setenv(imageverifier.ConfigVar, filepath.Join(dir, "verifier.json"))
 	if err := os.WriteFile(config, []byte("version = 3\n[plugins.\"io.containerd.image-verifier.v1.bindir\"]\n  bin_dir = \""+bin+"\"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -38,7 +38,7 @@ func TestImageVerifierStatus(t *testing.T) {
 	check("asked", 0, "asks pyrsia before each pull of CRI", "2.4.2")
 	check("not asked", 1, "without the transfer service", "2.0.14")
 	check("not known", 1, "containerd 2.0 does not ask", "")
-	link := filepath.Join(bin, verifier.ProgramName)
+	link := filepath.Join(bin, imageverifier.ProgramName)
 	if err := errors.Join(os.Remove(link), os.Symlink("/gone", link)); err != nil {
 		t.Fatal(err)
 	}

@@ -1,7 +1,8 @@
-// Package verifier is what containerd 2.x asks before each pull, as a program
-// in the bin_dir of its image verifier plugin: is this image on the ledger?
-// The answer does not depend on where the bytes come from.
-package verifier
+// Package imageverifier is the program that containerd 2.x asks before each
+// pull, in the bin_dir of its image verifier plugin: is this image on the
+// ledger? The answer does not depend on where the bytes come from. It may
+// import client, durable and the ledger; node/cli calls it.
+package imageverifier
 
 import (
 	"bytes"
