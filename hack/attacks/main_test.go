@@ -80,16 +80,16 @@ var theCluster clusterOnce
 // clusterOnce starts at most one cluster.
 type clusterOnce struct {
 	once    sync.Once
-	started bool         // there is something to end
-	world   *steps.World // set by once
-	err     error        // set by once
+	started bool       // there is something to end
+	env     *steps.Env // set by once
+	err     error      // set by once
 }
 
 // cluster gives a real cluster of one control plane and the workers w1 and w2,
 // on which the operator runs and nothing is declared yet, and a registry on
 // this machine that holds the demo's images. Attacks share it: each makes its
 // own namespaces, and ends what it has made.
-func cluster(t *testing.T) *steps.World {
+func cluster(t *testing.T) *steps.Env {
 	t.Helper()
 	gate(t)
 	if runtime.GOOS != "linux" || os.Geteuid() != 0 {
@@ -99,7 +99,7 @@ func cluster(t *testing.T) *steps.World {
 	if theCluster.err != nil {
 		t.Fatal(theCluster.err)
 	}
-	return theCluster.world
+	return theCluster.env
 }
 
 func (c *clusterOnce) start() {
@@ -108,9 +108,9 @@ func (c *clusterOnce) start() {
 		c.err = err
 		return
 	}
-	c.world, c.started = &steps.World{Out: os.Stdout, Root: root}, true
+	c.env, c.started = &steps.Env{Out: os.Stdout, Root: root}, true
 	for _, s := range steps.Install() {
-		if c.err = s.Do(context.Background(), c.world); c.err != nil {
+		if c.err = s.Do(context.Background(), c.env); c.err != nil {
 			return
 		}
 	}
@@ -123,15 +123,15 @@ func (c *clusterOnce) stop() error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
-	if err := c.world.Close(); err != nil {
+	if err := c.env.Close(); err != nil {
 		return err
 	}
-	return c.world.Quietly(ctx, "make", "--no-print-directory", "cluster-down")
+	return c.env.Quietly(ctx, "make", "--no-print-directory", "cluster-down")
 }
 
 // apply declares objects of YAML, as a user of the cluster does; as names the
 // user, or is empty for the administrator. It returns what the API server said.
-func apply(t *testing.T, w *steps.World, as, yaml string) (string, error) {
+func apply(t *testing.T, w *steps.Env, as, yaml string) (string, error) {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "objects.yaml")
 	if err := os.WriteFile(file, []byte(yaml), 0o600); err != nil {

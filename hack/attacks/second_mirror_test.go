@@ -51,7 +51,7 @@ func TestSecondMirror(t *testing.T) {
 
 type secondMirror struct {
 	*testing.T
-	w        *steps.World
+	w        *steps.Env
 	host     string             // address of this machine in the cluster
 	registry *upstream.Registry // Mallory's
 	original map[string]string  // certs.d on each worker before all

@@ -69,7 +69,7 @@ func rootMirror(t *testing.T, image string) string {
 	return mirrorOf(t, "tenant-a", "root", fmt.Sprintf("image: %q, storage: {hostPath: /.}, mirror: {containerdConfigPath: /etc}", image))
 }
 
-func rootByPyrsiaNode(t *testing.T, w *steps.World, image string) {
+func rootByPyrsiaNode(t *testing.T, w *steps.Env, image string) {
 	t.Log("he applies a mirror with his image, storage.hostPath: /. and containerdConfigPath: /etc")
 	out, err := apply(t, w, "mallory", rootMirror(t, image))
 	if err == nil {
@@ -94,7 +94,7 @@ func rootByPyrsiaNode(t *testing.T, w *steps.World, image string) {
 }
 
 // ranAsRoot tells what the attacker's image printed on the machines.
-func ranAsRoot(t *testing.T, w *steps.World) {
+func ranAsRoot(t *testing.T, w *steps.Env) {
 	t.Helper()
 	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(time.Second) {
 		out, _ := w.Output(t.Context(), "kubectl", "-n", "tenant-a", "logs", "-l", "app.kubernetes.io/instance=root", "-c", "init-data", "--prefix", "--tail=1")
@@ -108,7 +108,7 @@ func ranAsRoot(t *testing.T, w *steps.World) {
 	t.Log("  his image has not run within a minute")
 }
 
-func rootWithoutPolicy(t *testing.T, w *steps.World, image string) {
+func rootWithoutPolicy(t *testing.T, w *steps.Env, image string) {
 	t.Log("an administrator has removed the policy by mistake")
 	const binding = "validatingadmissionpolicybinding/pyrsia-operator"
 	saved, err := w.Output(t.Context(), "sh", "-c", "kubectl get "+binding+" -o yaml | grep -vE '^  (resourceVersion|uid|creationTimestamp|generation):'")
@@ -133,7 +133,7 @@ func rootWithoutPolicy(t *testing.T, w *steps.World, image string) {
 	}
 }
 
-func anothersSecret(t *testing.T, w *steps.World) {
+func anothersSecret(t *testing.T, w *steps.Env) {
 	t.Log("another team keeps a password in the Secret payments-control, which mallory may neither read nor write")
 	if out, err := apply(t, w, "", `{apiVersion: v1, kind: Secret, metadata: {name: payments-control, namespace: tenant-a}, stringData: {password: theirs}}`); err != nil {
 		t.Fatal(out, err)
@@ -164,7 +164,7 @@ func anothersSecret(t *testing.T, w *steps.World) {
 
 // linkInFolder is the attack of a tenant whose mirrors an administrator has
 // allowed. His image runs without rights, but owns the mirror's folder.
-func linkInFolder(t *testing.T, w *steps.World) {
+func linkInFolder(t *testing.T, w *steps.Env) {
 	t.Log("namespace tenant-b is allowed to have mirrors; mallory's image, which is not root, puts a link to /etc in place of a folder that root gives to the mirror's user")
 	if out, err := apply(t, w, "", `{apiVersion: v1, kind: Namespace, metadata: {name: tenant-b, labels: {pyrsia.io/mirrors: allowed}}}`); err != nil {
 		t.Fatal(out, err)
@@ -197,7 +197,7 @@ func linkInFolder(t *testing.T, w *steps.World) {
 }
 
 // pushTool gives the machines an image that runs a script, whatever its arguments.
-func pushTool(t *testing.T, w *steps.World, tag, script string) string {
+func pushTool(t *testing.T, w *steps.Env, tag, script string) string {
 	t.Helper()
 	var registry string
 	for line := range strings.Lines(run(t, w, "hack/cluster/cluster", "env")) {
@@ -230,7 +230,7 @@ func pushTool(t *testing.T, w *steps.World, tag, script string) string {
 }
 
 // run is a command that must succeed, and what it printed.
-func run(t *testing.T, w *steps.World, argv ...string) string {
+func run(t *testing.T, w *steps.Env, argv ...string) string {
 	t.Helper()
 	out, err := w.Output(t.Context(), argv...)
 	if err != nil {
@@ -249,7 +249,7 @@ func saysOf(err error) string {
 }
 
 // clean ends what an attack has left in its namespaces.
-func clean(t *testing.T, w *steps.World, namespaces ...string) {
+func clean(t *testing.T, w *steps.Env, namespaces ...string) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	for _, ns := range namespaces {

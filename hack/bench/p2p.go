@@ -30,9 +30,9 @@ func p2pBenchmarks() []benchmark {
 
 const mib = 1 << 20
 
-// inWorld runs a measurement in a network with a publisher.
-func inWorld(ctx context.Context, dir string, do func(w *testnet.World) ([]row, error)) (rows []row, err error) {
-	w, err := testnet.NewWorld(ctx, dir)
+// inEnv runs a measurement in a network with a publisher.
+func inEnv(ctx context.Context, dir string, do func(w *testnet.Env) ([]row, error)) (rows []row, err error) {
+	w, err := testnet.NewEnv(ctx, dir)
 	if err != nil {
 		return nil, err
 	}
@@ -76,7 +76,7 @@ func cpu(pids ...int) (total float64, err error) {
 // slow link, and then the same 8 hosts pull it from a registry with such a
 // link.
 func benchFanOut(ctx context.Context, dir string) ([]row, error) {
-	return inWorld(ctx, dir, func(w *testnet.World) ([]row, error) {
+	return inEnv(ctx, dir, func(w *testnet.Env) ([]row, error) {
 		const publisherLink, nodeLink = 400, 500 // Mbit/s
 		image, err := w.Push(ctx, "fan:1", 128*mib, 64*mib, 48*mib, 16*mib)
 		if err != nil {
@@ -130,7 +130,7 @@ func benchFanOut(ctx context.Context, dir string) ([]row, error) {
 
 // centralRegistry starts a registry on a host of its own, with the files of
 // the one that the publisher copies from.
-func centralRegistry(ctx context.Context, w *testnet.World) (*testnet.Host, string, error) {
+func centralRegistry(ctx context.Context, w *testnet.Env) (*testnet.Host, string, error) {
 	h, err := w.Host("registry")
 	if err != nil {
 		return nil, "", err

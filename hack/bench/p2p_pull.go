@@ -20,7 +20,7 @@ import (
 // floor is a file server, a relay that hashes what passes twice, and the same
 // client, as processes on the same hosts.
 func benchPull(ctx context.Context, dir string) ([]row, error) {
-	return inWorld(ctx, dir, func(w *testnet.World) ([]row, error) {
+	return inEnv(ctx, dir, func(w *testnet.Env) ([]row, error) {
 		const size = 512 * mib
 		image, err := w.Push(ctx, "big:1", size)
 		if err != nil {

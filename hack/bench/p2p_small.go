@@ -16,7 +16,7 @@ import (
 
 // benchSmall measures what a user feels of small things, in a network of 8.
 func benchSmall(ctx context.Context, dir string) ([]row, error) {
-	return inWorld(ctx, dir, func(w *testnet.World) ([]row, error) {
+	return inEnv(ctx, dir, func(w *testnet.Env) ([]row, error) {
 		const tiny = 40
 		var images []*testnet.Image
 		for i := range tiny {
@@ -47,7 +47,7 @@ func benchSmall(ctx context.Context, dir string) ([]row, error) {
 			}
 		}
 		var rows []row
-		for _, measure := range []func(context.Context, *testnet.World, []*testnet.Image) ([]row, error){benchTiny, benchFirst, benchIdle} {
+		for _, measure := range []func(context.Context, *testnet.Env, []*testnet.Image) ([]row, error){benchTiny, benchFirst, benchIdle} {
 			got, err := measure(ctx, w, images)
 			if err != nil {
 				return nil, err
@@ -91,7 +91,7 @@ func timedCurl(ctx context.Context, h *testnet.Host, urls ...string) (took time.
 
 // benchTiny pulls images that the node does not have yet, and the same from a
 // registry in the same network.
-func benchTiny(ctx context.Context, w *testnet.World, images []*testnet.Image) ([]row, error) {
+func benchTiny(ctx context.Context, w *testnet.Env, images []*testnet.Image) ([]row, error) {
 	_, registry, err := centralRegistry(ctx, w)
 	if err != nil {
 		return nil, err
@@ -115,7 +115,7 @@ func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 
 
 // benchFirst starts nodes in the running network until they have served an
 // image that they had to fetch.
-func benchFirst(ctx context.Context, w *testnet.World, images []*testnet.Image) ([]row, error) {
+func benchFirst(ctx context.Context, w *testnet.Env, images []*testnet.Image) ([]row, error) {
 	var ups, times []time.Duration
 	for i := range 7 {
 		m, err := w.NewMirror(nil)
@@ -153,7 +153,7 @@ func benchFirst(ctx context.Context, w *testnet.World, images []*testnet.Image) 
 }
 
 // benchIdle leaves the network alone.
-func benchIdle(ctx context.Context, w *testnet.World, _ []*testnet.Image) ([]row, error) {
+func benchIdle(ctx context.Context, w *testnet.Env, _ []*testnet.Image) ([]row, error) {
 	const settle, watch = 45 * time.Second, 30 * time.Second
 	nodes := w.Mirrors[:7]
 	var pids []int
@@ -186,7 +186,7 @@ func benchIdle(ctx context.Context, w *testnet.World, _ []*testnet.Image) ([]row
 }
 
 // benchCold counts what comes when many clients ask one node for a blob.
-func benchCold(ctx context.Context, w *testnet.World, image *testnet.Image) ([]row, error) {
+func benchCold(ctx context.Context, w *testnet.Env, image *testnet.Image) ([]row, error) {
 	const clients = 32
 	m := w.Mirrors[0]
 	received := func() (float64, error) {

@@ -28,7 +28,7 @@ type docker29 struct {
 
 // docker29 starts one, on a containerd of its own, whose certs.d 'pyrsia docker
 // install' writes.
-func (w *world) docker29(t *testing.T, pyrsia string, install ...string) *docker29 {
+func (w *env) docker29(t *testing.T, pyrsia string, install ...string) *docker29 {
 	t.Helper()
 	d := w.startDocker29(t, shortDir(t), "--storage-driver=native")
 	d.run(t, pyrsia, false, "", append([]string{"install", "--no-port-check"}, install...)...)
@@ -36,7 +36,7 @@ func (w *world) docker29(t *testing.T, pyrsia string, install ...string) *docker
 }
 
 // startDocker29 starts one in a folder, whose etc is its /etc/docker.
-func (w *world) startDocker29(t *testing.T, dir string, args ...string) *docker29 {
+func (w *env) startDocker29(t *testing.T, dir string, args ...string) *docker29 {
 	t.Helper()
 	programs, err := rig.Script("build.sh", "docker")
 	if err != nil {
@@ -116,9 +116,9 @@ func TestDockerModes(t *testing.T) {
 	b.publish("published:1", image.OCI, 2, 1<<20)
 	b.publish("later:1", image.OCI, 1, 1<<20)
 	b.push("unpublished:1", image.OCI, 1, 1<<10)
-	mirror, hub := "http://"+b.wire.addr, &b.world.hub.requests
-	strict := b.world.docker29(t, b.rig.Pyrsia, "--mirror", mirror)
-	fallback := b.world.docker29(t, b.rig.Pyrsia, "--mirror", mirror, "--mode", "Fallback")
+	mirror, hub := "http://"+b.wire.addr, &b.env.hub.requests
+	strict := b.env.docker29(t, b.rig.Pyrsia, "--mirror", mirror)
+	fallback := b.env.docker29(t, b.rig.Pyrsia, "--mirror", mirror, "--mode", "Fallback")
 	strict.run(t, b.rig.Pyrsia, false, "Strict", "status")
 	fallback.run(t, b.rig.Pyrsia, false, "Fallback", "status")
 

@@ -23,9 +23,9 @@ func TestMirrorAtIPv6Loopback(t *testing.T) {
 	if b.mirror, err = b.rig.StartMirror(t.Context(), "mirror", "--mirror-addr", net.JoinHostPort("::1", port)); err != nil {
 		t.Fatal(err)
 	}
-	hosts, err := os.ReadFile(b.world.hub.hosts)
+	hosts, err := os.ReadFile(b.env.hub.hosts)
 	if err == nil {
-		err = os.WriteFile(b.world.hub.hosts, append(hosts, "\n::1 ip6-localhost\n"...), 0o644)
+		err = os.WriteFile(b.env.hub.hosts, append(hosts, "\n::1 ip6-localhost\n"...), 0o644)
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -37,20 +37,20 @@ func TestMirrorAtIPv6Loopback(t *testing.T) {
 	b.publish("single:1", image.OCI, 1, 1<<20)
 	b.push("unwanted:1", image.OCI, 1, 1<<10)
 	for _, c := range []client{
-		b.world.containerd(t, "containerd 1.6", b.world.programs, b.rig.Pyrsia, addr, "Strict", ""),
-		b.world.containerd(t, "containerd 2.4", b.world.newer, b.rig.Pyrsia, addr, "Strict", ""),
-		b.world.dockerd(t, b.rig.Pyrsia, addr),
-		b.world.skopeo(t, b.rig.Pyrsia, addr, "Strict"),
-		b.world.imagecopy(t, b.rig.Pyrsia, addr, "Strict"),
-		b.world.craneAt(t, addr),
+		b.env.containerd(t, "containerd 1.6", b.env.programs, b.rig.Pyrsia, addr, "Strict", ""),
+		b.env.containerd(t, "containerd 2.4", b.env.newer, b.rig.Pyrsia, addr, "Strict", ""),
+		b.env.dockerd(t, b.rig.Pyrsia, addr),
+		b.env.skopeo(t, b.rig.Pyrsia, addr, "Strict"),
+		b.env.imagecopy(t, b.rig.Pyrsia, addr, "Strict"),
+		b.env.craneAt(t, addr),
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			b.t = t
-			before := b.world.hub.requests.Load()
+			before := b.env.hub.requests.Load()
 			if got, err := b.pull(c, "single:1", 1); got != pulled {
 				t.Errorf("%s, %v", got, err)
 			}
-			if n := b.world.hub.requests.Load() - before; n > 0 {
+			if n := b.env.hub.requests.Load() - before; n > 0 {
 				t.Errorf("%d requests went to Docker Hub", n)
 			}
 			if strings.HasPrefix(c.name, "dockerd") {

@@ -132,7 +132,7 @@ const bigLayer = 48 << 20
 // bench is what all scenarios share.
 type bench struct {
 	t       *testing.T
-	world   *world
+	env     *env
 	rig     *rig.Rig
 	mirror  *rig.Node
 	other   *rig.Node // a second mirror, whose disk is corrupt
@@ -146,13 +146,13 @@ type bench struct {
 func TestClientMatrix(t *testing.T) {
 	b := start(t)
 	clients := []client{
-		b.world.containerd(t, "containerd 1.6", b.world.programs, b.rig.Pyrsia, b.wire.addr, "Strict", ""),
-		b.world.containerd(t, "containerd 2.4", b.world.newer, b.rig.Pyrsia, b.wire.addr, "Strict", ""),
-		b.world.dockerd(t, b.rig.Pyrsia, b.wire.addr),
-		b.world.containersTool(t, "podman 4.3", "podman", b.rig.Pyrsia, b.wire.addr, "Strict"),
-		b.world.skopeo(t, b.rig.Pyrsia, b.wire.addr, "Strict"),
-		b.world.containersTool(t, "buildah 1.28", "buildah", b.rig.Pyrsia, b.wire.addr, "Strict"),
-		b.world.craneAt(t, b.wire.addr),
+		b.env.containerd(t, "containerd 1.6", b.env.programs, b.rig.Pyrsia, b.wire.addr, "Strict", ""),
+		b.env.containerd(t, "containerd 2.4", b.env.newer, b.rig.Pyrsia, b.wire.addr, "Strict", ""),
+		b.env.dockerd(t, b.rig.Pyrsia, b.wire.addr),
+		b.env.containersTool(t, "podman 4.3", "podman", b.rig.Pyrsia, b.wire.addr, "Strict"),
+		b.env.skopeo(t, b.rig.Pyrsia, b.wire.addr, "Strict"),
+		b.env.containersTool(t, "buildah 1.28", "buildah", b.rig.Pyrsia, b.wire.addr, "Strict"),
+		b.env.craneAt(t, b.wire.addr),
 	}
 	b.publishAll(clients)
 	table := map[string][]string{}
@@ -164,9 +164,9 @@ func TestClientMatrix(t *testing.T) {
 				if err := b.mirror.AwaitReady(t.Context()); err != nil {
 					t.Fatal(err)
 				}
-				before := b.world.hub.requests.Load()
+				before := b.env.hub.requests.Load()
 				outcome, err := s.run(b, c)
-				if n := b.world.hub.requests.Load() - before; n > 0 {
+				if n := b.env.hub.requests.Load() - before; n > 0 {
 					if s.want(c) != fromHub {
 						t.Errorf("%d requests went to Docker Hub", n)
 					}
@@ -210,7 +210,7 @@ func startPublisher(t *testing.T, args ...string) *bench {
 		}
 	})
 	w.hub = startHub(t, r.Registry.Addr)
-	return &bench{t: t, world: w, rig: r, digests: map[string]digest.Digest{}, layers: map[string]digest.Digest{}}
+	return &bench{t: t, env: w, rig: r, digests: map[string]digest.Digest{}, layers: map[string]digest.Digest{}}
 }
 
 func start(t *testing.T) *bench {

@@ -37,7 +37,7 @@ func TestImageVerifier(t *testing.T) {
 	}
 	install("http://" + b.mirror.Open)
 	// A mirror that is not there: all comes from Docker Hub's stand-in.
-	c := b.world.containerd(t, "containerd 2.4", b.world.newer, b.rig.Pyrsia, "127.0.0.1:1", "Fallback",
+	c := b.env.containerd(t, "containerd 2.4", b.env.newer, b.rig.Pyrsia, "127.0.0.1:1", "Fallback",
 		fmt.Sprintf("[plugins.\"io.containerd.image-verifier.v1.bindir\"]\n  bin_dir = %q\n", filepath.Join(dir, "bin")))
 	if out, _, err := c.pull(t.Context(), "published:1"); err != nil {
 		t.Errorf("published: %v: %s", err, out)
@@ -78,8 +78,8 @@ func altered(t *testing.T, node string) string {
 func TestModes(t *testing.T) {
 	b := start(t)
 	checkModes(t, b, func(mode string) (out []client) {
-		for name, program := range map[string]string{"containerd 1.6": b.world.programs, "containerd 2.4": b.world.newer} {
-			out = append(out, b.world.containerd(t, name, program, b.rig.Pyrsia, b.wire.addr, mode, ""))
+		for name, program := range map[string]string{"containerd 1.6": b.env.programs, "containerd 2.4": b.env.newer} {
+			out = append(out, b.env.containerd(t, name, program, b.rig.Pyrsia, b.wire.addr, mode, ""))
 		}
 		return out
 	})
@@ -90,10 +90,10 @@ func TestRegistriesModes(t *testing.T) {
 	b := start(t)
 	checkModes(t, b, func(mode string) []client {
 		return []client{
-			b.world.containersTool(t, "podman 4.3", "podman", b.rig.Pyrsia, b.wire.addr, mode),
-			b.world.containersTool(t, "buildah 1.28", "buildah", b.rig.Pyrsia, b.wire.addr, mode),
-			b.world.skopeo(t, b.rig.Pyrsia, b.wire.addr, mode),
-			b.world.imagecopy(t, b.rig.Pyrsia, b.wire.addr, mode),
+			b.env.containersTool(t, "podman 4.3", "podman", b.rig.Pyrsia, b.wire.addr, mode),
+			b.env.containersTool(t, "buildah 1.28", "buildah", b.rig.Pyrsia, b.wire.addr, mode),
+			b.env.skopeo(t, b.rig.Pyrsia, b.wire.addr, mode),
+			b.env.imagecopy(t, b.rig.Pyrsia, b.wire.addr, mode),
 		}
 	})
 }
@@ -109,7 +109,7 @@ func checkModes(t *testing.T, b *bench, install func(mode string) []client) {
 	for _, c := range install("Fallback") {
 		fallback[c.name] = c
 	}
-	hub := &b.world.hub.requests
+	hub := &b.env.hub.requests
 	for name, c := range strict {
 		if got, err := b.pull(c, "published:1", 1); got != pulled {
 			t.Errorf("%s, Strict, published: %s, %v", name, got, err)
@@ -161,7 +161,7 @@ func TestRegistriesOfAnotherName(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := b.world.skopeo(t, b.rig.Pyrsia, b.wire.addr, "Strict")
+	c := b.env.skopeo(t, b.rig.Pyrsia, b.wire.addr, "Strict")
 	if out, got, err := c.pull(t.Context(), "quay.io/library/other:1"); err != nil || got != d.String() {
 		t.Errorf("published: %q, %v: %s", got, err, out)
 	}
@@ -170,7 +170,7 @@ func TestRegistriesOfAnotherName(t *testing.T) {
 			t.Errorf("%s: %s", name, out)
 		}
 	}
-	if n := b.world.hub.requests.Load(); n != 0 {
+	if n := b.env.hub.requests.Load(); n != 0 {
 		t.Errorf("%d requests went to the registries", n)
 	}
 }
@@ -181,14 +181,14 @@ func TestLongerPrefixLeadsAround(t *testing.T) {
 	b := start(t)
 	b.publish("published:1", image.OCI, 1, 1<<20)
 	b.publish("later:1", image.OCI, 1, 1<<20)
-	for _, c := range []client{b.world.skopeo(t, b.rig.Pyrsia, b.wire.addr, "Strict"), b.world.imagecopy(t, b.rig.Pyrsia, b.wire.addr, "Strict")} {
+	for _, c := range []client{b.env.skopeo(t, b.rig.Pyrsia, b.wire.addr, "Strict"), b.env.imagecopy(t, b.rig.Pyrsia, b.wire.addr, "Strict")} {
 		t.Run(c.name, func(t *testing.T) { checkLongerPrefix(t, b, c) })
 	}
 }
 
 func checkLongerPrefix(t *testing.T, b *bench, c client) {
 	b.t = t
-	b.world.hub.requests.Store(0)
+	b.env.hub.requests.Store(0)
 	folder := registriesFolder(c.home)
 	run := func(args ...string) (string, error) {
 		out, err := exec.CommandContext(t.Context(), b.rig.Pyrsia, append([]string{"registries"}, append(args, "--folder", folder)...)...).CombinedOutput()
@@ -197,15 +197,15 @@ func checkLongerPrefix(t *testing.T, b *bench, c client) {
 	if out, err := run("status"); err != nil || !strings.Contains(out, "Strict") {
 		t.Errorf("status: %v: %s", err, out)
 	}
-	if got, err := b.pull(c, "published:1", 1); got != pulled || b.world.hub.requests.Load() != 0 {
-		t.Fatalf("%s, %v, %d requests to Docker Hub", got, err, b.world.hub.requests.Load())
+	if got, err := b.pull(c, "published:1", 1); got != pulled || b.env.hub.requests.Load() != 0 {
+		t.Fatalf("%s, %v, %d requests to Docker Hub", got, err, b.env.hub.requests.Load())
 	}
 	longer := filepath.Join(folder, "registries.conf.d", "000-mine.conf")
 	if err := os.WriteFile(longer, []byte("[[registry]]\nlocation = \"docker.io/library\"\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if out, _, err := c.pull(t.Context(), "later:1"); err != nil || b.world.hub.requests.Load() == 0 {
-		t.Errorf("with a longer prefix: %v, %d requests to Docker Hub: %s", err, b.world.hub.requests.Load(), out)
+	if out, _, err := c.pull(t.Context(), "later:1"); err != nil || b.env.hub.requests.Load() == 0 {
+		t.Errorf("with a longer prefix: %v, %d requests to Docker Hub: %s", err, b.env.hub.requests.Load(), out)
 	}
 	if out, err := run("status"); err == nil || !strings.Contains(out, longer) {
 		t.Errorf("status with a longer prefix: %v: %s", err, out)
@@ -220,7 +220,7 @@ func checkLongerPrefix(t *testing.T, b *bench, c client) {
 func TestVariableLeadsAround(t *testing.T) {
 	b := start(t)
 	b.publish("published:1", image.OCI, 1, 1<<20)
-	c := b.world.imagecopy(t, b.rig.Pyrsia, b.wire.addr, "Strict")
+	c := b.env.imagecopy(t, b.rig.Pyrsia, b.wire.addr, "Strict")
 	status := func() (string, error) {
 		cmd := exec.CommandContext(t.Context(), b.rig.Pyrsia, "registries", "status", "--folder", registriesFolder(c.home))
 		cmd.Env = append(os.Environ(), "HOME="+c.home, "XDG_CONFIG_HOME=")
@@ -230,16 +230,16 @@ func TestVariableLeadsAround(t *testing.T) {
 	if out, err := status(); err != nil {
 		t.Errorf("status: %v: %s", err, out)
 	}
-	if got, err := b.pull(c, "published:1", 1); got != pulled || b.world.hub.requests.Load() != 0 {
-		t.Fatalf("%s, %v, %d requests to Docker Hub", got, err, b.world.hub.requests.Load())
+	if got, err := b.pull(c, "published:1", 1); got != pulled || b.env.hub.requests.Load() != 0 {
+		t.Fatalf("%s, %v, %d requests to Docker Hub", got, err, b.env.hub.requests.Load())
 	}
 	given := filepath.Join(c.home, "given.conf")
 	if err := os.WriteFile(given, nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
 	t.Setenv("CONTAINERS_REGISTRIES_CONF", given)
-	if out, _, err := c.pull(t.Context(), "published:1"); err != nil || b.world.hub.requests.Load() == 0 {
-		t.Errorf("with the variable: %v, %d requests to Docker Hub: %s", err, b.world.hub.requests.Load(), out)
+	if out, _, err := c.pull(t.Context(), "published:1"); err != nil || b.env.hub.requests.Load() == 0 {
+		t.Errorf("with the variable: %v, %d requests to Docker Hub: %s", err, b.env.hub.requests.Load(), out)
 	}
 	if out, err := status(); err == nil || !strings.Contains(out, given) {
 		t.Errorf("status with the variable: %v: %s", err, out)

@@ -20,20 +20,20 @@ func TestPullsPublish(t *testing.T) {
 	b := startPublisher(t, "--mirror-addr", addr, "--on-pull-allow", "wanted-*:1")
 	b.push("unwanted:1", image.OCI, 1, 1<<10)
 	for _, c := range []client{
-		b.world.containerd(t, "containerd 1.6", b.world.programs, b.rig.Pyrsia, addr, "Strict", ""),
-		b.world.containerd(t, "containerd 2.4", b.world.newer, b.rig.Pyrsia, addr, "Strict", ""),
-		b.world.dockerd(t, b.rig.Pyrsia, addr),
-		b.world.skopeo(t, b.rig.Pyrsia, addr, "Strict"),
+		b.env.containerd(t, "containerd 1.6", b.env.programs, b.rig.Pyrsia, addr, "Strict", ""),
+		b.env.containerd(t, "containerd 2.4", b.env.newer, b.rig.Pyrsia, addr, "Strict", ""),
+		b.env.dockerd(t, b.rig.Pyrsia, addr),
+		b.env.skopeo(t, b.rig.Pyrsia, addr, "Strict"),
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			b.t = t
 			wanted := "wanted-" + strings.ToLower(b.slug(c)) + ":1"
 			b.push(wanted, image.OCI, 2, 9<<20)
-			before := b.world.hub.requests.Load()
+			before := b.env.hub.requests.Load()
 			if got, err := b.pull(c, wanted, 1); got != pulled {
 				t.Errorf("%s: %s, %v", wanted, got, err)
 			}
-			if n := b.world.hub.requests.Load() - before; n > 0 {
+			if n := b.env.hub.requests.Load() - before; n > 0 {
 				t.Errorf("%d requests went to Docker Hub", n)
 			}
 			if n := b.blocks(wanted); n != 1 {

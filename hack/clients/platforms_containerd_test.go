@@ -30,7 +30,7 @@ func criPlatforms() (out []platform) {
 		}
 		inCI := version == debianContainerd || version == builtContainerd
 		out = append(out, platform{name: name, setUp: "`pyrsia containerd install`", strict: true, inCI: inCI, start: func(t *testing.T, b *bench) puller {
-			return b.cri(t, b.world.containerdPrograms(t, version), criConfig(version, how), how)
+			return b.cri(t, b.env.containerdPrograms(t, version), criConfig(version, how), how)
 		}})
 	}
 	for _, version := range []string{debianContainerd, "1.6.36", "1.7.35", "2.0.14"} {
@@ -50,7 +50,7 @@ const (
 )
 
 // containerdPrograms is the folder with a version of containerd.
-func (w *world) containerdPrograms(t *testing.T, version string) string {
+func (w *env) containerdPrograms(t *testing.T, version string) string {
 	t.Helper()
 	switch version {
 	case debianContainerd:
@@ -85,7 +85,7 @@ func criConfig(version, how string) string {
 func (b *bench) cri(t *testing.T, programs, config, how string) puller {
 	t.Helper()
 	m := b.newCRIDaemon(t, programs, config)
-	m.start(t, b.world.command(context.Background(), m.dir, "sh", m.args(`mount -t tmpfs none /run && exec "$@"`)...))
+	m.start(t, b.env.command(context.Background(), m.dir, "sh", m.args(`mount -t tmpfs none /run && exec "$@"`)...))
 	return func(ctx context.Context, image string) (string, error) {
 		shows, err := m.pull(ctx, image)
 		if err != nil || how == "" {

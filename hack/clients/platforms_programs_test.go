@@ -20,7 +20,7 @@ func platforms() []platform {
 	mirror := func(b *bench) string { return "http://" + b.wire.addr }
 	return append(criPlatforms(), []platform{
 		{name: "dockerd 29, containerd store", setUp: "`pyrsia docker install`", strict: true, inCI: true, start: func(t *testing.T, b *bench) puller {
-			return b.world.docker29(t, b.rig.Pyrsia, "--mirror", mirror(b), "--registry", "docker.io", "--registry", "quay.io").puller(t)
+			return b.env.docker29(t, b.rig.Pyrsia, "--mirror", mirror(b), "--registry", "docker.io", "--registry", "quay.io").puller(t)
 		}},
 		{name: "dockerd 29, containerd store, registry-mirrors alone", setUp: "`registry-mirrors` in daemon.json", inCI: true, start: func(t *testing.T, b *bench) puller {
 			return b.dockerWithMirrors(t, "--storage-driver=native")
@@ -29,18 +29,18 @@ func platforms() []platform {
 			return b.dockerWithMirrors(t, "--feature=containerd-snapshotter=false", "--storage-driver=vfs")
 		}},
 		{name: "dockerd 20.10.24", setUp: "`pyrsia docker install`: `registry-mirrors`", start: func(t *testing.T, b *bench) puller {
-			return b.world.dockerd(t, b.rig.Pyrsia, b.wire.addr).puller()
+			return b.env.dockerd(t, b.rig.Pyrsia, b.wire.addr).puller()
 		}},
 		{name: "buildkitd 0.34.2, mirrors", setUp: "`mirrors` in buildkitd.toml", start: func(t *testing.T, b *bench) puller { return b.buildkit(t, false) }},
 		{name: "buildkitd 0.34.2, source policy", setUp: "a source policy that names the mirror", strict: true, start: func(t *testing.T, b *bench) puller { return b.buildkit(t, true) }},
 		{name: "containers/image 5.42.1", setUp: "`pyrsia registries install`", strict: true, inCI: true, start: func(t *testing.T, b *bench) puller {
-			return b.world.imagecopy(t, b.rig.Pyrsia, b.wire.addr, "Strict").puller()
+			return b.env.imagecopy(t, b.rig.Pyrsia, b.wire.addr, "Strict").puller()
 		}},
 		{name: "podman 4.3.1", setUp: "`pyrsia registries install`", strict: true, start: func(t *testing.T, b *bench) puller {
-			return b.world.containersTool(t, "podman 4.3", "podman", b.rig.Pyrsia, b.wire.addr, "Strict").puller()
+			return b.env.containersTool(t, "podman 4.3", "podman", b.rig.Pyrsia, b.wire.addr, "Strict").puller()
 		}},
 		{name: "skopeo 1.9.3", setUp: "`pyrsia registries install`", strict: true, start: func(t *testing.T, b *bench) puller {
-			return b.world.skopeo(t, b.rig.Pyrsia, b.wire.addr, "Strict").puller()
+			return b.env.skopeo(t, b.rig.Pyrsia, b.wire.addr, "Strict").puller()
 		}},
 		{name: "stargz-snapshotter 0.19.1, config_path", setUp: "`pyrsia containerd install`, and that folder as `[registry] config_path`", strict: true, lazy: true, start: func(t *testing.T, b *bench) puller {
 			return b.stargz(t, "[registry]\nconfig_path = \"%[1]s\"\n")
@@ -87,8 +87,8 @@ func (b *bench) dockerWithMirrors(t *testing.T, args ...string) puller {
 	if err := os.Mkdir(etc, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	b.world.dockerConfig(t, etc, b.rig.Pyrsia, b.wire.addr)
-	return b.world.startDocker29(t, dir, args...).puller(t)
+	b.env.dockerConfig(t, etc, b.rig.Pyrsia, b.wire.addr)
+	return b.env.startDocker29(t, dir, args...).puller(t)
 }
 
 // sourcePolicy has BuildKit ask the mirror for all images of two registries.
@@ -115,7 +115,7 @@ func (b *bench) buildkit(t *testing.T, policy bool) puller {
 		os.WriteFile(file("policy.json"), fmt.Appendf(nil, sourcePolicy, b.wire.addr), 0o644)); err != nil {
 		t.Fatal(err)
 	}
-	b.world.daemon(t, dir, file("b.sock"), "sh", "-c", `mount -t tmpfs none /run && exec "$@"`, "sh", filepath.Join(programs, "bin", "buildkitd"),
+	b.env.daemon(t, dir, file("b.sock"), "sh", "-c", `mount -t tmpfs none /run && exec "$@"`, "sh", filepath.Join(programs, "bin", "buildkitd"),
 		"--config", file("buildkitd.toml"), "--addr", "unix://"+file("b.sock"), "--root", file("root"), "--oci-worker-net", "host")
 	return func(ctx context.Context, image string) (string, error) {
 		if err := os.WriteFile(file("build/Dockerfile"), []byte("FROM "+image+"\n"), 0o644); err != nil {
@@ -126,7 +126,7 @@ func (b *bench) buildkit(t *testing.T, policy bool) puller {
 		if policy {
 			args = append(args, "--source-policy-file", file("policy.json"))
 		}
-		if out, err := b.world.run(ctx, dir, filepath.Join(programs, "bin", "buildctl"), args...); err != nil {
+		if out, err := b.env.run(ctx, dir, filepath.Join(programs, "bin", "buildctl"), args...); err != nil {
 			return "", errors.New(out)
 		}
 		return archiveNames(file("image.tar"))
@@ -152,7 +152,7 @@ func archiveNames(file string) (names string, err error) {
 	}
 }
 
-// inside is a program in the mount namespace of another, as world.command runs it.
-func (w *world) inside(ctx context.Context, pid int, dir, program string, args ...string) *exec.Cmd {
+// inside is a program in the mount namespace of another, as env.command runs it.
+func (w *env) inside(ctx context.Context, pid int, dir, program string, args ...string) *exec.Cmd {
 	return w.prepare(exec.CommandContext(ctx, "nsenter", append([]string{fmt.Sprintf("--mount=/proc/%d/ns/mnt", pid), program}, args...)...), dir)
 }

@@ -86,7 +86,7 @@ func (b *bench) stargz(t *testing.T, config string) puller {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := b.newCRIDaemon(t, b.world.newer, lazyCRIConfig)
+	m := b.newCRIDaemon(t, b.env.newer, lazyCRIConfig)
 	dir := filepath.Join(m.dir, "stargz")
 	socket, file := filepath.Join(dir, "s.sock"), filepath.Join(dir, "config.toml")
 	containerdConfig, err := os.ReadFile(filepath.Join(m.dir, "config.toml"))
@@ -94,8 +94,8 @@ func (b *bench) stargz(t *testing.T, config string) puller {
 		os.WriteFile(filepath.Join(m.dir, "config.toml"), fmt.Appendf(containerdConfig, "[proxy_plugins.stargz]\n  type = \"snapshot\"\n  address = %q\n", socket), 0o644)); err != nil {
 		t.Fatal(err)
 	}
-	pid := b.world.daemon(t, dir, socket, "sh", "-c", `mount -t tmpfs none /run && exec "$@"`, "sh", filepath.Join(programs, "bin", "stargz"), filepath.Join(dir, "root"), socket, file)
-	m.start(t, b.world.inside(context.Background(), pid, m.dir, "sh", m.args(`exec "$@"`)...))
+	pid := b.env.daemon(t, dir, socket, "sh", "-c", `mount -t tmpfs none /run && exec "$@"`, "sh", filepath.Join(programs, "bin", "stargz"), filepath.Join(dir, "root"), socket, file)
+	m.start(t, b.env.inside(context.Background(), pid, m.dir, "sh", m.args(`exec "$@"`)...))
 	mounts := 0
 	return func(ctx context.Context, ref string) (string, error) {
 		shows, err := m.pull(ctx, ref)
@@ -107,12 +107,12 @@ func (b *bench) stargz(t *testing.T, config string) puller {
 		if err := os.Mkdir(at, 0o755); err != nil {
 			return "", err
 		}
-		ctr := b.world.inside(ctx, pid, m.dir, filepath.Join(filepath.Dir(m.program), "ctr"), "--address", m.socket, "--namespace", "k8s.io", "images", "mount", "--snapshotter", "stargz", ref, at)
+		ctr := b.env.inside(ctx, pid, m.dir, filepath.Join(filepath.Dir(m.program), "ctr"), "--address", m.socket, "--namespace", "k8s.io", "images", "mount", "--snapshotter", "stargz", ref, at)
 		if out, err := ctr.CombinedOutput(); err != nil {
 			return "", fmt.Errorf("%w: %s", err, out)
 		}
 		var errs bytes.Buffer
-		cat := b.world.inside(ctx, pid, m.dir, "cat", filepath.Join(at, lazyContent))
+		cat := b.env.inside(ctx, pid, m.dir, "cat", filepath.Join(at, lazyContent))
 		cat.Stderr = &errs
 		content, err := cat.Output()
 		if err != nil {

@@ -148,9 +148,9 @@ func (b *bench) awaitCut(happened chan error, got seen) {
 func (b *bench) try(pull puller, ref string) seen {
 	ctx, cancel := context.WithTimeout(b.t.Context(), 3*time.Minute)
 	defer cancel()
-	before := b.world.hub.requests.Load()
+	before := b.env.hub.requests.Load()
 	shows, err := pull(ctx, ref)
-	asked := b.world.hub.requests.Load() - before
+	asked := b.env.hub.requests.Load() - before
 	name, _, pinned := strings.Cut(path.Base(ref), "@")
 	if pinned {
 		name += ":1"
@@ -259,9 +259,9 @@ func (b *bench) runPlatform(t *testing.T, p platform) result {
 			if err := b.mirror.AwaitReady(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			before := b.world.hub.requests.Load()
+			before := b.env.hub.requests.Load()
 			got := c.run(b, pull)
-			asked := b.world.hub.requests.Load() - before
+			asked := b.env.hub.requests.Load() - before
 			if p.strict && asked > 0 {
 				t.Errorf("%d requests went to a registry", asked)
 			}

@@ -26,8 +26,8 @@ type client struct {
 	home string // of podman, skopeo and buildah, which has their set-up
 }
 
-// world is what the clients run in.
-type world struct {
+// env is what the clients run in.
+type env struct {
 	programs string // of Debian
 	newer    string // folder with containerd 2.x
 	crane    string
@@ -35,13 +35,13 @@ type world struct {
 }
 
 // command runs a program where Docker Hub's names lead to the stand-in.
-func (w *world) command(ctx context.Context, dir, program string, args ...string) *exec.Cmd {
+func (w *env) command(ctx context.Context, dir, program string, args ...string) *exec.Cmd {
 	script := `mount --bind "$1" /etc/hosts && shift && exec "$@"`
 	return w.prepare(exec.CommandContext(ctx, "unshare", append([]string{"--mount", "sh", "-c", script, "sh", w.hub.hosts, program}, args...)...), dir)
 }
 
 // prepare gives a program its folder, and all that it finds by its environment.
-func (w *world) prepare(cmd *exec.Cmd, dir string) *exec.Cmd {
+func (w *env) prepare(cmd *exec.Cmd, dir string) *exec.Cmd {
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "SSL_CERT_FILE="+w.hub.roots, "PATH="+filepath.Join(w.programs, "bin")+":"+os.Getenv("PATH"), "HOME="+dir, "XDG_RUNTIME_DIR="+dir)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -49,7 +49,7 @@ func (w *world) prepare(cmd *exec.Cmd, dir string) *exec.Cmd {
 }
 
 // run runs a program to its end.
-func (w *world) run(ctx context.Context, dir, program string, args ...string) (string, error) {
+func (w *env) run(ctx context.Context, dir, program string, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
 	out, err := w.command(ctx, dir, program, args...).CombinedOutput()
@@ -60,7 +60,7 @@ func (w *world) run(ctx context.Context, dir, program string, args ...string) (s
 }
 
 // daemon starts a program, waits for its socket and returns its process.
-func (w *world) daemon(t *testing.T, dir, socket, program string, args ...string) (pid int) {
+func (w *env) daemon(t *testing.T, dir, socket, program string, args ...string) (pid int) {
 	t.Helper()
 	return startDaemon(t, dir, socket, w.command(context.Background(), dir, program, args...))
 }
@@ -110,13 +110,13 @@ func shortDir(t *testing.T) string {
 
 // containerd starts one whose certs.d 'pyrsia containerd install' has written.
 // more is added to its configuration.
-func (w *world) containerd(t *testing.T, name, programs, pyrsia, mirror, mode, more string) client {
+func (w *env) containerd(t *testing.T, name, programs, pyrsia, mirror, mode, more string) client {
 	t.Helper()
 	return w.containerdIn(t, shortDir(t), name, programs, pyrsia, mirror, mode, more)
 }
 
 // containerdIn is containerd in a folder in which there may be a certs.d already.
-func (w *world) containerdIn(t *testing.T, dir, name, programs, pyrsia, mirror, mode, more string) client {
+func (w *env) containerdIn(t *testing.T, dir, name, programs, pyrsia, mirror, mode, more string) client {
 	t.Helper()
 	certs := filepath.Join(dir, "certs.d")
 	if out, err := exec.CommandContext(t.Context(), pyrsia, "containerd", "install", "--no-port-check", "--certs-d", certs, "--mirror", "http://"+mirror, "--mode", mode).CombinedOutput(); err != nil {
@@ -135,7 +135,7 @@ func (w *world) containerdIn(t *testing.T, dir, name, programs, pyrsia, mirror, 
 }
 
 // startContainerd starts one in a folder, and returns its ctr.
-func (w *world) startContainerd(t *testing.T, dir, programs, more string) func(ctx context.Context, args ...string) (string, error) {
+func (w *env) startContainerd(t *testing.T, dir, programs, more string) func(ctx context.Context, args ...string) (string, error) {
 	t.Helper()
 	socket, config := filepath.Join(dir, "c.sock"), filepath.Join(dir, "config.toml")
 	content := fmt.Sprintf("version = 2\nroot = %q\nstate = %q\ndisabled_plugins = [%q, %q, %q]\n[grpc]\n  address = %q\n"+
@@ -152,7 +152,7 @@ func (w *world) startContainerd(t *testing.T, dir, programs, more string) func(c
 }
 
 // dockerd starts one whose mirror is the node. It has no strict mode.
-func (w *world) dockerd(t *testing.T, pyrsia, mirror string) client {
+func (w *env) dockerd(t *testing.T, pyrsia, mirror string) client {
 	t.Helper()
 	dir := shortDir(t)
 	socket := filepath.Join(dir, "d.sock")
@@ -172,7 +172,7 @@ func (w *world) dockerd(t *testing.T, pyrsia, mirror string) client {
 	}}
 }
 
-func (w *world) dockerConfig(t *testing.T, dir, pyrsia, mirror string) string {
+func (w *env) dockerConfig(t *testing.T, dir, pyrsia, mirror string) string {
 	t.Helper()
 	file := filepath.Join(dir, "daemon.json")
 	if out, err := exec.CommandContext(t.Context(), pyrsia, "docker", "install", "--no-port-check", "--image-store", "graph-driver", "--config-file", file, "--certs-d", filepath.Join(dir, "certs.d"), "--mirror", "http://"+mirror).CombinedOutput(); err != nil {
@@ -182,7 +182,7 @@ func (w *world) dockerConfig(t *testing.T, dir, pyrsia, mirror string) string {
 }
 
 // containersConfig sets podman, skopeo and buildah up by 'pyrsia registries install'.
-func (w *world) containersConfig(t *testing.T, dir, pyrsia, mirror, mode string) (env []string) {
+func (w *env) containersConfig(t *testing.T, dir, pyrsia, mirror, mode string) (env []string) {
 	t.Helper()
 	if out, err := exec.CommandContext(t.Context(), pyrsia, "registries", "install", "--no-port-check", "--folder", registriesFolder(dir), "--registry", "docker.io", "--registry", "quay.io", "--mirror", "http://"+mirror, "--mode", mode).CombinedOutput(); err != nil {
 		t.Fatalf("pyrsia registries install: %v: %s", err, out)
@@ -205,7 +205,7 @@ runc = [%q]
 func registriesFolder(dir string) string { return filepath.Join(dir, ".config", "containers") }
 
 // containersTool is podman or buildah.
-func (w *world) containersTool(t *testing.T, name, program, pyrsia, mirror, mode string) client {
+func (w *env) containersTool(t *testing.T, name, program, pyrsia, mirror, mode string) client {
 	t.Helper()
 	dir := shortDir(t)
 	env := w.containersConfig(t, dir, pyrsia, mirror, mode)
@@ -243,7 +243,7 @@ func digestOfLine(list, image string) string {
 	return ""
 }
 
-func (w *world) skopeo(t *testing.T, pyrsia, mirror, mode string) client {
+func (w *env) skopeo(t *testing.T, pyrsia, mirror, mode string) client {
 	t.Helper()
 	dir := shortDir(t)
 	env := w.containersConfig(t, dir, pyrsia, mirror, mode)
@@ -263,7 +263,7 @@ func (w *world) skopeo(t *testing.T, pyrsia, mirror, mode string) client {
 }
 
 // imagecopy is the newest library of podman, skopeo, buildah and CRI-O.
-func (w *world) imagecopy(t *testing.T, pyrsia, mirror, mode string) client {
+func (w *env) imagecopy(t *testing.T, pyrsia, mirror, mode string) client {
 	t.Helper()
 	programs, err := rig.Script("build.sh", "image")
 	if err != nil {
@@ -286,7 +286,7 @@ func (w *world) imagecopy(t *testing.T, pyrsia, mirror, mode string) client {
 }
 
 // crane knows no mirrors: the image is named at the mirror.
-func (w *world) craneAt(t *testing.T, mirror string) client {
+func (w *env) craneAt(t *testing.T, mirror string) client {
 	t.Helper()
 	dir := shortDir(t)
 	return client{name: "crane 0.22", pull: func(ctx context.Context, image string) (string, string, error) {
@@ -312,12 +312,12 @@ func firstDigest(s string) string {
 }
 
 // findPrograms finds the clients, or skips.
-func findPrograms(t *testing.T) *world {
+func findPrograms(t *testing.T) *env {
 	t.Helper()
 	if os.Getenv("PYRSIA_CLIENTS") == "" {
 		t.Skip("needs real container clients: run 'make test-clients'")
 	}
-	w := new(world)
+	w := new(env)
 	script := exec.CommandContext(t.Context(), "./programs.sh")
 	var stderr bytes.Buffer
 	script.Stderr = &stderr

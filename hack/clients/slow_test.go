@@ -20,10 +20,10 @@ func TestSlowLinks(t *testing.T) {
 	}
 	b.wire = startWire(t, b.mirror.Mirror)
 	for _, c := range []client{
-		b.world.containerd(t, "containerd 1.6", b.world.programs, b.rig.Pyrsia, b.wire.addr, "Strict", ""),
-		b.world.containerd(t, "containerd 2.4", b.world.newer, b.rig.Pyrsia, b.wire.addr, "Strict", ""),
-		b.world.dockerd(t, b.rig.Pyrsia, b.wire.addr),
-		b.world.skopeo(t, b.rig.Pyrsia, b.wire.addr, "Strict"),
+		b.env.containerd(t, "containerd 1.6", b.env.programs, b.rig.Pyrsia, b.wire.addr, "Strict", ""),
+		b.env.containerd(t, "containerd 2.4", b.env.newer, b.rig.Pyrsia, b.wire.addr, "Strict", ""),
+		b.env.dockerd(t, b.rig.Pyrsia, b.wire.addr),
+		b.env.skopeo(t, b.rig.Pyrsia, b.wire.addr, "Strict"),
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			b.t = t
@@ -32,7 +32,7 @@ func TestSlowLinks(t *testing.T) {
 			if got, err := b.pull(c, name, 1); got != pulled {
 				t.Errorf("%s, %v", got, err)
 			}
-			if n := b.world.hub.requests.Load(); n > 0 {
+			if n := b.env.hub.requests.Load(); n > 0 {
 				t.Errorf("%d requests went to Docker Hub", n)
 			}
 		})

@@ -59,7 +59,7 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	w := &steps.World{Out: os.Stdout, Root: root, Upstream: *upstream}
+	w := &steps.Env{Out: os.Stdout, Root: root, Upstream: *upstream}
 	defer w.Close()
 	all := steps.All(*upstream)
 	start := time.Now()

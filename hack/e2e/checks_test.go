@@ -19,7 +19,7 @@ import (
 )
 
 // columns checks what a reader of `kubectl get artifacts` sees.
-func columns(t *testing.T, w *steps.World) {
+func columns(t *testing.T, w *steps.Env) {
 	out, err := w.Output(t.Context(), "kubectl", "get", "artifacts")
 	if err != nil {
 		t.Fatal(err)
@@ -39,7 +39,7 @@ func columns(t *testing.T, w *steps.World) {
 
 // badInput checks that mistakes are rejected, or end in a condition that says
 // what to do.
-func badInput(t *testing.T, w *steps.World) {
+func badInput(t *testing.T, w *steps.Env) {
 	network := &v1alpha1.Network{PublisherRef: &v1alpha1.LocalReference{Name: "publisher"}}
 	rejected := map[string]struct {
 		spec v1alpha1.PyrsiaNodeSpec
@@ -69,7 +69,7 @@ func badInput(t *testing.T, w *steps.World) {
 }
 
 // upstreamDown publishes an image while the demo's upstream is stopped.
-func upstreamDown(t *testing.T, w *steps.World) {
+func upstreamDown(t *testing.T, w *steps.Env) {
 	set := &v1alpha1.OfficialImageSet{
 		ObjectMeta: metav1.ObjectMeta{Name: "too-late", Namespace: "default"},
 		Spec: v1alpha1.OfficialImageSetSpec{
@@ -104,7 +104,7 @@ func upstreamDown(t *testing.T, w *steps.World) {
 
 // steady counts the API server's writes to what the operator owns: in a
 // minute in which nothing happens there must be none.
-func steady(t *testing.T, w *steps.World) {
+func steady(t *testing.T, w *steps.Env) {
 	time.Sleep(15 * time.Second) // the receipts of the last pulls are read
 	before := writes(t, w)
 	time.Sleep(time.Minute)
@@ -124,7 +124,7 @@ var (
 )
 
 // writes reads the API server's request counters.
-func writes(t *testing.T, w *steps.World) map[string]float64 {
+func writes(t *testing.T, w *steps.Env) map[string]float64 {
 	t.Helper()
 	out, err := w.Output(t.Context(), "kubectl", "get", "--raw", "/metrics")
 	if err != nil {

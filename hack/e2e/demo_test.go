@@ -20,7 +20,7 @@ func TestEndToEnd(t *testing.T) {
 	if os.Getenv("PYRSIA_E2E") == "" {
 		t.Skip("needs a cluster: run 'make e2e'")
 	}
-	w := newWorld(t)
+	w := newEnv(t)
 	if only := os.Getenv("PYRSIA_E2E_STEPS"); only != "" {
 		some, err := regexp.Compile(only)
 		if err != nil {
@@ -50,7 +50,7 @@ func TestEndToEnd(t *testing.T) {
 	}
 }
 
-func newWorld(t *testing.T) *steps.World {
+func newEnv(t *testing.T) *steps.Env {
 	t.Helper()
 	if runtime.GOOS != "linux" || os.Geteuid() != 0 {
 		t.Fatal("the cluster is made of Linux namespaces, which needs root on Linux")
@@ -59,7 +59,7 @@ func newWorld(t *testing.T) *steps.World {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &steps.World{Out: os.Stdout, Root: root}
+	w := &steps.Env{Out: os.Stdout, Root: root}
 	t.Cleanup(func() {
 		if err := w.Close(); err != nil {
 			t.Error(err)
@@ -69,7 +69,7 @@ func newWorld(t *testing.T) *steps.World {
 }
 
 // run ends the test if the step fails: the next ones build on it.
-func run(t *testing.T, w *steps.World, s steps.Step) {
+func run(t *testing.T, w *steps.Env, s steps.Step) {
 	t.Helper()
 	if !t.Run(s.Name, func(t *testing.T) {
 		if err := s.Do(t.Context(), w); err != nil {

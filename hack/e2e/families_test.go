@@ -51,7 +51,7 @@ func TestFamilies(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Setenv("FAMILIES", tt.families)
-			w := &steps.World{Out: os.Stdout, Root: root}
+			w := &steps.Env{Out: os.Stdout, Root: root}
 			t.Cleanup(func() {
 				if err := w.Close(); err != nil {
 					t.Error(err)
@@ -79,7 +79,7 @@ func TestFamilies(t *testing.T) {
 }
 
 // families checks that nodes, pods and Services have addresses of these families alone.
-func families(t *testing.T, w *steps.World, want []corev1.IPFamily) {
+func families(t *testing.T, w *steps.Env, want []corev1.IPFamily) {
 	t.Helper()
 	pods, services := new(corev1.PodList), new(corev1.ServiceList)
 	for _, list := range []client.ObjectList{pods, services} {
@@ -116,7 +116,7 @@ func familyOf(t *testing.T, ip string) corev1.IPFamily {
 }
 
 // joinsByName runs mirrors that know of the publisher what its status.bootstrap says.
-func joinsByName(t *testing.T, w *steps.World) {
+func joinsByName(t *testing.T, w *steps.Env) {
 	t.Helper()
 	publisher := publisherOf(t, w)
 	byName := &v1alpha1.PyrsiaNode{
@@ -148,7 +148,7 @@ func joinsByName(t *testing.T, w *steps.World) {
 
 // joinsFromOutside exposes the publisher, and runs a node on this machine by each of
 // its addresses alone.
-func joinsFromOutside(t *testing.T, w *steps.World, want []corev1.IPFamily) {
+func joinsFromOutside(t *testing.T, w *steps.Env, want []corev1.IPFamily) {
 	t.Helper()
 	for _, exposure := range []v1alpha1.ExposureType{v1alpha1.ExposureNodePort, v1alpha1.ExposureHostPort} {
 		publisher := publisherOf(t, w)
@@ -182,7 +182,7 @@ func joinsFromOutside(t *testing.T, w *steps.World, want []corev1.IPFamily) {
 }
 
 // joinBy runs a node on this machine until it has the ledger.
-func joinBy(t *testing.T, w *steps.World, address, key string) error {
+func joinBy(t *testing.T, w *steps.Env, address, key string) error {
 	t.Helper()
 	open, err := loopback.FreeAddr()
 	if err != nil {
@@ -222,7 +222,7 @@ func joinBy(t *testing.T, w *steps.World, address, key string) error {
 	return nil
 }
 
-func publisherOf(t *testing.T, w *steps.World) *v1alpha1.PyrsiaNode {
+func publisherOf(t *testing.T, w *steps.Env) *v1alpha1.PyrsiaNode {
 	t.Helper()
 	publisher := new(v1alpha1.PyrsiaNode)
 	if err := w.Client.Get(t.Context(), client.ObjectKey{Namespace: "default", Name: "publisher"}, publisher); err != nil {

@@ -16,7 +16,7 @@ func TestClusterUpgrade(t *testing.T) {
 		t.Skip("needs a cluster of an older Kubernetes: run 'make test-upgrade-cluster'")
 	}
 	t.Setenv("KUBERNETES", releases[0])
-	w := newWorld(t)
+	w := newEnv(t)
 	for _, s := range steps.Upgrades(append(releases[1:], "")...) {
 		run(t, w, s)
 	}

@@ -36,7 +36,7 @@ func named(t *testing.T, n *testnet.Node, ips ...string) {
 // each other, refuse what is not on the ledger, and answer clients on their own
 // machine at 127.0.0.1.
 func TestWithoutIPv4(t *testing.T) {
-	w := worldOf(t, testnet.NewIPv6World)
+	w := newEnvOf(t, testnet.NewIPv6Env)
 	image := published(t, w, "image:1", 20*mib, 100<<10)
 	peer := "/p2p/" + w.Publisher.PeerID
 	ways := []struct{ name, address string }{
@@ -85,7 +85,7 @@ func TestWithoutIPv4(t *testing.T) {
 // without waiting: the publisher lets them in as fast as it can.
 func TestManyJoinWithoutIPv4(t *testing.T) {
 	const nodes = 28
-	w := worldOf(t, testnet.NewIPv6World)
+	w := newEnvOf(t, testnet.NewIPv6Env)
 	published(t, w, "image:1", 1*mib)
 	for range nodes {
 		m, err := w.NewMirror(nil)
@@ -115,7 +115,7 @@ func TestManyJoinWithoutIPv4(t *testing.T) {
 // A node that knows of many others which are gone finds the one that is there, also
 // where all addresses are of IPv6.
 func TestManyAreGoneWithoutIPv4(t *testing.T) {
-	w := worldOf(t, testnet.NewIPv6World)
+	w := newEnvOf(t, testnet.NewIPv6Env)
 	published(t, w, "image:1", 1*mib)
 	if err := w.Publisher.Kill(); err != nil {
 		t.Fatal(err)
@@ -143,7 +143,7 @@ func TestManyAreGoneWithoutIPv4(t *testing.T) {
 // The frontend that holds the mirror's port on a Kubernetes node does so where only
 // loopback has IPv4, and also at the loopback address of IPv6.
 func TestFrontendWithoutIPv4(t *testing.T) {
-	w := worldOf(t, testnet.NewIPv6World)
+	w := newEnvOf(t, testnet.NewIPv6Env)
 	image := published(t, w, "image:1", 1*mib)
 	for i, listen := range []string{"127.0.0.1:5001", "[::1]:5001"} {
 		dir, err := os.MkdirTemp("", "fe") // short, for the path of a Unix socket is
@@ -186,7 +186,7 @@ func TestFrontendWithoutIPv4(t *testing.T) {
 // A name with addresses of both families leads to the publisher even if one of the
 // families does not work: which of them a machine can use is unknown.
 func TestNamesOfBothFamilies(t *testing.T) {
-	w := world(t)
+	w := newEnv(t)
 	published(t, w, "image:1", 1*mib)
 	for _, dead := range []struct{ family, ip string }{{"IPv4", w.Publisher.IP}, {"IPv6", w.Publisher.IP6()}} {
 		for _, address := range []string{"/dns/" + publisherName + "/tcp/4001/p2p/" + w.Publisher.PeerID, "http://" + publisherName + ":8080"} {

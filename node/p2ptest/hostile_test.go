@@ -282,7 +282,7 @@ func send(ctx context.Context, h host.Host, id peer.ID, p protocol.ID, begin []b
 
 // startHostile starts a hostile process on a host of its own, and returns
 // what it printed when it was ready.
-func startHostile(t *testing.T, w *testnet.World, kind string, s hostileSettings) string {
+func startHostile(t *testing.T, w *testnet.Env, kind string, s hostileSettings) string {
 	t.Helper()
 	h, err := w.Host("hostile")
 	if err != nil {
@@ -340,7 +340,7 @@ const (
 )
 
 func testHostile(t *testing.T, kind string) {
-	w := world(t)
+	w := newEnv(t)
 	image := published(t, w, "image:1", 20*mib, 100<<10, 200<<10, 300<<10)
 	other := published(t, w, "other:1", 20*mib, 100<<10)
 	var join []string
@@ -391,7 +391,7 @@ func checkMemory(t *testing.T, n *testnet.Node) {
 func TestAttacks(t *testing.T) {
 	for _, kind := range []string{"flood", "records", "oversize"} {
 		t.Run(kind, func(t *testing.T) {
-			w := world(t)
+			w := newEnv(t)
 			image := published(t, w, "image:1", 20*mib, 100<<10)
 			other := published(t, w, "other:1", 8*mib)
 			nodes := mirrors(t, w, 2)
@@ -419,7 +419,7 @@ func TestAttacks(t *testing.T) {
 }
 
 // pieceList is what providers of an image announce.
-func pieceList(t *testing.T, w *testnet.World, image *testnet.Image) digest.Digest {
+func pieceList(t *testing.T, w *testnet.Env, image *testnet.Image) digest.Digest {
 	t.Helper()
 	var blocks []ledger.BlockJSON
 	if err := testnet.GetJSON(t.Context(), w.Publisher.Open("/api/v1/artifacts?digest="+image.Index.String()), &blocks); err != nil || len(blocks) != 1 {

@@ -36,13 +36,13 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// world starts a registry and a publisher, and ends everything at the end.
-func world(t *testing.T, args ...string) *testnet.World {
+// newEnv starts a registry and a publisher, and ends everything at the end.
+func newEnv(t *testing.T, args ...string) *testnet.Env {
 	t.Helper()
-	return worldOf(t, testnet.NewWorld, args...)
+	return newEnvOf(t, testnet.NewEnv, args...)
 }
 
-func worldOf(t *testing.T, begin func(ctx context.Context, dir string, args ...string) (*testnet.World, error), args ...string) *testnet.World {
+func newEnvOf(t *testing.T, begin func(ctx context.Context, dir string, args ...string) (*testnet.Env, error), args ...string) *testnet.Env {
 	t.Helper()
 	w, err := begin(t.Context(), t.TempDir(), args...)
 	if err != nil {
@@ -63,7 +63,7 @@ func worldOf(t *testing.T, begin func(ctx context.Context, dir string, args ...s
 }
 
 // published pushes an image upstream and has it published.
-func published(t *testing.T, w *testnet.World, name string, layers ...int64) *testnet.Image {
+func published(t *testing.T, w *testnet.Env, name string, layers ...int64) *testnet.Image {
 	t.Helper()
 	image, err := w.Push(t.Context(), name, layers...)
 	if err != nil {
@@ -76,7 +76,7 @@ func published(t *testing.T, w *testnet.World, name string, layers ...int64) *te
 }
 
 // mirrors starts n mirrors in parallel, which join through the publisher.
-func mirrors(t *testing.T, w *testnet.World, n int, args ...string) []*testnet.Node {
+func mirrors(t *testing.T, w *testnet.Env, n int, args ...string) []*testnet.Node {
 	t.Helper()
 	for range n {
 		m, err := w.NewMirror(nil, args...)

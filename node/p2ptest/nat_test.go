@@ -36,7 +36,7 @@ func TestNAT(t *testing.T) {
 }
 
 func testNAT(t *testing.T, transport string, address func(*testnet.Node) string) {
-	w := world(t, "--nat", "--log-level", "debug")
+	w := newEnv(t, "--nat", "--log-level", "debug")
 	image := published(t, w, "image:1", 9*mib, 100<<10)
 	outside := mirrors(t, w, 1, "--nat")[0]
 	join := []string{address(w.Publisher), address(outside)}

@@ -21,7 +21,7 @@ const mib = 1 << 20
 // Eight nodes that start together and pull simultaneously cost the publisher
 // little more than one copy.
 func TestFanOutTradesPieces(t *testing.T) {
-	w := world(t)
+	w := newEnv(t)
 	image := published(t, w, "fan:1", 48*mib, 32*mib, 16*mib)
 	nodes := mirrors(t, w, 8)
 	awaitBlocks(t, 1, nodes...)
@@ -40,7 +40,7 @@ func TestFanOutTradesPieces(t *testing.T) {
 // The two halves of a network that falls apart each go on with what they
 // have, and find together again.
 func TestPartitionHeals(t *testing.T) {
-	w := world(t)
+	w := newEnv(t)
 	first := published(t, w, "first:1", 9*mib, 1*mib)
 	nodes := mirrors(t, w, 8)
 	awaitBlocks(t, 1, nodes...)
@@ -87,7 +87,7 @@ func pullAcross(t *testing.T, n *testnet.Node, image *testnet.Image) {
 // The publisher goes for good: mirrors serve each other, and a node joins
 // through any one of them, by each kind of address.
 func TestMirrorsGoOnWithoutThePublisher(t *testing.T) {
-	w := world(t)
+	w := newEnv(t)
 	image := published(t, w, "image:1", 20*mib, 100<<10)
 	nodes := mirrors(t, w, 3)
 	awaitBlocks(t, 1, nodes...)
@@ -131,7 +131,7 @@ func TestMirrorsGoOnWithoutThePublisher(t *testing.T) {
 
 // Packets take long, and one in fifty is lost.
 func TestDelayAndLoss(t *testing.T) {
-	w := world(t)
+	w := newEnv(t)
 	image := published(t, w, "image:1", 9*mib, 100<<10)
 	n, err := w.NewMirror(nil)
 	if err != nil {
@@ -154,7 +154,7 @@ func TestDelayAndLoss(t *testing.T) {
 // A node whose clock is an hour off follows, pulls and serves. The clock is
 // the program's own: it is built with a library that adds an hour.
 func TestClockSkew(t *testing.T) {
-	w := world(t)
+	w := newEnv(t)
 	image := published(t, w, "image:1", 9*mib, 100<<10)
 	binary := skewed(t)
 	skew, err := w.NewMirror(nil)
@@ -219,7 +219,7 @@ func skewed(t *testing.T) string {
 // A cold blob is fetched once, however many clients ask for it at the same
 // time.
 func TestColdBlobComesOnce(t *testing.T) {
-	w := world(t)
+	w := newEnv(t)
 	image := published(t, w, "image:1", 20*mib)
 	n := mirrors(t, w, 1)[0]
 	awaitBlocks(t, 1, n)
@@ -241,7 +241,7 @@ func TestColdBlobComesOnce(t *testing.T) {
 // A closed network: nodes that are not on the list do not get in, and content
 // goes over encrypted streams only.
 func TestClosedNetwork(t *testing.T) {
-	w := world(t, "--encrypt-transfers")
+	w := newEnv(t, "--encrypt-transfers")
 	image := published(t, w, "image:1", 9*mib)
 	member := mirrors(t, w, 1, "--encrypt-transfers")[0]
 	awaitBlocks(t, 1, member)
@@ -275,7 +275,7 @@ func TestClosedNetwork(t *testing.T) {
 
 // A bound on the bandwidth holds, and a pull within it completes.
 func TestBandwidthLimit(t *testing.T) {
-	w := world(t, "--upload-limit", "8Mi")
+	w := newEnv(t, "--upload-limit", "8Mi")
 	image := published(t, w, "image:1", 16*mib)
 	n := mirrors(t, w, 1)[0]
 	awaitBlocks(t, 1, n)
@@ -290,7 +290,7 @@ func TestBandwidthLimit(t *testing.T) {
 func TestSlowLink(t *testing.T) {
 	for name, args := range map[string][]string{"bounded": {"--download-limit", "512Ki"}, "slow": nil} {
 		t.Run(name, func(t *testing.T) {
-			w := world(t)
+			w := newEnv(t)
 			image := published(t, w, "image:1", 5*mib, 5*mib, 5*mib)
 			nodes := mirrors(t, w, 1)
 			awaitBlocks(t, 1, nodes...)
@@ -317,7 +317,7 @@ func TestSlowLink(t *testing.T) {
 // has, fetches none of them again, and serves nothing unverified.
 func TestKilledWhileDownloading(t *testing.T) {
 	const rounds = 100
-	w := world(t)
+	w := newEnv(t)
 	if err := w.Publisher.Shape(800, 0); err != nil {
 		t.Fatal(err)
 	}

@@ -23,7 +23,7 @@ const (
 
 // showCanaries shows that containerd on each machine has pulled what it can get
 // from its mirror alone.
-func showCanaries(ctx context.Context, w *World) error {
+func showCanaries(ctx context.Context, w *Env) error {
 	if err := w.Show(ctx, "kubectl", "get", "pods", "-l", "app.kubernetes.io/component=mirror", "-o",
 		`custom-columns=NODE:.spec.nodeName,IMAGE:.spec.containers[?(@.name=="canary")].image,PULLED:.status.containerStatuses[?(@.name=="canary")].ready`); err != nil {
 		return err
@@ -33,7 +33,7 @@ func showCanaries(ctx context.Context, w *World) error {
 
 // awaitProof waits until the mirror says whether containerd uses it, on every machine,
 // and where not.
-func (w *World) awaitProof(ctx context.Context, limit time.Duration, status metav1.ConditionStatus, says string) error {
+func (w *Env) awaitProof(ctx context.Context, limit time.Duration, status metav1.ConditionStatus, says string) error {
 	mirror := new(v1alpha1.PyrsiaNode)
 	var c *metav1.Condition
 	err := w.Await(ctx, "containerd's proof", limit, func(ctx context.Context) (bool, string, error) {
@@ -61,7 +61,7 @@ func (w *World) awaitProof(ctx context.Context, limit time.Duration, status meta
 
 // loseProof starts w1's containerd with a configuration in which it reads another
 // folder, and then with its own again.
-func loseProof(ctx context.Context, w *World) error {
+func loseProof(ctx context.Context, w *Env) error {
 	const list = `s|config_path = "` + certsD + `"|config_path = "` + certsD + `:/etc/docker/certs.d"|`
 	if err := w.restartContainerd(ctx, "w1", "cp $0 /run/config.toml.before && sed -i '"+list+"' $0"); err != nil {
 		return err
@@ -76,7 +76,7 @@ func loseProof(ctx context.Context, w *World) error {
 }
 
 // restartContainerd changes a node's configuration of containerd and starts it again.
-func (w *World) restartContainerd(ctx context.Context, node, change string) error {
+func (w *Env) restartContainerd(ctx context.Context, node, change string) error {
 	_, err := w.OnNode(ctx, node, "sh", "-ec", change+`
 pid=$(pidof containerd)
 kill $pid
@@ -88,7 +88,7 @@ until ctr version >/dev/null 2>&1; do sleep 0.1; done`, "/etc/containerd/config.
 
 // wipeSettings removes on w2 what the mirror has set up, as upgrades of containerd
 // and tools that manage a machine's files do: a registry's folder, and all of them.
-func wipeSettings(ctx context.Context, w *World) error {
+func wipeSettings(ctx context.Context, w *Env) error {
 	const aside, gone = certsD + ".aside", certsD + ".gone"
 	before, err := w.OnNode(ctx, "w2", "cat", dockerHosts)
 	if err != nil {

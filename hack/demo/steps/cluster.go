@@ -7,7 +7,7 @@ import (
 
 // startCluster starts the cluster afresh, so that the demo is the same each
 // time. It reaches the internet only if the publisher is to.
-func startCluster(ctx context.Context, w *World) error {
+func startCluster(ctx context.Context, w *Env) error {
 	if w.Upstream == DockerHub {
 		w.env = append(w.env, "EGRESS=1")
 	}
@@ -37,7 +37,7 @@ func startCluster(ctx context.Context, w *World) error {
 
 // loadImages builds the project's images for this machine and gives them to
 // the nodes, as `ctr images import` does.
-func loadImages(ctx context.Context, w *World) error {
+func loadImages(ctx context.Context, w *Env) error {
 	if err := w.Show(ctx, makeImages()...); err != nil {
 		return err
 	}
@@ -49,7 +49,7 @@ func makeImages() []string {
 }
 
 // load gives the nodes the project's images that are in a folder.
-func (w *World) load(ctx context.Context, dir string) error {
+func (w *Env) load(ctx context.Context, dir string) error {
 	return w.Quietly(ctx, append([]string{clusterScript, "load"}, archives(dir)...)...)
 }
 

@@ -19,7 +19,7 @@ const quiet = 2 * time.Second
 
 // Show runs a command that a reader could type too, and prints it with its
 // output. If it was begun ahead, it waits for that.
-func (w *World) Show(ctx context.Context, argv ...string) error {
+func (w *Env) Show(ctx context.Context, argv ...string) error {
 	fmt.Fprintf(w.Out, "$ %s\n", shellQuote(argv))
 	out := &heartbeat{w: w.Out, last: time.Now()}
 	defer out.start(argv[0])()
@@ -58,7 +58,7 @@ type ahead struct {
 
 // Begin runs a command that a later step shows, beside what comes before it: the
 // context, which may be of one step, does not end it. Show and Close do.
-func (w *World) Begin(ctx context.Context, argv ...string) {
+func (w *Env) Begin(ctx context.Context, argv ...string) {
 	ctx, end := context.WithCancel(context.WithoutCancel(ctx))
 	a := &ahead{end: end, ended: make(chan struct{})}
 	if w.ahead == nil {
@@ -75,7 +75,7 @@ func (w *World) Begin(ctx context.Context, argv ...string) {
 
 // Quietly runs a command that a reader could type too, whose output says
 // nothing unless it fails.
-func (w *World) Quietly(ctx context.Context, argv ...string) error {
+func (w *Env) Quietly(ctx context.Context, argv ...string) error {
 	fmt.Fprintf(w.Out, "$ %s\n", shellQuote(argv))
 	out := &heartbeat{w: w.Out, last: time.Now()}
 	defer out.start(argv[0])()
@@ -84,7 +84,7 @@ func (w *World) Quietly(ctx context.Context, argv ...string) error {
 }
 
 // Output runs a command silently and returns what it printed.
-func (w *World) Output(ctx context.Context, argv ...string) (string, error) {
+func (w *Env) Output(ctx context.Context, argv ...string) (string, error) {
 	var stderr bytes.Buffer
 	cmd := w.command(ctx, argv)
 	cmd.Stderr = &stderr
@@ -96,7 +96,7 @@ func (w *World) Output(ctx context.Context, argv ...string) (string, error) {
 }
 
 // command ends its child with an interrupt, so that the child can clean up.
-func (w *World) command(ctx context.Context, argv []string) *exec.Cmd {
+func (w *Env) command(ctx context.Context, argv []string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	if p := w.lookPath(argv[0]); p != "" {
 		cmd.Path, cmd.Err = p, nil
@@ -111,7 +111,7 @@ func (w *World) command(ctx context.Context, argv []string) *exec.Cmd {
 // Await calls check until it says that it is done. While it is not, check
 // returns what is missing, which is shown to the reader and, at the time
 // limit, is the error.
-func (w *World) Await(ctx context.Context, what string, limit time.Duration,
+func (w *Env) Await(ctx context.Context, what string, limit time.Duration,
 	check func(context.Context) (done bool, missing string, err error)) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("not within %s", limit))
 	defer cancel()

@@ -12,7 +12,7 @@ import (
 
 func TestShowPrintsTheCommandAndItsOutput(t *testing.T) {
 	var out bytes.Buffer
-	w := &World{Out: &out, Root: t.TempDir()}
+	w := &Env{Out: &out, Root: t.TempDir()}
 	if err := w.Show(t.Context(), "sh", "-c", "echo one; echo two >&2"); err != nil {
 		t.Fatal(err)
 	}
@@ -28,7 +28,7 @@ func TestShowPrintsTheCommandAndItsOutput(t *testing.T) {
 // with all that it has said.
 func TestShowWaitsForWhatWasBegun(t *testing.T) {
 	var out bytes.Buffer
-	w := &World{Out: &out, Root: t.TempDir()}
+	w := &Env{Out: &out, Root: t.TempDir()}
 	begun := []string{"sh", "-c", "echo once >>file; cat file; while ! [ -e turn ]; do sleep 0.01; done"}
 	fails := []string{"sh", "-c", "echo it fails; exit 3"}
 	step, end := context.WithCancel(t.Context())
@@ -76,7 +76,7 @@ func TestShellQuote(t *testing.T) {
 func TestAwaitTellsThatItWaitsAndWhatIsMissing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var out bytes.Buffer
-		w := &World{Out: &out}
+		w := &Env{Out: &out}
 		start := time.Now()
 		err := w.Await(t.Context(), "snow", 10*time.Second, func(context.Context) (bool, string, error) {
 			return time.Since(start) > 8500*time.Millisecond, "it is warm", nil

@@ -24,7 +24,7 @@ const corruptMetric = "pyrsia_store_corrupt_blobs_total"
 
 // healCorrupted damages a layer in the store of one worker's mirror and then
 // asks that mirror for it.
-func healCorrupted(ctx context.Context, w *World) error {
+func healCorrupted(ctx context.Context, w *Env) error {
 	image := "big:1"
 	if w.Upstream == DockerHub {
 		image = w.small()
@@ -61,7 +61,7 @@ func healCorrupted(ctx context.Context, w *World) error {
 
 // fetchDamaged downloads the layer as a client on w1 would. The mirror may
 // refuse it or end the answer early; what it must not do is give other bytes.
-func (w *World) fetchDamaged(ctx context.Context, image string, layer v1.Descriptor) error {
+func (w *Env) fetchDamaged(ctx context.Context, image string, layer v1.Descriptor) error {
 	url := libraryURL(image) + "/blobs/" + layer.Digest.String()
 	const script = `curl -sS -o /tmp/answer -w "HTTP %{http_code}, %{size_download} bytes\n" "$0" && sha256sum /tmp/answer`
 	argv := []string{"sh", "-c", script, url}
@@ -80,7 +80,7 @@ func (w *World) fetchDamaged(ctx context.Context, image string, layer v1.Descrip
 }
 
 // largestLayer reads this machine's platform of the image from w1's mirror.
-func (w *World) largestLayer(ctx context.Context, image string) (v1.Descriptor, error) {
+func (w *Env) largestLayer(ctx context.Context, image string) (v1.Descriptor, error) {
 	a, err := w.artifact(ctx, image)
 	if err != nil {
 		return v1.Descriptor{}, err
@@ -119,7 +119,7 @@ func libraryURL(image string) string {
 }
 
 // mirrorMetric reads a counter of the mirror on a node; 0 if it is not there.
-func (w *World) mirrorMetric(ctx context.Context, node, metric string) (float64, error) {
+func (w *Env) mirrorMetric(ctx context.Context, node, metric string) (float64, error) {
 	pod, err := w.mirrorPod(ctx, node)
 	if err != nil {
 		return 0, err
@@ -149,7 +149,7 @@ func (w *World) mirrorMetric(ctx context.Context, node, metric string) (float64,
 	return sum, nil
 }
 
-func (w *World) mirrorPod(ctx context.Context, node string) (*corev1.Pod, error) {
+func (w *Env) mirrorPod(ctx context.Context, node string) (*corev1.Pod, error) {
 	var pods corev1.PodList
 	if err := w.Client.List(ctx, &pods, client.InNamespace(namespace)); err != nil {
 		return nil, err

@@ -19,7 +19,7 @@ const (
 )
 
 // deployOperator installs the operator as `make deploy` does on any cluster.
-func deployOperator(ctx context.Context, w *World) error {
+func deployOperator(ctx context.Context, w *Env) error {
 	if err := w.Show(ctx, "make", "--no-print-directory", "deploy"); err != nil {
 		return err
 	}
@@ -28,7 +28,7 @@ func deployOperator(ctx context.Context, w *World) error {
 
 // applySamples declares a publisher, mirrors and images. Unless they come from
 // Docker Hub, the publisher's upstream is on this machine.
-func applySamples(ctx context.Context, w *World) error {
+func applySamples(ctx context.Context, w *Env) error {
 	// Mirrors reach the machines: an administrator says in which namespaces.
 	if err := w.Show(ctx, "kubectl", "label", "--overwrite", "namespace", namespace, "pyrsia.io/mirrors=allowed"); err != nil {
 		return err
@@ -41,7 +41,7 @@ func applySamples(ctx context.Context, w *World) error {
 }
 
 // awaitPublished waits until everything that was declared is so.
-func awaitPublished(ctx context.Context, w *World) error {
+func awaitPublished(ctx context.Context, w *Env) error {
 	for _, argv := range [][]string{
 		{"kubectl", "wait", "--for=condition=Ready", "pn,ois", "--all", "--timeout=180s"},
 		{"kubectl", "wait", "--for=condition=Ready", "pa", "--all", "--timeout=60s"},
@@ -64,7 +64,7 @@ func awaitPublished(ctx context.Context, w *World) error {
 }
 
 // artifact finds the Artifact of an official image ("busybox:1.35").
-func (w *World) artifact(ctx context.Context, image string) (*v1alpha1.Artifact, error) {
+func (w *Env) artifact(ctx context.Context, image string) (*v1alpha1.Artifact, error) {
 	var list v1alpha1.ArtifactList
 	if err := w.Client.List(ctx, &list, client.InNamespace(namespace)); err != nil {
 		return nil, err
@@ -78,6 +78,6 @@ func (w *World) artifact(ctx context.Context, image string) (*v1alpha1.Artifact,
 }
 
 // OnNode runs a command on a node of the cluster, silently.
-func (w *World) OnNode(ctx context.Context, node string, argv ...string) (string, error) {
+func (w *Env) OnNode(ctx context.Context, node string, argv ...string) (string, error) {
 	return w.Output(ctx, append([]string{clusterScript, "exec", node}, argv...)...)
 }

@@ -28,7 +28,7 @@ func helm(args ...string) []string {
 
 // installByHelm installs the chart and applies the samples again, with a
 // volume for the publisher that can go to another machine.
-func installByHelm(ctx context.Context, w *World) error {
+func installByHelm(ctx context.Context, w *Env) error {
 	if err := w.Show(ctx, helm("install", "pyrsia-operator", "charts/pyrsia-operator", "--namespace", "pyrsia-system", "--create-namespace", "--wait")...); err != nil {
 		return err
 	}
@@ -43,7 +43,7 @@ func installByHelm(ctx context.Context, w *World) error {
 }
 
 // mirrorsEverywhere checks that every machine has a mirror that is ready.
-func (w *World) mirrorsEverywhere(ctx context.Context) error {
+func (w *Env) mirrorsEverywhere(ctx context.Context) error {
 	want := fmt.Sprintf("%d of %[1]d are ready, %[1]d of %[1]d Kubernetes nodes covered", len(w.machines()))
 	return w.Await(ctx, "mirrors on every Kubernetes node", 2*time.Minute, func(ctx context.Context) (bool, string, error) {
 		mirror := new(v1alpha1.PyrsiaNode)
@@ -60,7 +60,7 @@ func (w *World) mirrorsEverywhere(ctx context.Context) error {
 }
 
 // movePublisher has the publisher's pod go where it was not.
-func movePublisher(ctx context.Context, w *World) error {
+func movePublisher(ctx context.Context, w *Env) error {
 	before := new(v1alpha1.PyrsiaNode)
 	if err := w.Client.Get(ctx, client.ObjectKey{Namespace: namespace, Name: "publisher"}, before); err != nil {
 		return err
@@ -105,7 +105,7 @@ func movePublisher(ctx context.Context, w *World) error {
 
 // upgradeAll gives every pod of the project another image while every worker
 // pulls.
-func upgradeAll(ctx context.Context, w *World) error {
+func upgradeAll(ctx context.Context, w *Env) error {
 	if err := w.Show(ctx, "make", "--no-print-directory", "images", "PLATFORMS=linux/"+runtime.GOARCH, "IMAGE_TAG="+secondTag, "DIST=tmp/demo/second"); err != nil {
 		return err
 	}
@@ -123,7 +123,7 @@ func upgradeAll(ctx context.Context, w *World) error {
 
 // awaitUpgraded waits until no pod of the project has the first image, and all
 // are ready.
-func (w *World) awaitUpgraded(ctx context.Context) error {
+func (w *Env) awaitUpgraded(ctx context.Context) error {
 	return w.Await(ctx, "all pods to be replaced", 4*time.Minute, func(ctx context.Context) (bool, string, error) {
 		var pods corev1.PodList
 		if err := w.Client.List(ctx, &pods); err != nil {
@@ -145,7 +145,7 @@ func (w *World) awaitUpgraded(ctx context.Context) error {
 	})
 }
 
-func (w *World) rolledOut(ctx context.Context, fresh int) (bool, string, error) {
+func (w *Env) rolledOut(ctx context.Context, fresh int) (bool, string, error) {
 	var sets appsv1.DaemonSetList
 	if err := w.Client.List(ctx, &sets, client.InNamespace(namespace)); err != nil {
 		return false, "", err

@@ -17,7 +17,7 @@ import (
 
 // joinWorker adds a machine on which nothing keeps pods away, and tells what
 // happens before its mirror stands.
-func joinWorker(ctx context.Context, w *World) error {
+func joinWorker(ctx context.Context, w *Env) error {
 	// It waits for the machine.
 	if err := w.createPod(ctx, "first", w.nextNode(), "unpublished:1"); err != nil {
 		return err
@@ -45,7 +45,7 @@ func joinWorker(ctx context.Context, w *World) error {
 
 // tellFirst tells whether the pod that was there before the mirror ran, whose
 // image is not on the ledger. Both outcomes are possible.
-func (w *World) tellFirst(ctx context.Context) error {
+func (w *Env) tellFirst(ctx context.Context) error {
 	err := w.Await(ctx, "pod first", time.Minute, func(ctx context.Context) (bool, string, error) {
 		var p corev1.Pod
 		if err := w.Client.Get(ctx, client.ObjectKey{Namespace: namespace, Name: "first"}, &p); err != nil {
@@ -69,13 +69,13 @@ func (w *World) tellFirst(ctx context.Context) error {
 }
 
 // nextNode is what the next machine is called: the control plane is one of them.
-func (w *World) nextNode() string { return fmt.Sprintf("w%d", len(w.machines())) }
+func (w *Env) nextNode() string { return fmt.Sprintf("w%d", len(w.machines())) }
 
 // join adds a machine that has the images of the project on its disk, which no
 // registry serves here, and settings of a user's: the demo's registry is Docker
 // Hub there. It notes these before a mirror can come, and tells when the machine
 // was Ready.
-func (w *World) join(ctx context.Context, how ...string) (node string, ready time.Time, err error) {
+func (w *Env) join(ctx context.Context, how ...string) (node string, ready time.Time, err error) {
 	node = w.nextNode()
 	etc := filepath.Join("tmp", "demo", "etc")
 	for _, registry := range []string{"docker.io", w.RegistryAddr()} {
@@ -110,7 +110,7 @@ type machine struct {
 	err      error
 }
 
-func (w *World) watchJoin(ctx context.Context, node string) (m machine) {
+func (w *Env) watchJoin(ctx context.Context, node string) (m machine) {
 	m.err = w.Await(ctx, node+" to boot", time.Minute, func(ctx context.Context) (done bool, missing string, err error) {
 		// A command that comes before the disk is mounted sees this machine's.
 		m.settings, err = w.readSettings(ctx, node)
@@ -132,7 +132,7 @@ func (w *World) watchJoin(ctx context.Context, node string) (m machine) {
 
 // createPod runs an image to its end in a new pod, which the scheduler has to
 // place.
-func (w *World) createPod(ctx context.Context, name, node, image string, tolerations ...corev1.Toleration) error {
+func (w *Env) createPod(ctx context.Context, name, node, image string, tolerations ...corev1.Toleration) error {
 	fmt.Fprintf(w.Out, "Pod %s: docker.io/library/%s, for %s alone.\n", name, image, node)
 	return w.Client.Create(ctx, &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name},

@@ -27,14 +27,14 @@ func Upgrades(releases ...string) []Step {
 		}
 		all = append(all, Step{"Kubernetes is upgraded to " + name,
 			"no pull fails on the other nodes, what was declared and published is as it was, and the next image is published and pulled.",
-			func(ctx context.Context, w *World) error { return w.upgradeKubernetes(ctx, release, fmt.Sprint(i+2)) }})
+			func(ctx context.Context, w *Env) error { return w.upgradeKubernetes(ctx, release, fmt.Sprint(i+2)) }})
 	}
 	return append(all, proof)
 }
 
 // upgradeKubernetes boots one node after the other with the programs of another
 // release, and has an image with this tag published after that.
-func (w *World) upgradeKubernetes(ctx context.Context, release, tag string) error {
+func (w *Env) upgradeKubernetes(ctx context.Context, release, tag string) error {
 	before, err := w.published(ctx)
 	if err != nil {
 		return err
@@ -77,7 +77,7 @@ func (w *World) upgradeKubernetes(ctx context.Context, release, tag string) erro
 }
 
 // published are the blocks of all Artifacts, and the publisher's key.
-func (w *World) published(ctx context.Context) (map[string]string, error) {
+func (w *Env) published(ctx context.Context) (map[string]string, error) {
 	publisher := new(v1alpha1.PyrsiaNode)
 	if err := w.Client.Get(ctx, client.ObjectKey{Namespace: namespace, Name: "publisher"}, publisher); err != nil {
 		return nil, err
@@ -100,7 +100,7 @@ func (w *World) published(ctx context.Context) (map[string]string, error) {
 }
 
 // sameRelease checks that the API server and every kubelet are of kubectl's release.
-func (w *World) sameRelease(ctx context.Context) error {
+func (w *Env) sameRelease(ctx context.Context) error {
 	out, err := w.Output(ctx, "kubectl", "version", "-o", "json")
 	if err != nil {
 		return err

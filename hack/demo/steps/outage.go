@@ -17,7 +17,7 @@ import (
 const outage = 60 * time.Second
 
 // loseAPIServer cuts the control plane's power, and publishes when it is back.
-func loseAPIServer(ctx context.Context, w *World) error {
+func loseAPIServer(ctx context.Context, w *Env) error {
 	pulls := w.startPulls(ctx, w.workers...)
 	err := w.Show(ctx, clusterScript, "kill", "cp")
 	if err == nil {
@@ -36,7 +36,7 @@ func loseAPIServer(ctx context.Context, w *World) error {
 }
 
 // publishMore has an image published that was not, and runs it.
-func (w *World) publishMore(ctx context.Context, image string) error {
+func (w *Env) publishMore(ctx context.Context, image string) error {
 	repository, tag, _ := strings.Cut(image, ":")
 	set := &v1alpha1.OfficialImageSet{}
 	set.Name, set.Namespace = "more-"+tag, namespace
@@ -67,7 +67,7 @@ func (w *World) publishMore(ctx context.Context, image string) error {
 }
 
 // cutPower kills all processes of w2 and boots it again.
-func cutPower(ctx context.Context, w *World) error {
+func cutPower(ctx context.Context, w *Env) error {
 	pulls := w.startPulls(ctx, "w1")
 	err := w.Show(ctx, clusterScript, "kill", "w2")
 	if err == nil {
@@ -80,7 +80,7 @@ func cutPower(ctx context.Context, w *World) error {
 }
 
 // awaitPull waits until a node pulls from its mirror.
-func (w *World) awaitPull(ctx context.Context, node string) error {
+func (w *Env) awaitPull(ctx context.Context, node string) error {
 	err := w.Await(ctx, "a pull on "+node, 2*time.Minute, func(ctx context.Context) (bool, string, error) {
 		if _, err := w.OnNode(ctx, node, "grep", "-q", "127.0.0.1:5001", dockerHosts); err != nil {
 			return false, "containerd is not set up", nil

@@ -7,7 +7,7 @@ import (
 )
 
 // askByKubectl asks the publisher and a mirror by the plugin of kubectl.
-func askByKubectl(ctx context.Context, w *World) error {
+func askByKubectl(ctx context.Context, w *Env) error {
 	a, err := w.artifact(ctx, w.small())
 	if err != nil {
 		return err

@@ -16,7 +16,7 @@ import (
 
 // proveOffline takes a proof out of the cluster and checks it with nothing but
 // the publisher's public key.
-func proveOffline(ctx context.Context, w *World) error {
+func proveOffline(ctx context.Context, w *Env) error {
 	a, err := w.newest(ctx)
 	if err != nil {
 		return err
@@ -47,7 +47,7 @@ func proveOffline(ctx context.Context, w *World) error {
 }
 
 // newest finds the Artifact with the highest block: its proof is the longest.
-func (w *World) newest(ctx context.Context) (*v1alpha1.Artifact, error) {
+func (w *Env) newest(ctx context.Context) (*v1alpha1.Artifact, error) {
 	var list v1alpha1.ArtifactList
 	if err := w.Client.List(ctx, &list, client.InNamespace(namespace)); err != nil {
 		return nil, err

@@ -14,7 +14,7 @@ import (
 
 // pullThroughMirror starts a pod whose image can come from nowhere but the
 // mirror: containerd is in strict mode, and the upstream does not run.
-func pullThroughMirror(ctx context.Context, w *World) error {
+func pullThroughMirror(ctx context.Context, w *Env) error {
 	image := w.small()
 	if err := w.Show(ctx, clusterScript, "exec", "w1", "cat", "/etc/containerd/certs.d/docker.io/hosts.toml"); err != nil {
 		return err
@@ -34,7 +34,7 @@ func pullThroughMirror(ctx context.Context, w *World) error {
 
 // runDebian runs a pod of Debian's root file system, and has its package
 // manager find every file as Debian has it.
-func runDebian(ctx context.Context, w *World) error {
+func runDebian(ctx context.Context, w *Env) error {
 	const image = "debian:minbase"
 	err := w.startPod(ctx, "debian", image, "w2", "bash", "-c",
 		". /etc/os-release && echo $PRETTY_NAME, $(dpkg-query -W | wc -l) packages && dpkg --verify base-files bash coreutils dpkg | grep -v /usr/share/ || echo no file differs")
@@ -52,7 +52,7 @@ func runDebian(ctx context.Context, w *World) error {
 }
 
 // pullBig pulls an image with a layer over 100 MB on every worker in parallel.
-func pullBig(ctx context.Context, w *World) error {
+func pullBig(ctx context.Context, w *Env) error {
 	const image = "big:1"
 	pods := make([]string, len(w.workers))
 	for i, node := range w.workers {
@@ -74,7 +74,7 @@ func pullBig(ctx context.Context, w *World) error {
 }
 
 // startPod runs a command in a new pod on the node.
-func (w *World) startPod(ctx context.Context, name, image, node string, command ...string) error {
+func (w *Env) startPod(ctx context.Context, name, image, node string, command ...string) error {
 	argv := []string{"kubectl", "run", name, "--image=" + image, "--restart=Never",
 		`--overrides={"spec":{"nodeName":"` + node + `","terminationGracePeriodSeconds":0}}`}
 	if len(command) > 0 {
@@ -85,7 +85,7 @@ func (w *World) startPod(ctx context.Context, name, image, node string, command 
 
 // checkImageID compares what the kubelet says it runs with what the ledger
 // says was published.
-func (w *World) checkImageID(ctx context.Context, pod, image string) error {
+func (w *Env) checkImageID(ctx context.Context, pod, image string) error {
 	var p corev1.Pod
 	if err := w.Client.Get(ctx, client.ObjectKey{Namespace: namespace, Name: pod}, &p); err != nil {
 		return err
@@ -110,7 +110,7 @@ func (w *World) checkImageID(ctx context.Context, pod, image string) error {
 }
 
 // awaitPod waits until a pod that may not be there yet is ready.
-func (w *World) awaitPod(ctx context.Context, name string) error {
+func (w *Env) awaitPod(ctx context.Context, name string) error {
 	return w.Await(ctx, "pod "+name, 2*time.Minute, func(ctx context.Context) (bool, string, error) {
 		var p corev1.Pod
 		if err := w.Client.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, &p); err != nil {
@@ -124,7 +124,7 @@ func (w *World) awaitPod(ctx context.Context, name string) error {
 }
 
 // awaitEnd waits for a pod that runs to its end, and shows what it printed.
-func (w *World) awaitEnd(ctx context.Context, pod string) (string, error) {
+func (w *Env) awaitEnd(ctx context.Context, pod string) (string, error) {
 	if err := w.Show(ctx, "kubectl", "wait", "--for=jsonpath={.status.phase}=Succeeded", "pod/"+pod, "--timeout=120s"); err != nil {
 		return "", err
 	}
@@ -135,12 +135,12 @@ func (w *World) awaitEnd(ctx context.Context, pod string) (string, error) {
 }
 
 // awaitEvent waits for an event about a pod whose message contains all texts.
-func (w *World) awaitEvent(ctx context.Context, pod string, texts ...string) (string, error) {
+func (w *Env) awaitEvent(ctx context.Context, pod string, texts ...string) (string, error) {
 	return w.awaitEventOf(ctx, pod, "", texts...)
 }
 
 // awaitEventOf is awaitEvent for one of the pods that have had the name.
-func (w *World) awaitEventOf(ctx context.Context, pod string, uid types.UID, texts ...string) (string, error) {
+func (w *Env) awaitEventOf(ctx context.Context, pod string, uid types.UID, texts ...string) (string, error) {
 	var message string
 	err := w.Await(ctx, "an event about pod "+pod, time.Minute, func(ctx context.Context) (bool, string, error) {
 		var events corev1.EventList

@@ -30,7 +30,7 @@ type pulls struct {
 }
 
 // startPulls pulls without a pause on the nodes until end is called.
-func (w *World) startPulls(ctx context.Context, nodes ...string) *pulls {
+func (w *Env) startPulls(ctx context.Context, nodes ...string) *pulls {
 	p := new(pulls)
 	ctx, p.stop = context.WithCancel(ctx)
 	for _, node := range nodes {
@@ -59,7 +59,7 @@ func (p *pulls) note(node string, took time.Duration, out string, err error) {
 }
 
 // end stops the loops and tells how they went.
-func (p *pulls) end(w *World) error {
+func (p *pulls) end(w *Env) error {
 	p.stop()
 	p.done.Wait()
 	fmt.Fprintf(w.Out, "%d pulls, %d failed; the slowest took %.1f s.\n", p.count, len(p.failures), p.slowest.Seconds())

@@ -13,7 +13,7 @@ import (
 
 // refuseUnpublished asks for an image that exists upstream, but not on the
 // ledger.
-func refuseUnpublished(ctx context.Context, w *World) error {
+func refuseUnpublished(ctx context.Context, w *Env) error {
 	image := "unpublished:1"
 	if w.Upstream == DockerHub {
 		image = "hello-world:latest"
@@ -45,7 +45,7 @@ func refuseUnpublished(ctx context.Context, w *World) error {
 }
 
 // awaitPullFailure waits until `kubectl get pod` shows that the pull failed.
-func (w *World) awaitPullFailure(ctx context.Context, pod string) error {
+func (w *Env) awaitPullFailure(ctx context.Context, pod string) error {
 	return w.Await(ctx, "pod "+pod, time.Minute, func(ctx context.Context) (bool, string, error) {
 		var p corev1.Pod
 		if err := w.Client.Get(ctx, client.ObjectKey{Namespace: namespace, Name: pod}, &p); err != nil {
@@ -60,7 +60,7 @@ func (w *World) awaitPullFailure(ctx context.Context, pod string) error {
 }
 
 // refuseMoved pulls the tag that was moved upstream after publication.
-func refuseMoved(ctx context.Context, w *World) error {
+func refuseMoved(ctx context.Context, w *Env) error {
 	const image = "moving:1"
 	if err := w.startPod(ctx, "moving", image, "w2"); err != nil {
 		return err

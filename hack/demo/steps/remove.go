@@ -12,7 +12,7 @@ var kept = []string{"secret/publisher-signing-key", "persistentvolumeclaim/data-
 
 // removePlain removes what `make deploy` and the samples brought. The key and
 // the volume are the user's to delete.
-func removePlain(ctx context.Context, w *World) error {
+func removePlain(ctx context.Context, w *Env) error {
 	if err := w.Show(ctx, "kubectl", "delete", "ois,pa,pn", "--all", "--timeout=180s"); err != nil {
 		return err
 	}
@@ -29,7 +29,7 @@ func removePlain(ctx context.Context, w *World) error {
 }
 
 // removeHelm removes what the chart and the samples brought.
-func removeHelm(ctx context.Context, w *World) error {
+func removeHelm(ctx context.Context, w *Env) error {
 	if err := w.Show(ctx, "kubectl", "delete", "ois,pa,pn", "--all", "--timeout=180s"); err != nil {
 		return err
 	}
@@ -52,7 +52,7 @@ const listAll = `kubectl get "$(kubectl api-resources --verbs=list -o name | gre
 
 // nothingLeft looks at every kind of object there is. What is being deleted may
 // take a moment.
-func (w *World) nothingLeft(ctx context.Context, but ...string) error {
+func (w *Env) nothingLeft(ctx context.Context, but ...string) error {
 	err := w.Await(ctx, "the objects of the project to go", leftLimit, func(ctx context.Context) (bool, string, error) {
 		left, err := w.left(ctx)
 		if err != nil {
@@ -68,7 +68,7 @@ func (w *World) nothingLeft(ctx context.Context, but ...string) error {
 }
 
 // left are the objects of the project, as KIND/NAME.
-func (w *World) left(ctx context.Context) ([]string, error) {
+func (w *Env) left(ctx context.Context) ([]string, error) {
 	out, err := w.Output(ctx, "sh", "-c", listAll)
 	if err != nil {
 		return nil, err

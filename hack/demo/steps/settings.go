@@ -16,7 +16,7 @@ const (
 
 // userSettings are what a user may have set up before: plain HTTP to a registry
 // of their own, and on w1 another mirror of Docker Hub.
-func userSettings(ctx context.Context, w *World) error {
+func userSettings(ctx context.Context, w *Env) error {
 	w.settings = map[string]string{}
 	_, err := w.OnNode(ctx, "w1", "sh", "-c", `mkdir -p $(dirname "$0") && echo 'server = "https://mirror.example"' >"$0" && chmod 640 "$0"`, dockerHosts)
 	for _, node := range w.machines() {
@@ -26,7 +26,7 @@ func userSettings(ctx context.Context, w *World) error {
 }
 
 // settle sets up the demo's registry on a node, and notes all of certs.d.
-func (w *World) settle(ctx context.Context, node string) error {
+func (w *Env) settle(ctx context.Context, node string) error {
 	_, err := w.OnNode(ctx, node, "sh", "-c", `mkdir -p "$0" && echo "server = \"http://$1\"" >"$0/hosts.toml"`,
 		certsD+"/"+w.RegistryAddr(), w.RegistryAddr())
 	if err != nil {
@@ -38,13 +38,13 @@ func (w *World) settle(ctx context.Context, node string) error {
 
 // readSettings describes certs.d on a node: each name with its type, mode and
 // owner, and files with their identity, age and content.
-func (w *World) readSettings(ctx context.Context, node string) (string, error) {
+func (w *Env) readSettings(ctx context.Context, node string) (string, error) {
 	return w.OnNode(ctx, node, "sh", "-c",
 		`cd "$0" && find . -type d -printf '%y %m %U:%G %p\n' -o -printf '%y %m %U:%G %i %T@ %p\n' | sort && find . -type f -exec sha256sum {} + | sort`, certsD)
 }
 
 // settingsRestored compares certs.d on every machine with what it was before.
-func (w *World) settingsRestored(ctx context.Context) error {
+func (w *Env) settingsRestored(ctx context.Context) error {
 	for _, node := range w.machines() {
 		now, err := w.readSettings(ctx, node)
 		if err != nil {

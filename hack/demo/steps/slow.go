@@ -24,7 +24,7 @@ const (
 
 // startSlowPull gives the newest worker a second mirror behind a slow link, and
 // starts a pod there whose image is named at this mirror.
-func startSlowPull(ctx context.Context, w *World) error {
+func startSlowPull(ctx context.Context, w *Env) error {
 	node := w.workers[len(w.workers)-1]
 	mirror := &v1alpha1.PyrsiaNode{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "slow"}}
 	mirror.Spec.Role = v1alpha1.RoleMirror
@@ -45,7 +45,7 @@ func startSlowPull(ctx context.Context, w *World) error {
 var pulledIn = regexp.MustCompile(` in ([0-9hms.]+) \(`)
 
 // awaitSlowPull waits until that pod runs.
-func awaitSlowPull(ctx context.Context, w *World) error {
+func awaitSlowPull(ctx context.Context, w *Env) error {
 	byLink := time.Duration(upstream.BigLayer/slowLink) * time.Second
 	var p corev1.Pod
 	err := w.Await(ctx, "pod slow", byLink+slowLimit, func(ctx context.Context) (bool, string, error) {

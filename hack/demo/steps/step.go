@@ -15,7 +15,7 @@ type Step struct {
 	Name string
 	// Proves is the step's claim in plain words.
 	Proves string
-	Run    func(context.Context, *World) error
+	Run    func(context.Context, *Env) error
 }
 
 // A step that has not ended by then has failed. The first one may compile
@@ -33,7 +33,7 @@ func (s Step) limit() time.Duration {
 }
 
 // Do runs the step and prints its time and what it proves.
-func (s Step) Do(ctx context.Context, w *World) error {
+func (s Step) Do(ctx context.Context, w *Env) error {
 	fmt.Fprintf(w.Out, "=== %s\n", s.Name)
 	start := time.Now()
 	bounded, cancel := context.WithTimeoutCause(ctx, s.limit(), fmt.Errorf("not within %s", s.limit()))
@@ -51,7 +51,7 @@ func (s Step) Do(ctx context.Context, w *World) error {
 
 // diagnose prints what helps to find out why a step failed, as far as the
 // cluster can still tell.
-func (w *World) diagnose(ctx context.Context) {
+func (w *Env) diagnose(ctx context.Context) {
 	if w.Client == nil || ctx.Err() != nil {
 		return
 	}

@@ -8,7 +8,7 @@ import (
 
 // pullFromAnother starts a pod of the demo's own registry by its address: a
 // registry that is none of the mirrored ones.
-func pullFromAnother(ctx context.Context, w *World) error {
+func pullFromAnother(ctx context.Context, w *Env) error {
 	if err := w.serveUpstream(ctx); err != nil {
 		return err
 	}
@@ -27,7 +27,7 @@ func pullFromAnother(ctx context.Context, w *World) error {
 
 // staticPodsOnStrict gives w1's kubelet two manifests, which no API server had
 // to admit.
-func staticPodsOnStrict(ctx context.Context, w *World) error {
+func staticPodsOnStrict(ctx context.Context, w *Env) error {
 	for name, image := range map[string]string{"static-published": w.small(), "static-refused": "unpublished:1"} {
 		manifest := fmt.Sprintf(`{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": %q, "namespace": %q}, "spec": {
 			"terminationGracePeriodSeconds": 0, "containers": [{"name": "main", "image": "docker.io/library/%s", "command": ["sleep", "86400"]}]}}`, name, namespace, image)

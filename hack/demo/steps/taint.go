@@ -24,7 +24,7 @@ const (
 
 // joinTainted adds a machine with the start-up taint and taints of a user's, whose
 // containerd's config_path is not set. It is mended by what pyrsia says.
-func joinTainted(ctx context.Context, w *World) error {
+func joinTainted(ctx context.Context, w *Env) error {
 	for _, argv := range [][]string{
 		{"kubectl", "apply", "-f", mayRemoveTaint},
 		{"kubectl", "patch", "pyrsianode", "mirror", "--type", "merge", "-p", `{"spec": {"mirror": {"startupTaint": true}}}`},
@@ -72,7 +72,7 @@ func joinTainted(ctx context.Context, w *World) error {
 
 // runsOnlyOurs checks that a machine has its start-up taint, and that no pods were
 // placed there but the operator's.
-func (w *World) runsOnlyOurs(ctx context.Context, node, waits string) error {
+func (w *Env) runsOnlyOurs(ctx context.Context, node, waits string) error {
 	if tainted, err := w.hasStartupTaint(ctx, node); err != nil || !tainted {
 		return errors.Join(fmt.Errorf("%s has no taint %s any more, and is not proven", node, startupTaint), err)
 	}
@@ -96,7 +96,7 @@ func (w *World) runsOnlyOurs(ctx context.Context, node, waits string) error {
 	return nil
 }
 
-func (w *World) hasStartupTaint(ctx context.Context, node string) (bool, error) {
+func (w *Env) hasStartupTaint(ctx context.Context, node string) (bool, error) {
 	var n corev1.Node
 	err := w.Client.Get(ctx, client.ObjectKey{Name: node}, &n)
 	return slices.ContainsFunc(n.Spec.Taints, func(t corev1.Taint) bool { return t.Key == startupTaint }), err
@@ -106,7 +106,7 @@ func (w *World) hasStartupTaint(ctx context.Context, node string) (bool, error) 
 var toSet = regexp.MustCompile(`(?m)^ +(\[plugins\..+\.registry\])\n +(config_path = "[^"]+")$`)
 
 // setConfigPath does on a machine what 'pyrsia containerd status' says there.
-func (w *World) setConfigPath(ctx context.Context, node string) error {
+func (w *Env) setConfigPath(ctx context.Context, node string) error {
 	pyrsia, err := w.program(ctx, node)
 	if err != nil {
 		return err
@@ -129,7 +129,7 @@ func (w *World) setConfigPath(ctx context.Context, node string) error {
 
 // ranAfterProof waits until a pod has run on a machine whose start-up taint is gone,
 // and checks that it was placed there after the proof.
-func (w *World) ranAfterProof(ctx context.Context, node, pod string) error {
+func (w *Env) ranAfterProof(ctx context.Context, node, pod string) error {
 	if _, err := w.awaitEnd(ctx, pod); err != nil {
 		return err
 	}
@@ -163,7 +163,7 @@ func (w *World) ranAfterProof(ctx context.Context, node, pod string) error {
 }
 
 // program puts the project's program on a machine, from its image there.
-func (w *World) program(ctx context.Context, node string) (string, error) {
+func (w *Env) program(ctx context.Context, node string) (string, error) {
 	const file, script = "/var/lib/pyrsia-program", `mkdir -p /run/pyrsia-image
 ctr -n k8s.io images mount "$1" /run/pyrsia-image >/dev/null
 cp --remove-destination /run/pyrsia-image/pyrsia "$0"

@@ -14,7 +14,7 @@ import (
 
 // startUpstream runs a registry on this machine and pushes the images to it
 // that the demo publishes.
-func startUpstream(ctx context.Context, w *World) error {
+func startUpstream(ctx context.Context, w *Env) error {
 	dir := w.upstreamDir()
 	if err := os.RemoveAll(dir); err != nil {
 		return err
@@ -52,7 +52,7 @@ func startUpstream(ctx context.Context, w *World) error {
 }
 
 // serveUpstream starts the upstream again, with what was pushed to it, unless it runs.
-func (w *World) serveUpstream(ctx context.Context) error {
+func (w *Env) serveUpstream(ctx context.Context) error {
 	if w.registry != nil {
 		return nil
 	}
@@ -64,10 +64,10 @@ func (w *World) serveUpstream(ctx context.Context) error {
 	return err
 }
 
-func (w *World) upstreamDir() string { return filepath.Join(w.Root, "tmp", "demo", "upstream") }
+func (w *Env) upstreamDir() string { return filepath.Join(w.Root, "tmp", "demo", "upstream") }
 
 // loseUpstream moves a published tag, then stops the upstream for good.
-func loseUpstream(ctx context.Context, w *World) error {
+func loseUpstream(ctx context.Context, w *Env) error {
 	moved, err := w.content.Move(ctx)
 	if err != nil {
 		return err

@@ -19,7 +19,7 @@ const verifierDir = "/var/lib/image-verifier"
 // verifyImages has the newest worker's containerd ask the image verifier before each
 // pull, also from a registry that is not mirrored, and then keeps it from that by a
 // setting that seems to be about something else.
-func verifyImages(ctx context.Context, w *World) error {
+func verifyImages(ctx context.Context, w *Env) error {
 	v, err := w.installVerifier(ctx, w.workers[len(w.workers)-1])
 	if err != nil {
 		return err
@@ -49,12 +49,12 @@ func verifyImages(ctx context.Context, w *World) error {
 
 // imageVerifier is that of a machine.
 type imageVerifier struct {
-	w             *World
+	w             *Env
 	node, program string
 }
 
 // installVerifier sets it up for Docker Hub's images and those of the demo's registry.
-func (w *World) installVerifier(ctx context.Context, node string) (*imageVerifier, error) {
+func (w *Env) installVerifier(ctx context.Context, node string) (*imageVerifier, error) {
 	program, err := w.program(ctx, node)
 	if err != nil {
 		return nil, err

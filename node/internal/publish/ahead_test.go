@@ -15,7 +15,7 @@ import (
 // however many there are, published ones can be withdrawn, and repeated
 // withdrawals are answered from the ledger.
 func TestWithdrawalsAheadAreBounded(t *testing.T) {
-	w := newWorld(t, OnPull{})
+	w := newEnv(t, OnPull{})
 	published := w.push("app", "1", "layer")
 	w.mustPublish(t, "app:1")
 	withdraw := func(d digest.Digest) (*control.RevokeResponse, error) {

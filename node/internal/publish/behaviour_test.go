@@ -62,7 +62,7 @@ func TestQueueIsFair(t *testing.T) {
 // One image that hangs does not keep the others of its repository, nor those
 // of others, from being published.
 func TestABrokenImageDoesNotBlockOthers(t *testing.T) {
-	w := newWorld(t, OnPull{})
+	w := newEnv(t, OnPull{})
 	release := make(chan struct{})
 	var once sync.Once
 	defer once.Do(func() { close(release) })
@@ -100,7 +100,7 @@ func TestABrokenImageDoesNotBlockOthers(t *testing.T) {
 }
 
 func TestSignaturesArePublishedBeforeTheirImage(t *testing.T) {
-	w := newWorld(t, OnPull{})
+	w := newEnv(t, OnPull{})
 	d := w.push("signed", "1", "layer")
 	signature := w.registry.AddImage(upstreamtest.Platform{}, "signature", []byte("the signature"))
 	tag := "sha256-" + d.Encoded() + ".sig"
@@ -118,7 +118,7 @@ func TestSignaturesArePublishedBeforeTheirImage(t *testing.T) {
 // What is attached to an image after it was published is found by a later
 // pass, once, and is vouched for by a further block.
 func TestWhatIsAttachedLaterIsPublished(t *testing.T) {
-	w := newWorld(t, OnPull{})
+	w := newEnv(t, OnPull{})
 	w.registry.ReferrersAPI = true
 	const memory = 10 * time.Millisecond
 	forgetful, err := upstream.New(upstream.Config{Name: "docker.io", Endpoint: w.Upstreams["docker.io"], AttachedFor: memory})
@@ -181,7 +181,7 @@ func TestWhatIsAttachedLaterIsPublished(t *testing.T) {
 }
 
 func TestRevokedImagesAreNotPublishedAgain(t *testing.T) {
-	w := newWorld(t, OnPull{})
+	w := newEnv(t, OnPull{})
 	d := w.push("bad", "1", "backdoor")
 	first := w.mustPublish(t, "bad:1")
 	w.push("bad", "1", "another")
@@ -232,7 +232,7 @@ func TestRevokedImagesAreNotPublishedAgain(t *testing.T) {
 // restored: by an explicit request alone. It may be withdrawn before anybody
 // has published it.
 func TestWithdrawnDigestsComeBackByRestoreAlone(t *testing.T) {
-	w := newWorld(t, OnPull{Allow: []string{"*"}})
+	w := newEnv(t, OnPull{Allow: []string{"*"}})
 	d := w.push("bad", "1", "backdoor")
 	revoke := control.RevokeRequest{Image: "bad:1", Digest: d.String(), Block: -1, Reason: "it has a backdoor"}
 	resp, err := w.Revoke(t.Context(), revoke)
@@ -282,7 +282,7 @@ func TestWithdrawnDigestsComeBackByRestoreAlone(t *testing.T) {
 // What was never published has no content to drop: nothing is remembered of it,
 // because the creator of Artifacts can name any number of such images.
 func TestDropRemembersWhatThereWas(t *testing.T) {
-	w := newWorld(t, OnPull{})
+	w := newEnv(t, OnPull{})
 	d := w.push("app", "1", "layer")
 	w.mustPublish(t, "docker.io/library/app:1")
 	for round := range 3 {
@@ -302,7 +302,7 @@ func TestDropRemembersWhatThereWas(t *testing.T) {
 // Dropped content is deleted unless another image needs it; blocks stay; and
 // what is published again is fetched again.
 func TestDropFreesWhatNobodyNeeds(t *testing.T) {
-	w := newWorld(t, OnPull{})
+	w := newEnv(t, OnPull{})
 	one := w.push("one", "1", "shared layer", "layer of one")
 	w.push("two", "1", "shared layer", "layer of two")
 	block := w.mustPublish(t, "one:1")
@@ -329,7 +329,7 @@ func TestDropFreesWhatNobodyNeeds(t *testing.T) {
 }
 
 func TestPullPublishesOnceHoweverManyAsk(t *testing.T) {
-	w := newWorld(t, OnPull{Allow: []string{"app:*"}, PerHour: 2})
+	w := newEnv(t, OnPull{Allow: []string{"app:*"}, PerHour: 2})
 	for i := range 3 {
 		w.push("app", fmt.Sprint(i), fmt.Sprint("layer ", i))
 	}
@@ -360,7 +360,7 @@ func TestPullPublishesOnceHoweverManyAsk(t *testing.T) {
 // Requests for images that do not exist, or cannot be published, use up no
 // budget and do not reach the upstream again and again.
 func TestPullsThatPublishNothingDoNotCount(t *testing.T) {
-	w := newWorld(t, OnPull{Allow: []string{"app:*", "broken:*"}, PerHour: 2})
+	w := newEnv(t, OnPull{Allow: []string{"app:*", "broken:*"}, PerHour: 2})
 	w.push("app", "1", "layer")
 	w.push("broken", "1", "lost layer")
 	var asked, lost atomic.Int64
@@ -398,7 +398,7 @@ func TestPullsThatPublishNothingDoNotCount(t *testing.T) {
 
 // A client that has waited long enough is told to retry, and the work goes on.
 func TestPullGoesOnWithoutTheClient(t *testing.T) {
-	w := newWorld(t, OnPull{Allow: []string{"slow:*"}})
+	w := newEnv(t, OnPull{Allow: []string{"slow:*"}})
 	w.push("slow", "1", "slow layer")
 	release := make(chan struct{})
 	w.registry.Fault = func(_ http.ResponseWriter, r *http.Request) bool {
@@ -418,7 +418,7 @@ func TestPullGoesOnWithoutTheClient(t *testing.T) {
 }
 
 func TestMetricsAreWellFormed(t *testing.T) {
-	w := newWorld(t, OnPull{})
+	w := newEnv(t, OnPull{})
 	w.registry.Limit, w.registry.Window = 100, 6*time.Hour
 	w.push("a", "1", "layer")
 	w.mustPublish(t, "a:1")
@@ -441,7 +441,7 @@ func TestMetricsAreWellFormed(t *testing.T) {
 // A request for an image that waits in the queue is answered immediately, even if
 // the others take long; when they are done the image is published.
 func TestWhatWaitsIsAnsweredAtOnce(t *testing.T) {
-	w := newWorld(t, OnPull{})
+	w := newEnv(t, OnPull{})
 	release := make(chan struct{})
 	w.registry.Fault = func(_ http.ResponseWriter, r *http.Request) bool {
 		if strings.Contains(r.URL.Path, "/slow") && strings.Contains(r.URL.Path, "/blobs/") {

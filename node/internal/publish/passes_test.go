@@ -57,7 +57,7 @@ func readBytes(t *testing.T) (n int64) {
 // work is what one publication cost for each byte of the image.
 type work struct{ passes, reads float64 }
 
-func (w *world) workOf(t *testing.T, name string, size int64) work {
+func (w *env) workOf(t *testing.T, name string, size int64) work {
 	t.Helper()
 	before, read := hashed.Load(), readBytes(t)
 	w.mustPublish(t, name)
@@ -85,7 +85,7 @@ func TestPassesOverPublishedBytes(t *testing.T) {
 		{"uneven", []int{2*pieces.Size + 1, 1 << 20, 3*pieces.Size - 1}, work{1 + (3*pieces.Size)/(5*pieces.Size+(1<<20)+0.0), 1}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			w := newWorld(t, OnPull{})
+			w := newEnv(t, OnPull{})
 			var size int64
 			var layers [][]byte
 			for _, n := range tc.layers {
@@ -117,14 +117,14 @@ func TestPassesOverPublishedBytes(t *testing.T) {
 // not hashed: it is read once, and hashed as what comes from the upstream is.
 func TestPassesOverContentOfADeadProcess(t *testing.T) {
 	const size, slack = 10 * pieces.Size, 0.02
-	w := newWorld(t, OnPull{})
+	w := newEnv(t, OnPull{})
 	w.registry.Tag("library/large", "1", w.registry.AddIndex(w.registry.AddImage(linux, "large", noise(size))))
 	first := w.mustPublish(t, "large:1")
 	s, err := store.Open(filepath.Join(w.dir, "store"), store.Config{Pinned: true, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
-	next := newWorld(t, OnPull{}, func(c *Config) { c.Store, c.Upstreams = s, w.Upstreams })
+	next := newEnv(t, OnPull{}, func(c *Config) { c.Store, c.Upstreams = s, w.Upstreams })
 	blobs := w.registry.Counts().Blobs
 	got := next.workOf(t, "large:1", size)
 	t.Logf("%.3f passes of SHA-256 and %.3f reads per byte", got.passes, got.reads)
@@ -149,7 +149,7 @@ func piecesOf(t *testing.T, b *control.Block) digest.Digest {
 // Every byte of an image counts, also those of its manifests: none is hashed
 // more than twice.
 func TestPassesOverManifests(t *testing.T) {
-	w := newWorld(t, OnPull{})
+	w := newEnv(t, OnPull{})
 	annotations := map[string]string{"padding": strings.Repeat("x", 1<<20)}
 	config := w.registry.AddJSON(upstreamtest.OCIConfig, map[string]any{"architecture": "amd64", "os": "linux", "config": map[string]any{"Labels": annotations}})
 	layer := w.registry.Add(upstreamtest.OCILayer, []byte("layer"))

@@ -17,7 +17,7 @@ import (
 
 // pushPlatforms makes an image with a layer "layer of ARCHITECTURE" for each
 // architecture, and tags it.
-func (w *world) pushPlatforms(name, tag string, architectures ...string) digest.Digest {
+func (w *env) pushPlatforms(name, tag string, architectures ...string) digest.Digest {
 	var manifests []upstreamtest.Descriptor
 	for _, a := range architectures {
 		manifests = append(manifests, w.registry.AddImage(upstreamtest.Platform{OS: "linux", Architecture: a}, name+" "+a, []byte("layer of "+a)))
@@ -29,7 +29,7 @@ func (w *world) pushPlatforms(name, tag string, architectures ...string) digest.
 
 // checkPlatforms checks that the image's newest block, and its piece list, hold
 // these architectures and no others.
-func (w *world) checkPlatforms(t *testing.T, name string, want ...string) *ledger.Entry {
+func (w *env) checkPlatforms(t *testing.T, name string, want ...string) *ledger.Entry {
 	t.Helper()
 	e, err := w.Writer.Latest(t.Context(), parseImage(t, name))
 	if err != nil {
@@ -62,7 +62,7 @@ func (w *world) checkPlatforms(t *testing.T, name string, want ...string) *ledge
 // Platforms that an earlier publication left out are published on request, by a
 // further block that also has those of the earlier one.
 func TestPlatformsThatWereLeftOutAreAdded(t *testing.T) {
-	w := newWorld(t, OnPull{})
+	w := newEnv(t, OnPull{})
 	d := w.pushPlatforms("app", "1", "amd64", "arm64", "s390x")
 	ask := func(platforms ...string) *ledger.Entry {
 		t.Helper()
@@ -95,7 +95,7 @@ func TestPlatformsThatWereLeftOutAreAdded(t *testing.T) {
 // The same where the tag went away and came back: the block that it gets then
 // has what the one before had.
 func TestATagThatComesBackKeepsItsPlatforms(t *testing.T) {
-	w := newWorld(t, OnPull{})
+	w := newEnv(t, OnPull{})
 	d := w.pushPlatforms("app", "1", "amd64", "s390x")
 	w.mustPublish(t, "app:1")
 	w.push("app", "1", "another")
@@ -113,7 +113,7 @@ func TestATagThatComesBackKeepsItsPlatforms(t *testing.T) {
 // A further block never moves a tag back: a request for more platforms of an
 // older digest is refused.
 func TestPlatformsAreNotAddedToWhatTheTagLeft(t *testing.T) {
-	w := newWorld(t, OnPull{})
+	w := newEnv(t, OnPull{})
 	d := w.pushPlatforms("app", "1", "amd64", "s390x")
 	if _, err := w.ask(t, control.PublishRequest{Image: "app:1", Digest: d.String(), Platforms: []string{"linux/s390x"}}); err != nil {
 		t.Fatal(err)
@@ -131,7 +131,7 @@ func TestPlatformsAreNotAddedToWhatTheTagLeft(t *testing.T) {
 
 // Content that was dropped comes back with all platforms of its block.
 func TestDroppedContentComesBackWhole(t *testing.T) {
-	w := newWorld(t, OnPull{})
+	w := newEnv(t, OnPull{})
 	d := w.pushPlatforms("app", "1", "amd64", "s390x")
 	block := w.mustPublish(t, "app:1")
 	if _, err := w.Drop(t.Context(), control.DropRequest{Artifacts: []control.ArtifactID{{Image: "docker.io/library/app:1", Digest: d.String()}}}); err != nil {
@@ -147,16 +147,16 @@ func TestDroppedContentComesBackWhole(t *testing.T) {
 // A caller that joins a running publication is answered when what it asked for
 // is published, not when what another one asked for is.
 func TestWhoJoinsAPublicationGetsItsOwnPlatforms(t *testing.T) {
-	for name, first := range map[string]func(w *world, d digest.Digest){
-		"one with fewer platforms": func(w *world, d digest.Digest) {
+	for name, first := range map[string]func(w *env, d digest.Digest){
+		"one with fewer platforms": func(w *env, d digest.Digest) {
 			_, _ = w.Publish(t.Context(), control.PublishRequest{Image: "app:1", Digest: d.String(), Platforms: []string{"linux/s390x"}})
 		},
-		"one that fails, for it wants platforms that are not there": func(w *world, d digest.Digest) {
+		"one that fails, for it wants platforms that are not there": func(w *env, d digest.Digest) {
 			_, _ = w.Publish(t.Context(), control.PublishRequest{Image: "app:1", Digest: d.String(), Platforms: []string{"plan9/mips"}})
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			w := newWorld(t, OnPull{})
+			w := newEnv(t, OnPull{})
 			d := w.pushPlatforms("app", "1", "amd64", "s390x")
 			w.see(t, "app:1", d)
 			begun, release := w.hold(d)
@@ -183,7 +183,7 @@ func TestWhoJoinsAPublicationGetsItsOwnPlatforms(t *testing.T) {
 }
 
 // hold keeps the first answer about a manifest back until it is released.
-func (w *world) hold(d digest.Digest) (begun, release chan struct{}) {
+func (w *env) hold(d digest.Digest) (begun, release chan struct{}) {
 	begun, release = make(chan struct{}), make(chan struct{})
 	var once sync.Once
 	w.registry.Fault = func(_ http.ResponseWriter, r *http.Request) bool {
@@ -198,7 +198,7 @@ func (w *world) hold(d digest.Digest) (begun, release chan struct{}) {
 // A client that pulls on demand, while somebody has fewer platforms published,
 // waits for all of them.
 func TestWhoPullsGetsAllPlatforms(t *testing.T) {
-	w := newWorld(t, OnPull{Allow: []string{"*"}})
+	w := newEnv(t, OnPull{Allow: []string{"*"}})
 	d := w.pushPlatforms("app", "1", "amd64", "s390x")
 	w.see(t, "app:1", d)
 	begun, release := w.hold(d)
@@ -221,7 +221,7 @@ func TestWhoPullsGetsAllPlatforms(t *testing.T) {
 // What is attached later comes by a block that has no fewer platforms than the
 // newest, also if that one was made meanwhile.
 func TestAttachmentsTakeNoPlatformsAway(t *testing.T) {
-	w := newWorld(t, OnPull{})
+	w := newEnv(t, OnPull{})
 	w.registry.ReferrersAPI = true
 	d := w.pushPlatforms("app", "1", "amd64", "s390x")
 	few, err := w.ask(t, control.PublishRequest{Image: "app:1", Digest: d.String(), Platforms: []string{"linux/s390x"}})

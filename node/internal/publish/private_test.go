@@ -16,10 +16,10 @@ import (
 
 // loggedIn is a publisher whose upstream has a login, and repositories that can
 // be read without: those below open/.
-func loggedIn(t *testing.T, onPull OnPull, private ...string) *world {
+func loggedIn(t *testing.T, onPull OnPull, private ...string) *env {
 	t.Helper()
 	secrets := t.TempDir()
-	w := newWorld(t, onPull, func(c *Config) {
+	w := newEnv(t, onPull, func(c *Config) {
 		c.SecretDir, c.Private = secrets, private
 		c.Upstreams["registry.example:5000"] = c.Upstreams["docker.io"]
 	})
@@ -39,7 +39,7 @@ func loggedIn(t *testing.T, onPull OnPull, private ...string) *world {
 	return w
 }
 
-func (w *world) pushTo(repository, content string) digest.Digest {
+func (w *env) pushTo(repository, content string) digest.Digest {
 	d := w.registry.AddIndex(w.registry.AddImage(linux, content, []byte(content)))
 	w.registry.Tag(repository, "1", d)
 	return d

@@ -16,7 +16,7 @@ import (
 )
 
 // ask has a publisher publish a digest, until it has or refuses.
-func (w *world) ask(t *testing.T, req control.PublishRequest) (*ledger.Entry, error) {
+func (w *env) ask(t *testing.T, req control.PublishRequest) (*ledger.Entry, error) {
 	t.Helper()
 	for range 10 {
 		resp, err := w.Publish(t.Context(), req)
@@ -32,7 +32,7 @@ func (w *world) ask(t *testing.T, req control.PublishRequest) (*ledger.Entry, er
 }
 
 // see has the tag resolved, as a set of the operator does.
-func (w *world) see(t *testing.T, image string, want digest.Digest) {
+func (w *env) see(t *testing.T, image string, want digest.Digest) {
 	t.Helper()
 	resp, err := w.Resolve(t.Context(), control.ResolveRequest{Image: image})
 	if err != nil || resp.Digest != want.String() {
@@ -41,7 +41,7 @@ func (w *world) see(t *testing.T, image string, want digest.Digest) {
 }
 
 // restart forgets what a process knows.
-func (w *world) restart(t *testing.T) {
+func (w *env) restart(t *testing.T) {
 	t.Helper()
 	var err error
 	if w.sightings, err = newSightings(); err != nil {
@@ -51,7 +51,7 @@ func (w *world) restart(t *testing.T) {
 
 // hide has a repository not have a digest, as a real registry has none that was
 // pushed to another.
-func (w *world) hide(repository string, d digest.Digest) {
+func (w *env) hide(repository string, d digest.Digest) {
 	w.registry.Fault = func(rw http.ResponseWriter, r *http.Request) bool {
 		if r.URL.Path == "/v2/library/"+repository+"/manifests/"+d.String() {
 			http.NotFound(rw, r)
@@ -68,30 +68,30 @@ func TestATagMeansWhatItsRegistrySays(t *testing.T) {
 	never := digest.FromString("never pushed anywhere")
 	for _, c := range []struct {
 		name    string
-		digest  func(w *world, old, other digest.Digest) digest.Digest
+		digest  func(w *env, old, other digest.Digest) digest.Digest
 		pinned  bool
 		want    control.Reason // none: it is published
 		says    string         // in the refusal's message
 		version int
 	}{
-		{name: "another repository's image, which is in the store", digest: func(_ *world, _, other digest.Digest) digest.Digest { return other },
+		{name: "another repository's image, which is in the store", digest: func(_ *env, _, other digest.Digest) digest.Digest { return other },
 			want: control.ReasonDigestNotInRepository, says: "points to sha256:"},
-		{name: "another repository's image, pinned", digest: func(_ *world, _, other digest.Digest) digest.Digest { return other }, pinned: true,
+		{name: "another repository's image, pinned", digest: func(_ *env, _, other digest.Digest) digest.Digest { return other }, pinned: true,
 			want: control.ReasonDigestNotInRepository, says: "another repository"},
-		{name: "a digest that the upstream never had", digest: func(*world, digest.Digest, digest.Digest) digest.Digest { return never },
+		{name: "a digest that the upstream never had", digest: func(*env, digest.Digest, digest.Digest) digest.Digest { return never },
 			want: control.ReasonDigestNotInRepository, says: never.String()},
-		{name: "an older image of the tag", digest: func(_ *world, old, _ digest.Digest) digest.Digest { return old },
+		{name: "an older image of the tag", digest: func(_ *env, old, _ digest.Digest) digest.Digest { return old },
 			want: control.ReasonTagPointsElsewhere, says: "points to sha256:"},
-		{name: "an older image of the tag, pinned", digest: func(_ *world, old, _ digest.Digest) digest.Digest { return old }, pinned: true, version: 2},
-		{name: "an image whose tag is gone", digest: func(w *world, old, _ digest.Digest) digest.Digest {
+		{name: "an older image of the tag, pinned", digest: func(_ *env, old, _ digest.Digest) digest.Digest { return old }, pinned: true, version: 2},
+		{name: "an image whose tag is gone", digest: func(w *env, old, _ digest.Digest) digest.Digest {
 			w.registry.Tag("library/alpine", "3.20", "sha256:gone")
 			return old
 		}, want: control.ReasonTagPointsElsewhere, says: "there is no " + alpine},
-		{name: "what the tag points to", digest: func(w *world, _, _ digest.Digest) digest.Digest { return w.push("alpine", "3.20", "newest") }, version: 1},
-		{name: "what the tag points to, pinned", digest: func(w *world, _, _ digest.Digest) digest.Digest { return w.push("alpine", "3.20", "newest") }, pinned: true, version: 1},
+		{name: "what the tag points to", digest: func(w *env, _, _ digest.Digest) digest.Digest { return w.push("alpine", "3.20", "newest") }, version: 1},
+		{name: "what the tag points to, pinned", digest: func(w *env, _, _ digest.Digest) digest.Digest { return w.push("alpine", "3.20", "newest") }, pinned: true, version: 1},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			w := newWorld(t, OnPull{})
+			w := newEnv(t, OnPull{})
 			other := w.push("evil", "1", "backdoor")
 			w.mustPublish(t, "evil:1")
 			old := w.push("alpine", "3.20", "old")
@@ -122,7 +122,7 @@ func TestATagMeansWhatItsRegistrySays(t *testing.T) {
 // A set saw a tag that moved before it was published: the block says when. Only
 // a set gets such a block.
 func TestWhatASetSawIsPublishedWithItsTime(t *testing.T) {
-	w := newWorld(t, OnPull{})
+	w := newEnv(t, OnPull{})
 	first := w.push("alpine", "3.20", "first")
 	began := time.Now().Truncate(time.Second)
 	w.see(t, alpine, first)
@@ -148,7 +148,7 @@ func TestWhatASetSawIsPublishedWithItsTime(t *testing.T) {
 
 // What was seen before the tag's newest block does not come back.
 func TestATagIsNotMovedBack(t *testing.T) {
-	w := newWorld(t, OnPull{Allow: []string{"alpine:*"}})
+	w := newEnv(t, OnPull{Allow: []string{"alpine:*"}})
 	image := parseImage(t, "alpine:3.20")
 	first := w.push("alpine", "3.20", "first")
 	w.see(t, alpine, first)
@@ -175,7 +175,7 @@ func TestATagIsNotMovedBack(t *testing.T) {
 // the upstream says by now, and moves nothing. A tag that was seen to come back
 // is news.
 func TestWhatIsRecordedIsNotAskedFor(t *testing.T) {
-	w := newWorld(t, OnPull{})
+	w := newEnv(t, OnPull{})
 	first := w.push("alpine", "3.20", "first")
 	one := w.mustPublish(t, alpine)
 	w.push("alpine", "3.20", "second")
@@ -198,7 +198,7 @@ func TestWhatIsRecordedIsNotAskedFor(t *testing.T) {
 
 // One HEAD resolves a tag and serves its publication; by hand it takes one too.
 func TestATagIsAskedOnce(t *testing.T) {
-	w := newWorld(t, OnPull{Allow: []string{"pulled:*"}})
+	w := newEnv(t, OnPull{Allow: []string{"pulled:*"}})
 	d := w.push("alpine", "3.20", "layer")
 	w.push("alpine", "3.21", "another layer")
 	w.push("pulled", "1", "yet another")
@@ -227,15 +227,15 @@ func TestATagIsAskedOnce(t *testing.T) {
 // and nothing is refused for good, although the content is in the store.
 func TestNoAnswerIsNoRefusal(t *testing.T) {
 	for name, fault := range map[string]struct {
-		answer func(w *world, rw http.ResponseWriter)
+		answer func(w *env, rw http.ResponseWriter)
 		want   control.Reason
 	}{
-		"429": {func(w *world, rw http.ResponseWriter) { w.registry.Throttle(rw, 60) }, control.ReasonUpstreamRateLimited},
-		"503": {func(w *world, rw http.ResponseWriter) { w.registry.Fail(rw) }, control.ReasonUpstreamUnavailable},
+		"429": {func(w *env, rw http.ResponseWriter) { w.registry.Throttle(rw, 60) }, control.ReasonUpstreamRateLimited},
+		"503": {func(w *env, rw http.ResponseWriter) { w.registry.Fail(rw) }, control.ReasonUpstreamUnavailable},
 	} {
 		for _, when := range []string{"by tag", "by digest"} {
 			t.Run(name+" "+when, func(t *testing.T) {
-				w := newWorld(t, OnPull{})
+				w := newEnv(t, OnPull{})
 				d := w.push("alpine", "3.19", "layer")
 				w.mustPublish(t, "alpine:3.19")
 				w.push("alpine", "3.20", "another")
@@ -261,7 +261,7 @@ func TestNoAnswerIsNoRefusal(t *testing.T) {
 // A copy that took long ends after the tag has gone on: its block would move the
 // tag back.
 func TestASlowCopyDoesNotMoveItsTagBack(t *testing.T) {
-	w := newWorld(t, OnPull{})
+	w := newEnv(t, OnPull{})
 	release, reached := make(chan struct{}), make(chan struct{})
 	var once, arrive sync.Once
 	defer once.Do(func() { close(release) })
@@ -295,7 +295,7 @@ func TestASlowCopyDoesNotMoveItsTagBack(t *testing.T) {
 // A signature's tag that moved is asked again, and is not moved back by what is
 // remembered of it.
 func TestASignatureIsNotMovedBack(t *testing.T) {
-	w := newWorld(t, OnPull{})
+	w := newEnv(t, OnPull{})
 	d := w.push("signed", "1", "layer")
 	tag := "sha256-" + d.Encoded() + ".sig"
 	old := w.registry.AddImage(upstreamtest.Platform{}, "signature", []byte("old")).Digest

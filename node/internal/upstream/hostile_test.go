@@ -38,27 +38,27 @@ func TestHostileUpstreams(t *testing.T) {
 	for name, tc := range map[string]struct {
 		kind Kind
 		says string
-		make func(w *world, sent *atomic.Int64)
+		make func(w *env, sent *atomic.Int64)
 	}{
-		"an endless layer": {Invalid, "more than the 5 bytes", func(w *world, sent *atomic.Int64) {
+		"an endless layer": {Invalid, "more than the 5 bytes", func(w *env, sent *atomic.Int64) {
 			w.pushIndex("bad", "1", []byte("layer"))
 			w.Fault = only("/blobs/"+digest.FromString("layer").String(), endless(sent))
 		}},
-		"a layer of another length": {Invalid, "announces 6 bytes, the manifest says 5", func(w *world, _ *atomic.Int64) {
+		"a layer of another length": {Invalid, "announces 6 bytes, the manifest says 5", func(w *env, _ *atomic.Int64) {
 			w.pushIndex("bad", "1", []byte("layer"))
 			w.AddAs(digest.FromString("layer"), upstreamtest.OCILayer, []byte("layer!"))
 		}},
-		"a corrupt layer": {Invalid, "does not have the expected digest", func(w *world, _ *atomic.Int64) {
+		"a corrupt layer": {Invalid, "does not have the expected digest", func(w *env, _ *atomic.Int64) {
 			w.pushIndex("bad", "1", []byte("layer"))
 			w.AddAs(digest.FromString("layer"), upstreamtest.OCILayer, []byte("LAYER"))
 		}},
-		"a layer said to be larger than any disk": {Invalid, "an image may have", func(w *world, _ *atomic.Int64) {
+		"a layer said to be larger than any disk": {Invalid, "an image may have", func(w *env, _ *atomic.Int64) {
 			m := upstreamtest.Manifest{SchemaVersion: 2, MediaType: upstreamtest.OCIManifest}
 			m.Config = w.AddJSON(upstreamtest.OCIConfig, amd64)
 			m.Layers = []upstreamtest.Descriptor{{MediaType: upstreamtest.OCILayer, Digest: digest.FromString("huge"), Size: 1 << 60}}
 			w.Tag("library/bad", "1", w.AddJSON(upstreamtest.OCIManifest, m).Digest)
 		}},
-		"a manifest of 100 MB": {Invalid, "too large", func(w *world, sent *atomic.Int64) {
+		"a manifest of 100 MB": {Invalid, "too large", func(w *env, sent *atomic.Int64) {
 			w.Tag("library/bad", "1", w.Add(upstreamtest.OCIManifest, []byte("{}")))
 			w.Fault = func(rw http.ResponseWriter, r *http.Request) bool {
 				if r.Method == http.MethodHead {
@@ -68,29 +68,29 @@ func TestHostileUpstreams(t *testing.T) {
 				return true
 			}
 		}},
-		"an index of 10,000 manifests": {Invalid, "an index of 10000 manifests", func(w *world, _ *atomic.Int64) {
+		"an index of 10,000 manifests": {Invalid, "an index of 10000 manifests", func(w *env, _ *atomic.Int64) {
 			var all []upstreamtest.Descriptor
 			for i := range 10_000 {
 				all = append(all, upstreamtest.Descriptor{MediaType: upstreamtest.OCIManifest, Digest: digest.FromString(fmt.Sprint(i)), Size: 1, Platform: &amd64})
 			}
 			w.Tag("library/bad", "1", w.AddIndex(all...))
 		}},
-		"an index of indexes": {Invalid, "is not an image's", func(w *world, _ *atomic.Int64) {
+		"an index of indexes": {Invalid, "is not an image's", func(w *env, _ *atomic.Int64) {
 			inner := w.AddIndex(w.AddImage(amd64, "x", []byte("layer")))
 			w.Tag("library/bad", "1", w.AddIndex(upstreamtest.Descriptor{MediaType: upstreamtest.OCIIndex, Digest: inner, Size: 1}))
 		}},
-		"a lie about a tag's digest": {Invalid, "the registry sent sha256:", func(w *world, _ *atomic.Int64) {
+		"a lie about a tag's digest": {Invalid, "the registry sent sha256:", func(w *env, _ *atomic.Int64) {
 			w.pushIndex("bad", "1", []byte("layer"))
 			w.AddAs(digest.FromString("lie"), upstreamtest.OCIIndex, []byte(`{"schemaVersion":2}`))
 			w.Tag("library/bad", "1", digest.FromString("lie"))
 		}},
-		"a digest that is none": {Invalid, "Docker-Content-Digest", func(w *world, _ *atomic.Int64) {
+		"a digest that is none": {Invalid, "Docker-Content-Digest", func(w *env, _ *atomic.Int64) {
 			w.Fault = func(rw http.ResponseWriter, _ *http.Request) bool {
 				rw.Header().Set("Docker-Content-Digest", "../../etc/passwd")
 				return true
 			}
 		}},
-		"one blob with two sizes": {Invalid, "is said to have", func(w *world, _ *atomic.Int64) {
+		"one blob with two sizes": {Invalid, "is said to have", func(w *env, _ *atomic.Int64) {
 			m := upstreamtest.Manifest{SchemaVersion: 2, MediaType: upstreamtest.OCIManifest}
 			m.Config = w.AddJSON(upstreamtest.OCIConfig, amd64)
 			l := upstreamtest.Descriptor{MediaType: upstreamtest.OCILayer, Digest: w.Add(upstreamtest.OCILayer, []byte("layer")), Size: 5}
@@ -99,51 +99,51 @@ func TestHostileUpstreams(t *testing.T) {
 			m.Layers = []upstreamtest.Descriptor{l, other}
 			w.Tag("library/bad", "1", w.AddJSON(upstreamtest.OCIManifest, m).Digest)
 		}},
-		"an index that is an image too": {Invalid, "both an index and an image's manifest", func(w *world, _ *atomic.Int64) {
+		"an index that is an image too": {Invalid, "both an index and an image's manifest", func(w *env, _ *atomic.Int64) {
 			part := w.AddImage(amd64, "x", []byte("layer"))
 			w.Tag("library/bad", "1", w.Add(upstreamtest.OCIIndex, fmt.Appendf(nil,
 				`{"schemaVersion":2,"mediaType":%q,"manifests":[{"mediaType":%q,"digest":%q,"size":%d}],"config":{},"layers":[]}`,
 				upstreamtest.OCIIndex, part.MediaType, part.Digest, part.Size)))
 		}},
-		"an image that says it is an index": {Invalid, "not of its media type", func(w *world, _ *atomic.Int64) {
+		"an image that says it is an index": {Invalid, "not of its media type", func(w *env, _ *atomic.Int64) {
 			w.Tag("library/bad", "1", w.Add(upstreamtest.OCIIndex, []byte(`{"schemaVersion":2,"mediaType":"`+upstreamtest.OCIIndex+`","config":{},"layers":[]}`)))
 		}},
-		"an image in an index's Content-Type": {Invalid, "Content-Type", func(w *world, _ *atomic.Int64) {
+		"an image in an index's Content-Type": {Invalid, "Content-Type", func(w *env, _ *atomic.Int64) {
 			w.AddImage(amd64, "x", []byte("layer"))
 			m := upstreamtest.Manifest{SchemaVersion: 2, MediaType: upstreamtest.OCIManifest, Config: w.AddJSON(upstreamtest.OCIConfig, amd64)}
 			w.Tag("library/bad", "1", w.AddJSON(upstreamtest.OCIIndex, m).Digest)
 		}},
-		"an index of no type in an image's Content-Type": {Invalid, "not of its media type", func(w *world, _ *atomic.Int64) {
+		"an index of no type in an image's Content-Type": {Invalid, "not of its media type", func(w *env, _ *atomic.Int64) {
 			w.Tag("library/bad", "1", w.Add(upstreamtest.OCIManifest, []byte(`{"schemaVersion":2,"manifests":[]}`)))
 		}},
-		"a key twice": {Invalid, `the key "layers" is there twice`, func(w *world, _ *atomic.Int64) {
+		"a key twice": {Invalid, `the key "layers" is there twice`, func(w *env, _ *atomic.Int64) {
 			w.Tag("library/bad", "1", w.Add(upstreamtest.OCIManifest, []byte(`{"schemaVersion":2,"mediaType":"`+upstreamtest.OCIManifest+`","config":{},"layers":[],"layers":[]}`)))
 		}},
-		"a key twice, escaped": {Invalid, `the key "digest" is there twice`, func(w *world, _ *atomic.Int64) {
+		"a key twice, escaped": {Invalid, `the key "digest" is there twice`, func(w *env, _ *atomic.Int64) {
 			w.Tag("library/bad", "1", w.Add(upstreamtest.OCIManifest, []byte(`{"schemaVersion":2,"mediaType":"`+upstreamtest.OCIManifest+`","config":{"digest":"a","d\u0069gest":"b"},"layers":[]}`)))
 		}},
-		"a key in other letters": {Invalid, `the key "Layers" is no member`, func(w *world, _ *atomic.Int64) {
+		"a key in other letters": {Invalid, `the key "Layers" is no member`, func(w *env, _ *atomic.Int64) {
 			w.Tag("library/bad", "1", w.Add(upstreamtest.OCIManifest, []byte(`{"schemaVersion":2,"mediaType":"`+upstreamtest.OCIManifest+`","config":{},"Layers":[]}`)))
 		}},
-		"a layer that calls itself a manifest": {Invalid, "mirrors would serve it as a manifest", func(w *world, _ *atomic.Int64) {
+		"a layer that calls itself a manifest": {Invalid, "mirrors would serve it as a manifest", func(w *env, _ *atomic.Int64) {
 			m := upstreamtest.Manifest{SchemaVersion: 2, MediaType: upstreamtest.OCIManifest, Config: w.AddJSON(upstreamtest.OCIConfig, amd64)}
 			m.Layers = []upstreamtest.Descriptor{w.AddJSON(upstreamtest.OCIManifest, map[string]string{"not": "a manifest"})}
 			w.Tag("library/bad", "1", w.AddJSON(upstreamtest.OCIManifest, m).Digest)
 		}},
-		"a manifest that is another one's layer": {Invalid, "is said to be", func(w *world, _ *atomic.Int64) {
+		"a manifest that is another one's layer": {Invalid, "is said to be", func(w *env, _ *atomic.Int64) {
 			inner := w.AddImage(amd64, "x", []byte("inner"))
 			m := upstreamtest.Manifest{SchemaVersion: 2, MediaType: upstreamtest.OCIManifest, Config: w.AddJSON(upstreamtest.OCIConfig, arm64)}
 			m.Layers = []upstreamtest.Descriptor{{MediaType: upstreamtest.OCILayer, Digest: inner.Digest, Size: inner.Size}}
 			w.Tag("library/bad", "1", w.AddIndex(w.AddJSON(upstreamtest.OCIManifest, m), inner))
 		}},
-		"a redirect that never ends": {Invalid, "redirects more than 5 times", func(w *world, _ *atomic.Int64) {
+		"a redirect that never ends": {Invalid, "redirects more than 5 times", func(w *env, _ *atomic.Int64) {
 			w.pushIndex("bad", "1", []byte("layer"))
 			w.Fault = only("/blobs/", func(rw http.ResponseWriter) { rw.Header().Set("Location", "?again"); rw.WriteHeader(http.StatusFound) })
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(t)
+			w := newEnv(t)
 			var sent atomic.Int64
 			tc.make(w, &sent)
 			over := w.untilOver()
@@ -170,7 +170,7 @@ func TestHostileUpstreams(t *testing.T) {
 
 // untilOver makes the fault end on demand. The registry's field may not be
 // changed while requests that were given up are still being answered.
-func (w *world) untilOver() *atomic.Bool {
+func (w *env) untilOver() *atomic.Bool {
 	over, fault := new(atomic.Bool), w.Fault
 	if fault != nil {
 		w.Fault = func(rw http.ResponseWriter, r *http.Request) bool { return !over.Load() && fault(rw, r) }
@@ -190,7 +190,7 @@ func only(part string, answer func(http.ResponseWriter)) func(http.ResponseWrite
 }
 
 func TestNamesThatClimbAreNotAskedFor(t *testing.T) {
-	w := newWorld(t)
+	w := newEnv(t)
 	var requests atomic.Int32
 	w.Fault = func(http.ResponseWriter, *http.Request) bool { requests.Add(1); return false }
 	for _, repository := range []string{"../../etc/passwd", "library/../x", "a//b", "library/x?y=z", "library/x#y", "", "x/../../v2/y"} {
@@ -207,7 +207,7 @@ func TestNamesThatClimbAreNotAskedFor(t *testing.T) {
 // A registry keeps its blobs elsewhere: they are fetched there, and the token
 // stays at home.
 func TestRedirectsDoNotTakeCredentialsAlong(t *testing.T) {
-	w := newWorld(t)
+	w := newEnv(t)
 	w.Username, w.Password = "robot", "secret"
 	for name, value := range map[string]string{usernameFile: "robot", passwordFile: "secret"} {
 		if err := os.WriteFile(filepath.Join(w.secretDir, name), []byte(value), 0o600); err != nil {

@@ -28,8 +28,8 @@ import (
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
 )
 
-// world is an upstream registry, a client of it, and a publisher's store.
-type world struct {
+// env is an upstream registry, a client of it, and a publisher's store.
+type env struct {
 	*upstreamtest.Registry
 	server    *httptest.Server
 	client    *Registry
@@ -38,9 +38,9 @@ type world struct {
 	secretDir string
 }
 
-func newWorld(t *testing.T) *world {
+func newEnv(t *testing.T) *env {
 	t.Helper()
-	w := &world{Registry: upstreamtest.New(), storeDir: t.TempDir(), secretDir: t.TempDir()}
+	w := &env{Registry: upstreamtest.New(), storeDir: t.TempDir(), secretDir: t.TempDir()}
 	w.server = httptest.NewServer(w.Registry)
 	t.Cleanup(w.server.Close)
 	var err error
@@ -63,7 +63,7 @@ func image(t *testing.T, name string) ledger.Image {
 }
 
 // copy resolves a tag and copies its image, as a publisher does.
-func (w *world) copy(t *testing.T, name string, platforms ...string) (*ledger.AddArtifact, error) {
+func (w *env) copy(t *testing.T, name string, platforms ...string) (*ledger.AddArtifact, error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
@@ -81,7 +81,7 @@ var (
 )
 
 // pushIndex makes an image for two platforms.
-func (w *world) pushIndex(name, tag string, layer []byte) digest.Digest {
+func (w *env) pushIndex(name, tag string, layer []byte) digest.Digest {
 	d := w.AddIndex(w.AddImage(amd64, name, layer), w.AddImage(arm64, name, append([]byte("arm64 "), layer...)))
 	w.Tag("library/"+name, tag, d)
 	return d
@@ -95,7 +95,7 @@ func kindOf(err error) Kind {
 }
 
 func TestCopyTakesAllThatAnImageIs(t *testing.T) {
-	w := newWorld(t)
+	w := newEnv(t)
 	d := w.pushIndex("alpine", "3.20", []byte("layer"))
 	entry, err := w.copy(t, "alpine:3.20")
 	if err != nil {
@@ -115,7 +115,7 @@ func TestCopyTakesAllThatAnImageIs(t *testing.T) {
 }
 
 func TestPlatformsComeWithTheirAttestations(t *testing.T) {
-	w := newWorld(t)
+	w := newEnv(t)
 	one, two := w.AddImage(amd64, "a", []byte("one")), w.AddImage(arm64, "a", []byte("two"))
 	attestation := func(of upstreamtest.Descriptor) upstreamtest.Descriptor {
 		d := w.AddImage(upstreamtest.Platform{OS: "unknown", Architecture: "unknown"}, "attestation of "+of.Digest.String(), []byte("sbom "+of.Digest))
@@ -159,7 +159,7 @@ func TestPlatformsComeWithTheirAttestations(t *testing.T) {
 func TestReferrersAndSignaturesComeAlong(t *testing.T) {
 	for _, api := range []bool{true, false} {
 		t.Run(fmt.Sprintf("referrers API %v", api), func(t *testing.T) {
-			w := newWorld(t)
+			w := newEnv(t)
 			w.ReferrersAPI = api
 			d := w.pushIndex("signed", "1", []byte("layer"))
 			sbom := w.AddImage(upstreamtest.Platform{}, "sbom", []byte("the sbom"))
@@ -201,7 +201,7 @@ func TestReferrersAndSignaturesComeAlong(t *testing.T) {
 // A repository that has no referrers API, or is not there, says nothing about
 // the others of its registry; and what is not there may come.
 func TestOneRepositorySaysNothingAboutOthersReferrers(t *testing.T) {
-	w := newWorld(t)
+	w := newEnv(t)
 	w.ReferrersAPI = true
 	codes := map[string]string{"none": "UNSUPPORTED", "unknown": "NAME_UNKNOWN", "gone": "MANIFEST_UNKNOWN"}
 	asked := map[string]int{}
@@ -240,7 +240,7 @@ func TestOneRepositorySaysNothingAboutOthersReferrers(t *testing.T) {
 // A disk that has room for each layer, and not for all, fails the copy as what it
 // is, is not taken for a registry that fails, and is free again.
 func TestDiskThatFillsMeanwhile(t *testing.T) {
-	w := newWorld(t)
+	w := newEnv(t)
 	if os.Geteuid() != 0 {
 		t.Skip("mounting a small disk needs root")
 	}
@@ -272,7 +272,7 @@ func TestDiskThatFillsMeanwhile(t *testing.T) {
 }
 
 func TestTagThatMovesMeanwhileDoesNotMix(t *testing.T) {
-	w := newWorld(t)
+	w := newEnv(t)
 	first := w.pushIndex("moving", "1", []byte("first"))
 	w.Fault = func(_ http.ResponseWriter, r *http.Request) bool {
 		if strings.Contains(r.URL.Path, "/blobs/") {
@@ -287,7 +287,7 @@ func TestTagThatMovesMeanwhileDoesNotMix(t *testing.T) {
 }
 
 func TestWhatPassesIsTriedAgain(t *testing.T) {
-	w := newWorld(t)
+	w := newEnv(t)
 	layer := bytes.Repeat([]byte("0123456789abcdef"), 1<<16)
 	w.pushIndex("flaky", "1", layer)
 	var requests atomic.Int32
@@ -320,7 +320,7 @@ func TestWhatPassesIsTriedAgain(t *testing.T) {
 
 // What has rotted on the disk gets into no piece list, which is signed for ever.
 func TestRottenContentIsFetchedAgain(t *testing.T) {
-	w := newWorld(t)
+	w := newEnv(t)
 	layer := bytes.Repeat([]byte("0123456789abcdef"), pieces.Size/16+1)
 	w.pushIndex("rotten", "1", layer)
 	first, err := w.copy(t, "rotten:1")
@@ -351,7 +351,7 @@ func TestRottenContentIsFetchedAgain(t *testing.T) {
 // Many tags of one image are copied by as many jobs at a time, of which one asks
 // the upstream.
 func TestWhatIsSharedIsFetchedOnce(t *testing.T) {
-	w := newWorld(t)
+	w := newEnv(t)
 	d := w.pushIndex("shared", "1", bytes.Repeat([]byte("0123456789abcdef"), pieces.Size/16+1))
 	var group sync.WaitGroup
 	for range 6 {
@@ -368,7 +368,7 @@ func TestWhatIsSharedIsFetchedOnce(t *testing.T) {
 }
 
 func TestAWaitThatIsLongIsToldAtOnce(t *testing.T) {
-	w := newWorld(t)
+	w := newEnv(t)
 	w.pushIndex("limited", "1", []byte("layer"))
 	var requests atomic.Int32
 	w.Fault = func(rw http.ResponseWriter, _ *http.Request) bool {
@@ -389,7 +389,7 @@ func TestAWaitThatIsLongIsToldAtOnce(t *testing.T) {
 }
 
 func TestCredentialsMayBeRevokedAndRenewed(t *testing.T) {
-	w := newWorld(t)
+	w := newEnv(t)
 	w.Username, w.Password = "robot", "first"
 	w.pushIndex("private", "1", []byte("layer"))
 	login := func(user, password string) {
@@ -435,7 +435,7 @@ func TestDockerConfigIsRead(t *testing.T) {
 
 // A limit applies to all that share it, and waiting for it is not a stall.
 func TestBandwidthIsBounded(t *testing.T) {
-	w := newWorld(t)
+	w := newEnv(t)
 	limit := NewLimit(1 << 20)
 	limited, err := New(Config{Name: "docker.io", Endpoint: w.server.URL, Limit: limit})
 	if err != nil {

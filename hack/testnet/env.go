@@ -43,8 +43,8 @@ func (i Image) Blob(layer int) string {
 	return "/v2/library/" + i.Repository() + "/blobs/" + i.Layers[layer].String()
 }
 
-// World is a network with an upstream registry, a publisher and mirrors.
-type World struct {
+// Env is a network with an upstream registry, a publisher and mirrors.
+type Env struct {
 	*Network
 	*Ledger
 	Dir      string
@@ -52,18 +52,18 @@ type World struct {
 	Registry *upstream.Registry // at the test program
 }
 
-// NewWorld starts an upstream registry and a publisher in a new folder under
+// NewEnv starts an upstream registry and a publisher in a new folder under
 // dir; binaries are found by PYRSIA_BINARY and PYRSIA_DOCKER_REGISTRY.
-func NewWorld(ctx context.Context, dir string, args ...string) (*World, error) {
-	return newWorld(ctx, New, dir, args)
+func NewEnv(ctx context.Context, dir string, args ...string) (*Env, error) {
+	return newEnv(ctx, New, dir, args)
 }
 
-// NewIPv6World is NewWorld without IPv4.
-func NewIPv6World(ctx context.Context, dir string, args ...string) (*World, error) {
-	return newWorld(ctx, NewIPv6, dir, args)
+// NewIPv6Env is NewEnv without IPv4.
+func NewIPv6Env(ctx context.Context, dir string, args ...string) (*Env, error) {
+	return newEnv(ctx, NewIPv6, dir, args)
 }
 
-func newWorld(ctx context.Context, network func() (*Network, error), dir string, args []string) (*World, error) {
+func newEnv(ctx context.Context, network func() (*Network, error), dir string, args []string) (*Env, error) {
 	binary, registry, err := Binaries()
 	if err != nil {
 		return nil, err
@@ -72,7 +72,7 @@ func newWorld(ctx context.Context, network func() (*Network, error), dir string,
 	if err != nil {
 		return nil, err
 	}
-	w := &World{Network: n, Dir: dir}
+	w := &Env{Network: n, Dir: dir}
 	if w.Registry, err = upstream.Start(ctx, registry, filepath.Join(dir, "registry"), net.JoinHostPort(n.Gateway(), "5000")); err != nil {
 		return nil, errors.Join(err, n.Close())
 	}
@@ -103,7 +103,7 @@ func Binaries() (pyrsia, registry string, err error) {
 
 // AddMirror starts a mirror on a new host; without bootstrap it joins by the
 // publisher.
-func (w *World) AddMirror(ctx context.Context, bootstrap []string, args ...string) (*Node, error) {
+func (w *Env) AddMirror(ctx context.Context, bootstrap []string, args ...string) (*Node, error) {
 	m, err := w.NewMirror(bootstrap, args...)
 	if err != nil {
 		return nil, err
@@ -112,7 +112,7 @@ func (w *World) AddMirror(ctx context.Context, bootstrap []string, args ...strin
 }
 
 // NewMirror prepares a mirror on a new host.
-func (w *World) NewMirror(bootstrap []string, args ...string) (*Node, error) {
+func (w *Env) NewMirror(bootstrap []string, args ...string) (*Node, error) {
 	h, err := w.Host(fmt.Sprintf("mirror%d", len(w.Mirrors)+1))
 	if err != nil {
 		return nil, err
@@ -126,7 +126,7 @@ func (w *World) NewMirror(bootstrap []string, args ...string) (*Node, error) {
 }
 
 // Push pushes an image of random layers of these sizes upstream.
-func (w *World) Push(ctx context.Context, image string, layers ...int64) (*Image, error) {
+func (w *Env) Push(ctx context.Context, image string, layers ...int64) (*Image, error) {
 	return Push(ctx, w.Registry.Addr, image, layers...)
 }
 
@@ -169,8 +169,8 @@ func Push(ctx context.Context, addr, image string, layers ...int64) (*Image, err
 	return out, errors.Join(err1, err2, err3)
 }
 
-// Close ends all that the world has started.
-func (w *World) Close() error {
+// Close ends all that the environment has started.
+func (w *Env) Close() error {
 	var errs []error
 	for _, m := range w.Mirrors {
 		errs = append(errs, m.Kill())

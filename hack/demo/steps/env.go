@@ -25,8 +25,8 @@ import (
 // DockerHub is the name of the upstream that is not on this machine.
 const DockerHub = "docker.io"
 
-// World is what the steps work on and leave for each other.
-type World struct {
+// Env is what the steps work on and leave for each other.
+type Env struct {
 	Out io.Writer
 	// Root is the folder of the checkout.
 	Root string
@@ -57,7 +57,7 @@ type World struct {
 }
 
 // Close ends what the steps started outside the cluster.
-func (w *World) Close() error {
+func (w *Env) Close() error {
 	for _, a := range w.ahead {
 		a.end()
 		<-a.ended
@@ -69,7 +69,7 @@ func (w *World) Close() error {
 }
 
 // small is the image with which the demo shows what holds for every image.
-func (w *World) small() string {
+func (w *Env) small() string {
 	if w.Upstream == DockerHub {
 		return "busybox:1.37"
 	}
@@ -77,12 +77,12 @@ func (w *World) small() string {
 }
 
 // RegistryAddr is where the cluster reaches the upstream: on this machine.
-func (w *World) RegistryAddr() string { return net.JoinHostPort(w.vars["CLUSTER_HOST_IP"], "5000") }
+func (w *Env) RegistryAddr() string { return net.JoinHostPort(w.vars["CLUSTER_HOST_IP"], "5000") }
 
 const clusterScript = "hack/cluster/cluster"
 
 // readCluster learns from the cluster script how to reach the cluster.
-func (w *World) readCluster(ctx context.Context) error {
+func (w *Env) readCluster(ctx context.Context) error {
 	out, err := w.Output(ctx, clusterScript, "env")
 	if err != nil {
 		return err
@@ -98,7 +98,7 @@ func (w *World) readCluster(ctx context.Context) error {
 	return nil
 }
 
-func (w *World) expand(k string) string {
+func (w *Env) expand(k string) string {
 	if v, ok := w.vars[k]; ok && k != "PATH" {
 		return v
 	}
@@ -106,7 +106,7 @@ func (w *World) expand(k string) string {
 }
 
 // connect makes the client of the cluster's API.
-func (w *World) connect() error {
+func (w *Env) connect() error {
 	config, err := clientcmd.BuildConfigFromFlags("", w.vars["KUBECONFIG"])
 	if err != nil {
 		return fmt.Errorf("reading the cluster's kubeconfig: %w", err)
@@ -122,7 +122,7 @@ func (w *World) connect() error {
 }
 
 // readNodes learns which Kubernetes nodes there are.
-func (w *World) readNodes(ctx context.Context) error {
+func (w *Env) readNodes(ctx context.Context) error {
 	var nodes corev1.NodeList
 	if err := w.Client.List(ctx, &nodes); err != nil {
 		return err
@@ -140,10 +140,10 @@ func (w *World) readNodes(ctx context.Context) error {
 }
 
 // machines are the Kubernetes nodes, on all of which a mirror stands.
-func (w *World) machines() []string { return slices.Concat(w.others, w.workers) }
+func (w *Env) machines() []string { return slices.Concat(w.others, w.workers) }
 
 // Resume takes up a cluster that the steps of another process have left running.
-func (w *World) Resume(ctx context.Context) error {
+func (w *Env) Resume(ctx context.Context) error {
 	if err := w.readCluster(ctx); err != nil {
 		return err
 	}
@@ -157,7 +157,7 @@ func (w *World) Resume(ctx context.Context) error {
 }
 
 // lookPath finds a program on the PATH that commands get.
-func (w *World) lookPath(name string) string {
+func (w *Env) lookPath(name string) string {
 	if strings.Contains(name, "/") {
 		return ""
 	}

@@ -21,17 +21,17 @@ import (
 
 var linux = upstreamtest.Platform{OS: "linux", Architecture: "amd64"}
 
-// world is a publisher with its upstream.
-type world struct {
+// env is a publisher with its upstream.
+type env struct {
 	*Publisher
 	registry *upstreamtest.Registry
 	gathered *prometheus.Registry
 	dir      string
 }
 
-func newWorld(t *testing.T, onPull OnPull, change ...func(*Config)) *world {
+func newEnv(t *testing.T, onPull OnPull, change ...func(*Config)) *env {
 	t.Helper()
-	w := &world{registry: upstreamtest.New(), gathered: prometheus.NewRegistry(), dir: t.TempDir()}
+	w := &env{registry: upstreamtest.New(), gathered: prometheus.NewRegistry(), dir: t.TempDir()}
 	server := httptest.NewServer(w.registry)
 	t.Cleanup(server.Close)
 	skey, _, err := ledger.GenerateKey("ledger.example/publish")
@@ -64,7 +64,7 @@ func newWorld(t *testing.T, onPull OnPull, change ...func(*Config)) *world {
 }
 
 // push makes an image of layers, and tags it.
-func (w *world) push(name, tag string, layers ...string) digest.Digest {
+func (w *env) push(name, tag string, layers ...string) digest.Digest {
 	var data [][]byte
 	for _, l := range layers {
 		data = append(data, []byte(l))
@@ -74,7 +74,7 @@ func (w *world) push(name, tag string, layers ...string) digest.Digest {
 	return d
 }
 
-func (w *world) publish(t *testing.T, name string) (*control.Block, error) {
+func (w *env) publish(t *testing.T, name string) (*control.Block, error) {
 	t.Helper()
 	resolved, err := w.Resolve(t.Context(), control.ResolveRequest{Image: name})
 	if err != nil {
@@ -92,7 +92,7 @@ func (w *world) publish(t *testing.T, name string) (*control.Block, error) {
 	return nil, fmt.Errorf("%s is not published in time", name)
 }
 
-func (w *world) mustPublish(t *testing.T, name string) *control.Block {
+func (w *env) mustPublish(t *testing.T, name string) *control.Block {
 	t.Helper()
 	b, err := w.publish(t, name)
 	if err != nil {
