@@ -9,6 +9,8 @@ IMAGE_REGISTRY ?= ghcr.io/pyrsia
 IMAGE_TAG ?= v0.1.0
 PLATFORMS ?= linux/amd64,linux/arm64
 DIST ?= dist
+# The systems and processors that the plugin of kubectl is compiled for.
+PLUGIN_PLATFORMS ?= linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64
 # Which tests to run, as for `go test -run`.
 RUN ?= .
 # Which packages test tests.
@@ -39,6 +41,12 @@ include config/generate.mk
 .PHONY: build
 build: ## Compile all programs to bin/
 	go build -ldflags "$(LDFLAGS)" -o bin/ ./cmd/...
+
+.PHONY: plugins
+plugins: ## Compile the plugin of kubectl for Linux, macOS and Windows, to dist/ (PLUGIN_PLATFORMS=)
+	@for platform in $(PLUGIN_PLATFORMS); do os=$${platform%/*}; arch=$${platform#*/}; suffix=; [ "$$os" != windows ] || suffix=.exe; \
+	  echo "kubectl-pyrsia for $$platform"; CGO_ENABLED=0 GOOS=$$os GOARCH=$$arch go build -trimpath -ldflags "-s -w $(LDFLAGS)" \
+	    -o "$(DIST)/kubectl-pyrsia-$$os-$$arch$$suffix" ./cmd/kubectl-pyrsia || exit 1; done
 
 .PHONY: images
 images: ## Build the container images without a container engine, to dist/*.tar (IMAGE_TAG=, PLATFORMS=)

@@ -11,8 +11,10 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/pyrsia/pyrsia-operator/node/client"
 	"github.com/pyrsia/pyrsia-operator/node/control"
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
+	"github.com/pyrsia/pyrsia-operator/node/ledger/replica"
 )
 
 // A mirror that reaches no peer follows the ledger at a URL, says when it
@@ -24,7 +26,7 @@ func TestMirrorOverPlainHTTPRaisesAlarms(t *testing.T) {
 	}
 	quiet := slog.New(slog.DiscardHandler)
 	publisher := func(contents ...string) string {
-		w, err := ledger.OpenWriter(t.Context(), t.TempDir(), skey, quiet)
+		w, err := replica.OpenWriter(t.Context(), t.TempDir(), skey, quiet)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -92,7 +94,7 @@ func TestMirrorOverPlainHTTPRaisesAlarms(t *testing.T) {
 		}
 	}
 	// The same key with another history.
-	if _, err := n.follower.Sync(t.Context(), ledger.NewSource(publisher("x", "y", "z"), http.DefaultClient)); err == nil {
+	if _, err := n.follower.Sync(t.Context(), client.New(publisher("x", "y", "z"), http.DefaultClient)); err == nil {
 		t.Error("a second history was followed")
 	}
 	status, err := n.Status(t.Context(), 0)
@@ -111,7 +113,7 @@ func TestMirrorOverPlainHTTPRaisesAlarms(t *testing.T) {
 	if n.unacknowledged(control.AlarmLedgerForked) != 1 {
 		t.Error("the metric does not show the alarm")
 	}
-	if err := ledger.Acknowledge(filepath.Join(n.config.DataDir, "ledger"), time.Now()); err != nil {
+	if err := replica.Acknowledge(filepath.Join(n.config.DataDir, "ledger"), time.Now()); err != nil {
 		t.Fatal(err)
 	}
 	if got := kinds(time.Now()); len(got) != 0 || n.unacknowledged(control.AlarmLedgerForked) != 0 {
@@ -131,7 +133,7 @@ func TestNewKeyIsAnAlarm(t *testing.T) {
 		t.Fatal(err)
 	}
 	quiet := slog.New(slog.DiscardHandler)
-	w, err := ledger.OpenWriter(t.Context(), t.TempDir(), skey+"\n"+next, quiet)
+	w, err := replica.OpenWriter(t.Context(), t.TempDir(), skey+"\n"+next, quiet)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/pyrsia/pyrsia-operator/node/client"
 )
 
 const (
@@ -24,7 +26,7 @@ type complaint struct {
 
 // problems are the places from which the ledger does not come, and why: the
 // bootstrap addresses, and the sources that were asked.
-func (n *Node) problems() (out []ProblemJSON) {
+func (n *Node) problems() (out []client.Problem) {
 	for _, u := range n.host.Unreached() {
 		out = append(out, problem(u.Addr, u.Err, u.Since, u.Tries))
 	}
@@ -33,13 +35,13 @@ func (n *Node) problems() (out []ProblemJSON) {
 			out = append(out, problem(name, s.err, s.since, s.fails))
 		}
 	}
-	slices.SortStableFunc(out, func(a, b ProblemJSON) int { return strings.Compare(a.Source, b.Source) })
+	slices.SortStableFunc(out, func(a, b client.Problem) int { return strings.Compare(a.Source, b.Source) })
 	return out[:min(len(out), maxProblems)]
 }
 
-func problem(source string, err error, since time.Time, tries int) ProblemJSON {
+func problem(source string, err error, since time.Time, tries int) client.Problem {
 	text := strings.ToValidUTF8(strings.ReplaceAll(err.Error(), "\n", "; "), "?")
-	return ProblemJSON{Source: source, Error: text[:min(len(text), maxProblemText)], Since: since.UTC().Truncate(time.Second), Tries: tries}
+	return client.Problem{Source: source, Error: text[:min(len(text), maxProblemText)], Since: since.UTC().Truncate(time.Second), Tries: tries}
 }
 
 // noLedger says why the node has no ledger yet.

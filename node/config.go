@@ -17,6 +17,7 @@ import (
 	"github.com/pyrsia/pyrsia-operator/node/internal/durable"
 	"github.com/pyrsia/pyrsia-operator/node/internal/publish"
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
+	"github.com/pyrsia/pyrsia-operator/node/ledger/replica"
 )
 
 // Version is the program's version; the linker sets it.
@@ -155,8 +156,8 @@ func (c *Config) validate() error {
 		if c.RefuseStaleTags && c.MaxLedgerAge == 0 {
 			errs = append(errs, errors.New("to refuse tags of a stale ledger takes its greatest age"))
 		}
-		if c.MaxLedgerAge != 0 && c.MaxLedgerAge < 2*ledger.RefreshInterval {
-			errs = append(errs, fmt.Errorf("the ledger's greatest age of %s: at least %s, for a publisher signs every %s", c.MaxLedgerAge, 2*ledger.RefreshInterval, ledger.RefreshInterval))
+		if c.MaxLedgerAge != 0 && c.MaxLedgerAge < 2*replica.RefreshInterval {
+			errs = append(errs, fmt.Errorf("the ledger's greatest age of %s: at least %s, for a publisher signs every %s", c.MaxLedgerAge, 2*replica.RefreshInterval, replica.RefreshInterval))
 		}
 		for _, s := range c.LedgerURLs {
 			if u, err := url.Parse(s); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {

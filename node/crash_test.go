@@ -24,6 +24,7 @@ import (
 	"github.com/pyrsia/pyrsia-operator/node/control"
 	"github.com/pyrsia/pyrsia-operator/node/internal/store"
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
+	"github.com/pyrsia/pyrsia-operator/node/ledger/replica"
 )
 
 // nodeProcessEnv makes the test's program a node with this configuration.
@@ -215,7 +216,7 @@ func publishThroughCrashes(t *testing.T, p *process, vkey string, want map[strin
 func checkAfterCrashes(t *testing.T, dir, skey string, want map[string]digest.Digest, heights map[string]int64) {
 	t.Helper()
 	quiet := slog.New(slog.DiscardHandler)
-	w, err := ledger.OpenWriter(t.Context(), filepath.Join(dir, "ledger"), skey, quiet)
+	w, err := replica.OpenWriter(t.Context(), filepath.Join(dir, "ledger"), skey, quiet)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/libp2p/go-libp2p/p2p/net/gostream"
 
+	"github.com/pyrsia/pyrsia-operator/node/client"
 	"github.com/pyrsia/pyrsia-operator/node/control"
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
 )
@@ -53,7 +54,7 @@ func TestMirrorWithoutASourceSaysWhy(t *testing.T) {
 				t.Errorf("%s does not say %q: %s", path, want, body)
 			}
 		}
-		var s StatusJSON
+		var s client.Status
 		if path != "/readyz" && (json.Unmarshal(body, &s) != nil || len(s.Problems) != 2) {
 			t.Errorf("%s: %s", path, body)
 		}

@@ -13,8 +13,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/go-digest"
 
+	"github.com/pyrsia/pyrsia-operator/node/client"
 	"github.com/pyrsia/pyrsia-operator/node/control"
-	"github.com/pyrsia/pyrsia-operator/node/internal/mirror"
 )
 
 // What the publisher withdraws is refused, and why; the history stays.
@@ -172,9 +172,9 @@ func TestMirrorKnowsWhatContainerdAsksFor(t *testing.T) {
 	registry := dockerRegistry(t)
 	publisher := newPublisher(t, registry.Addr)
 	m := newMirror(t, publisher)
-	asked := func() (out mirror.Asked) {
+	asked := func() (out client.Asked) {
 		t.Helper()
-		resp, body := m.ask(t, "GET", mirror.AskedPath)
+		resp, body := m.ask(t, "GET", client.AskedPath)
 		if err := json.Unmarshal(body, &out); err != nil || resp.StatusCode != http.StatusOK {
 			t.Fatalf("%s: %s: %v", resp.Status, body, err)
 		}
@@ -187,7 +187,7 @@ func TestMirrorKnowsWhatContainerdAsksFor(t *testing.T) {
 	if got := asked(); len(got.Registries) != 1 || time.Since(got.Registries["quay.io"]) > time.Minute {
 		t.Errorf("after: %+v", got)
 	}
-	var s StatusJSON
+	var s client.Status
 	resp, err := http.Get("http://" + m.OpenAddr + "/api/v1/status")
 	if err != nil {
 		t.Fatal(err)

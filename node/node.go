@@ -24,7 +24,7 @@ import (
 	"github.com/pyrsia/pyrsia-operator/node/internal/receipts"
 	"github.com/pyrsia/pyrsia-operator/node/internal/store"
 	"github.com/pyrsia/pyrsia-operator/node/internal/transfer"
-	"github.com/pyrsia/pyrsia-operator/node/ledger"
+	"github.com/pyrsia/pyrsia-operator/node/ledger/replica"
 )
 
 // shutdownTimeout bounds how long pulls under way may go on at the end.
@@ -38,9 +38,9 @@ type Node struct {
 	store    *store.Store
 	plain    *http.Client // to LedgerURLs
 
-	ledger    *ledger.Ledger   // the verified copy, of either role
-	writer    *ledger.Writer   // publishers
-	follower  *ledger.Follower // mirrors
+	ledger    *replica.Ledger   // the verified copy, of either role
+	writer    *replica.Writer   // publishers
+	follower  *replica.Follower // mirrors
 	host      *p2p.Host
 	publisher *publish.Publisher // publishers
 	fetcher   *transfer.Fetcher  // a publisher heals its store by it
@@ -137,7 +137,7 @@ func (n *Node) open(ctx, run context.Context) (err error) {
 func (n *Node) openLedger(ctx context.Context) error {
 	path := filepath.Join(n.config.DataDir, "ledger")
 	if n.config.Role == control.Mirror {
-		f, err := ledger.OpenFollower(ctx, path, n.config.LedgerKey, n.log)
+		f, err := replica.OpenFollower(ctx, path, n.config.LedgerKey, n.log)
 		if err != nil {
 			return err
 		}
@@ -151,7 +151,7 @@ func (n *Node) openLedger(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	w, err := ledger.OpenWriter(ctx, path, skey, n.log)
+	w, err := replica.OpenWriter(ctx, path, skey, n.log)
 	if err != nil {
 		return err
 	}

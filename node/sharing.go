@@ -9,6 +9,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/pyrsia/pyrsia-operator/node/client"
 	"github.com/pyrsia/pyrsia-operator/node/internal/pieces"
 	"github.com/pyrsia/pyrsia-operator/node/internal/prefetch"
 	"github.com/pyrsia/pyrsia-operator/node/internal/transfer"
@@ -59,69 +60,8 @@ func (n *Node) httpPort() int {
 	return port(n.config.OpenAddr)
 }
 
-// StatusJSON is the answer of GET /api/v1/status at the open port.
-type StatusJSON struct {
-	Role    string   `json:"role"`
-	Version string   `json:"version"`
-	PeerID  string   `json:"peerID"`
-	Addrs   []string `json:"addrs"`
-	// Uptime is in seconds.
-	Uptime float64 `json:"uptime"`
-	Ready  bool    `json:"ready"`
-	Peers  int     `json:"peers"`
-	// Ledger is the ledger's name, and Blocks how many blocks of it are verified.
-	Ledger string `json:"ledger"`
-	Blocks int64  `json:"blocks"`
-	// LedgerKey is the verifier key that signs the ledger now: the newest that this
-	// node has seen.
-	LedgerKey string `json:"ledgerKey"`
-	// Blobs and Bytes are in the store.
-	Blobs int   `json:"blobs"`
-	Bytes int64 `json:"bytes"`
-	// Artifacts of which the node holds something, and the keys by which it
-	// announces them, which stay few.
-	Artifacts int `json:"artifacts"`
-	Announced int `json:"announced"`
-	// Downloads are blobs on their way, and Queued their pieces to come.
-	Downloads int `json:"downloads"`
-	Queued    int `json:"queued"`
-	// Asked is when containerd asked this mirror last, by registry: RFC 3339.
-	Asked map[string]time.Time `json:"asked,omitempty"`
-	// Problems are places from which the ledger does not come.
-	Problems []ProblemJSON `json:"problems,omitempty"`
-}
-
-// ProblemJSON is a place from which the ledger does not come: a bootstrap
-// address, a ledger URL or a peer's ID.
-type ProblemJSON struct {
-	Source string `json:"source"`
-	Error  string `json:"error"`
-	// Since is when it began: RFC 3339.
-	Since time.Time `json:"since"`
-	Tries int       `json:"tries"`
-}
-
-// PeerJSON is one peer in the answer of GET /api/v1/peers at the open port.
-type PeerJSON struct {
-	ID string `json:"id"`
-	// Addr is the multiaddr that the peer is connected at.
-	Addr string `json:"addr"`
-	// Direction is inbound or outbound.
-	Direction string `json:"direction"`
-	// Latency is in seconds; 0 until it was measured.
-	Latency float64 `json:"latency"`
-	// Since is when the peer was connected: RFC 3339.
-	Since time.Time `json:"since"`
-	// Via is how content comes from it: http or libp2p.
-	Via string `json:"via"`
-	// Received is how many verified bytes came from it.
-	Received int64 `json:"received"`
-	// State is ok, slow (asked after the others) or banned (not asked).
-	State string `json:"state"`
-}
-
 func (n *Node) serveStatus(w http.ResponseWriter, _ *http.Request) {
-	s := StatusJSON{
+	s := client.Status{
 		Role: string(n.config.Role), Version: Version, PeerID: n.host.ID().String(), Ready: n.ready.Load(),
 		Uptime: time.Since(n.started).Seconds(), Peers: len(n.host.Peers()),
 		Ledger: n.ledger.Origin(), Blocks: n.ledger.Size(), LedgerKey: n.ledger.NewestKey(),
@@ -140,10 +80,10 @@ func (n *Node) serveStatus(w http.ResponseWriter, _ *http.Request) {
 }
 
 func (n *Node) servePeers(w http.ResponseWriter, _ *http.Request) {
-	out := []PeerJSON{}
+	out := []client.Peer{}
 	for _, p := range n.host.Peers() {
 		info := p.Info()
-		out = append(out, PeerJSON{
+		out = append(out, client.Peer{
 			ID: p.ID.String(), Addr: info.Addr, Direction: info.Direction, Latency: info.Latency.Seconds(),
 			Since: info.Since, Via: info.Via, Received: info.Received, State: info.State,
 		})

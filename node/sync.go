@@ -11,7 +11,8 @@ import (
 	"filippo.io/torchwood"
 	"github.com/libp2p/go-libp2p/core/peer"
 
-	"github.com/pyrsia/pyrsia-operator/node/ledger"
+	"github.com/pyrsia/pyrsia-operator/node/client"
+	"github.com/pyrsia/pyrsia-operator/node/ledger/replica"
 )
 
 const (
@@ -30,7 +31,7 @@ const (
 // source is a node or server from which a mirror copies the ledger.
 type source struct {
 	name string // the peer's ID, or the URL
-	*ledger.Source
+	*client.Client
 }
 
 // String names the source in evidence.
@@ -39,11 +40,11 @@ func (s source) String() string { return s.name }
 // reachable are all that can be asked now.
 func (n *Node) reachable() (out []source) {
 	for _, p := range n.host.Peers() {
-		client, base := p.StreamClient()
-		out = append(out, source{p.ID.String(), ledger.NewSource(base, client)})
+		h, base := p.StreamClient()
+		out = append(out, source{p.ID.String(), client.New(base, h)})
 	}
 	for _, url := range n.config.LedgerURLs {
-		out = append(out, source{url, ledger.NewSource(strings.TrimSuffix(url, "/"), n.plain)})
+		out = append(out, source{url, client.New(url, n.plain)})
 	}
 	return out
 }
@@ -59,10 +60,10 @@ func (n *Node) witnesses() (out []torchwood.TileReader) {
 	late := map[string]source{}
 	for _, b := range n.config.Bootstrap {
 		if strings.HasPrefix(b, "http://") {
-			out = append(out, source{b, ledger.NewSource(strings.TrimSuffix(b, "/"), n.plain)})
+			out = append(out, source{b, client.New(b, n.plain)})
 		} else if info, err := peer.AddrInfoFromString(b); err == nil && info.ID != n.host.ID() {
-			client, base := n.host.LateClient(info.ID)
-			late[info.ID.String()] = source{info.ID.String(), ledger.NewSource(base, client)}
+			h, base := n.host.LateClient(info.ID)
+			late[info.ID.String()] = source{info.ID.String(), client.New(base, h)}
 		}
 	}
 	var others []torchwood.TileReader
@@ -132,9 +133,9 @@ func (n *Node) syncFrom(ctx context.Context, s source) (grown bool, err error) {
 	before := n.ledger.Size()
 	grown, err = n.follower.Sync(ctx, s)
 	switch {
-	case errors.Is(err, ledger.ErrRetiredKey), errors.Is(err, ledger.ErrTwoSuccessors):
+	case errors.Is(err, replica.ErrRetiredKey), errors.Is(err, replica.ErrTwoSuccessors):
 		n.log.Error("a key of the ledger is in the wrong hands: see 'pyrsia evidence'", "alarm", true, "peer", s.name, "error", err)
-	case errors.Is(err, ledger.ErrForked), errors.Is(err, ledger.ErrRolledBack):
+	case errors.Is(err, replica.ErrForked), errors.Is(err, replica.ErrRolledBack):
 		n.log.Error("the publisher has signed what contradicts the verified ledger: see 'pyrsia evidence'", "alarm", true, "peer", s.name, "error", err)
 	case err != nil && ctx.Err() == nil:
 		n.log.Debug("asking a peer for the ledger", "peer", s.name, "error", err)

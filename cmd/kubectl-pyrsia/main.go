@@ -15,14 +15,15 @@ import (
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/cli-runtime/pkg/genericclioptions"
 	_ "k8s.io/client-go/plugin/pkg/client/auth/exec" // credentials of managed clusters
 	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/klog/v2"
-	"sigs.k8s.io/controller-runtime/pkg/client"
+	kube "sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
+	"github.com/pyrsia/pyrsia-operator/node/client"
 )
 
 func main() {
@@ -39,20 +40,19 @@ func main() {
 
 // cluster is the cluster of the kubeconfig.
 type cluster struct {
-	loading   *clientcmd.ClientConfigLoadingRules
-	overrides clientcmd.ConfigOverrides
-	node      string // the PyrsiaNode to ask; empty: the publisher
+	flags *genericclioptions.ConfigFlags
+	node  string // the PyrsiaNode to ask; empty: the publisher
 
-	// reach gives the URL of a node's open port.
-	reach func(context.Context) (address string, closed func(), err error)
+	// reach gives a way to a node's open port.
+	reach func(context.Context) (*client.Client, error)
 
 	config    *rest.Config
-	client    client.Client
+	client    kube.Client
 	namespace string
 }
 
 func command(c *cluster) *cobra.Command {
-	c.loading = clientcmd.NewDefaultClientConfigLoadingRules()
+	c.flags = genericclioptions.NewConfigFlags(true)
 	root := &cobra.Command{
 		Use:   "kubectl-pyrsia",
 		Short: "Ask the transparency log of this cluster, and withdraw images from it",
@@ -60,33 +60,25 @@ func command(c *cluster) *cobra.Command {
 says of an image, and checks proofs on this machine. 'revoke' has an image withdrawn.`,
 		Example: `  kubectl pyrsia status
   kubectl pyrsia log alpine:3.20
+  kubectl pyrsia log alpine:3.20 -o jsonpath='{[0].height}'
   kubectl pyrsia verify alpine:3.20
   kubectl pyrsia revoke alpine:3.20@sha256:... --reason 'contains malware'`,
 		SilenceUsage: true, SilenceErrors: true,
 		Annotations:       map[string]string{cobra.CommandDisplayNameAnnotation: "kubectl pyrsia"},
 		PersistentPreRunE: func(*cobra.Command, []string) error { return c.connect() },
 	}
-	f := root.PersistentFlags()
-	f.StringVar(&c.loading.ExplicitPath, "kubeconfig", "", "path of the kubeconfig")
-	f.StringVar(&c.overrides.CurrentContext, "context", "", "context of the kubeconfig")
-	f.StringVarP(&c.overrides.Context.Namespace, "namespace", "n", "", "namespace of the PyrsiaNodes")
-	f.StringVar(&c.node, "pyrsianode", "", "PyrsiaNode to ask (default: the namespace's publisher, else any that is ready)")
-	root.AddCommand(
-		c.forward("log IMAGE|DIGEST", "Show what the ledger says of an image, newest first", cobra.ExactArgs(1)),
-		c.forward("proof IMAGE|DIGEST", "Fetch the proof that an image is on the ledger", cobra.ExactArgs(1)),
-		c.forward("status", "Show how a node is: its ledger, its peers, its content", cobra.NoArgs),
-		c.forward("peers", "Show a node's peers", cobra.NoArgs),
-		c.verifyCommand(), c.planCommand(), c.revokeCommand())
+	c.flags.AddFlags(root.PersistentFlags())
+	root.PersistentFlags().StringVar(&c.node, "pyrsianode", "", "PyrsiaNode to ask (default: the namespace's publisher, else any that is ready)")
+	root.AddCommand(c.logCommand(), c.proofCommand(), c.statusCommand(), c.peersCommand(), c.verifyCommand(), c.planCommand(), c.revokeCommand())
 	return root
 }
 
 func (c *cluster) connect() error {
-	config := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(c.loading, &c.overrides)
 	var err error
-	if c.namespace, _, err = config.Namespace(); err != nil {
+	if c.namespace, _, err = c.flags.ToRawKubeConfigLoader().Namespace(); err != nil {
 		return fmt.Errorf("reading the kubeconfig: %w", err)
 	}
-	if c.config, err = config.ClientConfig(); err != nil {
+	if c.config, err = c.flags.ToRESTConfig(); err != nil {
 		return fmt.Errorf("reading the kubeconfig: %w", err)
 	}
 	scheme := runtime.NewScheme()
@@ -95,6 +87,6 @@ func (c *cluster) connect() error {
 			return err
 		}
 	}
-	c.client, err = client.New(c.config, client.Options{Scheme: scheme})
+	c.client, err = kube.New(c.config, kube.Options{Scheme: scheme})
 	return err
 }

@@ -6,7 +6,7 @@ import (
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
-	"sigs.k8s.io/controller-runtime/pkg/client"
+	kube "sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
 )
@@ -16,13 +16,13 @@ import (
 func (c *cluster) find(ctx context.Context) (*v1alpha1.PyrsiaNode, error) {
 	if c.node != "" {
 		n := new(v1alpha1.PyrsiaNode)
-		if err := c.client.Get(ctx, client.ObjectKey{Namespace: c.namespace, Name: c.node}, n); err != nil {
+		if err := c.client.Get(ctx, kube.ObjectKey{Namespace: c.namespace, Name: c.node}, n); err != nil {
 			return nil, fmt.Errorf("reading the PyrsiaNode: %w", err)
 		}
 		return n, nil
 	}
 	var list v1alpha1.PyrsiaNodeList
-	if err := c.client.List(ctx, &list, client.InNamespace(c.namespace)); err != nil {
+	if err := c.client.List(ctx, &list, kube.InNamespace(c.namespace)); err != nil {
 		return nil, fmt.Errorf("listing the PyrsiaNodes: %w", err)
 	}
 	if len(list.Items) == 0 {
@@ -41,7 +41,7 @@ func (c *cluster) pod(ctx context.Context, n *v1alpha1.PyrsiaNode) (string, erro
 		component = "publisher"
 	}
 	var pods corev1.PodList
-	err := c.client.List(ctx, &pods, client.InNamespace(n.Namespace), client.MatchingLabels{
+	err := c.client.List(ctx, &pods, kube.InNamespace(n.Namespace), kube.MatchingLabels{
 		"app.kubernetes.io/name": "pyrsia", "app.kubernetes.io/instance": n.Name, "app.kubernetes.io/component": component,
 	})
 	if err != nil {

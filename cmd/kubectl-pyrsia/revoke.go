@@ -12,10 +12,10 @@ import (
 
 	"github.com/spf13/cobra"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"sigs.k8s.io/controller-runtime/pkg/client"
+	kube "sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
-	"github.com/pyrsia/pyrsia-operator/node/cli"
+	"github.com/pyrsia/pyrsia-operator/node/client"
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
 )
 
@@ -66,7 +66,7 @@ the right to restore.`,
 func (c *cluster) artifact(ctx context.Context, arg string) (*v1alpha1.Artifact, error) {
 	if !strings.Contains(arg, "@") {
 		art := new(v1alpha1.Artifact)
-		if err := c.client.Get(ctx, client.ObjectKey{Namespace: c.namespace, Name: arg}, art); err != nil {
+		if err := c.client.Get(ctx, kube.ObjectKey{Namespace: c.namespace, Name: arg}, art); err != nil {
 			return nil, fmt.Errorf("reading the Artifact: %w; give IMAGE@DIGEST, or the name of one", err)
 		}
 		if art.Spec.PublisherRef.Name == "" {
@@ -86,7 +86,7 @@ func (c *cluster) artifact(ctx context.Context, arg string) (*v1alpha1.Artifact,
 	}
 	d := ref.Digest().String()
 	var list v1alpha1.ArtifactList
-	if err := c.client.List(ctx, &list, client.InNamespace(c.namespace)); err != nil {
+	if err := c.client.List(ctx, &list, kube.InNamespace(c.namespace)); err != nil {
 		return nil, fmt.Errorf("listing the Artifacts: %w", err)
 	}
 	for _, a := range list.Items {
@@ -119,12 +119,7 @@ func (c *cluster) recorded(ctx context.Context, ref *ledger.Reference) (ledger.I
 	if len(ref.Names) == 1 {
 		return ref.Names[0], nil
 	}
-	address, closed, err := c.reach(ctx)
-	if err != nil {
-		return ledger.Image{}, err
-	}
-	defer closed()
-	blocks, err := cli.Query(ctx, address, ref.Digest().String())
+	blocks, err := c.naming(ctx, ref.Digest().String())
 	if err != nil {
 		return ledger.Image{}, err
 	}
@@ -142,18 +137,23 @@ func (c *cluster) recorded(ctx context.Context, ref *ledger.Reference) (ledger.I
 	return ledger.Image{}, fmt.Errorf("the ledger records no %s: name the image as 'kubectl pyrsia log %s' does", ref, ref.Digest())
 }
 
+// naming lists the newest blocks that name a digest.
+func (c *cluster) naming(ctx context.Context, d string) ([]ledger.BlockJSON, error) {
+	node, err := c.reach(ctx)
+	if err != nil {
+		return nil, err
+	}
+	blocks, err := node.Blocks(ctx, client.Query{Digest: d})
+	return blocks, explain(err)
+}
+
 // showNaming shows what a withdrawal concerns.
 func (c *cluster) showNaming(ctx context.Context, w io.Writer, art *v1alpha1.Artifact) error {
 	image, err := ledger.ParseImage(art.Spec.Image)
 	if err != nil {
 		return err
 	}
-	address, closed, err := c.reach(ctx)
-	if err != nil {
-		return err
-	}
-	defer closed()
-	blocks, err := cli.Query(ctx, address, art.Spec.Digest)
+	blocks, err := c.naming(ctx, art.Spec.Digest)
 	if err != nil {
 		return err
 	}
@@ -199,7 +199,7 @@ func (c *cluster) revoke(ctx context.Context, w io.Writer, art *v1alpha1.Artifac
 	if art.Name == "" {
 		err = c.client.Create(ctx, art)
 	} else {
-		err = c.client.Patch(ctx, art, client.MergeFrom(before))
+		err = c.client.Patch(ctx, art, kube.MergeFrom(before))
 	}
 	if err != nil {
 		return fmt.Errorf("revoking the Artifact: %w", err)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"log/slog"
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
@@ -13,15 +14,17 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	"k8s.io/apimachinery/pkg/runtime"
-	"sigs.k8s.io/controller-runtime/pkg/client"
+	kube "sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
+	"github.com/pyrsia/pyrsia-operator/node/client"
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
+	"github.com/pyrsia/pyrsia-operator/node/ledger/replica"
 )
 
 // apiServer is a real API server with a publisher in it, and a kubeconfig.
-func apiServer(t *testing.T) (api client.Client, kubeconfig string) {
+func apiServer(t *testing.T) (api kube.Client, kubeconfig string) {
 	t.Helper()
 	if os.Getenv("KUBEBUILDER_ASSETS") == "" {
 		const reason = "KUBEBUILDER_ASSETS does not name the folder of kube-apiserver and etcd ('make test' does)"
@@ -48,7 +51,7 @@ func apiServer(t *testing.T) (api client.Client, kubeconfig string) {
 	if err := v1alpha1.AddToScheme(scheme); err != nil {
 		t.Fatal(err)
 	}
-	if api, err = client.New(config, client.Options{Scheme: scheme}); err != nil {
+	if api, err = kube.New(config, kube.Options{Scheme: scheme}); err != nil {
 		t.Fatal(err)
 	}
 	publisher := new(v1alpha1.PyrsiaNode)
@@ -62,7 +65,7 @@ func apiServer(t *testing.T) (api client.Client, kubeconfig string) {
 // runPlugin runs a command, of which a node is at an address.
 func runPlugin(t *testing.T, node string, args ...string) (string, error) {
 	t.Helper()
-	root := command(&cluster{reach: func(context.Context) (string, func(), error) { return node, func() {}, nil }})
+	root := command(&cluster{reach: func(context.Context) (*client.Client, error) { return client.New(node, http.DefaultClient), nil }})
 	var out bytes.Buffer
 	root.SetOut(&out)
 	root.SetArgs(args)
@@ -83,7 +86,7 @@ func TestRevoke(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w, err := ledger.OpenWriter(t.Context(), t.TempDir(), skey, slog.New(slog.DiscardHandler))
+	w, err := replica.OpenWriter(t.Context(), t.TempDir(), skey, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -130,7 +133,7 @@ func TestRevoke(t *testing.T) {
 			t.Errorf("%v shows another repository:\n%s", args, out)
 		}
 	}
-	if err := api.Get(t.Context(), client.ObjectKeyFromObject(published), published); err != nil || published.Spec.State != v1alpha1.StatePublished {
+	if err := api.Get(t.Context(), kube.ObjectKeyFromObject(published), published); err != nil || published.Spec.State != v1alpha1.StatePublished {
 		t.Errorf("without --yes: state %s, %v", published.Spec.State, err)
 	}
 	for args, want := range map[string]string{
@@ -149,7 +152,7 @@ func TestRevoke(t *testing.T) {
 	if _, err := run(name, "--reason", "contains malware", "--yes"); err != nil {
 		t.Fatal(err)
 	}
-	if err := api.Get(t.Context(), client.ObjectKeyFromObject(published), published); err != nil || published.Spec.State != v1alpha1.StateRevoked || published.Spec.Reason != "contains malware" {
+	if err := api.Get(t.Context(), kube.ObjectKeyFromObject(published), published); err != nil || published.Spec.State != v1alpha1.StateRevoked || published.Spec.Reason != "contains malware" {
 		t.Errorf("with --yes: %+v, %v", published.Spec, err)
 	}
 	if _, err := run(name, "--reason", "again", "--yes"); err == nil || !strings.Contains(err.Error(), "contains malware") {

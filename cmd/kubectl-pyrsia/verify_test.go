@@ -8,10 +8,11 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"sigs.k8s.io/controller-runtime/pkg/client"
+	kube "sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
+	"github.com/pyrsia/pyrsia-operator/node/ledger/replica"
 )
 
 // A proof in an Artifact that was made before the key was rotated proves nothing
@@ -31,14 +32,14 @@ func TestVerifyAfterARotation(t *testing.T) {
 	d := digest.FromString("image")
 	var block *ledger.Entry
 	var proof []byte
-	var w *ledger.Writer
+	var w *replica.Writer
 	for _, keys := range []string{oldSkey, oldSkey + "\n" + newSkey, newSkey} {
 		if w != nil {
 			if err := w.Close(); err != nil {
 				t.Fatal(err)
 			}
 		}
-		if w, err = ledger.OpenWriter(t.Context(), path, keys, quiet); err != nil {
+		if w, err = replica.OpenWriter(t.Context(), path, keys, quiet); err != nil {
 			t.Fatal(err)
 		}
 		if block == nil {
@@ -56,7 +57,7 @@ func TestVerifyAfterARotation(t *testing.T) {
 	defer node.Close()
 
 	publisher := new(v1alpha1.PyrsiaNode)
-	if err := api.Get(t.Context(), client.ObjectKey{Namespace: "default", Name: "publisher"}, publisher); err != nil {
+	if err := api.Get(t.Context(), kube.ObjectKey{Namespace: "default", Name: "publisher"}, publisher); err != nil {
 		t.Fatal(err)
 	}
 	publisher.Status.Ledger = &v1alpha1.LedgerStatus{Key: oldKey, NewestKey: newKey}
@@ -66,7 +67,7 @@ func TestVerifyAfterARotation(t *testing.T) {
 		t.Fatal(err)
 	}
 	art.Status.Block = &v1alpha1.Block{Height: block.Height, Entry: string(block.Data), Proof: string(proof)}
-	for _, obj := range []client.Object{publisher, art} {
+	for _, obj := range []kube.Object{publisher, art} {
 		if err := api.Status().Update(t.Context(), obj); err != nil {
 			t.Fatal(err)
 		}
@@ -82,6 +83,20 @@ func TestVerifyAfterARotation(t *testing.T) {
 	for what, says := range map[string]string{"alpine:3.19@" + d.String(): "no Artifact", digest.FromString("other").String(): "no Artifact", d.Encoded()[:12]: "all digits", "alpine 3.20": "more than one word"} {
 		if out, err := verify(what); err == nil || !strings.Contains(err.Error(), says) {
 			t.Errorf("%s: %v, want %q\n%s", what, err, says, out)
+		}
+	}
+	// As everywhere in kubectl.
+	if out, err := verify("alpine:3.20", "-n", "elsewhere"); err == nil || !strings.Contains(err.Error(), "no Artifact in namespace elsewhere") {
+		t.Errorf("in another namespace: %v\n%s", err, out)
+	}
+	for flags, want := range map[string]string{
+		"-n elsewhere -A":                        "(Artifact default/alpine)",
+		"-n elsewhere -A -o jsonpath={[0].name}": "alpine",
+		"-o yaml":                                "- block: 0\n",
+		"-o wide":                                "(Artifact default/alpine)",
+	} {
+		if out, err := verify("alpine:3.20", strings.Fields(flags)...); err != nil || !strings.Contains(out, want) {
+			t.Errorf("%s: %v, want %q in\n%s", flags, err, want, out)
 		}
 	}
 	// A node that shows another ledger proves nothing.

@@ -30,6 +30,7 @@ import (
 	"github.com/pyrsia/pyrsia-operator/hack/internal/rig"
 	"github.com/pyrsia/pyrsia-operator/hack/loopback"
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
+	"github.com/pyrsia/pyrsia-operator/node/ledger/replica"
 )
 
 const (
@@ -44,7 +45,7 @@ const (
 type scene struct {
 	t       *testing.T
 	program string
-	ledger  *ledger.Writer
+	ledger  *replica.Writer
 	key     string
 	blobs   map[string][]byte // by digest, in hexadecimal
 	big     digest.Digest
@@ -60,7 +61,7 @@ func newScene(t *testing.T, program string) *scene {
 		t.Fatal(err)
 	}
 	s.key = vkey
-	if s.ledger, err = ledger.OpenWriter(t.Context(), t.TempDir(), skey, slog.New(slog.DiscardHandler)); err != nil {
+	if s.ledger, err = replica.OpenWriter(t.Context(), t.TempDir(), skey, slog.New(slog.DiscardHandler)); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = s.ledger.Close() })

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/mod/sumdb/tlog"
 
 	"github.com/pyrsia/pyrsia-operator/hack/internal/rig"
+	"github.com/pyrsia/pyrsia-operator/node/client"
 	"github.com/pyrsia/pyrsia-operator/node/control"
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
 )
@@ -109,7 +110,7 @@ func TestTakeover(t *testing.T) {
 func takeOver(ctx context.Context, t *testing.T, r *rig.Rig, oldKey string, mirrors []*rig.Node) *rig.Node {
 	t.Helper()
 	t.Log("The thief copies the public ledger, at the publisher's open port.")
-	source := ledger.NewSource("http://"+r.Publisher.Open, http.DefaultClient)
+	source := client.New("http://"+r.Publisher.Open, http.DefaultClient)
 	entries, err := source.ReadEntries(ctx, 0, blocks(ctx, t, source))
 	if err != nil {
 		t.Fatal(err)
@@ -150,7 +151,7 @@ func takeOver(ctx context.Context, t *testing.T, r *rig.Rig, oldKey string, mirr
 }
 
 // blocks is how many blocks a ledger has, as its checkpoint says.
-func blocks(ctx context.Context, t *testing.T, source *ledger.Source) int {
+func blocks(ctx context.Context, t *testing.T, source *client.Client) int {
 	t.Helper()
 	signed, err := source.ReadEndpoint(ctx, "checkpoint")
 	if err != nil {

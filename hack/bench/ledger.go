@@ -23,7 +23,9 @@ import (
 	"github.com/transparency-dev/tessera/storage/posix"
 	"golang.org/x/mod/sumdb/tlog"
 
+	"github.com/pyrsia/pyrsia-operator/node/client"
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
+	"github.com/pyrsia/pyrsia-operator/node/ledger/replica"
 )
 
 const (
@@ -75,7 +77,7 @@ func benchAppend(ctx context.Context, dir string) ([]row, error) {
 	if err != nil {
 		return nil, err
 	}
-	w, err := ledger.OpenWriter(ctx, filepath.Join(dir, "ours"), skey, slog.Default())
+	w, err := replica.OpenWriter(ctx, filepath.Join(dir, "ours"), skey, slog.Default())
 	if err != nil {
 		return nil, err
 	}
@@ -149,14 +151,14 @@ func benchBig(ctx context.Context, dir string) ([]row, error) {
 		return nil, err
 	}
 	defer stop()
-	source := ledger.NewSource(url, client)
+	source := client.New(url, httpClient)
 
 	big.show(bigLedger)
 	cold, err := benchColdSync(ctx, url, big, dir)
 	if err != nil {
 		return nil, err
 	}
-	f, err := ledger.OpenFollower(ctx, filepath.Join(dir, copied), big.vkey, slog.Default())
+	f, err := replica.OpenFollower(ctx, filepath.Join(dir, copied), big.vkey, slog.Default())
 	if err != nil {
 		return nil, err
 	}
@@ -216,8 +218,8 @@ func benchColdSync(ctx context.Context, url string, big *bigTree, dir string) ([
 
 // benchIncrement counts what a second follower, which has all but 100 blocks,
 // is sent by the first.
-func benchIncrement(ctx context.Context, dir string, big *bigTree, f *ledger.Follower, source *ledger.Source) (int64, error) {
-	second, err := ledger.OpenFollower(ctx, dir, big.vkey, slog.Default())
+func benchIncrement(ctx context.Context, dir string, big *bigTree, f *replica.Follower, source *client.Client) (int64, error) {
+	second, err := replica.OpenFollower(ctx, dir, big.vkey, slog.Default())
 	if err != nil {
 		return 0, err
 	}
@@ -228,7 +230,7 @@ func benchIncrement(ctx context.Context, dir string, big *bigTree, f *ledger.Fol
 		return 0, err
 	}
 	defer stop()
-	first := ledger.NewSource(url, client)
+	first := client.New(url, httpClient)
 	if _, err := second.Sync(ctx, first); err != nil {
 		return 0, err
 	}
@@ -274,7 +276,7 @@ func (w countingWriter) Write(p []byte) (int, error) {
 }
 
 // benchQueries measures look-ups and proofs on the follower's copy.
-func benchQueries(ctx context.Context, f *ledger.Follower, big *bigTree) ([]row, error) {
+func benchQueries(ctx context.Context, f *replica.Follower, big *bigTree) ([]row, error) {
 	const n = 20_000
 	head, _ := f.Head()
 	lookups, proofs := make([]time.Duration, n), make([]time.Duration, n/10)

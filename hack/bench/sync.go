@@ -15,7 +15,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/pyrsia/pyrsia-operator/node/ledger"
+	"github.com/pyrsia/pyrsia-operator/node/client"
+	"github.com/pyrsia/pyrsia-operator/node/ledger/replica"
 )
 
 // syncCommand has this program copy a ledger and nothing else, so that its
@@ -28,8 +29,8 @@ type syncResult struct {
 	PeakRSS float64 // bytes
 }
 
-// client keeps as many connections as a follower makes requests at once.
-var client = &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 16}}
+// httpClient keeps as many connections as a follower makes requests at once.
+var httpClient = &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 16}}
 
 func syncInProcess(ctx context.Context, url, vkey, dir string) (*syncResult, error) {
 	self, err := os.Executable()
@@ -48,12 +49,12 @@ func syncInProcess(ctx context.Context, url, vkey, dir string) (*syncResult, err
 
 // syncAlone is the process's side.
 func syncAlone(ctx context.Context, url, vkey, dir string) error {
-	f, err := ledger.OpenFollower(ctx, dir, vkey, slog.New(slog.DiscardHandler))
+	f, err := replica.OpenFollower(ctx, dir, vkey, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return err
 	}
 	start := time.Now()
-	if _, err := f.Sync(ctx, ledger.NewSource(url, client)); err != nil {
+	if _, err := f.Sync(ctx, client.New(url, httpClient)); err != nil {
 		return errors.Join(err, f.Close())
 	}
 	result := syncResult{Seconds: time.Since(start).Seconds()}

@@ -264,7 +264,7 @@ func size(ctx context.Context, url string) int64 {
 	if err != nil {
 		return 0
 	}
-	resp, err := client.Do(req)
+	resp, err := httpClient.Do(req)
 	if err != nil {
 		return 0
 	}

@@ -23,7 +23,9 @@ import (
 	"time"
 
 	"github.com/pyrsia/pyrsia-operator/hack/loopback"
+	"github.com/pyrsia/pyrsia-operator/node/client"
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
+	"github.com/pyrsia/pyrsia-operator/node/ledger/replica"
 )
 
 const (
@@ -128,7 +130,7 @@ type campaign struct {
 	pubAddr, mirAddr string
 	keyFile, vkey    string // the first key, which everyone pinned
 	keys             []string
-	auditor          *ledger.Follower
+	auditor          *replica.Follower
 
 	mu      sync.Mutex // guards what the publisher said
 	acked   []map[int]int64
@@ -179,7 +181,7 @@ func newCampaign(t *testing.T) *campaign {
 	c.vkey = c.newKey()
 	c.writeKeys()
 	var err error
-	if c.auditor, err = ledger.OpenFollower(t.Context(), filepath.Join(c.dir, "auditor"), c.vkey, quiet); err != nil {
+	if c.auditor, err = replica.OpenFollower(t.Context(), filepath.Join(c.dir, "auditor"), c.vkey, quiet); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = c.auditor.Close() })
@@ -285,7 +287,7 @@ func (c *campaign) round(round int, pub, mir **process) (ended string) {
 func (c *campaign) observe(addr string) {
 	ctx, cancel := context.WithTimeout(c.t.Context(), startTimeout)
 	defer cancel()
-	_, err := c.auditor.Sync(ctx, ledger.NewSource("http://"+addr, http.DefaultClient))
+	_, err := c.auditor.Sync(ctx, client.New("http://"+addr, http.DefaultClient))
 	if evidence, eerr := c.evidence(); err != nil || eerr != nil || len(evidence) > 0 {
 		c.t.Fatalf("the auditor: %v, %v; evidence %+v", err, eerr, evidence)
 	}
@@ -317,7 +319,7 @@ func (c *campaign) audit(rounds int) {
 	t := c.t
 	ctx := t.Context()
 	for _, name := range []string{"publisher", "mirror"} {
-		problems, blocks, err := (&ledger.Check{Path: filepath.Join(c.dir, name), Key: c.vkeyOf(name), Repair: true}).Run(ctx)
+		problems, blocks, err := (&replica.Check{Path: filepath.Join(c.dir, name), Key: c.vkeyOf(name), Repair: true}).Run(ctx)
 		if err != nil || blocks < 0 {
 			t.Errorf("fsck of the %s: %d blocks, %v", name, blocks, err)
 		}
@@ -327,7 +329,7 @@ func (c *campaign) audit(rounds int) {
 			}
 		}
 	}
-	w, err := ledger.OpenWriter(ctx, filepath.Join(c.dir, "publisher"), strings.Join(c.keys, "\n"), quiet)
+	w, err := replica.OpenWriter(ctx, filepath.Join(c.dir, "publisher"), strings.Join(c.keys, "\n"), quiet)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -370,7 +372,7 @@ func (c *campaign) audit(rounds int) {
 	}
 	c.checkWithdrawals(w)
 	// The mirror's copy is a part of the same ledger, and goes on.
-	f, err := ledger.OpenFollower(ctx, filepath.Join(c.dir, "mirror"), c.vkey, quiet)
+	f, err := replica.OpenFollower(ctx, filepath.Join(c.dir, "mirror"), c.vkey, quiet)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -379,8 +381,8 @@ func (c *campaign) audit(rounds int) {
 	if err := serve(w.Ledger, addr); err != nil {
 		t.Fatal(err)
 	}
-	for _, copied := range []*ledger.Follower{f, c.auditor} {
-		if _, err := copied.Sync(ctx, ledger.NewSource("http://"+addr, http.DefaultClient)); err != nil {
+	for _, copied := range []*replica.Follower{f, c.auditor} {
+		if _, err := copied.Sync(ctx, client.New("http://"+addr, http.DefaultClient)); err != nil {
 			t.Error(err)
 		}
 		head, _ := copied.Head()
@@ -413,7 +415,7 @@ func (c *campaign) vkeyOf(name string) string {
 
 // checkWithdrawals checks that each block of a withdrawn digest has a revocation
 // of its own, also where the publisher was killed in between.
-func (c *campaign) checkWithdrawals(w *ledger.Writer) {
+func (c *campaign) checkWithdrawals(w *replica.Writer) {
 	all, err := w.Withdrawals(c.t.Context(), 0)
 	if err != nil {
 		c.t.Fatal(err)

@@ -19,7 +19,9 @@ import (
 	"golang.org/x/mod/sumdb/tlog"
 	"golang.org/x/sys/unix"
 
+	"github.com/pyrsia/pyrsia-operator/node/client"
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
+	"github.com/pyrsia/pyrsia-operator/node/ledger/replica"
 )
 
 // needs skips a test whose part is missing; in CI it fails.
@@ -110,19 +112,19 @@ func TestFullDisk(t *testing.T) {
 
 // copyToMirror makes the copy that the audit looks at.
 func (c *campaign) copyToMirror() {
-	w, err := ledger.OpenWriter(c.t.Context(), filepath.Join(c.dir, "publisher"), strings.Join(c.keys, "\n"), quiet)
+	w, err := replica.OpenWriter(c.t.Context(), filepath.Join(c.dir, "publisher"), strings.Join(c.keys, "\n"), quiet)
 	if err != nil {
 		c.t.Fatal(err)
 	}
 	defer w.Close()
 	s := httptest.NewServer(w.Handler())
 	defer s.Close()
-	f, err := ledger.OpenFollower(c.t.Context(), filepath.Join(c.dir, "mirror"), c.vkey, quiet)
+	f, err := replica.OpenFollower(c.t.Context(), filepath.Join(c.dir, "mirror"), c.vkey, quiet)
 	if err != nil {
 		c.t.Fatal(err)
 	}
 	defer f.Close()
-	if _, err := f.Sync(c.t.Context(), ledger.NewSource(s.URL, http.DefaultClient)); err != nil {
+	if _, err := f.Sync(c.t.Context(), client.New(s.URL, http.DefaultClient)); err != nil {
 		c.t.Fatal(err)
 	}
 }
@@ -174,7 +176,7 @@ func TestDamagedFilesAreNeverServed(t *testing.T) {
 	}
 	healthy := filepath.Join(dir, "publisher")
 	want := makeLedgers(t, healthy, filepath.Join(dir, "mirror"), skey, vkey, blocks)
-	peer, err := ledger.OpenFollower(t.Context(), copyOf(t, filepath.Join(dir, "mirror")), vkey, quiet)
+	peer, err := replica.OpenFollower(t.Context(), copyOf(t, filepath.Join(dir, "mirror")), vkey, quiet)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -265,7 +267,7 @@ func makeLedgers(t *testing.T, publisher, mirror, skey, vkey string, blocks int)
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	w, err := ledger.OpenWriter(ctx, publisher, skey, quiet)
+	w, err := replica.OpenWriter(ctx, publisher, skey, quiet)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -280,11 +282,11 @@ func makeLedgers(t *testing.T, publisher, mirror, skey, vkey string, blocks int)
 	group.Wait()
 	s := httptest.NewServer(w.Handler())
 	defer s.Close()
-	f, err := ledger.OpenFollower(ctx, mirror, vkey, quiet)
+	f, err := replica.OpenFollower(ctx, mirror, vkey, quiet)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := f.Sync(ctx, ledger.NewSource(s.URL, http.DefaultClient)); err != nil {
+	if _, err := f.Sync(ctx, client.New(s.URL, http.DefaultClient)); err != nil {
 		t.Fatal(err)
 	}
 	want, err := read(s.URL, int64(blocks))

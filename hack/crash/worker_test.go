@@ -17,7 +17,9 @@ import (
 	"github.com/opencontainers/go-digest"
 	"k8s.io/klog/v2"
 
+	"github.com/pyrsia/pyrsia-operator/node/client"
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
+	"github.com/pyrsia/pyrsia-operator/node/ledger/replica"
 )
 
 // workerEnv has this program be a process of the campaign, and not a test.
@@ -51,7 +53,7 @@ func say(format string, args ...any) {
 }
 
 // serve serves a ledger on an address that the last process may still hold.
-func serve(l *ledger.Ledger, addr string) error {
+func serve(l *replica.Ledger, addr string) error {
 	var listener net.Listener
 	var err error
 	for range 100 {
@@ -85,7 +87,7 @@ func publisher(args []string) error {
 		return err
 	}
 	ctx := context.Background()
-	w, err := ledger.OpenWriter(ctx, args[0], string(keys), quiet)
+	w, err := replica.OpenWriter(ctx, args[0], string(keys), quiet)
 	if err != nil {
 		return err
 	}
@@ -125,7 +127,7 @@ func publisher(args []string) error {
 
 // revoke withdraws a block, or all of its digest, and returns the block that
 // names it.
-func revoke(ctx context.Context, w *ledger.Writer, height int64, all bool) (int64, error) {
+func revoke(ctx context.Context, w *replica.Writer, height int64, all bool) (int64, error) {
 	const reason = "the campaign"
 	if !all {
 		return w.Revoke(ctx, height, reason, time.Now())
@@ -147,7 +149,7 @@ func revoke(ctx context.Context, w *ledger.Writer, height int64, all bool) (int6
 // mirror DIR KEY SOURCE ADDR: follows a ledger without a pause.
 func mirror(args []string) error {
 	ctx := context.Background()
-	f, err := ledger.OpenFollower(ctx, args[0], args[1], quiet)
+	f, err := replica.OpenFollower(ctx, args[0], args[1], quiet)
 	if err != nil {
 		return err
 	}
@@ -155,9 +157,9 @@ func mirror(args []string) error {
 		return err
 	}
 	say("ready")
-	source := ledger.NewSource(args[2], http.DefaultClient)
+	source := client.New(args[2], http.DefaultClient)
 	for {
-		if _, err := f.Sync(ctx, source); errors.Is(err, ledger.ErrForked) || errors.Is(err, ledger.ErrRolledBack) {
+		if _, err := f.Sync(ctx, source); errors.Is(err, replica.ErrForked) || errors.Is(err, replica.ErrRolledBack) {
 			return err
 		}
 		if n := f.Refused(ledger.EvidenceBadData); n > 0 {

@@ -5,9 +5,9 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/pyrsia/pyrsia-operator/node/client"
 	"github.com/pyrsia/pyrsia-operator/node/internal/containerd"
 	"github.com/pyrsia/pyrsia-operator/node/internal/containerd/criconfig"
-	"github.com/pyrsia/pyrsia-operator/node/internal/mirror"
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
 )
 
@@ -16,7 +16,7 @@ const askedTime = 2 * time.Second
 
 // asked are what mirrors say that containerd has asked them for, by their URL. Each
 // is asked once.
-type asked map[string]*mirror.Asked
+type asked map[string]client.Asked
 
 // by says when containerd last asked the mirror for the registries of one folder.
 func (a asked) by(ctx context.Context, state containerd.State) string {
@@ -27,14 +27,11 @@ func (a asked) by(ctx context.Context, state containerd.State) string {
 	if !known {
 		ctx, cancel := context.WithTimeout(ctx, askedTime)
 		defer cancel()
-		said = new(mirror.Asked)
-		if err := get(ctx, state.Mirror, mirror.AskedPath, said); err != nil || said.Since.IsZero() {
-			said = nil // it does not run, or is of an earlier version
-		}
+		said, _ = asking(state.Mirror).Asked(ctx) // none: it does not run, or is of an earlier version
 		a[state.Mirror] = said
 	}
 	registry, err := ledger.CanonicalRegistry(criconfig.RegistryOf(state.Registry))
-	if said == nil || err != nil {
+	if said.Since.IsZero() || err != nil {
 		return "not known"
 	}
 	if at, ok := said.Registries[registry]; ok {

@@ -15,6 +15,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
+	"github.com/pyrsia/pyrsia-operator/node/ledger/replica"
 )
 
 func TestMain(m *testing.M) {
@@ -48,7 +49,7 @@ func TestFromAKeyToAVerifiedProof(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w, err := ledger.OpenWriter(t.Context(), filepath.Join(dir, "ledger"), string(skey), slog.New(slog.DiscardHandler))
+	w, err := replica.OpenWriter(t.Context(), filepath.Join(dir, "ledger"), string(skey), slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -131,7 +132,7 @@ func TestFsckAndRestore(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w, err := ledger.OpenWriter(t.Context(), filepath.Join(data, "ledger"), string(skey), slog.New(slog.DiscardHandler))
+	w, err := replica.OpenWriter(t.Context(), filepath.Join(data, "ledger"), string(skey), slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -166,7 +167,7 @@ func TestFsckAndRestore(t *testing.T) {
 		t.Errorf("after the repair: %d %s", status, out)
 	}
 
-	w, err = ledger.OpenWriter(t.Context(), filepath.Join(data, "ledger"), string(skey), slog.New(slog.DiscardHandler))
+	w, err = replica.OpenWriter(t.Context(), filepath.Join(data, "ledger"), string(skey), slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/pyrsia/pyrsia-operator/node/internal/mirror"
+	"github.com/pyrsia/pyrsia-operator/node/client"
 )
 
 // onPath puts a program in front of all others, or takes all away.
@@ -118,10 +118,10 @@ func TestStatusSaysWhatContainerdReads(t *testing.T) {
 // For each registry status says when containerd last asked the mirror for it.
 func TestStatusSaysWhenContainerdAsked(t *testing.T) {
 	onPath(t, "containerd", "")
-	said := mirror.Asked{Since: time.Now().Add(-time.Hour), Registries: map[string]time.Time{"docker.io": time.Now().Add(-2 * time.Minute)}}
+	said := client.Asked{Since: time.Now().Add(-time.Hour), Registries: map[string]time.Time{"docker.io": time.Now().Add(-2 * time.Minute)}}
 	questions := 0
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path == mirror.AskedPath {
+		if r.URL.Path == client.AskedPath {
 			questions++
 			_ = json.NewEncoder(w).Encode(said)
 		}

@@ -10,7 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/pyrsia/pyrsia-operator/node/ledger"
+	"github.com/pyrsia/pyrsia-operator/node/ledger/replica"
 )
 
 func evidenceCommand() *cobra.Command {
@@ -35,9 +35,9 @@ each as a file in ledger/evidence of its data folder.`,
 			if err := checkOutput(output); err != nil {
 				return err
 			}
-			var evidence []ledger.Evidence
-			if err := get(cmd.Context(), nodeURL, "/api/v1/evidence", &evidence); err != nil {
-				return err
+			evidence, err := asking(nodeURL).Evidence(cmd.Context())
+			if err != nil {
+				return withFlag(err)
 			}
 			if output == outputJSON {
 				return json.NewEncoder(cmd.OutOrStdout()).Encode(evidence)
@@ -78,7 +78,7 @@ Of a PyrsiaNode, set spec.acknowledgedAt to the time until which you have looked
 			}
 			path := filepath.Join(dataDir, "ledger")
 			until := time.Now()
-			evidence, err := ledger.ReadEvidence(path)
+			evidence, err := replica.ReadEvidence(path)
 			if err != nil {
 				return err
 			}
@@ -91,7 +91,7 @@ Of a PyrsiaNode, set spec.acknowledgedAt to the time until which you have looked
 					until = e.Time // this machine's clock was ahead
 				}
 			}
-			if err := ledger.Acknowledge(path, until); err != nil {
+			if err := replica.Acknowledge(path, until); err != nil {
 				return err
 			}
 			_, err = fmt.Fprintf(cmd.OutOrStdout(), "acknowledged: %d of %d, until %s\n", count, len(evidence), until.UTC().Format(time.RFC3339))

@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/pyrsia/pyrsia-operator/node/ledger"
+	"github.com/pyrsia/pyrsia-operator/node/ledger/replica"
 )
 
 // Acknowledging evidence is recorded in the node's data folder.
@@ -30,7 +30,7 @@ func TestEvidenceIsAcknowledged(t *testing.T) {
 			t.Errorf("%d %s%s, want %s", status, stdout, stderr, want)
 		}
 	}
-	evidence, err := ledger.ReadEvidence(filepath.Join(dir, "ledger"))
+	evidence, err := replica.ReadEvidence(filepath.Join(dir, "ledger"))
 	if err != nil || len(evidence) != 2 || !evidence[0].Acknowledged || !evidence[1].Acknowledged {
 		t.Errorf("%+v, %v", evidence, err)
 	}

@@ -9,7 +9,6 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"net/http"
 	"net/url"
 	"path/filepath"
 	"slices"
@@ -23,6 +22,7 @@ import (
 	"github.com/pyrsia/pyrsia-operator/node/internal/durable"
 	"github.com/pyrsia/pyrsia-operator/node/internal/store"
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
+	"github.com/pyrsia/pyrsia-operator/node/ledger/replica"
 )
 
 // progressInterval is how often something long says how far it is.
@@ -31,13 +31,13 @@ const progressInterval = 2 * time.Second
 // fsckResult is the answer of 'pyrsia fsck -o json'.
 type fsckResult struct {
 	// Blocks is the size of the ledger; -1 if not all blocks are there and proven.
-	Blocks   int64            `json:"blocks"`
-	Blobs    int              `json:"blobs"`
-	Problems []ledger.Problem `json:"problems"`
+	Blocks   int64             `json:"blocks"`
+	Blobs    int               `json:"blobs"`
+	Problems []replica.Problem `json:"problems"`
 }
 
 func fsckCommand() *cobra.Command {
-	var c ledger.Check
+	var c replica.Check
 	var data, keyFile, output string
 	var from []string
 	cmd := &cobra.Command{
@@ -95,12 +95,12 @@ Exit status 0: all is well, or was repaired.`,
 // sources are the ledgers at URLs.
 func sources(urls []string) (out []torchwood.TileReader) {
 	for _, u := range urls {
-		out = append(out, ledger.NewSource(strings.TrimSuffix(u, "/"), http.DefaultClient))
+		out = append(out, asking(u))
 	}
 	return out
 }
 
-func fsck(cmd *cobra.Command, c *ledger.Check, storeRoot string) (r fsckResult, err error) {
+func fsck(cmd *cobra.Command, c *replica.Check, storeRoot string) (r fsckResult, err error) {
 	fmt.Fprintln(cmd.ErrOrStderr(), "checking the ledger ...")
 	if r.Problems, r.Blocks, err = c.Run(cmd.Context()); err != nil {
 		return r, err
@@ -120,7 +120,7 @@ func fsck(cmd *cobra.Command, c *ledger.Check, storeRoot string) (r fsckResult, 
 	}
 	r.Blobs = blobs
 	for _, d := range damage {
-		p := ledger.Problem{Path: filepath.Join("store", d.Path), Message: d.Cause, Repaired: d.Repaired}
+		p := replica.Problem{Path: filepath.Join("store", d.Path), Message: d.Cause, Repaired: d.Repaired}
 		if !d.Repaired {
 			p.Advice = "run again with --repair: it is moved away, and fetched again when it is needed"
 		}
@@ -132,7 +132,7 @@ func fsck(cmd *cobra.Command, c *ledger.Check, storeRoot string) (r fsckResult, 
 func (r *fsckResult) print(w io.Writer, output string) error {
 	if output == outputJSON {
 		if r.Problems == nil {
-			r.Problems = []ledger.Problem{}
+			r.Problems = []replica.Problem{}
 		}
 		return json.NewEncoder(w).Encode(r)
 	}
@@ -199,8 +199,8 @@ for, under the blocks that are there.`,
 			fmt.Fprintln(cmd.ErrOrStderr(), "copying and verifying the ledger ...")
 			log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil))
 			path := filepath.Join(data, "ledger")
-			blocks, err := ledger.Restore(cmd.Context(), path, string(skey), sources(spread(cmd.Context(), from)), log)
-			if errors.Is(err, ledger.ErrNoCopy) && bestEffort && ledger.Exists(path) {
+			blocks, err := replica.Restore(cmd.Context(), path, string(skey), sources(spread(cmd.Context(), from)), log)
+			if errors.Is(err, replica.ErrNoCopy) && bestEffort && replica.Exists(path) {
 				_, err = fmt.Fprintf(cmd.OutOrStdout(), "going on with the ledger that is here: %v\n", err)
 				return err
 			}

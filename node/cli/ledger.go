@@ -5,26 +5,20 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"os"
-	"strconv"
-	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/opencontainers/go-digest"
 	"github.com/spf13/cobra"
 
+	"github.com/pyrsia/pyrsia-operator/node/client"
 	"github.com/pyrsia/pyrsia-operator/node/internal/durable"
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
+	"github.com/pyrsia/pyrsia-operator/node/report"
 )
 
-const (
-	defaultNode  = "http://127.0.0.1:8080"
-	queryTimeout = 30 * time.Second
-	maxAnswer    = 16 << 20
-)
+const defaultNode = "http://127.0.0.1:8080"
 
 func keygenCommand() *cobra.Command {
 	var origin, file string
@@ -61,20 +55,12 @@ the first line: from then on the old key is worth nothing.`,
 	return cmd
 }
 
-// LogHelp says what can be asked for.
-var LogHelp = fmt.Sprintf(`Asks a node for all blocks of an image, or of a digest: of an index, of a
-platform's manifest, or an image ID. Any way will do in which a client shows one:
-by its name, also the one at a mirror of this machine (127.0.0.1:5001/library/alpine:3.20),
-by the digest that 'docker images --digests', crictl or a pod's imageID shows, by
-both, or by the first %d digits of an ID or more. PLATFORMS counts what can be run:
-attestations are none.`, ledger.MinDigits)
-
 func logCommand() *cobra.Command {
 	var nodeURL, output string
 	cmd := &cobra.Command{
 		Use:   "log IMAGE|DIGEST",
 		Short: "Show what the ledger says of an image, newest first",
-		Long:  LogHelp,
+		Long:  report.LogHelp,
 		Example: `  pyrsia log alpine:3.20
   pyrsia log alpine@sha256:...
   pyrsia log 127.0.0.1:5001/quay.io/org/image:1
@@ -84,7 +70,7 @@ func logCommand() *cobra.Command {
 			if err := checkOutput(output); err != nil {
 				return err
 			}
-			blocks, err := Query(cmd.Context(), nodeURL, args[0])
+			blocks, err := find(cmd.Context(), nodeURL, args[0])
 			if err != nil {
 				return err
 			}
@@ -92,9 +78,9 @@ func logCommand() *cobra.Command {
 				return json.NewEncoder(cmd.OutOrStdout()).Encode(blocks)
 			}
 			if len(blocks) == 0 {
-				return absent(args[0], nodeURL)
+				return report.Absent(args[0], nodeURL)
 			}
-			return table(cmd.OutOrStdout(), blocks)
+			return report.Blocks(cmd.OutOrStdout(), blocks, false)
 		},
 	}
 	nodeFlag(cmd, &nodeURL)
@@ -122,81 +108,25 @@ func checkOutput(output string) error {
 	return nil
 }
 
-// Block asks a node for a block with its proof.
-func Block(ctx context.Context, nodeURL string, height int64) (ledger.BlockJSON, error) {
-	var b ledger.BlockJSON
-	err := get(ctx, nodeURL, "/api/v1/blocks/"+strconv.FormatInt(height, 10), &b)
-	return b, err
+// asking is a client of the node at a URL.
+func asking(nodeURL string) *client.Client { return client.New(nodeURL, http.DefaultClient) }
+
+// withFlag says how to name another node, if the one that was asked is silent.
+func withFlag(err error) error {
+	if errors.Is(err, ledger.ErrSilent) {
+		return fmt.Errorf("%w; give the URL of a node's open port by --node", err)
+	}
+	return err
 }
 
-func get(ctx context.Context, nodeURL, path string, out any) error {
-	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimSuffix(nodeURL, "/")+path, nil)
+// find asks a node which blocks a person means.
+func find(ctx context.Context, nodeURL, what string) ([]ledger.BlockJSON, error) {
+	ref, err := ledger.ParseReference(what)
 	if err != nil {
-		return fmt.Errorf("asking the node: %w", err)
+		return nil, fmt.Errorf("%w: %w", errUsage, err)
 	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return fmt.Errorf("asking the node: %w; give the URL of a node's open port by --node", err)
-	}
-	defer resp.Body.Close()
-	data, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
-	if err != nil {
-		return fmt.Errorf("asking the node: %w", err)
-	}
-	if resp.StatusCode == http.StatusConflict { // it has understood the question, which has no one answer
-		return errors.New(strings.TrimSpace(string(data)))
-	}
-	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("the node answered %s: %s", resp.Status, strings.TrimSpace(string(data)))
-	}
-	if err := json.Unmarshal(data, out); err != nil {
-		return fmt.Errorf("the node's answer: %w", err)
-	}
-	return nil
-}
-
-func table(w io.Writer, blocks []ledger.BlockJSON) error {
-	tw := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
-	fmt.Fprintln(tw, "BLOCK\tTIME\tIMAGE\tDIGEST\tPLATFORMS")
-	for _, b := range blocks {
-		a, err := ledger.ParseEntry([]byte(b.Entry))
-		if err != nil {
-			fmt.Fprintf(tw, "%d\t(%v)\n", b.Height, err)
-			continue
-		}
-		fmt.Fprintf(tw, "%d\t%s\t%s\t%s\t%d", b.Height, a.Time.Format(time.RFC3339), a.Artifact, a.Digest, len(a.Images()))
-		notes := withdrawals(b, a)
-		if why := a.Exception(); why != "" {
-			notes = append(notes, why)
-		}
-		if len(notes) > 0 {
-			fmt.Fprintf(tw, "\t%s", strings.Join(notes, "; "))
-		}
-		fmt.Fprintln(tw)
-	}
-	return tw.Flush()
-}
-
-// withdrawals say which digests of a block are withdrawn, and why.
-func withdrawals(b ledger.BlockJSON, a *ledger.AddArtifact) (notes []string) {
-	for _, w := range b.Withdrawn {
-		what := ""
-		if w.Digest != a.Digest {
-			what = "platform " + w.Digest.String() + " "
-		}
-		notes = append(notes, fmt.Sprintf("%swithdrawn by block %d: %s", what, w.By, w.Reason))
-	}
-	return notes
-}
-
-// bundle is what 'pyrsia proof' writes: an entry and its tlog-proof, and those
-// of each block that withdraws something of it.
-type bundle struct {
-	Entry     string   `json:"entry"`
-	Proof     string   `json:"proof"`
-	Withdrawn []bundle `json:"withdrawn,omitempty"`
+	blocks, err := asking(nodeURL).Find(ctx, ref)
+	return blocks, withFlag(err)
 }
 
 func proofCommand() *cobra.Command {
@@ -208,24 +138,18 @@ func proofCommand() *cobra.Command {
 (c2sp.org/tlog-proof) as a bundle for 'pyrsia verify'.`,
 		Args: exactly(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			blocks, err := Query(cmd.Context(), nodeURL, args[0])
+			blocks, err := find(cmd.Context(), nodeURL, args[0])
 			if err != nil {
 				return err
 			}
 			if len(blocks) == 0 {
-				return absent(args[0], nodeURL)
+				return report.Absent(args[0], nodeURL)
 			}
-			b, err := Block(cmd.Context(), nodeURL, blocks[0].Height)
+			proof, withdrawn, err := asking(nodeURL).Proof(cmd.Context(), blocks[0].Height)
 			if err != nil {
-				return err
+				return withFlag(err)
 			}
-			proof := bundle{Entry: b.Entry, Proof: b.Proof}
-			for _, w := range b.Withdrawn {
-				by, err := Block(cmd.Context(), nodeURL, w.By)
-				if err != nil {
-					return err
-				}
-				proof.Withdrawn = append(proof.Withdrawn, bundle{Entry: by.Entry, Proof: by.Proof})
+			for _, w := range withdrawn {
 				fmt.Fprintf(cmd.ErrOrStderr(), "Warning: %s is withdrawn by block %d: %s\n", w.Digest, w.By, w.Reason)
 			}
 			data, err := json.MarshalIndent(proof, "", "  ")
@@ -282,8 +206,7 @@ then the proof is for whatever name the digest is recorded under, which is shown
 					Origin: b.Checkpoint.Origin, Recorded: b.Artifact.Time, SeenAt: b.Artifact.SeenAt, Pinned: b.Artifact.Pinned,
 				})
 			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "verified: %s@%s is block %d of %s, recorded %s%s\n",
-				b.Artifact.Name(), ref.Digest(), b.Height, b.Checkpoint.Origin, b.Artifact.Time.Format(time.RFC3339), exception(b.Artifact))
+			_, err = fmt.Fprintln(cmd.OutOrStdout(), report.Verified(b, ref.Digest()))
 			return err
 		},
 	}
@@ -291,14 +214,6 @@ then the proof is for whatever name the digest is recorded under, which is shown
 	cmd.Flags().StringVar(&file, "proof", "", "file that 'pyrsia proof' wrote")
 	outputFlag(cmd, &output)
 	return cmd
-}
-
-// exception is what a block says of a tag that its registry did not have there.
-func exception(a *ledger.AddArtifact) string {
-	if why := a.Exception(); why != "" {
-		return ", " + why
-	}
-	return ""
 }
 
 // verifiedJSON is the answer of 'pyrsia verify -o json'.
@@ -313,9 +228,7 @@ type verifiedJSON struct {
 	Pinned bool      `json:"pinned,omitempty"`
 }
 
-// verifyBundle checks a proof of the image with a digest, which must not say
-// that the digest is withdrawn. What was withdrawn after the proof was made, it
-// cannot say.
+// verifyBundle checks the proof in a file.
 func verifyBundle(vkey, file string, d digest.Digest) (*ledger.VerifiedBlock, error) {
 	key, err := ledger.NewVerifier(vkey)
 	if err != nil {
@@ -325,25 +238,9 @@ func verifyBundle(vkey, file string, d digest.Digest) (*ledger.VerifiedBlock, er
 	if err != nil {
 		return nil, fmt.Errorf("reading the proof: %w", err)
 	}
-	var in bundle
+	var in ledger.Bundle
 	if err := json.Unmarshal(data, &in); err != nil {
 		return nil, fmt.Errorf("reading the proof: %w", err)
 	}
-	b, err := ledger.VerifyBlock(key, []byte(in.Entry), []byte(in.Proof))
-	if err != nil {
-		return nil, err
-	}
-	image, err := ledger.ParseImage(b.Artifact.Artifact)
-	if err != nil {
-		return nil, err
-	}
-	for _, w := range in.Withdrawn {
-		for _, target := range []digest.Digest{b.Artifact.Digest, d} {
-			by, reason, err := ledger.VerifyWithdrawal(key, []byte(w.Entry), []byte(w.Proof), ledger.Target{Image: image, Digest: target, Block: b.Height})
-			if err == nil {
-				return nil, fmt.Errorf("%s is block %d, and was withdrawn by the publisher in block %d: %s", b.Artifact.Artifact, b.Height, by.Height, reason)
-			}
-		}
-	}
-	return b, nil
+	return in.Verify(key, d)
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
+	"github.com/pyrsia/pyrsia-operator/node/ledger/replica"
 )
 
 // logNode is a node whose ledger has these images, one block each.
@@ -19,7 +20,7 @@ func logNode(t *testing.T, images ...*ledger.AddArtifact) (url, key string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w, err := ledger.OpenWriter(t.Context(), t.TempDir(), skey, slog.New(slog.DiscardHandler))
+	w, err := replica.OpenWriter(t.Context(), t.TempDir(), skey, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

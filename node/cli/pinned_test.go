@@ -11,6 +11,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
+	"github.com/pyrsia/pyrsia-operator/node/ledger/replica"
 )
 
 // Readers of a block are told that no registry gave the tag this digest.
@@ -19,7 +20,7 @@ func TestWhatNoRegistrySaysIsSaidSo(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w, err := ledger.OpenWriter(t.Context(), t.TempDir(), skey, slog.New(slog.DiscardHandler))
+	w, err := replica.OpenWriter(t.Context(), t.TempDir(), skey, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

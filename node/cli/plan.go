@@ -3,20 +3,16 @@ package cli
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"os"
-	"strings"
-	"text/tabwriter"
 
 	"github.com/spf13/cobra"
-	"go.yaml.in/yaml/v3"
 
-	"github.com/pyrsia/pyrsia-operator/node/control"
-	"github.com/pyrsia/pyrsia-operator/node/internal/catalog"
 	"github.com/pyrsia/pyrsia-operator/node/internal/upstream"
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
+	"github.com/pyrsia/pyrsia-operator/node/plan"
+	"github.com/pyrsia/pyrsia-operator/node/report"
 )
 
 // maxSet bounds the file of a set.
@@ -36,7 +32,7 @@ tags where the set has rules. No image is fetched.`,
   pyrsia plan -f set.yaml --upstream docker.io=http://127.0.0.1:5000 -o json`,
 		Args: exactly(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			selection, err := readSelection(file, cmd.InOrStdin())
+			set, err := readSet(file, cmd.InOrStdin())
 			if err != nil {
 				return err
 			}
@@ -44,14 +40,14 @@ tags where the set has rules. No image is fetched.`,
 			if err != nil {
 				return err
 			}
-			list, err := catalog.NewLister(tags).List(cmd.Context(), *selection)
+			list, err := plan.List(cmd.Context(), set, tags)
 			if err != nil {
 				return err
 			}
-			if output == "json" {
+			if output == outputJSON {
 				return json.NewEncoder(cmd.OutOrStdout()).Encode(list)
 			}
-			return printPlan(cmd.OutOrStdout(), cmd.ErrOrStderr(), list)
+			return report.Plan(cmd.OutOrStdout(), cmd.ErrOrStderr(), list)
 		},
 	}
 	f := cmd.Flags()
@@ -61,8 +57,8 @@ tags where the set has rules. No image is fetched.`,
 	return cmd
 }
 
-// readSelection reads a set's selection; what else is in the file does not matter.
-func readSelection(file string, stdin io.Reader) (*control.Selection, error) {
+// readSet reads the file of a set.
+func readSet(file string, stdin io.Reader) ([]byte, error) {
 	if file == "" {
 		return nil, fmt.Errorf("%w: give the set's file by -f", errUsage)
 	}
@@ -75,33 +71,15 @@ func readSelection(file string, stdin io.Reader) (*control.Selection, error) {
 		defer f.Close()
 		in = f
 	}
-	var doc map[string]any
-	if err := yaml.NewDecoder(io.LimitReader(in, maxSet)).Decode(&doc); err != nil {
-		return nil, fmt.Errorf("reading the set: %w", err)
-	}
-	if kind, ok := doc["kind"].(string); ok && kind != "OfficialImageSet" {
-		return nil, fmt.Errorf("reading the set: it is a %s, want an OfficialImageSet", kind)
-	}
-	var spec any = doc
-	if inner, ok := doc["spec"]; ok {
-		spec = inner
-	}
-	data, err := json.Marshal(spec)
+	set, err := io.ReadAll(io.LimitReader(in, maxSet))
 	if err != nil {
 		return nil, fmt.Errorf("reading the set: %w", err)
 	}
-	s := new(control.Selection)
-	if err := json.Unmarshal(data, s); err != nil {
-		return nil, fmt.Errorf("reading the set: %w", err)
-	}
-	if len(s.Images) == 0 && s.Catalog == nil {
-		return nil, errors.New("the set selects nothing: give it images or a catalog")
-	}
-	return s, nil
+	return set, nil
 }
 
 // tagsOf lists tags at the upstreams.
-func tagsOf(endpoints map[string]string) (catalog.Tags, error) {
+func tagsOf(endpoints map[string]string) (func(ctx context.Context, repository string) ([]string, error), error) {
 	registries := map[string]*upstream.Registry{}
 	for name, endpoint := range endpoints {
 		r, err := upstream.New(upstream.Config{Name: name, Endpoint: endpoint})
@@ -121,21 +99,4 @@ func tagsOf(endpoints map[string]string) (catalog.Tags, error) {
 		}
 		return r.Tags(ctx, image.Repository)
 	}, nil
-}
-
-func printPlan(out, problems io.Writer, list *control.ListResponse) error {
-	repositories := map[string]bool{}
-	for _, image := range list.Images {
-		fmt.Fprintln(out, image)
-		repositories[image[:strings.LastIndex(image, ":")]] = true
-	}
-	tw := tabwriter.NewWriter(problems, 0, 0, 3, ' ', 0)
-	for _, p := range list.Problems {
-		fmt.Fprintf(tw, "%s\t%s\t%s\n", p.What, p.Reason, p.Message)
-	}
-	if err := tw.Flush(); err != nil {
-		return err
-	}
-	_, err := fmt.Fprintf(problems, "%d images of %d repositories, %d problems\n", len(list.Images), len(repositories), len(list.Problems))
-	return err
 }

@@ -2,16 +2,10 @@ package cli
 
 import (
 	"encoding/json"
-	"fmt"
-	"io"
-	"maps"
-	"slices"
-	"text/tabwriter"
-	"time"
 
 	"github.com/spf13/cobra"
 
-	"github.com/pyrsia/pyrsia-operator/node"
+	"github.com/pyrsia/pyrsia-operator/node/report"
 )
 
 func statusCommand() *cobra.Command {
@@ -21,53 +15,19 @@ func statusCommand() *cobra.Command {
 		Short: "Show how a node is: its ledger, its peers, its content and what is on its way",
 		Args:  exactly(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			var s node.StatusJSON
-			if err := get(cmd.Context(), nodeURL, "/api/v1/status", &s); err != nil {
-				return err
+			s, err := asking(nodeURL).Status(cmd.Context())
+			if err != nil {
+				return withFlag(err)
 			}
-			if output == "json" {
+			if output == outputJSON {
 				return json.NewEncoder(cmd.OutOrStdout()).Encode(s)
 			}
-			return statusTable(cmd.OutOrStdout(), s)
+			return report.Status(cmd.OutOrStdout(), s)
 		},
 	}
 	nodeFlag(cmd, &nodeURL)
-	cmd.Flags().StringVarP(&output, "output", "o", "table", "table or json")
+	cmd.Flags().StringVarP(&output, "output", "o", outputTable, "table or json")
 	return cmd
-}
-
-func statusTable(w io.Writer, s node.StatusJSON) error {
-	ready := "ready"
-	if !s.Ready {
-		ready = "not ready: no verified ledger yet"
-	}
-	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintf(tw, "Node:\t%s, %s, version %s, up %s\n", s.Role, ready, s.Version, time.Duration(s.Uptime*float64(time.Second)).Round(time.Second))
-	fmt.Fprintf(tw, "Peer ID:\t%s\n", s.PeerID)
-	for i, a := range s.Addrs {
-		label := ""
-		if i == 0 {
-			label = "Addresses:"
-		}
-		fmt.Fprintf(tw, "%s\t%s\n", label, a)
-	}
-	fmt.Fprintf(tw, "Ledger:\t%s, %d blocks verified\n", s.Ledger, s.Blocks)
-	fmt.Fprintf(tw, "Ledger key:\t%s\n", s.LedgerKey)
-	fmt.Fprintf(tw, "Peers:\t%d connected\n", s.Peers)
-	fmt.Fprintf(tw, "Content:\t%d blobs, %s, of %d artifacts\n", s.Blobs, bytesText(s.Bytes), s.Artifacts)
-	fmt.Fprintf(tw, "Announced:\t%d keys\n", s.Announced)
-	fmt.Fprintf(tw, "On the way:\t%d blobs, %d pieces to come\n", s.Downloads, s.Queued)
-	for i, registry := range slices.Sorted(maps.Keys(s.Asked)) {
-		label := ""
-		if i == 0 {
-			label = "Asked for:"
-		}
-		fmt.Fprintf(tw, "%s\t%s, by containerd %s ago\n", label, registry, max(0, time.Since(s.Asked[registry])).Round(time.Second))
-	}
-	for _, p := range s.Problems {
-		fmt.Fprintf(tw, "Problem:\t%s (%d times since %s): %s\n", p.Source, p.Tries, p.Since.Format(time.RFC3339), p.Error)
-	}
-	return tw.Flush()
 }
 
 func peersCommand() *cobra.Command {
@@ -80,44 +40,17 @@ plain HTTP where its port can be reached, else over libp2p. A peer that was slow
 is asked after the others, and one that sent wrong content is banned for a while.`,
 		Args: exactly(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			var peers []node.PeerJSON
-			if err := get(cmd.Context(), nodeURL, "/api/v1/peers", &peers); err != nil {
-				return err
+			peers, err := asking(nodeURL).Peers(cmd.Context())
+			if err != nil {
+				return withFlag(err)
 			}
-			if output == "json" {
+			if output == outputJSON {
 				return json.NewEncoder(cmd.OutOrStdout()).Encode(peers)
 			}
-			return peersTable(cmd.OutOrStdout(), peers)
+			return report.Peers(cmd.OutOrStdout(), peers)
 		},
 	}
 	nodeFlag(cmd, &nodeURL)
-	cmd.Flags().StringVarP(&output, "output", "o", "table", "table or json")
+	cmd.Flags().StringVarP(&output, "output", "o", outputTable, "table or json")
 	return cmd
-}
-
-func peersTable(w io.Writer, peers []node.PeerJSON) error {
-	tw := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
-	fmt.Fprintln(tw, "PEER\tADDRESS\tDIRECTION\tCONNECTED\tLATENCY\tVIA\tRECEIVED\tSTATE")
-	for _, p := range peers {
-		latency := "-"
-		if p.Latency > 0 {
-			latency = time.Duration(p.Latency * float64(time.Second)).Round(10 * time.Microsecond).String()
-		}
-		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", p.ID, p.Addr, p.Direction,
-			time.Since(p.Since).Round(time.Second), latency, p.Via, bytesText(p.Received), p.State)
-	}
-	return tw.Flush()
-}
-
-// bytesText writes a number of bytes for people.
-func bytesText(n int64) string {
-	unit, value := 0, float64(n)
-	for value >= 1024 && unit < 4 {
-		value /= 1024
-		unit++
-	}
-	if unit == 0 {
-		return fmt.Sprintf("%d B", n)
-	}
-	return fmt.Sprintf("%.1f %ciB", value, " KMGT"[unit])
 }

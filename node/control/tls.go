@@ -9,10 +9,9 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"os"
 	"slices"
 	"time"
-
-	"github.com/pyrsia/pyrsia-operator/node/internal/durable"
 )
 
 // Keys are one side's half of the mutual authentication: its own key and the
@@ -80,7 +79,7 @@ func ReadKeys(ownFile, peerFile string) (Keys, error) {
 
 // readPEM reads one key, or as many as there are, at most limit.
 func readPEM(file, kind string, limit int, parse func([]byte) (any, error)) (keys []any, err error) {
-	data, err := durable.Read(file)
+	data, err := readRegular(file)
 	if err != nil {
 		return nil, fmt.Errorf("reading a control key: %w", err)
 	}
@@ -102,6 +101,20 @@ func readPEM(file, kind string, limit int, parse func([]byte) (any, error)) (key
 		return nil, fmt.Errorf("control key %s: no PEM block %q in it", file, kind)
 	}
 	return keys, nil
+}
+
+// readRegular reads a file, and does not wait for what a FIFO may bring. Package
+// durable, which does it better, runs on Linux alone; this package is part of the
+// plugin of kubectl too.
+func readRegular(name string) ([]byte, error) {
+	info, err := os.Stat(name)
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is not a file: put a file there", name)
+	}
+	return os.ReadFile(name)
 }
 
 // ServerTLS is the configuration of the node's side.

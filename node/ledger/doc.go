@@ -3,8 +3,7 @@
 // signed-note, tlog-proof). One log entry is one block, its index is the
 // block's height, its RFC 6962 leaf hash is the block's hash.
 //
-// A Writer appends to it, a Follower keeps a verified copy; both are a Ledger,
-// which answers from that copy: who published which image, and the proof. The
-// package may import server, bounded and durable, and no other part of a node;
-// nodes, the operator and every command call it.
+// It reads, writes and verifies entries, keys, proofs and checkpoints, and keeps
+// nothing: package replica keeps a ledger on a disk. It may import bounded, and no
+// other part of a node; nodes, the operator and every command call it.
 package ledger

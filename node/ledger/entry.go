@@ -20,8 +20,8 @@ const (
 	TypeAddArtifact = "AddArtifact"
 	// addArtifactVersions is the newest version of AddArtifact.
 	addArtifactVersions = 2
-	// maxPlatforms bounds an entry: official images have about a dozen.
-	maxPlatforms = 128
+	// MaxPlatforms bounds an entry: official images have about a dozen.
+	MaxPlatforms = 128
 )
 
 // ErrUnknownEntry is returned for an entry of a type or version that this
@@ -200,8 +200,8 @@ func (e *AddArtifact) validate() error {
 	if e.MediaType == "" || e.Upstream == "" {
 		return errors.New("mediaType and upstream must be there")
 	}
-	if len(e.Platforms) == 0 || len(e.Platforms) > maxPlatforms {
-		return fmt.Errorf("%d platforms: between 1 and %d", len(e.Platforms), maxPlatforms)
+	if len(e.Platforms) == 0 || len(e.Platforms) > MaxPlatforms {
+		return fmt.Errorf("%d platforms: between 1 and %d", len(e.Platforms), MaxPlatforms)
 	}
 	for _, p := range e.Platforms {
 		if p.Platform == "" || p.Size < 0 {
@@ -261,8 +261,8 @@ func (e *AddArtifact) Names(d digest.Digest) bool {
 		slices.ContainsFunc(e.Platforms, func(p Platform) bool { return p.Digest == d || p.Config == d })
 }
 
-// digests are those that the entry names.
-func (e *AddArtifact) digests() []digest.Digest {
+// Digests are those that the entry names.
+func (e *AddArtifact) Digests() []digest.Digest {
 	out := []digest.Digest{e.Digest, e.Pieces}
 	for _, p := range e.Platforms {
 		out = append(out, p.Digest, p.Config)

@@ -2,8 +2,6 @@ package ledger
 
 import (
 	"errors"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -22,6 +20,22 @@ func seenAt(e *AddArtifact) *AddArtifact {
 func pinned(e *AddArtifact) *AddArtifact {
 	e.Version, e.Pinned = 2, true
 	return e
+}
+
+const alpine = "docker.io/library/alpine:3.20"
+
+func artifact(image, content string) *AddArtifact {
+	return &AddArtifact{
+		Type: TypeAddArtifact, Version: 1,
+		Artifact:  image,
+		Digest:    digest.FromString(content),
+		MediaType: "application/vnd.oci.image.index.v1+json",
+		Size:      100,
+		Platforms: []Platform{{Platform: "linux/amd64", Digest: digest.FromString(content + "/m"), Config: digest.FromString(content + "/c"), Size: 7}},
+		Pieces:    digest.FromString(content + "/p"),
+		Upstream:  "registry.example",
+		Time:      time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC),
+	}
 }
 
 // The encoding of each version, byte by byte: it is what proofs are about.
@@ -78,105 +92,5 @@ func TestEntryEncoding(t *testing.T) {
 	}
 	if _, err := ParseEntry([]byte(strings.Replace(as2(``), `"version":2`, `"version":3`, 1))); !errors.Is(err, ErrUnknownEntry) {
 		t.Errorf("version 3: %v, want an unknown entry", err)
-	}
-}
-
-// Blocks of version 2 are found, followed and proven like those of version 1.
-func TestVersion2IsIndexedFollowedAndProven(t *testing.T) {
-	t.Parallel()
-	p := newPublisher(t)
-	p.mustAppend(t, alpine, "one")
-	second, err := p.Append(t.Context(), seenAt(artifact(alpine, "two")))
-	if err != nil {
-		t.Fatal(err)
-	}
-	third, err := p.Append(t.Context(), pinned(artifact("docker.io/library/alpine:3.21", "three")))
-	if err != nil {
-		t.Fatal(err)
-	}
-	image, err := ParseImage(alpine)
-	if err != nil {
-		t.Fatal(err)
-	}
-	f := newFollower(t, p.vkey)
-	if _, err := f.Sync(t.Context(), serve(t, p.Ledger)); err != nil {
-		t.Fatal(err)
-	}
-	check := func(name string, l *Ledger) {
-		t.Helper()
-		latest, err := l.Latest(t.Context(), image)
-		if err != nil || latest.Height != second || latest.Artifact.SeenAt.IsZero() {
-			t.Errorf("%s: latest %+v, %v", name, latest, err)
-		}
-		found, err := l.ByDigest(t.Context(), digest.FromString("three/c"), 1)
-		if err != nil || len(found) != 1 || found[0].Height != third || !found[0].Artifact.Pinned {
-			t.Errorf("%s: by digest %+v, %v", name, found, err)
-		}
-		e, proof, err := l.Block(t.Context(), third)
-		if err != nil {
-			t.Fatal(err)
-		}
-		v, err := NewVerifier(p.vkey)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if b, err := VerifyBlock(v, e.Data, proof); err != nil || !b.Artifact.Pinned {
-			t.Errorf("%s: proven %+v, %v", name, b, err)
-		}
-	}
-	check("publisher", p.Ledger)
-	check("follower", f.Ledger)
-}
-
-// A segment that a program wrote which did not know version 2 lacks its blocks:
-// it is made again.
-func TestAnEarlierProgramsIndexIsMadeAgain(t *testing.T) {
-	t.Parallel()
-	file := filepath.Join(t.TempDir(), "000000000000-000000000001.seg")
-	tail := newTail(0)
-	tail.offsets, tail.leaves = []uint32{0}, make([]byte, 32)
-	s, err := writeSegment(filepath.Dir(file), tail, [32]byte{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.close()
-	data, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	copy(data, "pyrsia index 2")
-	sum := segmentSum(data)
-	copy(data[segmentHeader:], sum[:])
-	if err := os.WriteFile(file, data, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	x, err := openIndex(filepath.Dir(file), 1)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer x.close()
-	if _, err := os.Stat(file); x.blocks() != 0 || !os.IsNotExist(err) {
-		t.Errorf("%d blocks are taken from it, stat: %v", x.blocks(), err)
-	}
-}
-
-// What was seen before the tag's newest block says nothing about the tag now.
-func TestAppendIsRefusedWhereTheTagWentOn(t *testing.T) {
-	t.Parallel()
-	p := newPublisher(t)
-	p.mustAppend(t, alpine, "one")
-	seen := p.Size()
-	second := p.mustAppend(t, alpine, "two")
-	if _, err := p.AppendAfter(t.Context(), artifact(alpine, "three"), seen); !errors.Is(err, ErrSuperseded) {
-		t.Errorf("seen before block %d: %v", second, err)
-	}
-	if height, err := p.AppendAfter(t.Context(), artifact(alpine, "two"), seen); err != nil || height != second {
-		t.Errorf("the newest block's own digest: block %d, %v", height, err)
-	}
-	if height, err := p.AppendAfter(t.Context(), artifact(alpine, "three"), p.Size()); err != nil || height != second+1 {
-		t.Errorf("seen after it: block %d, %v", height, err)
-	}
-	if height, err := p.AppendAfter(t.Context(), artifact("docker.io/library/other:1", "x"), 0); err != nil || height != second+2 {
-		t.Errorf("an image without a block: block %d, %v", height, err)
 	}
 }

@@ -12,9 +12,9 @@ import (
 	"golang.org/x/mod/sumdb/note"
 )
 
-// maxSigningKeys bounds the keys that sign one ledger at a time: the old one
+// MaxSigningKeys bounds the keys that sign one ledger at a time: the old one
 // and the new one during a rotation.
-const maxSigningKeys = 2
+const MaxSigningKeys = 2
 
 // GenerateKey makes a signing key of a ledger. The key's name is the ledger's
 // origin (c2sp.org/tlog-checkpoint), a unique schema-less URL such as
@@ -37,33 +37,33 @@ func NewSigner(skey string) (signer note.Signer, vkey string, err error) {
 	if err != nil {
 		return nil, "", err
 	}
-	return k.signer, k.vkey, nil
+	return k.Signer, k.Key, nil
 }
 
-// signingKey is one key with which a publisher signs checkpoints: by a
+// SigningKey is one key with which a publisher signs checkpoints: by a
 // signature, and by a cosignature that says when.
-type signingKey struct {
-	signer note.Signer
-	clock  note.Signer // c2sp.org/tlog-cosignature
-	vkey   string
+type SigningKey struct {
+	Signer note.Signer
+	Clock  note.Signer // c2sp.org/tlog-cosignature
+	Key    string      // the verifier key that belongs to it
 }
 
-// readSigningKeys reads one key a line, the ledger's first. All name one origin.
-func readSigningKeys(text string) ([]signingKey, error) {
+// ReadSigningKeys reads one key a line, the ledger's first. All name one origin.
+func ReadSigningKeys(text string) ([]SigningKey, error) {
 	lines := strings.Fields(text)
-	if len(lines) == 0 || len(lines) > maxSigningKeys {
+	if len(lines) == 0 || len(lines) > MaxSigningKeys {
 		return nil, fmt.Errorf("signing key: %d keys: want one, or the old and the new one during a rotation, each on a line", len(lines))
 	}
-	var out []signingKey
+	var out []SigningKey
 	for _, line := range lines {
 		k, err := readSigningKey(line)
 		if err != nil {
 			return nil, err
 		}
-		if len(out) > 0 && k.signer.Name() != out[0].signer.Name() {
-			return nil, fmt.Errorf("signing key: origins %s and %s: make the new key with --origin %[1]s", out[0].signer.Name(), k.signer.Name())
+		if len(out) > 0 && k.Signer.Name() != out[0].Signer.Name() {
+			return nil, fmt.Errorf("signing key: origins %s and %s: make the new key with --origin %[1]s", out[0].Signer.Name(), k.Signer.Name())
 		}
-		if len(out) > 0 && k.vkey == out[0].vkey {
+		if len(out) > 0 && k.Key == out[0].Key {
 			return nil, errors.New("signing key: the same key twice")
 		}
 		out = append(out, k)
@@ -71,9 +71,9 @@ func readSigningKeys(text string) ([]signingKey, error) {
 	return out, nil
 }
 
-func readSigningKey(skey string) (k signingKey, err error) {
+func readSigningKey(skey string) (k SigningKey, err error) {
 	skey = strings.TrimSpace(skey)
-	k.signer, err = note.NewSigner(skey)
+	k.Signer, err = note.NewSigner(skey)
 	if err != nil {
 		return k, fmt.Errorf("signing key: %w; want PRIVATE+KEY+NAME+HASH+DATA, as 'pyrsia keygen' writes it", err)
 	}
@@ -83,11 +83,11 @@ func readSigningKey(skey string) (k signingKey, err error) {
 		return k, errors.New("signing key: not an ed25519 key")
 	}
 	private := ed25519.NewKeyFromSeed(data[1:])
-	k.vkey, err = note.NewEd25519VerifierKey(k.signer.Name(), private.Public().(ed25519.PublicKey))
+	k.Key, err = note.NewEd25519VerifierKey(k.Signer.Name(), private.Public().(ed25519.PublicKey))
 	if err != nil {
 		return k, fmt.Errorf("signing key: %w", err)
 	}
-	if k.clock, err = torchwood.NewCosignatureSigner(k.signer.Name(), private); err != nil {
+	if k.Clock, err = torchwood.NewCosignatureSigner(k.Signer.Name(), private); err != nil {
 		return k, fmt.Errorf("signing key: %w", err)
 	}
 	return k, nil

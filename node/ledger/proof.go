@@ -16,7 +16,7 @@ import (
 var ErrOtherKey = errors.New("signed by a retired key: fetch it again; or by a newer one than the pinned key: pin the newest one")
 
 // maxProof bounds a tlog-proof: at most 63 hashes, and a checkpoint.
-const maxProof = 8<<10 + maxCheckpoint
+const maxProof = 8<<10 + MaxCheckpoint
 
 // VerifyConsistency checks that the ledger at newer extends the ledger at
 // older. hashes is the proof of RFC 6962, section 2.1.2, in base64; it is
@@ -59,7 +59,7 @@ type VerifiedBlock struct {
 // VerifyBlock checks the inclusion proof (c2sp.org/tlog-proof) of an
 // AddArtifact entry against the ledger's keys, and decodes the entry.
 func VerifyBlock(v *Verifier, entry, proof []byte) (*VerifiedBlock, error) {
-	b, err := proveBlock(v, entry, proof)
+	b, err := VerifyInclusion(v, entry, proof)
 	if err != nil {
 		return nil, err
 	}
@@ -67,13 +67,13 @@ func VerifyBlock(v *Verifier, entry, proof []byte) (*VerifiedBlock, error) {
 	return b, err
 }
 
-// proveBlock checks the inclusion proof of any entry.
-func proveBlock(v *Verifier, entry, proof []byte) (*VerifiedBlock, error) {
+// VerifyInclusion checks the inclusion proof of an entry of any type.
+func VerifyInclusion(v *Verifier, entry, proof []byte) (*VerifiedBlock, error) {
 	if len(proof) > maxProof {
 		return nil, fmt.Errorf("inclusion proof of %d bytes: at most %d", len(proof), maxProof)
 	}
 	hash := tlog.RecordHash(entry)
-	head, signed, _ := strings.Cut(string(proof), "\n\n")
+	_, signed, _ := strings.Cut(string(proof), "\n\n")
 	if err := torchwood.VerifyProof(v, hash, proof); err != nil {
 		if v.isOfAnotherKey(signed) {
 			err = fmt.Errorf("%w: %w", ErrOtherKey, err)
@@ -81,7 +81,7 @@ func proveBlock(v *Verifier, entry, proof []byte) (*VerifiedBlock, error) {
 		return nil, fmt.Errorf("inclusion proof: %w", err)
 	}
 	// VerifyProof has parsed all of it; what it does not hand out is read again.
-	height, err := proofIndex(head)
+	height, err := ProofHeight(string(proof))
 	if err != nil {
 		return nil, err
 	}
@@ -92,7 +92,9 @@ func proveBlock(v *Verifier, entry, proof []byte) (*VerifiedBlock, error) {
 	return &VerifiedBlock{Height: height, Hash: hash, Checkpoint: checkpoint}, nil
 }
 
-func proofIndex(head string) (int64, error) {
+// ProofHeight is the height of the block that a tlog-proof is about.
+func ProofHeight(proof string) (int64, error) {
+	head, _, _ := strings.Cut(proof, "\n\n")
 	for line := range strings.Lines(head) {
 		if s, ok := strings.CutPrefix(line, "index "); ok {
 			return strconv.ParseInt(strings.TrimSpace(s), 10, 64)

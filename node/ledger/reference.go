@@ -190,3 +190,9 @@ func (r *Reference) Means(artifact string) bool {
 
 // IsShortID tells what may be the name of a repository or too few digits of an ID.
 func IsShortID(s string) bool { return isDigits(s) && len(s) < MinDigits }
+
+// CutDigest gives the digits of a digest that is cut, and lead to it still.
+func CutDigest(d digest.Digest) (digits string, cut bool) {
+	digits, _ = cutAlgorithm(string(d))
+	return strings.ToLower(digits), isDigits(digits) && MinDigits <= len(digits) && len(digits) < digestDigits
+}

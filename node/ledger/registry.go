@@ -67,7 +67,7 @@ func canonicalName(artifact string) string {
 	return image.String()
 }
 
-func canonicalArtifact(artifact []byte) []byte {
+func CanonicalName(artifact []byte) []byte {
 	if bytes.HasPrefix(artifact, []byte(dockerHub+"/")) {
 		return artifact
 	}

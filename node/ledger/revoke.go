@@ -63,8 +63,3 @@ func checkReason(reason string) error {
 	}
 	return nil
 }
-
-// of tells whether the entry withdraws a block.
-func (e *RevokeArtifact) of(block *Entry) bool {
-	return e.Block == block.Height && block.Artifact != nil && e.Artifact == block.Artifact.Artifact && e.Digest == block.Artifact.Digest
-}

@@ -13,11 +13,10 @@ import (
 
 	"filippo.io/torchwood"
 	"golang.org/x/mod/sumdb/note"
-	"golang.org/x/mod/sumdb/tlog"
 )
 
-// maxRotations bounds the keys that follow each other.
-const maxRotations = 64
+// MaxRotations bounds the keys that follow each other.
+const MaxRotations = 64
 
 // Verifier checks what the keys of one ledger signed: the key that somebody
 // pinned, and those that follow on it, each named by the one before. It does not
@@ -94,7 +93,7 @@ func (v *Verifier) With(r Rotation) (*Verifier, error) {
 	if e.Previous != v.newest().vkey {
 		return nil, fmt.Errorf("key rotation: the key that hands over, %s, is not the newest one that is trusted", e.Previous)
 	}
-	if _, err := proveBlock(v.alone(), []byte(r.Entry), []byte(r.Proof)); err != nil {
+	if _, err := VerifyInclusion(v.Alone(), []byte(r.Entry), []byte(r.Proof)); err != nil {
 		return nil, fmt.Errorf("key rotation: %w", err)
 	}
 	if v.Trusts(e.Key) {
@@ -104,8 +103,8 @@ func (v *Verifier) With(r Rotation) (*Verifier, error) {
 	if err != nil {
 		return nil, fmt.Errorf("key rotation: %w", err)
 	}
-	if len(v.keys) > maxRotations {
-		return nil, fmt.Errorf("key rotation: more than %d: pin the newest key", maxRotations)
+	if len(v.keys) > MaxRotations {
+		return nil, fmt.Errorf("key rotation: more than %d: pin the newest key", MaxRotations)
 	}
 	return &Verifier{keys: append(slices.Clone(v.keys), k)}, nil
 }
@@ -114,7 +113,7 @@ func (v *Verifier) With(r Rotation) (*Verifier, error) {
 // other, whatever their order. Of two keys that one key names it trusts neither.
 func (v *Verifier) WithAll(rotations []Rotation) *Verifier {
 	for {
-		next := v.successors(rotations)
+		next := v.Successors(rotations)
 		if len(next) != 1 {
 			return v
 		}
@@ -122,9 +121,9 @@ func (v *Verifier) WithAll(rotations []Rotation) *Verifier {
 	}
 }
 
-// successors are the verifiers with one more key, one for each key that the
+// Successors are the verifiers with one more key, one for each key that the
 // newest one names.
-func (v *Verifier) successors(rotations []Rotation) (out []*Verifier) {
+func (v *Verifier) Successors(rotations []Rotation) (out []*Verifier) {
 	for _, r := range rotations {
 		next, err := v.With(r)
 		if err == nil && !slices.ContainsFunc(out, func(o *Verifier) bool { return o.newest().vkey == next.newest().vkey }) {
@@ -134,14 +133,27 @@ func (v *Verifier) successors(rotations []Rotation) (out []*Verifier) {
 	return out
 }
 
+// And trusts in addition the keys of another verifier of the same ledger.
+func (v *Verifier) And(o *Verifier) *Verifier {
+	return &Verifier{keys: slices.Concat(v.keys, o.keys)}
+}
+
+// Keys are the verifier keys, the pinned one first.
+func (v *Verifier) Keys() (vkeys []string) {
+	for _, k := range v.keys {
+		vkeys = append(vkeys, k.vkey)
+	}
+	return vkeys
+}
+
 // Newest is the verifier key that none follows.
 func (v *Verifier) Newest() string { return v.newest().vkey }
 
 // newest is the key that none follows.
 func (v *Verifier) newest() publicKey { return v.keys[len(v.keys)-1] }
 
-// alone is a verifier of the newest key alone.
-func (v *Verifier) alone() *Verifier { return &Verifier{keys: []publicKey{v.newest()}} }
+// Alone is a verifier of the newest key alone.
+func (v *Verifier) Alone() *Verifier { return &Verifier{keys: []publicKey{v.newest()}} }
 
 // Verifier implements torchwood.Policy.
 func (v *Verifier) Verifier(name string, hash uint32) (note.Verifier, error) {
@@ -201,40 +213,4 @@ func (v *Verifier) signed(sigs []note.Signature) (newest time.Time) {
 		}
 	}
 	return newest
-}
-
-// Checkpoint is a verified checkpoint of the ledger (c2sp.org/tlog-checkpoint).
-type Checkpoint struct {
-	Origin string
-	Tree   tlog.Tree // size in blocks, and root hash
-	Signed []byte    // the signed note it was read from
-	// Time is when it was signed by the publisher's clock, to the second; zero
-	// if it does not say.
-	Time time.Time
-
-	signers []string // those trusted keys that signed it
-}
-
-// maxCheckpoint bounds a signed checkpoint in bytes. A verifier must accept 16
-// signatures of 5 kB each beside those of the log itself (c2sp.org/signed-note);
-// five of ML-DSA-44 are 16.7 kB already.
-const maxCheckpoint = 96 << 10
-
-// maxCheckpointText bounds what is signed: origin, size, root and extensions, of
-// which this program knows none.
-const maxCheckpointText = 4 << 10
-
-// VerifyCheckpoint reads a signed checkpoint of the ledger whose keys v trusts.
-func VerifyCheckpoint(v *Verifier, signed []byte) (Checkpoint, error) {
-	if len(signed) > maxCheckpoint {
-		return Checkpoint{}, fmt.Errorf("checkpoint of %d bytes: at most %d", len(signed), maxCheckpoint)
-	}
-	c, n, err := torchwood.VerifyCheckpoint(signed, v)
-	if err != nil {
-		return Checkpoint{}, fmt.Errorf("checkpoint: %w", err)
-	}
-	if len(n.Text) > maxCheckpointText {
-		return Checkpoint{}, fmt.Errorf("checkpoint with a text of %d bytes: at most %d", len(n.Text), maxCheckpointText)
-	}
-	return Checkpoint{Origin: c.Origin, Tree: c.Tree, Signed: signed, Time: v.signed(n.Sigs), signers: v.signers(n.Sigs)}, nil
 }

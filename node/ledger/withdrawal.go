@@ -148,7 +148,7 @@ type Target struct {
 // VerifyWithdrawal is VerifyBlock for an entry that withdraws a block or a
 // digest. It returns why.
 func VerifyWithdrawal(v *Verifier, entry, proof []byte, t Target) (*VerifiedBlock, string, error) {
-	b, err := proveBlock(v, entry, proof)
+	b, err := VerifyInclusion(v, entry, proof)
 	if err != nil {
 		return nil, "", err
 	}
@@ -170,7 +170,7 @@ func VerifyWithdrawal(v *Verifier, entry, proof []byte, t Target) (*VerifiedBloc
 
 // VerifyRestoration is VerifyBlock for an entry that lifts a withdrawal.
 func VerifyRestoration(v *Verifier, entry, proof []byte) (*VerifiedBlock, *RestoreArtifact, error) {
-	b, err := proveBlock(v, entry, proof)
+	b, err := VerifyInclusion(v, entry, proof)
 	if err != nil {
 		return nil, nil, err
 	}

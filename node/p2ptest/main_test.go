@@ -17,7 +17,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/pyrsia/pyrsia-operator/hack/testnet"
-	"github.com/pyrsia/pyrsia-operator/node"
+	"github.com/pyrsia/pyrsia-operator/node/client"
 )
 
 func TestMain(m *testing.M) {
@@ -119,7 +119,7 @@ func awaitPeers(t *testing.T, n *testnet.Node, want int) {
 	await(t, time.Minute, fmt.Sprintf("%s does not have %d peers", n.Name, want), func() bool { return len(peersOf(t, n)) >= want })
 }
 
-func peersOf(t *testing.T, n *testnet.Node) (peers []node.PeerJSON) {
+func peersOf(t *testing.T, n *testnet.Node) (peers []client.Peer) {
 	t.Helper()
 	if err := testnet.GetJSON(t.Context(), n.Open("/api/v1/peers"), &peers); err != nil {
 		t.Fatal(err)

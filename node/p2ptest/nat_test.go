@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"github.com/pyrsia/pyrsia-operator/hack/testnet"
-	"github.com/pyrsia/pyrsia-operator/node"
+	"github.com/pyrsia/pyrsia-operator/node/client"
 )
 
 // Nodes behind NATs that let nothing in join through nodes outside and get
@@ -60,7 +60,7 @@ func testNAT(t *testing.T, transport string, address func(*testnet.Node) string)
 		t.Fatal(err)
 	}
 	pullAll(t, image, asker)
-	if !slices.ContainsFunc(peersOf(t, asker), func(p node.PeerJSON) bool {
+	if !slices.ContainsFunc(peersOf(t, asker), func(p client.Peer) bool {
 		return p.ID == holder.PeerID && p.Received >= 9*mib && strings.Contains(p.Addr, transport)
 	}) {
 		t.Errorf("the content did not come from the holder by %s: %+v", transport, peersOf(t, asker))
@@ -106,5 +106,5 @@ func relayedBy(t *testing.T, n, relay *testnet.Node) bool {
 
 // knows tells whether a node is connected with another, and not through a relay.
 func knows(t *testing.T, n, other *testnet.Node) bool {
-	return slices.ContainsFunc(peersOf(t, n), func(p node.PeerJSON) bool { return p.ID == other.PeerID })
+	return slices.ContainsFunc(peersOf(t, n), func(p client.Peer) bool { return p.ID == other.PeerID })
 }

@@ -22,6 +22,7 @@ import (
 	"github.com/pyrsia/pyrsia-operator/hack/loopback"
 	"github.com/pyrsia/pyrsia-operator/node/control"
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
+	"github.com/pyrsia/pyrsia-operator/node/ledger/replica"
 )
 
 // Rig is the network.
@@ -191,7 +192,7 @@ func (r *Rig) Revoke(ctx context.Context, height int64, reason string) (int64, e
 	if err != nil {
 		return 0, err
 	}
-	w, err := ledger.OpenWriter(ctx, filepath.Join(r.Publisher.Data, "ledger"), string(skey), slog.New(slog.DiscardHandler))
+	w, err := replica.OpenWriter(ctx, filepath.Join(r.Publisher.Data, "ledger"), string(skey), slog.New(slog.DiscardHandler))
 	if err != nil {
 		return 0, err
 	}

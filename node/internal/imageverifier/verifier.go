@@ -10,19 +10,18 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/pyrsia/pyrsia-operator/node/client"
 	"github.com/pyrsia/pyrsia-operator/node/internal/durable"
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
 )
@@ -36,9 +35,7 @@ const (
 	DefaultBinDir = "/opt/containerd/image-verifier/bin"
 
 	timeout   = 8 * time.Second // containerd gives a verifier 10
-	maxAnswer = 4 << 20
-	listed    = 100 // blocks of one digest that are asked for,
-	maxProofs = 16  // and how many of them for their proofs
+	maxProofs = 16              // of the blocks of one digest, of which ledger.MaxArtifacts are listed
 )
 
 // Config are the settings.
@@ -183,8 +180,8 @@ func (c *Config) Verify(ctx context.Context, name string, d digest.Digest) (stri
 		return "", err
 	}
 	for _, height := range blocks {
-		var proven ledger.BlockJSON
-		if err := c.ask(ctx, blockPath(height), &proven); err != nil {
+		proven, err := c.node().Block(ctx, height)
+		if err != nil {
 			return "", err
 		}
 		block, err := ledger.VerifyBlock(key, []byte(proven.Entry), []byte(proven.Proof))
@@ -206,14 +203,14 @@ func (c *Config) Verify(ctx context.Context, name string, d digest.Digest) (stri
 // candidates are the blocks that record the image, as the node says: of a tag
 // the newest one alone. If none of them does, the refusal is why.
 func (c *Config) candidates(ctx context.Context, image ledger.Image, pinned bool, d digest.Digest) (heights []int64, refusal, err error) {
-	ask := url.Values{"digest": {d.String()}, "n": {strconv.Itoa(listed)}}
+	query := client.Query{Digest: d.String()}
 	refusal = fmt.Errorf("%s@%s is not on the ledger as an image", image.Name(), d)
 	if !pinned {
-		ask = url.Values{"image": {image.String()}, "n": {"1"}}
+		query = client.Query{Image: image.String(), Limit: 1}
 		refusal = fmt.Errorf("the ledger does not record that %s is %s", image, d)
 	}
-	var blocks, withdrawn []ledger.BlockJSON
-	if err := c.ask(ctx, "/api/v1/artifacts?"+ask.Encode(), &blocks); err != nil {
+	blocks, err := c.node().Blocks(ctx, query)
+	if err != nil {
 		return nil, nil, err
 	}
 	if !pinned {
@@ -224,6 +221,7 @@ func (c *Config) candidates(ctx context.Context, image ledger.Image, pinned bool
 			heights = append(heights, b.Height)
 		}
 	}
+	var withdrawn []ledger.BlockJSON
 	for _, b := range blocks {
 		a, err := ledger.ParseEntry([]byte(b.Entry))
 		switch {
@@ -271,8 +269,8 @@ func (c *Config) withdrawn(ctx context.Context, key *ledger.Verifier, block *led
 	if err != nil {
 		return err
 	}
-	var proven ledger.BlockJSON
-	if err := c.ask(ctx, blockPath(by), &proven); err != nil {
+	proven, err := c.node().Block(ctx, by)
+	if err != nil {
 		return fmt.Errorf("%s was withdrawn by the publisher, and why is not known: %w", name, err)
 	}
 	_, reason, err := ledger.VerifyWithdrawal(key, []byte(proven.Entry), []byte(proven.Proof), ledger.Target{Image: image, Digest: d, Block: block.Height})
@@ -282,24 +280,4 @@ func (c *Config) withdrawn(ctx context.Context, key *ledger.Verifier, block *led
 	return fmt.Errorf("%s was withdrawn by the publisher in block %d: %s", name, by, reason)
 }
 
-func blockPath(height int64) string { return "/api/v1/blocks/" + strconv.FormatInt(height, 10) }
-
-func (c *Config) ask(ctx context.Context, path string, out any) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimSuffix(c.Node, "/")+path, nil)
-	if err != nil {
-		return fmt.Errorf("asking the node: %w", err)
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return fmt.Errorf("asking the node: %w", err)
-	}
-	defer resp.Body.Close()
-	data, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
-	if err != nil {
-		return fmt.Errorf("asking the node: %w", err)
-	}
-	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("the node answered %s: %.200s", resp.Status, data)
-	}
-	return json.Unmarshal(data, out)
-}
+func (c *Config) node() *client.Client { return client.New(c.Node, http.DefaultClient) }

@@ -14,11 +14,12 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
+	"github.com/pyrsia/pyrsia-operator/node/ledger/replica"
 )
 
 // node is a node whose ledger the tests write, and which may lie.
 type node struct {
-	*ledger.Writer
+	*replica.Writer
 	dir string
 	lie atomic.Pointer[strings.Replacer] // applied to its answers
 }
@@ -43,7 +44,7 @@ func (n *node) open(t *testing.T, keys string) {
 		}
 	}
 	var err error
-	if n.Writer, err = ledger.OpenWriter(t.Context(), n.dir, keys, slog.New(slog.DiscardHandler)); err != nil {
+	if n.Writer, err = replica.OpenWriter(t.Context(), n.dir, keys, slog.New(slog.DiscardHandler)); err != nil {
 		t.Fatal(err)
 	}
 	w := n.Writer

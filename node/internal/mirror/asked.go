@@ -9,11 +9,9 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-)
 
-// AskedPath is where a mirror says, to GET at the port of container clients, what
-// containerd has asked it for (Asked, as JSON).
-const AskedPath = "/.well-known/pyrsia-asked"
+	"github.com/pyrsia/pyrsia-operator/node/client"
+)
 
 // containerdAgent begins what containerd says of itself. Other clients name
 // registries too, and prove nothing of containerd.
@@ -21,15 +19,6 @@ const containerdAgent = "containerd/"
 
 // maxAsked bounds the registries of which it is known: any client may make up more.
 const maxAsked = 64
-
-// Asked is when containerd asked this mirror last, by the registry that it meant:
-// proof that it follows the set-up of that one. The opposite proves nothing,
-// because there may have been no pull.
-type Asked struct {
-	// Since is when the mirror began to take note.
-	Since      time.Time            `json:"since"`
-	Registries map[string]time.Time `json:"registries"`
-}
 
 // askedBook takes note of it. It is a prometheus.Collector.
 type askedBook struct {
@@ -58,10 +47,10 @@ func (b *askedBook) note(r *http.Request, req request) {
 	}
 }
 
-func (b *askedBook) asked() Asked {
+func (b *askedBook) asked() client.Asked {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return Asked{b.since, maps.Clone(b.at)}
+	return client.Asked{Since: b.since, Registries: maps.Clone(b.at)}
 }
 
 func (b *askedBook) serve(w http.ResponseWriter) {

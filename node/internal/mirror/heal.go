@@ -8,14 +8,14 @@ import (
 
 	"github.com/pyrsia/pyrsia-operator/node/internal/pieces"
 	"github.com/pyrsia/pyrsia-operator/node/internal/transfer"
-	"github.com/pyrsia/pyrsia-operator/node/ledger"
+	"github.com/pyrsia/pyrsia-operator/node/ledger/replica"
 )
 
 // Healer brings back from peers what was corrupt on this node's disk.
 type Healer struct{ voucher *voucher }
 
 // NewHealer makes a healer for a node of either role.
-func NewHealer(l *ledger.Ledger, f *transfer.Fetcher) (*Healer, error) {
+func NewHealer(l *replica.Ledger, f *transfer.Fetcher) (*Healer, error) {
 	v, err := newVoucher(l, f)
 	return &Healer{v}, err
 }

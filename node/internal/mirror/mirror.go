@@ -20,11 +20,13 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/pyrsia/pyrsia-operator/node/client"
 	"github.com/pyrsia/pyrsia-operator/node/internal/httpsend"
 	"github.com/pyrsia/pyrsia-operator/node/internal/receipts"
 	"github.com/pyrsia/pyrsia-operator/node/internal/store"
 	"github.com/pyrsia/pyrsia-operator/node/internal/transfer"
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
+	"github.com/pyrsia/pyrsia-operator/node/ledger/replica"
 )
 
 const (
@@ -40,7 +42,7 @@ const (
 
 // Config is what a mirror works with.
 type Config struct {
-	Ledger   *ledger.Ledger
+	Ledger   *replica.Ledger
 	Fetcher  *transfer.Fetcher
 	Receipts *receipts.Book
 	Metrics  prometheus.Registerer
@@ -88,11 +90,11 @@ func New(c Config) (*Mirror, error) {
 }
 
 // Asked tells when containerd asked last, by registry.
-func (m *Mirror) Asked() Asked { return m.asked.asked() }
+func (m *Mirror) Asked() client.Asked { return m.asked.asked() }
 
 // ServeHTTP implements http.Handler.
 func (m *Mirror) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
-	if r.Method == http.MethodGet && r.URL.Path == AskedPath {
+	if r.Method == http.MethodGet && r.URL.Path == client.AskedPath {
 		m.asked.serve(rw)
 		return
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/pyrsia/pyrsia-operator/node/internal/pieces"
 	"github.com/pyrsia/pyrsia-operator/node/internal/transfer"
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
+	"github.com/pyrsia/pyrsia-operator/node/ledger/replica"
 )
 
 // errNotVouched is returned for content that no block of the ledger leads to.
@@ -47,13 +48,13 @@ const (
 // voucher finds the block that vouches for content, and the chain of digests
 // from the block to it: entry -> piece list -> blob.
 type voucher struct {
-	ledger   *ledger.Ledger
+	ledger   *replica.Ledger
 	fetcher  *transfer.Fetcher
 	lists    *lists
 	searches searches
 }
 
-func newVoucher(l *ledger.Ledger, f *transfer.Fetcher) (*voucher, error) {
+func newVoucher(l *replica.Ledger, f *transfer.Fetcher) (*voucher, error) {
 	known, err := newLists()
 	if err != nil {
 		return nil, err

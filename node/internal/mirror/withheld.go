@@ -15,6 +15,7 @@ import (
 	"github.com/pyrsia/pyrsia-operator/node/internal/pieces"
 	"github.com/pyrsia/pyrsia-operator/node/internal/store"
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
+	"github.com/pyrsia/pyrsia-operator/node/ledger/replica"
 )
 
 // lookAgain is the least time between two looks at the piece lists in the store.
@@ -26,7 +27,7 @@ const lookAgain = time.Second
 // in the store are looked through after each withdrawal. Piece lists themselves
 // are handed out, so that others can tell what is withdrawn.
 type Withheld struct {
-	ledger *ledger.Ledger
+	ledger *replica.Ledger
 	store  *store.Store
 	log    *slog.Logger
 
@@ -39,7 +40,7 @@ type Withheld struct {
 }
 
 // NewWithheld makes it for a node of either role.
-func NewWithheld(l *ledger.Ledger, s *store.Store, log *slog.Logger) *Withheld {
+func NewWithheld(l *replica.Ledger, s *store.Store, log *slog.Logger) *Withheld {
 	w := &Withheld{ledger: l, store: s, log: log}
 	w.layers.Store(&map[digest.Digest]*ledger.Entry{})
 	return w

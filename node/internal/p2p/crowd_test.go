@@ -20,6 +20,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
+	"github.com/pyrsia/pyrsia-operator/node/ledger/replica"
 )
 
 // member is a node of the network "crowd" on loopback.
@@ -169,7 +170,7 @@ func TestIdentitiesOfOneAddressHaveOneShare(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w, err := ledger.OpenWriter(t.Context(), t.TempDir(), skey, slog.New(slog.DiscardHandler))
+	w, err := replica.OpenWriter(t.Context(), t.TempDir(), skey, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

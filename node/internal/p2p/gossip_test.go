@@ -23,6 +23,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
+	"github.com/pyrsia/pyrsia-operator/node/ledger/replica"
 )
 
 // listener is a node that counts the messages it gets and the signatures it
@@ -32,7 +33,7 @@ type listener struct {
 	told, looks atomic.Int64
 }
 
-func newListener(t *testing.T, l *ledger.Ledger) *listener {
+func newListener(t *testing.T, l *replica.Ledger) *listener {
 	t.Helper()
 	n := new(listener)
 	var err error
@@ -109,13 +110,13 @@ func eventually(t *testing.T, otherwise string, is func() bool) {
 }
 
 // signedBlocks are the checkpoints of a ledger that has one block more each time.
-func signedBlocks(t *testing.T, n int) (*ledger.Ledger, [][]byte) {
+func signedBlocks(t *testing.T, n int) (*replica.Ledger, [][]byte) {
 	t.Helper()
 	skey, _, err := ledger.GenerateKey("ledger.example/gossip")
 	if err != nil {
 		t.Fatal(err)
 	}
-	w, err := ledger.OpenWriter(t.Context(), t.TempDir(), skey, slog.New(slog.DiscardHandler))
+	w, err := replica.OpenWriter(t.Context(), t.TempDir(), skey, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

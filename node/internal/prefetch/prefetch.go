@@ -20,6 +20,7 @@ import (
 	"github.com/pyrsia/pyrsia-operator/node/internal/store"
 	"github.com/pyrsia/pyrsia-operator/node/internal/transfer"
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
+	"github.com/pyrsia/pyrsia-operator/node/ledger/replica"
 )
 
 const (
@@ -42,7 +43,7 @@ type Config struct {
 	// Budget bounds what all fetched images have together, in bytes: the newest
 	// come first. 0 is no bound.
 	Budget  int64
-	Ledger  *ledger.Ledger
+	Ledger  *replica.Ledger
 	Fetcher *transfer.Fetcher
 	Store   *store.Store
 	Metrics prometheus.Registerer

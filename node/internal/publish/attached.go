@@ -13,6 +13,7 @@ import (
 	"github.com/pyrsia/pyrsia-operator/node/internal/pieces"
 	"github.com/pyrsia/pyrsia-operator/node/internal/upstream"
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
+	"github.com/pyrsia/pyrsia-operator/node/ledger/replica"
 )
 
 const (
@@ -165,7 +166,7 @@ func (p *Publisher) signature(ctx context.Context, j *job, s upstream.Signature)
 func (p *Publisher) recordSignature(ctx context.Context, j *job, e *ledger.AddArtifact) (int64, error) {
 	word{}.write(e)
 	height, err := p.Writer.AppendAfter(ctx, e, j.attachedAt)
-	if errors.Is(err, ledger.ErrSuperseded) {
+	if errors.Is(err, replica.ErrSuperseded) {
 		return 0, nil
 	}
 	return height, err
@@ -177,7 +178,7 @@ func (p *Publisher) recordSignature(ctx context.Context, j *job, e *ledger.AddAr
 func (p *Publisher) recordAttached(ctx context.Context, e *ledger.AddArtifact) (int64, error) {
 	word{}.write(e)
 	height, err := p.Writer.AppendMore(ctx, e)
-	if errors.Is(err, ledger.ErrSuperseded) {
+	if errors.Is(err, replica.ErrSuperseded) {
 		return 0, nil
 	}
 	return height, err

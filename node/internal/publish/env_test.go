@@ -17,6 +17,7 @@ import (
 	"github.com/pyrsia/pyrsia-operator/node/control"
 	"github.com/pyrsia/pyrsia-operator/node/internal/store"
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
+	"github.com/pyrsia/pyrsia-operator/node/ledger/replica"
 )
 
 var linux = upstreamtest.Platform{OS: "linux", Architecture: "amd64"}
@@ -39,7 +40,7 @@ func newEnv(t *testing.T, onPull OnPull, change ...func(*Config)) *env {
 		t.Fatal(err)
 	}
 	quiet := slog.New(slog.DiscardHandler)
-	writer, err := ledger.OpenWriter(t.Context(), filepath.Join(w.dir, "ledger"), skey, quiet)
+	writer, err := replica.OpenWriter(t.Context(), filepath.Join(w.dir, "ledger"), skey, quiet)
 	if err != nil {
 		t.Fatal(err)
 	}

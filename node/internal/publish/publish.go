@@ -28,6 +28,7 @@ import (
 	"github.com/pyrsia/pyrsia-operator/node/internal/store"
 	"github.com/pyrsia/pyrsia-operator/node/internal/upstream"
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
+	"github.com/pyrsia/pyrsia-operator/node/ledger/replica"
 )
 
 const (
@@ -41,7 +42,7 @@ const (
 
 // Config is what a publisher works with.
 type Config struct {
-	Writer *ledger.Writer
+	Writer *replica.Writer
 	Store  *store.Store
 	// Upstreams maps a registry's name to its URL, and SecretDir holds a folder
 	// for each one with secrets: see upstream.Config.

@@ -21,6 +21,7 @@ import (
 	"github.com/pyrsia/pyrsia-operator/node/control"
 	"github.com/pyrsia/pyrsia-operator/node/internal/store"
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
+	"github.com/pyrsia/pyrsia-operator/node/ledger/replica"
 )
 
 // Jobs are forgotten when they succeed, whether or not anybody asks again:
@@ -33,7 +34,7 @@ func TestFinishedJobsDoNotPileUp(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w, err := ledger.OpenWriter(t.Context(), t.TempDir(), skey, quiet)
+	w, err := replica.OpenWriter(t.Context(), t.TempDir(), skey, quiet)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/pyrsia/pyrsia-operator/node/control"
 	"github.com/pyrsia/pyrsia-operator/node/internal/upstream"
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
+	"github.com/pyrsia/pyrsia-operator/node/ledger/replica"
 )
 
 const (
@@ -186,7 +187,7 @@ func (p *Publisher) record(ctx context.Context, j *job, e *ledger.AddArtifact) (
 		}
 		j.word.write(e)
 		height, err := p.Writer.AppendAfter(ctx, e, j.word.size)
-		if !errors.Is(err, ledger.ErrSuperseded) {
+		if !errors.Is(err, replica.ErrSuperseded) {
 			return height, err
 		}
 		if attempt == maxRecords || j.word.excused() {

@@ -1,0 +1,153 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"os"
+
+	"github.com/spf13/cobra"
+	"k8s.io/client-go/rest"
+
+	"github.com/pyrsia/pyrsia-operator/node/client"
+	"github.com/pyrsia/pyrsia-operator/node/ledger"
+	"github.com/pyrsia/pyrsia-operator/node/report"
+)
+
+// openPort is the node's port that is open to everyone.
+const openPort = 8080
+
+func (c *cluster) logCommand() *cobra.Command {
+	cmd := &cobra.Command{Use: "log IMAGE|DIGEST", Short: "Show what the ledger says of an image, newest first", Long: report.LogHelp, Args: cobra.ExactArgs(1)}
+	o := newOutput(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		node, blocks, err := c.blocks(cmd.Context(), args[0])
+		if err != nil {
+			return err
+		}
+		return o.print(cmd.OutOrStdout(), blocks, func(wide bool) error {
+			if len(blocks) == 0 {
+				return report.Absent(args[0], node.String())
+			}
+			return report.Blocks(cmd.OutOrStdout(), blocks, wide)
+		})
+	}
+	return cmd
+}
+
+func (c *cluster) proofCommand() *cobra.Command {
+	var file string
+	cmd := &cobra.Command{
+		Use: "proof IMAGE|DIGEST", Short: "Fetch the proof that an image is on the ledger", Long: report.LogHelp, Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			node, blocks, err := c.blocks(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			if len(blocks) == 0 {
+				return report.Absent(args[0], node.String())
+			}
+			proof, withdrawn, err := node.Proof(cmd.Context(), blocks[0].Height)
+			if err != nil {
+				return explain(err)
+			}
+			for _, w := range withdrawn {
+				fmt.Fprintf(cmd.ErrOrStderr(), "Warning: %s is withdrawn by block %d: %s\n", w.Digest, w.By, w.Reason)
+			}
+			data, err := json.MarshalIndent(proof, "", "  ")
+			if err != nil {
+				return fmt.Errorf("writing the proof: %w", err)
+			}
+			if file == "" {
+				_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s\n", data)
+				return err
+			}
+			return os.WriteFile(file, append(data, '\n'), 0o644)
+		},
+	}
+	cmd.Flags().StringVar(&file, "out", "", "file to write (default: standard output)")
+	return cmd
+}
+
+func (c *cluster) statusCommand() *cobra.Command {
+	cmd := &cobra.Command{Use: "status", Short: "Show how a node is: its ledger, its peers, its content", Args: cobra.NoArgs}
+	o := newOutput(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		node, err := c.reach(cmd.Context())
+		if err != nil {
+			return err
+		}
+		s, err := node.Status(cmd.Context())
+		if err != nil {
+			return explain(err)
+		}
+		return o.print(cmd.OutOrStdout(), s, func(bool) error { return report.Status(cmd.OutOrStdout(), s) })
+	}
+	return cmd
+}
+
+func (c *cluster) peersCommand() *cobra.Command {
+	cmd := &cobra.Command{Use: "peers", Short: "Show a node's peers", Args: cobra.NoArgs}
+	o := newOutput(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		node, err := c.reach(cmd.Context())
+		if err != nil {
+			return err
+		}
+		peers, err := node.Peers(cmd.Context())
+		if err != nil {
+			return explain(err)
+		}
+		return o.print(cmd.OutOrStdout(), peers, func(bool) error { return report.Peers(cmd.OutOrStdout(), peers) })
+	}
+	return cmd
+}
+
+// blocks asks a node which blocks a person means.
+func (c *cluster) blocks(ctx context.Context, what string) (*client.Client, []ledger.BlockJSON, error) {
+	ref, err := ledger.ParseReference(what)
+	if err != nil {
+		return nil, nil, err
+	}
+	node, err := c.reach(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	blocks, err := node.Find(ctx, ref)
+	return node, blocks, explain(err)
+}
+
+// toNode is a way to the open port of a pod of the node to ask: the API server's
+// proxy (kubernetes.io/docs/concepts/cluster-administration/proxies), with the
+// credentials of the kubeconfig. A Client only reads.
+func (c *cluster) toNode(ctx context.Context) (*client.Client, error) {
+	node, err := c.find(ctx)
+	if err != nil {
+		return nil, err
+	}
+	pod, err := c.pod(ctx, node)
+	if err != nil {
+		return nil, err
+	}
+	toAPIServer, err := rest.HTTPClientFor(c.config)
+	if err != nil {
+		return nil, fmt.Errorf("connecting to the cluster: %w", err)
+	}
+	apiServer, _, err := rest.DefaultServerUrlFor(c.config)
+	if err != nil {
+		return nil, fmt.Errorf("connecting to the cluster: %w", err)
+	}
+	proxy := apiServer.JoinPath("api/v1/namespaces", url.PathEscape(node.Namespace), "pods", fmt.Sprintf("%s:%d", url.PathEscape(pod), openPort), "proxy")
+	return client.New(proxy.String(), toAPIServer), nil
+}
+
+// explain says of the API server's refusal what right is missing.
+func explain(err error) error {
+	if refused, ok := errors.AsType[*client.StatusError](err); ok && refused.Code == http.StatusForbidden {
+		return fmt.Errorf("%w; asking a node takes the right to get pods/proxy in its namespace", err)
+	}
+	return err
+}
