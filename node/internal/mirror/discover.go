@@ -19,7 +19,7 @@ func (m *Mirror) tags(w http.ResponseWriter, r *http.Request, req request) error
 		return err
 	}
 	if len(some) == 0 {
-		return errNotVouched
+		return errNotOnLedger
 	}
 	tags, err := m.Ledger.StandingTags(r.Context(), req.repository, last, n+1)
 	if err != nil {

@@ -12,37 +12,37 @@ import (
 )
 
 // Healer brings back from peers what was corrupt on this node's disk.
-type Healer struct{ voucher *voucher }
+type Healer struct{ resolver *resolver }
 
 // NewHealer makes a healer for a node of either role.
 func NewHealer(l *replica.Ledger, f *transfer.Fetcher) (*Healer, error) {
-	v, err := newVoucher(l, f)
+	v, err := newResolver(l, f)
 	return &Healer{v}, err
 }
 
 // Heal fetches a piece list or a blob that the ledger vouches for. What it
 // does not vouch for (any more) is not missed, and no error.
 func (h *Healer) Heal(ctx context.Context, d digest.Digest) error {
-	blocks, err := h.voucher.ledger.ByDigest(ctx, d, 1)
+	blocks, err := h.resolver.ledger.ByDigest(ctx, d, 1)
 	if err != nil {
 		return err
 	}
 	if len(blocks) > 0 && blocks[0].Artifact.Pieces == d {
-		_, err := h.voucher.fetcher.Small(ctx, d, pieces.MaxList)
+		_, err := h.resolver.fetcher.Small(ctx, d, pieces.MaxList)
 		return err
 	}
 	found, err := h.find(ctx, d)
 	if err != nil {
 		return ignoreRefusal(err)
 	}
-	return h.voucher.fetcher.Bring(ctx, found.Blob, found.list)
+	return h.resolver.fetcher.Bring(ctx, found.Blob, found.list)
 }
 
 // find looks for the block that vouches for a digest in all repositories.
-func (h *Healer) find(ctx context.Context, d digest.Digest) (vouched, error) {
-	refusal := errNotVouched
-	for _, repository := range h.voucher.ledger.Repositories() {
-		found, err := h.voucher.digest(ctx, repository, d)
+func (h *Healer) find(ctx context.Context, d digest.Digest) (resolved, error) {
+	refusal := errNotOnLedger
+	for _, repository := range h.resolver.ledger.Repositories() {
+		found, err := h.resolver.digest(ctx, repository, d)
 		if err == nil {
 			return found, nil
 		}
@@ -50,8 +50,8 @@ func (h *Healer) find(ctx context.Context, d digest.Digest) (vouched, error) {
 			refusal = err
 		}
 		if err := ctx.Err(); err != nil {
-			return vouched{}, fmt.Errorf("healing %s: %w", d, err)
+			return resolved{}, fmt.Errorf("healing %s: %w", d, err)
 		}
 	}
-	return vouched{}, refusal
+	return resolved{}, refusal
 }

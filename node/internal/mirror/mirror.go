@@ -64,7 +64,7 @@ type Config struct {
 // Mirror answers container clients.
 type Mirror struct {
 	Config
-	voucher   *voucher
+	resolver  *resolver
 	metrics   *metrics
 	manifests *lru.Cache[digest.Digest, []byte] // verified
 	subjects  *lru.Cache[digest.Digest, []referrer]
@@ -74,7 +74,7 @@ type Mirror struct {
 
 // New makes a mirror and registers its metrics.
 func New(c Config) (*Mirror, error) {
-	v, err := newVoucher(c.Ledger, c.Fetcher)
+	v, err := newResolver(c.Ledger, c.Fetcher)
 	if err != nil {
 		return nil, fmt.Errorf("starting the mirror: %w", err)
 	}
@@ -86,7 +86,7 @@ func New(c Config) (*Mirror, error) {
 	if err != nil {
 		return nil, fmt.Errorf("starting the mirror: %w", err)
 	}
-	return &Mirror{Config: c, voucher: v, metrics: newMetrics(c.Metrics), manifests: manifests, subjects: subjects, asked: newAskedBook(c.Metrics)}, nil
+	return &Mirror{Config: c, resolver: v, metrics: newMetrics(c.Metrics), manifests: manifests, subjects: subjects, asked: newAskedBook(c.Metrics)}, nil
 }
 
 // Asked tells when containerd asked last, by registry.
@@ -149,7 +149,7 @@ func (m *Mirror) manifest(ctx context.Context, w *httpsend.Writer, r *http.Reque
 		return err
 	}
 	if !isManifest(v.MediaType) {
-		return errNotVouched // a layer is not a manifest, whatever its digest
+		return errNotOnLedger // a layer is not a manifest, whatever its digest
 	}
 	setContent(w, v)
 	if r.Method == http.MethodHead {
@@ -171,22 +171,22 @@ func (m *Mirror) manifest(ctx context.Context, w *httpsend.Writer, r *http.Reque
 
 // resolve finds the manifest that a tag or digest means: if it is only to be
 // described, by the ledger alone where that says enough.
-func (m *Mirror) resolve(ctx context.Context, req request, describe bool) (v vouched, byTag bool, err error) {
+func (m *Mirror) resolve(ctx context.Context, req request, describe bool) (v resolved, byTag bool, err error) {
 	if strings.Contains(req.reference, ":") {
-		find := m.voucher.digest
+		find := m.resolver.digest
 		if describe {
-			find = m.voucher.describe
+			find = m.resolver.describe
 		}
 		v, err = find(ctx, req.repository, digest.Digest(req.reference))
 		return v, false, err
 	}
 	image, err := ledger.ParseImage(req.repository + ":" + req.reference)
 	if err != nil {
-		return vouched{}, true, &refusal{http.StatusBadRequest, "NAME_INVALID", err.Error()}
+		return resolved{}, true, &refusal{http.StatusBadRequest, "NAME_INVALID", err.Error()}
 	}
 	if m.Stale != nil {
 		if err := m.Stale(); err != nil {
-			return vouched{}, true, &staleError{err}
+			return resolved{}, true, &staleError{err}
 		}
 	}
 	v, err = m.tag(ctx, image, describe)
@@ -194,7 +194,7 @@ func (m *Mirror) resolve(ctx context.Context, req request, describe bool) (v vou
 }
 
 // content brings a manifest, from memory if it is there.
-func (m *Mirror) content(ctx context.Context, v vouched) (data []byte, source string, err error) {
+func (m *Mirror) content(ctx context.Context, v resolved) (data []byte, source string, err error) {
 	if data, ok := m.manifests.Get(v.Digest); ok {
 		return data, "memory", nil
 	}
@@ -217,7 +217,7 @@ func (m *Mirror) content(ctx context.Context, v vouched) (data []byte, source st
 
 // record notes that a client was given an artifact or its digest. The manifests
 // of an index's platforms do not count as pulls.
-func (m *Mirror) record(r *http.Request, v vouched, again bool) {
+func (m *Mirror) record(r *http.Request, v resolved, again bool) {
 	a := v.block.Artifact
 	m.Receipts.Record(receipts.Pull{
 		Image: a.Artifact, Digest: a.Digest.String(), Block: v.block.Height,
@@ -234,7 +234,7 @@ func clientOf(r *http.Request) string {
 }
 
 func (m *Mirror) blob(ctx context.Context, w *httpsend.Writer, r *http.Request, req request) error {
-	v, err := m.voucher.digest(ctx, req.repository, digest.Digest(req.reference))
+	v, err := m.resolver.digest(ctx, req.repository, digest.Digest(req.reference))
 	if err != nil {
 		return err
 	}
@@ -277,7 +277,7 @@ func (e *early) Read(p []byte) (int, error) {
 }
 
 // setContent describes content that a digest names and that never changes.
-func setContent(w http.ResponseWriter, v vouched) {
+func setContent(w http.ResponseWriter, v resolved) {
 	h := w.Header()
 	h.Set("Content-Type", v.MediaType)
 	h.Set("Docker-Content-Digest", v.Digest.String())

@@ -22,17 +22,17 @@ type LaterError struct {
 func (e *LaterError) Error() string { return e.Message }
 
 // tag finds what a tag points to, by the ledger.
-func (m *Mirror) tag(ctx context.Context, image ledger.Image, describe bool) (vouched, error) {
-	v, err := m.voucher.tag(ctx, image, describe)
-	if !errors.Is(err, errNotVouched) || m.OnMiss == nil {
+func (m *Mirror) tag(ctx context.Context, image ledger.Image, describe bool) (resolved, error) {
+	v, err := m.resolver.tag(ctx, image, describe)
+	if !errors.Is(err, errNotOnLedger) || m.OnMiss == nil {
 		return v, err
 	}
 	err = m.OnMiss(ctx, image)
 	if errors.Is(err, ledger.ErrNotFound) {
-		return vouched{}, errNotVouched
+		return resolved{}, errNotOnLedger
 	}
 	if err != nil {
-		return vouched{}, err
+		return resolved{}, err
 	}
-	return m.voucher.tag(ctx, image, describe)
+	return m.resolver.tag(ctx, image, describe)
 }

@@ -75,7 +75,7 @@ func (m *Mirror) referrers(ctx context.Context, w http.ResponseWriter, r *http.R
 
 // referrersIn adds the referrers that came with one block's artifact.
 func (m *Mirror) referrersIn(ctx context.Context, b *ledger.Entry, repository string, subject digest.Digest, found map[digest.Digest]descriptor) error {
-	v, err := m.voucher.inBlock(ctx, b, repository, subject)
+	v, err := m.resolver.inBlock(ctx, b, repository, subject)
 	if err != nil {
 		return ignoreRefusal(err)
 	}
@@ -92,11 +92,11 @@ func (m *Mirror) referrersIn(ctx context.Context, b *ledger.Entry, repository st
 }
 
 // subjectsOf reads all manifests of an artifact that have a subject.
-func (m *Mirror) subjectsOf(ctx context.Context, v vouched) ([]referrer, error) {
+func (m *Mirror) subjectsOf(ctx context.Context, v resolved) ([]referrer, error) {
 	if all, ok := m.subjects.Get(v.list); ok {
 		return all, nil
 	}
-	blobs, err := m.voucher.list(ctx, v.block.Artifact)
+	blobs, err := m.resolver.list(ctx, v.block.Artifact)
 	if err != nil {
 		return nil, err
 	}
@@ -105,7 +105,7 @@ func (m *Mirror) subjectsOf(ctx context.Context, v vouched) ([]referrer, error) 
 		if !isManifest(b.MediaType) {
 			continue
 		}
-		data, _, err := m.content(ctx, vouched{Blob: b, list: v.list, block: v.block})
+		data, _, err := m.content(ctx, resolved{Blob: b, list: v.list, block: v.block})
 		if err != nil {
 			return nil, err
 		}

@@ -96,7 +96,7 @@ func (m *Mirror) refusal(r *http.Request, req request, err error) (*refusal, str
 		return &refusal{http.StatusServiceUnavailable, codeUnavailable, later.Error()}, causeLater
 	}
 	message := m.explain(r.Context(), req, err)
-	if _, ok := m.Ledger.Head(); !ok || !errors.Is(err, errNotVouched) {
+	if _, ok := m.Ledger.Head(); !ok || !errors.Is(err, errNotOnLedger) {
 		return outage(r, req, message), causeUnavailable
 	}
 	if strict {
@@ -132,7 +132,7 @@ func (m *Mirror) explain(ctx context.Context, req request, err error) string {
 	switch {
 	case !ok:
 		return fmt.Sprintf("%s: this Pyrsia node has no ledger yet: it has not reached a node of its network", name)
-	case errors.Is(err, errNotVouched):
+	case errors.Is(err, errNotOnLedger):
 		return fmt.Sprintf("%s is not on the ledger %s (%d blocks%s): add it to an OfficialImageSet of the publisher to have it published",
 			name, head.Origin, head.Tree.N, m.age(ctx, head))
 	case errors.Is(err, errUnsure):

@@ -51,7 +51,7 @@ func (s searches) refusal(w wanted, tree tlog.Tree, now time.Time) error {
 
 // add notes how a search ended that began at a tree.
 func (s searches) add(w wanted, tree tlog.Tree, err error, now time.Time) {
-	if !isWithdrawn(err) && (errors.Is(err, errNotVouched) || errors.Is(err, errUnsure)) {
+	if !isWithdrawn(err) && (errors.Is(err, errNotOnLedger) || errors.Is(err, errUnsure)) {
 		s.inVain.Add(w, search{tree, err, now})
 	}
 }

@@ -26,7 +26,7 @@ func TestUnknownIsForgottenWhenTheLedgerGrows(t *testing.T) {
 			t.Errorf("%v is remembered: %v", err, got)
 		}
 	}
-	u.add(w, tree, errNotVouched, now)
+	u.add(w, tree, errNotOnLedger, now)
 	if u.refusal(w, tree, now.Add(time.Hour)) == nil || u.refusal(w, larger, now) != nil || u.refusal(wanted{"docker.io/library/other", w.digest}, tree, now) != nil {
 		t.Error("what is not on the ledger is remembered for another ledger, or forgotten")
 	}

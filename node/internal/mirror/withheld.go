@@ -92,7 +92,7 @@ func (w *Withheld) Check(ctx context.Context, d digest.Digest) error {
 	if n == 0 {
 		by = (*w.layers.Load())[d]
 	}
-	if by != nil && n == 0 && w.vouched(ctx, d) {
+	if by != nil && n == 0 && w.publishedAgain(ctx, d) {
 		by = nil
 	}
 	if by == nil {
@@ -101,9 +101,9 @@ func (w *Withheld) Check(ctx context.Context, d digest.Digest) error {
 	return &ledger.WithdrawnError{By: by}
 }
 
-// vouched looks whether a layer that is withheld is of an image that came since,
+// publishedAgain looks whether a layer that is withheld is of an image that came since,
 // or whose piece list did.
-func (w *Withheld) vouched(ctx context.Context, d digest.Digest) bool {
+func (w *Withheld) publishedAgain(ctx context.Context, d digest.Digest) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	var err error

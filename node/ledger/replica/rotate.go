@@ -83,9 +83,9 @@ func (w *Writer) rotate(ctx context.Context, keys []ledger.SigningKey, now time.
 	return nil
 }
 
-// mustHold refuses to sign a ledger that was handed over to a key which this
+// requireKey refuses to sign a ledger that was handed over to a key which this
 // writer does not have: no mirror would follow.
-func (w *Writer) mustHold(keys []ledger.SigningKey) error {
+func (w *Writer) requireKey(keys []ledger.SigningKey) error {
 	newest := w.now().trust.key()
 	for _, k := range keys {
 		if k.Key == newest {

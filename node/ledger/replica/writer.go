@@ -26,8 +26,8 @@ const (
 	checkpointInterval = 200 * time.Millisecond
 	// checkpointWrite is how long a checkpoint that was signed takes to be on disk:
 	// nothing says when it is.
-	checkpointWrite = 5 * time.Millisecond
-	settleTimeout   = 30 * time.Second
+	checkpointWrite   = 5 * time.Millisecond
+	checkpointTimeout = 30 * time.Second
 
 	// RefreshInterval is how often a publisher signs the ledger again, with the
 	// time, although nothing was appended.
@@ -89,7 +89,7 @@ func (w *Writer) start(ctx context.Context, keys []ledger.SigningKey) error {
 	if w.before.Load() != nil {
 		return fmt.Errorf("the ledger in %s was signed by another key than %s: to hand it over, give the old key and on a second line the new one, until the mirrors have seen it", w.dir.path, w.vkey)
 	}
-	if err := w.mustHold(keys); err != nil {
+	if err := w.requireKey(keys); err != nil {
 		return err
 	}
 	if err := w.recoverState(ctx); err != nil {
@@ -111,7 +111,7 @@ func (w *Writer) start(ctx context.Context, keys []ledger.SigningKey) error {
 	if err != nil {
 		return fmt.Errorf("opening the ledger: %w", err)
 	}
-	if err := w.settle(ctx); err != nil {
+	if err := w.signPending(ctx); err != nil {
 		return err
 	}
 	w.done.Go(func() { w.refresh(run) })
@@ -133,11 +133,11 @@ func (w *Writer) refresh(ctx context.Context) {
 	}
 }
 
-// settle waits until everything that a former process integrated is under a
+// signPending waits until everything that a former process integrated is under a
 // signed checkpoint and indexed, so that an append which was repeated because
 // its acknowledgement was lost finds the block that it made.
-func (w *Writer) settle(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
+func (w *Writer) signPending(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, checkpointTimeout)
 	defer cancel()
 	for {
 		size, err := w.reader.IntegratedSize(ctx)
@@ -251,21 +251,21 @@ func (w *Writer) takesNothing(ctx context.Context, latest *ledger.Entry, e *ledg
 	return err
 }
 
-// append appends an entry about an image, unless known finds that it is on the
+// append appends an entry about an image, unless find says that it is on the
 // ledger.
-func (w *Writer) append(ctx context.Context, image string, data []byte, known func() (*ledger.Entry, error)) (int64, error) {
-	return w.appendAnd(ctx, image, data, known, func() {})
+func (w *Writer) append(ctx context.Context, image string, data []byte, find func() (*ledger.Entry, error)) (int64, error) {
+	return w.appendAnd(ctx, image, data, find, func() {})
 }
 
 // appendAnd is append that calls ended when the block's fate is known.
-func (w *Writer) appendAnd(ctx context.Context, image string, data []byte, known func() (*ledger.Entry, error), ended func()) (int64, error) {
+func (w *Writer) appendAnd(ctx context.Context, image string, data []byte, find func() (*ledger.Entry, error), ended func()) (int64, error) {
 	free, err := w.appending.Take(ctx, image)
 	if err != nil {
 		ended()
 		return 0, fmt.Errorf("appending %s: %w", image, err)
 	}
 	release := func() { free(); ended() }
-	there, err := known()
+	there, err := find()
 	if err != nil {
 		release()
 		return 0, err
@@ -274,8 +274,8 @@ func (w *Writer) appendAnd(ctx context.Context, image string, data []byte, known
 		release()
 		return there.Height, nil
 	}
-	// The image stays acquired until this block's fate is known, also when
-	// the caller is gone by then: else a second append could double it.
+	// The image stays locked until this block's fate is known, even if the
+	// caller has left: otherwise a second append could double it.
 	type result struct {
 		height int64
 		err    error
@@ -295,7 +295,7 @@ func (w *Writer) appendAnd(ctx context.Context, image string, data []byte, known
 }
 
 func (w *Writer) add(ctx context.Context, data []byte) (int64, error) {
-	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
+	ctx, cancel := context.WithTimeout(ctx, checkpointTimeout)
 	defer cancel()
 	i, err := w.appender.Add(ctx, tessera.NewEntry(data))()
 	if err != nil {
@@ -316,7 +316,7 @@ func (w *Writer) add(ctx context.Context, data []byte) (int64, error) {
 // readCheckpoint waits a little, because Tessera writes a checkpoint after it
 // was signed, and makes the one that is there by then the head.
 func (w *Writer) readCheckpoint() (any, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), settleTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), checkpointTimeout)
 	defer cancel()
 	<-time.After(checkpointWrite)
 	signed, err := w.reader.ReadCheckpoint(ctx)
@@ -354,7 +354,7 @@ func (w *Writer) CheckFloor(ctx context.Context, signed []byte) error {
 
 // Close waits for appends under way, bounded, and ends the background work.
 func (w *Writer) Close() error {
-	timeout := settleTimeout
+	timeout := checkpointTimeout
 	if w.signings.failure() != nil {
 		timeout = checkpointInterval // what is not signed by then never is
 	}

@@ -16,16 +16,16 @@ import (
 	"github.com/pyrsia/pyrsia-operator/node/ledger/replica"
 )
 
-// errNotVouched is returned for content that no block of the ledger leads to.
-var errNotVouched = errors.New("no block of the ledger vouches for it")
+// errNotOnLedger is returned for content that no block of the ledger leads to.
+var errNotOnLedger = errors.New("no block of the ledger vouches for it")
 
 // errUnsure is returned for content that a block may lead to, whose piece list
-// is out of reach.
+// cannot be read now.
 var errUnsure = errors.New("whether a block of the ledger vouches for it is not known now")
 
-// ignoreRefusal drops the error of a block that does not vouch.
+// ignoreRefusal drops the error of a block that does not lead to the content.
 func ignoreRefusal(err error) error {
-	if isWithdrawn(err) || errors.Is(err, errNotVouched) {
+	if isWithdrawn(err) || errors.Is(err, errNotOnLedger) {
 		return nil
 	}
 	return err
@@ -40,44 +40,43 @@ const (
 	maxBlocks   = 8192 // that name one digest
 	maxSearched = 8192 // of a repository, in search of one digest
 	maxAway     = 512  // of those, whose piece list is fetched
-	// hopeless is after how long without a piece list that could be had a search
-	// for more of them ends.
-	hopeless = 2 * time.Second
+	// searchTimeout is after how long without a readable piece list a search ends.
+	searchTimeout = 2 * time.Second
 )
 
-// voucher finds the block that vouches for content, and the chain of digests
-// from the block to it: entry -> piece list -> blob.
-type voucher struct {
+// resolver finds the block that content hangs on, and the chain of digests from
+// the block to it: entry -> piece list -> blob.
+type resolver struct {
 	ledger   *replica.Ledger
 	fetcher  *transfer.Fetcher
 	lists    *lists
 	searches searches
 }
 
-func newVoucher(l *replica.Ledger, f *transfer.Fetcher) (*voucher, error) {
+func newResolver(l *replica.Ledger, f *transfer.Fetcher) (*resolver, error) {
 	known, err := newLists()
 	if err != nil {
 		return nil, err
 	}
 	searches, err := newSearches()
-	return &voucher{ledger: l, fetcher: f, lists: known, searches: searches}, err
+	return &resolver{ledger: l, fetcher: f, lists: known, searches: searches}, err
 }
 
-// vouched is a blob that a block vouches for.
-type vouched struct {
+// resolved is a blob, with the block and the piece list that lead to it.
+type resolved struct {
 	pieces.Blob
 	list  digest.Digest // of its piece list
 	block *ledger.Entry
 }
 
 // tag finds what an image's tag points to, by the newest block.
-func (v *voucher) tag(ctx context.Context, image ledger.Image, describe bool) (vouched, error) {
+func (v *resolver) tag(ctx context.Context, image ledger.Image, describe bool) (resolved, error) {
 	latest, err := v.ledger.Latest(ctx, image)
 	if errors.Is(err, ledger.ErrNotFound) {
-		return vouched{}, errNotVouched
+		return resolved{}, errNotOnLedger
 	}
 	if err != nil {
-		return vouched{}, err
+		return resolved{}, err
 	}
 	look := v.inBlock
 	if describe {
@@ -88,7 +87,7 @@ func (v *voucher) tag(ctx context.Context, image ledger.Image, describe bool) (v
 
 // describe returns what the ledger itself knows of some content, even while no
 // node that has it can be reached.
-func (v *voucher) describe(ctx context.Context, repository string, d digest.Digest) (vouched, error) {
+func (v *resolver) describe(ctx context.Context, repository string, d digest.Digest) (resolved, error) {
 	if ledger.CheckDigest(d) == nil {
 		if found, err := v.byDigest(ctx, repository, d, d, v.inEntry); err == nil {
 			return found, nil
@@ -98,17 +97,17 @@ func (v *voucher) describe(ctx context.Context, repository string, d digest.Dige
 }
 
 // digest finds content of a repository ("docker.io/library/alpine").
-func (v *voucher) digest(ctx context.Context, repository string, d digest.Digest) (vouched, error) {
+func (v *resolver) digest(ctx context.Context, repository string, d digest.Digest) (resolved, error) {
 	if err := ledger.CheckDigest(d); err != nil {
-		return vouched{}, fmt.Errorf("%w: %w", errNotVouched, err)
+		return resolved{}, fmt.Errorf("%w: %w", errNotOnLedger, err)
 	}
 	head, _ := v.ledger.Head() // what is searched is this tree or a later one
 	if err := v.searches.refusal(wanted{repository, d}, head.Tree, time.Now()); err != nil {
-		return vouched{}, err
+		return resolved{}, err
 	}
 	// Manifests and configs are in the index of the ledger ...
 	found, err := v.byDigest(ctx, repository, d, d, v.inBlock)
-	if !errors.Is(err, errNotVouched) {
+	if !errors.Is(err, errNotOnLedger) {
 		return found, err
 	}
 	// ... layers in piece lists, of which those in use are in memory ...
@@ -128,16 +127,16 @@ func (v *voucher) digest(ctx context.Context, repository string, d digest.Digest
 }
 
 // look looks for a digest in one block of a repository.
-type look func(ctx context.Context, block *ledger.Entry, repository string, d digest.Digest) (vouched, error)
+type look func(ctx context.Context, block *ledger.Entry, repository string, d digest.Digest) (resolved, error)
 
-// byDigest looks for d in the blocks that name a digest. One that is withdrawn
-// does not keep others from vouching.
-func (v *voucher) byDigest(ctx context.Context, repository string, named, d digest.Digest, in look) (vouched, error) {
-	refusal := errNotVouched
+// byDigest looks for d in the blocks that name a digest. A withdrawn block does
+// not hide the others.
+func (v *resolver) byDigest(ctx context.Context, repository string, named, d digest.Digest, in look) (resolved, error) {
+	refusal := errNotOnLedger
 	n := 0
 	for b, err := range v.ledger.Naming(ctx, named) {
 		if err != nil {
-			return vouched{}, err
+			return resolved{}, err
 		}
 		if n++; n > maxBlocks {
 			break
@@ -147,19 +146,19 @@ func (v *voucher) byDigest(ctx context.Context, repository string, named, d dige
 			refusal = err
 			continue
 		}
-		if !errors.Is(err, errNotVouched) {
+		if !errors.Is(err, errNotOnLedger) {
 			return found, err
 		}
 	}
-	return vouched{}, refusal
+	return resolved{}, refusal
 }
 
 // search looks into the piece lists of a repository's blocks: first into those
 // at hand, so that a pull goes on after a restart of this node.
-func (v *voucher) search(ctx context.Context, repository string, d digest.Digest) (vouched, error) {
+func (v *resolver) search(ctx context.Context, repository string, d digest.Digest) (resolved, error) {
 	blocks, err := v.blocksOf(ctx, repository)
 	if err != nil {
-		return vouched{}, err
+		return resolved{}, err
 	}
 	var here, away []*ledger.Entry
 	for _, b := range blocks {
@@ -169,16 +168,16 @@ func (v *voucher) search(ctx context.Context, repository string, d digest.Digest
 			away = append(away, b)
 		}
 	}
-	refusal := errNotVouched
+	refusal := errNotOnLedger
 	if len(away) > maxAway || len(blocks) == maxSearched {
 		refusal = fmt.Errorf("%w: %s has more blocks than are searched", errUnsure, repository)
 	}
-	hope := time.Now() // when a list was read last
+	lastRead := time.Now() // when a list was read last
 	for _, b := range slices.Concat(here, away[:min(len(away), maxAway)]) {
-		// A list that no peer has now does not keep the others from vouching.
+		// A list that no peer has now does not hide the others.
 		found, err := v.inBlock(ctx, b, repository, d)
 		if ignoreRefusal(err) == nil {
-			hope = time.Now()
+			lastRead = time.Now()
 		}
 		switch {
 		case err == nil:
@@ -189,17 +188,17 @@ func (v *voucher) search(ctx context.Context, repository string, d digest.Digest
 			refusal = fmt.Errorf("%w: %w", errUnsure, err)
 		}
 		if err := ctx.Err(); err != nil {
-			return vouched{}, fmt.Errorf("%w: %w", errUnsure, err)
+			return resolved{}, fmt.Errorf("%w: %w", errUnsure, err)
 		}
-		if time.Since(hope) > hopeless {
+		if time.Since(lastRead) > searchTimeout {
 			break
 		}
 	}
-	return vouched{}, refusal
+	return resolved{}, refusal
 }
 
 // blocksOf are up to maxSearched blocks of a repository.
-func (v *voucher) blocksOf(ctx context.Context, repository string) (blocks []*ledger.Entry, err error) {
+func (v *resolver) blocksOf(ctx context.Context, repository string) (blocks []*ledger.Entry, err error) {
 	tags, err := v.ledger.Tags(ctx, repository, "", maxSearched)
 	if err != nil {
 		return nil, err
@@ -220,26 +219,26 @@ func (v *voucher) blocksOf(ctx context.Context, repository string) (blocks []*le
 
 // inEntry looks for a digest in one block's entry: that of the artifact's own
 // manifest or index, of which it has all that a description needs.
-func (v *voucher) inEntry(ctx context.Context, block *ledger.Entry, repository string, d digest.Digest) (vouched, error) {
+func (v *resolver) inEntry(ctx context.Context, block *ledger.Entry, repository string, d digest.Digest) (resolved, error) {
 	a := block.Artifact
 	if a.Digest != d {
-		return vouched{}, errNotVouched
+		return resolved{}, errNotOnLedger
 	}
 	if _, err := v.revoked(ctx, block, repository, d); err != nil {
-		return vouched{}, err
+		return resolved{}, err
 	}
-	return vouched{Blob: pieces.Blob{Digest: d, MediaType: a.MediaType, Size: a.Size}, list: a.Pieces, block: block}, nil
+	return resolved{Blob: pieces.Blob{Digest: d, MediaType: a.MediaType, Size: a.Size}, list: a.Pieces, block: block}, nil
 }
 
 // revoked finds the block that withdraws a digest in a block of a repository.
 // For what the block names itself that is an error.
-func (v *voucher) revoked(ctx context.Context, block *ledger.Entry, repository string, d digest.Digest) (by *ledger.Entry, err error) {
+func (v *resolver) revoked(ctx context.Context, block *ledger.Entry, repository string, d digest.Digest) (by *ledger.Entry, err error) {
 	image, err := ledger.ParseImage(block.Artifact.Artifact)
 	if err != nil {
 		return nil, err
 	}
 	if image.Name() != repository {
-		return nil, errNotVouched
+		return nil, errNotOnLedger
 	}
 	by, err = v.ledger.RevokedIn(ctx, block, d)
 	if err == nil && by != nil && block.Artifact.Names(d) {
@@ -249,19 +248,19 @@ func (v *voucher) revoked(ctx context.Context, block *ledger.Entry, repository s
 }
 
 // inBlock looks for a digest in one block's artifact.
-func (v *voucher) inBlock(ctx context.Context, block *ledger.Entry, repository string, d digest.Digest) (vouched, error) {
+func (v *resolver) inBlock(ctx context.Context, block *ledger.Entry, repository string, d digest.Digest) (resolved, error) {
 	a := block.Artifact
 	by, err := v.revoked(ctx, block, repository, d)
 	if err != nil {
-		return vouched{}, err
+		return resolved{}, err
 	}
 	blobs, err := v.list(ctx, a)
 	if err != nil {
-		return vouched{}, err
+		return resolved{}, err
 	}
 	b, ok := blobs[d]
 	if !ok {
-		return vouched{}, errNotVouched
+		return resolved{}, errNotOnLedger
 	}
 	if by == nil && !a.Names(d) {
 		by, err = v.withPlatform(ctx, block, d)
@@ -270,14 +269,14 @@ func (v *voucher) inBlock(ctx context.Context, block *ledger.Entry, repository s
 		err = &ledger.WithdrawnError{By: by}
 	}
 	if err != nil {
-		return vouched{}, err
+		return resolved{}, err
 	}
-	return vouched{Blob: b, list: a.Pieces, block: block}, nil
+	return resolved{Blob: b, list: a.Pieces, block: block}, nil
 }
 
 // withPlatform finds the block that withdraws a layer with its platform: of
 // those platforms of a block that have the layer, all are withdrawn.
-func (v *voucher) withPlatform(ctx context.Context, block *ledger.Entry, layer digest.Digest) (by *ledger.Entry, err error) {
+func (v *resolver) withPlatform(ctx context.Context, block *ledger.Entry, layer digest.Digest) (by *ledger.Entry, err error) {
 	withdrawn, err := v.ledger.WithdrawnPlatforms(ctx, block)
 	if err != nil || len(withdrawn) == 0 {
 		return nil, err
@@ -302,7 +301,7 @@ func (v *voucher) withPlatform(ctx context.Context, block *ledger.Entry, layer d
 }
 
 // list brings an artifact's piece list.
-func (v *voucher) list(ctx context.Context, a *ledger.AddArtifact) (blobsOf, error) {
+func (v *resolver) list(ctx context.Context, a *ledger.AddArtifact) (blobsOf, error) {
 	if blobs, ok := v.lists.get(a.Pieces); ok {
 		return blobs, nil
 	}
