@@ -20,7 +20,7 @@ const (
 	// earlierEnv names the program pyrsia of an earlier build.
 	earlierEnv = "PYRSIA_EARLIER"
 	// publishRounds are the images that both builds publish, in turns.
-	publishRounds = 5
+	publishRounds = 9
 )
 
 // publishLayers are the layers of each image, in bytes: as an image of a language's
