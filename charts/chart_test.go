@@ -3,6 +3,7 @@ package charts
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -187,9 +188,9 @@ func TestNamedNamespacesGetRoles(t *testing.T) {
 			}
 		case o.GetKind() == "RoleBinding" && o.GetName() == "pyrsia-operator-nodes":
 			bindings[o.GetNamespace()] = true
-		case o.GetKind() == "ConfigMap" && o.GetName() == "pyrsia-operator-rules":
-			if list, _, _ := unstructured.NestedString(o.Object, "data", "namespaces"); list != "images\nteam-a\npyrsia-system" {
-				t.Errorf("the policy allows %q", list)
+		case o.GetKind() == "ValidatingAdmissionPolicy" && o.GetName() == "pyrsia-operator":
+			if list := variables(o)[0]; list != `namespaces ["images","team-a","pyrsia-system"]` {
+				t.Errorf("the policy has %s", list)
 			}
 		case o.GetKind() == "Deployment":
 			if !strings.Contains(fmt.Sprint(o.Object["spec"]), "--namespaces=images,team-a,pyrsia-system") {
@@ -200,6 +201,55 @@ func TestNamedNamespacesGetRoles(t *testing.T) {
 	want := map[string]bool{"images": true, "team-a": true, "pyrsia-system": true}
 	if diff := cmp.Diff(want, roles) + cmp.Diff(want, bindings); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// variables are those of a policy, with their expressions.
+func variables(policy *unstructured.Unstructured) (out []string) {
+	list, _, _ := unstructured.NestedSlice(policy.Object, "spec", "variables")
+	for _, v := range list {
+		v := v.(map[string]any)
+		out = append(out, fmt.Sprint(v["name"], " ", v["expression"]))
+	}
+	return out
+}
+
+// What the policy allows are its first variables, in this order: people without
+// Helm patch them by number. Values are in it as JSON writes them, so that none is
+// taken for a part of an expression.
+func TestPolicyHasTheValues(t *testing.T) {
+	for namespace, args := range map[string][]string{
+		"pyrsia-system": {"--set-json", `{"hostPathRoots":["/a","/b.c_d-e"],"containerdConfigPaths":["/x/y"],"mirrorPorts":["5001","6000-6010"],"namespaces":["images"]}`},
+		// None of these passes the chart's schema, or is a namespace of Kubernetes.
+		`a"'\b`: {"--skip-schema-validation", "--set-json", `{"hostPathRoots":["/a'\"","\\n"],"containerdConfigPaths":["{{ x }}","\"]+[\""],"mirrorPorts":["<&>"],"namespaces":["é"]}`},
+	} {
+		data, err := render(t, append(args, "--namespace", namespace)...) // the last one counts
+		if err != nil {
+			t.Fatal(err)
+		}
+		var values map[string]any
+		if err := json.Unmarshal([]byte(args[len(args)-1]), &values); err != nil {
+			t.Fatal(err)
+		}
+		values["operatorNamespace"] = namespace
+		for _, o := range objects(t, data) {
+			if o.GetKind() != "ValidatingAdmissionPolicy" || o.GetName() != "pyrsia-operator" {
+				continue
+			}
+			for i, name := range []string{"namespaces", "hostPathRoots", "containerdConfigPaths", "mirrorPorts", "operatorNamespace"} {
+				want, err := json.Marshal(values[name])
+				if err != nil {
+					t.Fatal(err)
+				}
+				if got := variables(o)[i]; got != name+" "+string(want) {
+					t.Errorf("variable %d is %s, want %s %s", i, got, name, want)
+				}
+				delete(values, name)
+			}
+		}
+		if len(values) > 0 {
+			t.Errorf("the policy does not have %v", values)
+		}
 	}
 }
 

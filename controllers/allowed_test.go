@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"os/exec"
 	"strings"
 	"sync"
 	"testing"
@@ -17,7 +16,6 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/yaml"
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
 	"github.com/pyrsia/pyrsia-operator/controllers/internal/apply"
@@ -35,8 +33,7 @@ type sharedCluster struct {
 	c *cluster
 }
 
-// One has the policy, the other one not: an API server that has lost the last
-// binding with a ConfigMap sees no change of ConfigMaps any more.
+// One has the policy, the other one not: their tests need not wait for each other.
 var ruled, unruled sharedCluster
 
 func (s *sharedCluster) take(t *testing.T) *cluster {
@@ -51,23 +48,29 @@ func (s *sharedCluster) take(t *testing.T) *cluster {
 		}
 		s.c = c
 	}
-	left := new(v1alpha1.PyrsiaNodeList)
-	if err := s.c.List(t.Context(), left); err != nil {
-		t.Fatal(err)
-	}
-	for i := range left.Items {
-		n := &left.Items[i]
-		if err := client.IgnoreNotFound(s.c.Delete(t.Context(), n)); err != nil {
-			t.Fatal(err)
-		}
-		if err := s.c.Patch(t.Context(), n, client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`))); client.IgnoreNotFound(err) != nil {
-			t.Fatal(err)
-		}
-	}
+	s.c.empty(t)
 	if err := client.IgnoreNotFound(s.c.Delete(t.Context(), named("v1", "ConfigMap", pyrsianode.HostRecordName))); err != nil {
 		t.Fatal(err)
 	}
 	return s.c
+}
+
+// empty removes all PyrsiaNodes, whatever their finalizers wait for.
+func (c *cluster) empty(t *testing.T) {
+	t.Helper()
+	left := new(v1alpha1.PyrsiaNodeList)
+	if err := c.List(t.Context(), left); err != nil {
+		t.Fatal(err)
+	}
+	for i := range left.Items {
+		n := &left.Items[i]
+		if err := client.IgnoreNotFound(c.Delete(t.Context(), n)); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Patch(t.Context(), n, client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`))); client.IgnoreNotFound(err) != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 func (s *sharedCluster) stop() {
@@ -80,12 +83,10 @@ func (s *sharedCluster) stop() {
 func withPolicy(t *testing.T) *cluster {
 	t.Helper()
 	c := ruled.take(t)
-	if err := client.IgnoreNotFound(c.Delete(t.Context(), named("v1", "ConfigMap", "pyrsia-operator-rules"))); err != nil {
-		t.Fatal(err)
-	}
 	if err := c.install(); err != nil {
 		t.Fatal(err)
 	}
+	c.usePolicies(t)
 	return c
 }
 
@@ -446,29 +447,15 @@ func TestNamedNamespaces(t *testing.T) {
 // takes its other rights away.
 func (c *cluster) useRoles(t *testing.T, namespaces ...string) {
 	t.Helper()
-	cmd := exec.Command("go", "tool", "-modfile=hack/tools.mod", "helm", "template", "pyrsia-operator", "charts/pyrsia-operator",
-		"--namespace", "pyrsia-system", "--set", "namespaces={"+strings.Join(namespaces, ",")+"}")
-	cmd.Dir = ".."
-	data, err := cmd.Output()
-	if err != nil {
-		t.Fatalf("rendering the chart: %v", err)
-	}
-	for doc := range strings.SplitSeq(string(data), "\n---\n") {
-		obj := new(unstructured.Unstructured)
-		if err := yaml.Unmarshal([]byte(doc), obj); err != nil {
-			t.Fatal(err)
-		}
-		switch {
-		case obj.GetName() == "pyrsia-operator-nodes":
+	values := "namespaces={" + strings.Join(namespaces, ",") + "}"
+	for _, obj := range rendered(t, "--set", values) {
+		if obj.GetName() == "pyrsia-operator-nodes" {
 			if err := c.Create(t.Context(), obj); client.IgnoreAlreadyExists(err) != nil {
 				t.Fatal(err)
 			}
-		case obj.GetName() == "pyrsia-operator-rules":
-			if err := c.Apply(t.Context(), client.ApplyConfigurationFromUnstructured(obj), client.FieldOwner("helm"), client.ForceOwnership); err != nil {
-				t.Fatal(err)
-			}
 		}
 	}
+	c.usePolicies(t, "--set", values)
 	if err := c.Delete(t.Context(), named("rbac.authorization.k8s.io/v1", "ClusterRoleBinding", "pyrsia-operator")); err != nil {
 		t.Fatal(err)
 	}

@@ -165,43 +165,6 @@ func TestPolicyLooksAtNewSpecs(t *testing.T) {
 	change("a finalizer", func(n *v1alpha1.PyrsiaNode) { n.Finalizers = nil }, update, "")
 }
 
-// Without its lists the policy refuses everything, and empty lists allow nothing.
-func TestPolicyNeedsItsLists(t *testing.T) {
-	t.Parallel()
-	c := withPolicy(t)
-	ns := c.namespace(t)
-	c.policySays(t, mirrorNode(ns), "")
-	c.policySays(t, withHostPath(ns, "/etc"), "must be a folder directly below")
-	lists := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "pyrsia-system", Name: "pyrsia-operator-rules"}}
-	set := func(key, value string) {
-		t.Helper()
-		c.get(t, lists)
-		lists.Data[key] = value
-		if err := c.Update(t.Context(), lists); err != nil {
-			t.Fatal(err)
-		}
-	}
-	t.Run("no root", func(t *testing.T) {
-		set("hostPathRoots", "")
-		c.policySays(t, mirrorNode(ns), "must be a folder directly below")
-		c.policySays(t, withHostPath(ns, "/etc"), "must be a folder directly below")
-		set("hostPathRoots", "/var/lib/pyrsia\n/mnt/fast")
-		c.policySays(t, withHostPath(ns, "/mnt/fast/x"), "")
-	})
-	t.Run("named namespaces", func(t *testing.T) { // the label counts no more
-		set("namespaces", "images\nothers")
-		c.policySays(t, mirrorNode(ns), "adding it to the value namespaces of the operator's chart")
-		set("namespaces", "images\n"+ns)
-		c.policySays(t, mirrorNode(ns), "")
-	})
-	t.Run("no lists", func(t *testing.T) {
-		if err := c.Delete(t.Context(), lists); err != nil {
-			t.Fatal(err)
-		}
-		c.policySays(t, publisherNode(ns, "http://127.0.0.1:1"), "no params found")
-	})
-}
-
 func withHostPath(ns, p string) *v1alpha1.PyrsiaNode {
 	n := mirrorNode(ns)
 	n.Spec.Storage.HostPath = p

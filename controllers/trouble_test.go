@@ -213,16 +213,17 @@ func TestWhatIsLeftIsToldOutsideOfItsNamespace(t *testing.T) {
 	c := testCluster(t)
 	mirror, pods := c.spread(t, "a")
 	// As after a deletion that no policy has refused.
-	record := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "pyrsia-system", Name: pyrsianode.HostRecordName}}
 	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: mirror.Namespace}}
-	eventually(t, func() error {
-		c.get(t, record)
-		delete(record.Data, string(mirror.UID))
-		if err := c.Update(t.Context(), record); err != nil {
-			return err
-		}
+	c.get(t, mirror)
+	finalizers := mirror.Finalizers
+	held := func(by []string) {
+		change(t, c, mirror, func(n *v1alpha1.PyrsiaNode) { n.Finalizers = by })
+	}
+	eventually(t, func() error { // the operator may put it back meanwhile
+		held(nil)
 		return c.Delete(t.Context(), ns)
 	})
+	held(finalizers)
 	for _, p := range pods { // envtest has no controller of namespaces
 		c.deletePod(p)
 	}

@@ -69,11 +69,6 @@ func (r *Reconciler) cleanup(ctx context.Context, n *v1alpha1.PyrsiaNode) (time.
 	before := n.DeepCopy()
 	done, err := r.restoreAll(ctx, n)
 	if err == nil && done {
-		// Crash after: it is recorded and cleaned up once more. Its namespace may be
-		// deleted as soon as it is gone.
-		if err := r.record.forgetUID(ctx, n.UID); err != nil {
-			return 0, err
-		}
 		return 0, r.removeFinalizer(ctx, n)
 	}
 	if !equality.Semantic.DeepEqual(before.Status, n.Status) {

@@ -172,21 +172,9 @@ func (h *hostRecord) put(ctx context.Context, n *v1alpha1.PyrsiaNode, seen hostV
 	return err
 }
 
-// forget drops those of one name that are there no more, so that nothing holds
-// their namespace up. What is not done is done by the next put.
+// forget drops those of one name that are there no more. What is not done is done
+// by the next put.
 func (h *hostRecord) forget(ctx context.Context, name types.NamespacedName) error {
-	return h.drop(ctx, func(uid types.UID, r recorded) bool {
-		return r.PyrsiaNode == name.Namespace+"/"+name.Name && h.gone(ctx, uid, r)
-	})
-}
-
-// forgetUID drops a PyrsiaNode that goes: all that it had on the Kubernetes nodes is
-// put back.
-func (h *hostRecord) forgetUID(ctx context.Context, gone types.UID) error {
-	return h.drop(ctx, func(uid types.UID, _ recorded) bool { return uid == gone })
-}
-
-func (h *hostRecord) drop(ctx context.Context, which func(types.UID, recorded) bool) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for range 5 {
@@ -195,7 +183,7 @@ func (h *hostRecord) drop(ctx context.Context, which func(types.UID, recorded) b
 		}
 		record := h.stored.DeepCopy()
 		for uid, r := range h.all {
-			if which(uid, r) {
+			if r.PyrsiaNode == name.Namespace+"/"+name.Name && h.gone(ctx, uid, r) {
 				delete(record.Data, string(uid))
 			}
 		}
