@@ -21,8 +21,8 @@ func TestQuestionsSayWhatWasWrong(t *testing.T) {
 		is     error
 	}{
 		"nobody":     {nil, "asking the node", ledger.ErrSilent},
-		"refused":    {func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no checkpoint yet", 404) }, "the node answered 404 Not Found: no checkpoint yet", ledger.ErrNoAnswer},
-		"ambiguous":  {func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "give more digits", 409) }, "give more digits", ledger.ErrNoAnswer},
+		"refused":    {func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no checkpoint yet", http.StatusNotFound) }, "the node answered 404 Not Found: no checkpoint yet", ledger.ErrNoAnswer},
+		"ambiguous":  {func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "give more digits", http.StatusConflict) }, "give more digits", ledger.ErrNoAnswer},
 		"not a node": {func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "<html>") }, "give the URL of a node's open port", nil},
 		"no end":     {func(w http.ResponseWriter, _ *http.Request) { _, _ = io.CopyN(w, endless{}, maxAnswer+2) }, "more bytes than 16777216", errTooLarge},
 		"another coding": {func(w http.ResponseWriter, _ *http.Request) {

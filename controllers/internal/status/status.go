@@ -44,7 +44,7 @@ func Run[T Object](ctx context.Context, obj T, steps ...Step[T]) (time.Duration,
 	return next, nil
 }
 
-// SetDone, SetWaiting and SetFailed set a step's condition to True, Unknown and False.
+// SetDone sets a step's condition to True; SetWaiting sets it to Unknown and SetFailed to False.
 func SetDone(obj Object, condition, reason, message string) {
 	setCondition(obj, condition, metav1.ConditionTrue, reason, message)
 }
