@@ -45,7 +45,7 @@ build: ## Compile all programs to bin/
 .PHONY: plugins
 plugins: ## Compile the plugin of kubectl for Linux, macOS and Windows, to dist/ (PLUGIN_PLATFORMS=)
 	@for platform in $(PLUGIN_PLATFORMS); do os=$${platform%/*}; arch=$${platform#*/}; suffix=; [ "$$os" != windows ] || suffix=.exe; \
-	  echo "kubectl-pyrsia for $$platform"; CGO_ENABLED=0 GOOS=$$os GOARCH=$$arch go build -trimpath -ldflags "-s -w $(LDFLAGS)" \
+	  echo "kubectl-pyrsia for $$platform"; CGO_ENABLED=0 GOOS=$$os GOARCH=$$arch go build -trimpath -gcflags all=-dwarf=false -ldflags "-s -w $(LDFLAGS)" \
 	    -o "$(DIST)/kubectl-pyrsia-$$os-$$arch$$suffix" ./cmd/kubectl-pyrsia || exit 1; done
 
 .PHONY: images
