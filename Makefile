@@ -81,6 +81,8 @@ test-race: ## Run the tests with the race detector (RACE=PACKAGES, or all; RUN=R
 
 .PHONY: test-network
 test-network: build ## Run the tests of nodes as processes in network namespaces (root; RUN=REGEXP)
+	@# The kernel has one table of neighbours for all namespaces, of 1,024 by default: 30 hosts that know each other fill it.
+	@sysctl -qw net.ipv4.neigh.default.gc_thresh3=16384 net.ipv6.neigh.default.gc_thresh3=16384
 	@$(REAL_PARTS); PYRSIA_NETWORK=1 PYRSIA_BINARY=$(CURDIR)/bin/pyrsia go test -count=1 -v -timeout 15m -run '$(RUN)' ./node/p2ptest
 
 .PHONY: whole-list
