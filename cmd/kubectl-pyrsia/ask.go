@@ -2,12 +2,10 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
-	"os"
 
 	"github.com/spf13/cobra"
 	"k8s.io/client-go/rest"
@@ -54,18 +52,7 @@ func (c *cluster) proofCommand() *cobra.Command {
 			if err != nil {
 				return explain(err)
 			}
-			for _, w := range withdrawn {
-				fmt.Fprintf(cmd.ErrOrStderr(), "Warning: %s is withdrawn by block %d: %s\n", w.Digest, w.By, w.Reason)
-			}
-			data, err := json.MarshalIndent(proof, "", "  ")
-			if err != nil {
-				return fmt.Errorf("writing the proof: %w", err)
-			}
-			if file == "" {
-				_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s\n", data)
-				return err
-			}
-			return os.WriteFile(file, append(data, '\n'), 0o644)
+			return report.Proof(cmd.OutOrStdout(), cmd.ErrOrStderr(), file, proof, withdrawn)
 		},
 	}
 	cmd.Flags().StringVar(&file, "out", "", "file to write (default: standard output)")

@@ -149,18 +149,7 @@ func proofCommand() *cobra.Command {
 			if err != nil {
 				return withFlag(err)
 			}
-			for _, w := range withdrawn {
-				fmt.Fprintf(cmd.ErrOrStderr(), "Warning: %s is withdrawn by block %d: %s\n", w.Digest, w.By, w.Reason)
-			}
-			data, err := json.MarshalIndent(proof, "", "  ")
-			if err != nil {
-				return fmt.Errorf("writing the proof: %w", err)
-			}
-			if file == "" {
-				_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s\n", data)
-				return err
-			}
-			return os.WriteFile(file, append(data, '\n'), 0o644)
+			return report.Proof(cmd.OutOrStdout(), cmd.ErrOrStderr(), file, proof, withdrawn)
 		},
 	}
 	nodeFlag(cmd, &nodeURL)
