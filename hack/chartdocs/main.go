@@ -27,7 +27,7 @@ The operator watches all namespaces, unless the value ` + "`namespaces`" + ` nam
 for only the operator gives containerd its own configuration back. If something else installs the CRDs, set ` + "`crds.enabled=false`" + `.
 
 The alerts are in [monitoring/alerts.yaml](monitoring/alerts.yaml), the dashboard in [monitoring/dashboard.json](monitoring/dashboard.json):
-both can be used without the chart.
+both can be used without the chart. Each alert has a page that says what to do: [docs/runbooks](../../docs/runbooks/README.md).
 
 | Value | Default | |
 |---|---|---|
