@@ -20,6 +20,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/rest"
 	kube "sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 
@@ -52,7 +53,7 @@ func startStage(ctx context.Context, dir, upstream string) (s *stage, err error)
 	if out, err := exec.CommandContext(ctx, "go", "build", "-o", dir, "./cmd/pyrsia", "./cmd/pyrsia-operator").CombinedOutput(); err != nil {
 		return s, fmt.Errorf("building: %w: %s", err, out)
 	}
-	config, err := s.env.Start()
+	config, err := startAPIServer(s.env)
 	if err != nil {
 		return s, err
 	}
@@ -70,6 +71,13 @@ func startStage(ctx context.Context, dir, upstream string) (s *stage, err error)
 	publisher.Spec.Role = v1alpha1.RolePublisher
 	publisher.Spec.Publisher = &v1alpha1.Publisher{Upstreams: []v1alpha1.Upstream{{Registry: "docker.io", Endpoint: upstream}}}
 	return s, s.startNode(ctx, publisher)
+}
+
+// startAPIServer starts a real API server. It finds no address of its own in the network
+// namespace in which this program runs when it measures the peer-to-peer network as well.
+func startAPIServer(env *envtest.Environment) (*rest.Config, error) {
+	env.ControlPlane.GetAPIServer().Configure().Set("advertise-address", "127.0.0.1")
+	return env.Start()
 }
 
 func (s *stage) startOperator(ctx context.Context) error {
