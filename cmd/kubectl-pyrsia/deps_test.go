@@ -13,7 +13,7 @@ const module = "github.com/pyrsia/pyrsia-operator"
 // The plugin asks nodes and is none: it has no code of theirs, on any system that it
 // is built for.
 func TestPluginHasNoCodeOfANode(t *testing.T) {
-	own := []string{"/api/v1alpha1", "/cmd/kubectl-pyrsia", "/node/client", "/node/control", "/node/internal/bounded", "/node/internal/catalog",
+	own := []string{"/api/v1alpha1", "/cmd/kubectl-pyrsia", "/node/audit", "/node/client", "/node/control", "/node/internal/bounded", "/node/internal/catalog",
 		"/node/ledger", "/node/ledger/internal/plain", "/node/plan", "/node/report"}
 	foreign := []string{"github.com/libp2p/", "github.com/minio/", "github.com/transparency-dev/tessera"}
 	for _, system := range []string{"linux", "darwin", "windows"} {

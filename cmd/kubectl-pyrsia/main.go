@@ -7,6 +7,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -34,9 +35,20 @@ func main() {
 	c.reach = c.toNode
 	if err := command(c).ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "kubectl pyrsia:", err)
+		if e, ok := errors.AsType[*exitError](err); ok {
+			os.Exit(e.code)
+		}
 		os.Exit(1)
 	}
 }
+
+// exitError ends the program with a code of its own.
+type exitError struct {
+	code   int
+	reason string
+}
+
+func (e *exitError) Error() string { return e.reason }
 
 // cluster is the cluster of the kubeconfig.
 type cluster struct {
@@ -57,11 +69,13 @@ func command(c *cluster) *cobra.Command {
 		Use:   "kubectl-pyrsia",
 		Short: "Ask the transparency log of this cluster, and withdraw images from it",
 		Long: `Asks the Pyrsia nodes of this cluster, through the API server, what their ledger
-says of an image, and checks proofs on this machine. 'revoke' has an image withdrawn.`,
+says of an image, and checks proofs on this machine. 'audit' compares all images in
+use with the ledger; 'revoke' has an image withdrawn.`,
 		Example: `  kubectl pyrsia status
   kubectl pyrsia log alpine:3.20
   kubectl pyrsia log alpine:3.20 -o jsonpath='{[0].height}'
   kubectl pyrsia verify alpine:3.20
+  kubectl pyrsia audit -A
   kubectl pyrsia revoke alpine:3.20@sha256:... --reason 'contains malware'`,
 		SilenceUsage: true, SilenceErrors: true,
 		Annotations:       map[string]string{cobra.CommandDisplayNameAnnotation: "kubectl pyrsia"},
@@ -69,7 +83,7 @@ says of an image, and checks proofs on this machine. 'revoke' has an image withd
 	}
 	c.flags.AddFlags(root.PersistentFlags())
 	root.PersistentFlags().StringVar(&c.node, "pyrsianode", "", "PyrsiaNode to ask (default: the namespace's publisher, else any that is ready)")
-	root.AddCommand(c.logCommand(), c.proofCommand(), c.statusCommand(), c.peersCommand(), c.verifyCommand(), c.planCommand(), c.revokeCommand())
+	root.AddCommand(c.logCommand(), c.proofCommand(), c.statusCommand(), c.peersCommand(), c.verifyCommand(), c.auditCommand(), c.planCommand(), c.revokeCommand())
 	return root
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -28,7 +29,8 @@ that is given: of its index, of a platform's manifest, or its image ID. IMAGE is
 name in any way in which clients show it, also the one at a mirror. The key is
 the one that the operator has pinned; --key is one that you know from elsewhere,
 and then nothing in the cluster is trusted. Where the key was rotated since an
-Artifact was published, a node proves it again.`,
+Artifact was published, a node proves it again. Exits with 2 if one of them was
+withdrawn since.`,
 		Args: cobra.ExactArgs(1),
 	}
 	o := newOutput(cmd)
@@ -51,7 +53,13 @@ Artifact was published, a node proves it again.`,
 		if len(found) == 0 {
 			return fmt.Errorf("no Artifact in %s says that %s is on the ledger", where, args[0])
 		}
-		return o.print(cmd.OutOrStdout(), found, func(wide bool) error { return printVerified(cmd.OutOrStdout(), found, wide || everywhere) })
+		if err := o.print(cmd.OutOrStdout(), found, func(wide bool) error { return printVerified(cmd.OutOrStdout(), found, wide || everywhere) }); err != nil {
+			return err
+		}
+		if i := slices.IndexFunc(found, func(v verified) bool { return v.Withdrawn }); i >= 0 {
+			return &exitError{exitFound, fmt.Sprintf("%s@%s is on the ledger, and withdrawn", found[i].Image, found[i].Digest)}
+		}
+		return nil
 	}
 	cmd.Flags().StringVar(&key, "key", "", "verifier key of the ledger (default: the one that the operator has pinned)")
 	cmd.Flags().BoolVarP(&everywhere, "all-namespaces", "A", false, "check the Artifacts of all namespaces")
@@ -68,7 +76,8 @@ type verified struct {
 	Ledger    string    `json:"ledger"`
 	Recorded  time.Time `json:"recorded"`
 	// Note is what no registry said, and what was withdrawn since.
-	Note string `json:"note,omitempty"`
+	Note      string `json:"note,omitempty"`
+	Withdrawn bool   `json:"withdrawn,omitempty"`
 
 	line string // for people
 }
@@ -98,7 +107,7 @@ func (c *cluster) verified(ctx context.Context, ref *ledger.Reference, namespace
 		found = append(found, verified{
 			Namespace: a.Namespace, Name: a.Name, Image: block.Artifact.Name(), Digest: block.Artifact.Digest.String(), Block: block.Height,
 			Ledger: block.Checkpoint.Origin, Recorded: block.Artifact.Time, Note: strings.TrimPrefix(strings.TrimPrefix(block.Artifact.Exception()+gone, "; "), ", "),
-			line: report.Verified(block, block.Artifact.Digest) + gone,
+			Withdrawn: gone != "", line: report.Verified(block, block.Artifact.Digest) + gone,
 		})
 	}
 	return found, nil
@@ -132,14 +141,15 @@ func withdrawn(a *v1alpha1.Artifact) string {
 // check verifies the proof that an Artifact carries.
 func (c *cluster) check(ctx context.Context, a *v1alpha1.Artifact, key string) (*ledger.VerifiedBlock, error) {
 	if key == "" {
-		publisher := new(v1alpha1.PyrsiaNode)
-		if err := c.client.Get(ctx, kube.ObjectKey{Namespace: a.Namespace, Name: a.Spec.PublisherRef.Name}, publisher); err != nil {
-			return nil, fmt.Errorf("reading its publisher's key: %w; give --key", err)
+		node := new(v1alpha1.PyrsiaNode)
+		name := cmp.Or(a.Spec.PublisherRef.Name, a.Spec.NodeRef.Name) // of what was pulled, the node has looked it up
+		if err := c.client.Get(ctx, kube.ObjectKey{Namespace: a.Namespace, Name: name}, node); err != nil {
+			return nil, fmt.Errorf("reading the key of its node: %w; give --key", err)
 		}
-		if publisher.Status.Ledger == nil {
-			return nil, fmt.Errorf("its publisher %s has no verified ledger yet; give --key", publisher.Name)
+		if node.Status.Ledger == nil {
+			return nil, fmt.Errorf("its node %s has no verified ledger yet; give --key", node.Name)
 		}
-		key = cmp.Or(publisher.Status.Ledger.NewestKey, publisher.Status.Ledger.Key)
+		key = cmp.Or(node.Status.Ledger.NewestKey, node.Status.Ledger.Key)
 	}
 	verifier, err := ledger.NewVerifier(key)
 	if err != nil {

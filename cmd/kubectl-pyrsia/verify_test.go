@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"log/slog"
 	"net/http/httptest"
 	"strings"
@@ -98,6 +99,27 @@ func TestVerifyAfterARotation(t *testing.T) {
 		if out, err := verify("alpine:3.20", strings.Fields(flags)...); err != nil || !strings.Contains(out, want) {
 			t.Errorf("%s: %v, want %q in\n%s", flags, err, want, out)
 		}
+	}
+	// What was pulled names the node that has looked it up.
+	pulled := &v1alpha1.Artifact{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "pulled"}}
+	pulled.Spec = v1alpha1.ArtifactSpec{Image: image, Digest: d.String(), NodeRef: v1alpha1.LocalReference{Name: "publisher"}}
+	if err := api.Create(t.Context(), pulled); err != nil {
+		t.Fatal(err)
+	}
+	pulled.Status.Block = art.Status.Block.DeepCopy()
+	if err := api.Status().Update(t.Context(), pulled); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := verify("alpine:3.20", "-o", "wide"); err != nil || !strings.Contains(out, "(Artifact default/pulled)") {
+		t.Errorf("of what was pulled: %v\n%s", err, out)
+	}
+	pulled.Status.Revocation = &v1alpha1.Block{Height: 7, Entry: "{}", Proof: "x"}
+	if err := api.Status().Update(t.Context(), pulled); err != nil {
+		t.Fatal(err)
+	}
+	out, err := verify("alpine:3.20")
+	if e, ok := errors.AsType[*exitError](err); !ok || e.code != exitFound || !strings.Contains(out, "since withdrawn by block 7") {
+		t.Errorf("of what is withdrawn: %v\n%s", err, out)
 	}
 	// A node that shows another ledger proves nothing.
 	_, foreign, err := ledger.GenerateKey("ledger.example/plugin")

@@ -44,7 +44,7 @@ type benchmark struct {
 }
 
 func benchmarks() []benchmark {
-	return slices.Concat(ledgerBenchmarks(), mirrorBenchmarks(), operatorBenchmarks(), p2pBenchmarks(), publishBenchmarks(), refuseBenchmarks())
+	return slices.Concat(auditBenchmarks(), ledgerBenchmarks(), mirrorBenchmarks(), operatorBenchmarks(), p2pBenchmarks(), publishBenchmarks(), refuseBenchmarks())
 }
 
 func main() {

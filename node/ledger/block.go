@@ -90,3 +90,31 @@ type WithdrawnJSON struct {
 	By     int64         `json:"by"` // the block that does so
 	Reason string        `json:"reason"`
 }
+
+// MaxLookup bounds the questions of one look-up.
+const MaxLookup = 1024
+
+// LookupJSON is the answer of GET /api/v1/lookup: what the ledger says of many images
+// under one head.
+type LookupJSON struct {
+	// Checkpoint is the head, as the publisher signed it.
+	Checkpoint string `json:"checkpoint"`
+	// Answers are to the questions, in their order.
+	Answers []AnswerJSON `json:"answers"`
+}
+
+// AnswerJSON is what the ledger says of one image.
+type AnswerJSON struct {
+	// Block names the digest that was asked for: if several do, one of the repository
+	// that was asked for rather than of another, of these one by which it stands rather
+	// than one that is withdrawn, of these one of the tag, and of these the newest.
+	Block *BlockJSON `json:"block,omitempty"`
+	// Inclusion proves Block under the head (RFC 6962, section 2.1.1, base64).
+	Inclusion []string `json:"inclusion,omitempty"`
+	// Tag is the newest block of the tag that was asked for, unless it is Block, and
+	// TagInclusion proves it.
+	Tag          *BlockJSON `json:"tag,omitempty"`
+	TagInclusion []string   `json:"tagInclusion,omitempty"`
+	// Repository tells whether any block is of the repository that was asked for.
+	Repository bool `json:"repository,omitempty"`
+}

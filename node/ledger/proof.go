@@ -34,16 +34,25 @@ func VerifyConsistency(older, newer Checkpoint, hashes []string) error {
 	if older.Tree.N == 0 {
 		return nil
 	}
-	proof := make(tlog.TreeProof, 0, len(hashes))
-	for _, s := range hashes {
-		h, err := tlog.ParseHash(s)
-		if err != nil {
-			return fmt.Errorf("consistency proof: %w", err)
-		}
-		proof = append(proof, h)
+	proof, err := decodeHashes(hashes)
+	if err != nil {
+		return fmt.Errorf("consistency proof: %w", err)
 	}
 	if err := tlog.CheckTree(proof, newer.Tree.N, newer.Tree.Hash, older.Tree.N, older.Tree.Hash); err != nil {
 		return fmt.Errorf("ledger of %d blocks does not extend the verified one of %d: %w", newer.Tree.N, older.Tree.N, err)
+	}
+	return nil
+}
+
+// Includes checks that an entry is the block at a height of the checkpoint's tree.
+// hashes is the inclusion proof of RFC 6962, section 2.1.1, in base64.
+func (c Checkpoint) Includes(height int64, entry []byte, hashes []string) error {
+	proof, err := decodeHashes(hashes)
+	if err != nil {
+		return fmt.Errorf("inclusion proof: %w", err)
+	}
+	if err := tlog.CheckRecord(tlog.RecordProof(proof), c.Tree.N, c.Tree.Hash, height, tlog.RecordHash(entry)); err != nil {
+		return fmt.Errorf("block %d is not in the ledger of %d blocks: %w", height, c.Tree.N, err)
 	}
 	return nil
 }
@@ -103,11 +112,24 @@ func ProofHeight(proof string) (int64, error) {
 	return 0, errors.New("inclusion proof: no index line")
 }
 
-// EncodeHashes writes a proof's hashes in base64, as VerifyConsistency reads them.
-func EncodeHashes(proof tlog.TreeProof) []string {
+// EncodeHashes writes a proof's hashes in base64, as VerifyConsistency and Includes
+// read them.
+func EncodeHashes(proof []tlog.Hash) []string {
 	out := make([]string, len(proof))
 	for i, h := range proof {
 		out[i] = base64.StdEncoding.EncodeToString(h[:])
 	}
 	return out
+}
+
+func decodeHashes(hashes []string) ([]tlog.Hash, error) {
+	out := make([]tlog.Hash, 0, len(hashes))
+	for _, s := range hashes {
+		h, err := tlog.ParseHash(s)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, h)
+	}
+	return out, nil
 }

@@ -25,6 +25,8 @@ import (
 //	/checkpoint, /tile/...               c2sp.org/tlog-tiles
 //	/api/v1/artifacts?image= or digest=  blocks, newest first, paged by n= and before=;
 //	                                     of a digest the first 12 digits will do
+//	/api/v1/lookup?q=...&q=...           what the ledger says of many images, under one head
+//	/api/v1/blocks                       the newest blocks of all types, paged in the same way
 //	/api/v1/blocks/HEIGHT                one block with its proof
 //	/api/v1/entries/HEIGHT?n=            entries from a height on, as in a bundle
 //	/api/v1/rotations                    proofs that the ledger was handed over to other keys
@@ -34,6 +36,8 @@ func (l *Ledger) Handler() http.Handler {
 	mux.HandleFunc("GET /checkpoint", l.serveCheckpoint)
 	mux.HandleFunc("GET /tile/", l.serveTile)
 	mux.HandleFunc("GET /api/v1/artifacts", l.serveArtifacts)
+	mux.HandleFunc("GET /api/v1/lookup", l.serveLookup)
+	mux.HandleFunc("GET /api/v1/blocks", l.serveBlocks)
 	mux.HandleFunc("GET /api/v1/blocks/{height}", l.serveBlock)
 	mux.HandleFunc("GET /api/v1/entries/{height}", l.serveEntries)
 	mux.HandleFunc("GET /api/v1/rotations", l.serveRotations)
@@ -119,9 +123,19 @@ func (l *Ledger) serveArtifacts(w http.ResponseWriter, r *http.Request) {
 	}
 	if len(found) > n { // one more was asked for to know that there is another page
 		found = found[:n]
-		q.Set("before", strconv.FormatInt(found[n-1].Height, 10))
-		w.Header().Set("Link", fmt.Sprintf(`</api/v1/artifacts?%s>; rel="next"`, q.Encode()))
+		nextPage(w, r, found[n-1].Height)
 	}
+	l.writeBlocks(w, r, found)
+}
+
+// nextPage announces the page of blocks below a height.
+func nextPage(w http.ResponseWriter, r *http.Request, below int64) {
+	q := r.URL.Query()
+	q.Set("before", strconv.FormatInt(below, 10))
+	w.Header().Set("Link", fmt.Sprintf(`<%s?%s>; rel="next"`, r.URL.Path, q.Encode()))
+}
+
+func (l *Ledger) writeBlocks(w http.ResponseWriter, r *http.Request, found []*ledger.Entry) {
 	out := []ledger.BlockJSON{}
 	for _, e := range found {
 		b, err := l.blockJSON(r.Context(), e, nil)
@@ -132,6 +146,31 @@ func (l *Ledger) serveArtifacts(w http.ResponseWriter, r *http.Request) {
 		out = append(out, b)
 	}
 	writeJSON(w, out)
+}
+
+// serveBlocks answers with a page of the newest blocks of all types.
+func (l *Ledger) serveBlocks(w http.ResponseWriter, r *http.Request) {
+	n, below, err := page(r.URL.Query())
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	if l.unchanged(w, r) {
+		return
+	}
+	var found []*ledger.Entry
+	for height := min(below, l.Size()) - 1; height >= 0 && len(found) < n; height-- {
+		e, err := l.Entry(r.Context(), height)
+		if err != nil {
+			l.fail(w, err)
+			return
+		}
+		found = append(found, e)
+	}
+	if len(found) == n && found[n-1].Height > 0 {
+		nextPage(w, r, found[n-1].Height)
+	}
+	l.writeBlocks(w, r, found)
 }
 
 // page reads which blocks are asked for: at most n, below a height.
