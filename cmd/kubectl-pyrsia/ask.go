@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"time"
 
 	"github.com/spf13/cobra"
 	"k8s.io/client-go/rest"
@@ -19,19 +20,43 @@ import (
 const openPort = 8080
 
 func (c *cluster) logCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "log IMAGE|DIGEST", Short: "Show what the ledger says of an image, newest first", Long: report.LogHelp, Args: cobra.ExactArgs(1)}
+	var l report.LogOptions
+	cmd := &cobra.Command{
+		Use: "log [IMAGE|DIGEST]", Short: "Show the newest blocks of the ledger, or what it says of an image", Long: report.LogHelp, Args: cobra.MaximumNArgs(1),
+		Example: `  kubectl pyrsia log --since 24h
+  kubectl pyrsia log --repository 'docker.io/library/*' --follow
+  kubectl pyrsia log alpine:3.20 -o wide`,
+	}
 	o := newOutput(cmd)
+	cmd.Flags().Lookup("output").Usage = "wide, csv, json, yaml, jsonpath=TEMPLATE, jsonpath-file=FILE or jsonpath-as-json=TEMPLATE (default: a table)"
+	l.AddFlags(cmd.Flags())
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		filter, err := l.Filter(len(args) > 0, time.Now())
+		if err != nil {
+			return err
+		}
+		w := cmd.OutOrStdout()
+		show := func(blocks []ledger.BlockJSON, first bool) error {
+			if o.format == "csv" {
+				return report.CSV(w, blocks, first)
+			}
+			return o.print(w, append([]ledger.BlockJSON{}, blocks...), func(wide bool) error { return report.Blocks(w, blocks, wide, first) })
+		}
+		if len(args) == 0 {
+			node, err := c.reach(cmd.Context())
+			if err != nil {
+				return err
+			}
+			return explain(l.Show(cmd.Context(), node, filter, show))
+		}
 		node, blocks, err := c.blocks(cmd.Context(), args[0])
 		if err != nil {
 			return err
 		}
-		return o.print(cmd.OutOrStdout(), blocks, func(wide bool) error {
-			if len(blocks) == 0 {
-				return report.Absent(args[0], node.String())
-			}
-			return report.Blocks(cmd.OutOrStdout(), blocks, wide)
-		})
+		if len(blocks) == 0 && (o.format == "" || o.format == "wide") {
+			return report.Absent(args[0], node.String())
+		}
+		return show(blocks, true)
 	}
 	return cmd
 }
@@ -39,7 +64,7 @@ func (c *cluster) logCommand() *cobra.Command {
 func (c *cluster) proofCommand() *cobra.Command {
 	var file string
 	cmd := &cobra.Command{
-		Use: "proof IMAGE|DIGEST", Short: "Fetch the proof that an image is on the ledger", Long: report.LogHelp, Args: cobra.ExactArgs(1),
+		Use: "proof IMAGE|DIGEST", Short: "Fetch the proof that an image is on the ledger", Long: report.ImageHelp, Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			node, blocks, err := c.blocks(cmd.Context(), args[0])
 			if err != nil {

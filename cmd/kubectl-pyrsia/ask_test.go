@@ -121,6 +121,11 @@ func TestNodesAreAskedThroughTheAPIServer(t *testing.T) {
 		"log alpine:3.20 -o json":      `"height": 0`,
 		"log " + d.String():            "docker.io/library/alpine:3.20",
 		"proof alpine:3.20":            `"proof": "c2sp.org/tlog-proof@v1`,
+		"log":                          d.String(),
+		"log --since 1h -o csv":        "\n0,",
+		"log --repository docker.io/library/* -o jsonpath={[*].height}":  "0",
+		"log --repository quay.io/* -o json":                             "[]",
+		"log --platform linux/arm64 -o json":                             "[]",
 		"--request-timeout 20s log alpine:3.20 -o jsonpath={[0].height}": "0",
 	} {
 		if out, err := run(strings.Fields(args)...); err != nil || !strings.Contains("\n"+out, want) {
@@ -129,6 +134,9 @@ func TestNodesAreAskedThroughTheAPIServer(t *testing.T) {
 	}
 	for args, want := range map[string]string{
 		"log alpine:9":                  "alpine:9 is not on the ledger of " + server,
+		"log alpine:3.20 --since 1h":    "leave out IMAGE",
+		"log --repository [":            "syntax error",
+		"log --limit=-1":                "not negative",
 		"log alpine:3.20 -o xml":        "-o xml: want wide, json, yaml or jsonpath=TEMPLATE",
 		"-n nowhere status":             "there is no PyrsiaNode in namespace nowhere",
 		"--pyrsianode other status":     "not found",

@@ -80,9 +80,12 @@ func exitStatus(err error) int {
 }
 
 // exactly demands n arguments.
-func exactly(n int) cobra.PositionalArgs {
+func exactly(n int) cobra.PositionalArgs { return usage(cobra.ExactArgs(n)) }
+
+// usage says of wrong arguments where the right ones are described.
+func usage(check cobra.PositionalArgs) cobra.PositionalArgs {
 	return func(c *cobra.Command, args []string) error {
-		if err := cobra.ExactArgs(n)(c, args); err != nil {
+		if err := check(c, args); err != nil {
 			return fmt.Errorf("%w: %w (%s --help)", errUsage, err, c.CommandPath())
 		}
 		return nil

@@ -57,34 +57,47 @@ the first line: from then on the old key is worth nothing.`,
 
 func logCommand() *cobra.Command {
 	var nodeURL, output string
+	var l report.LogOptions
 	cmd := &cobra.Command{
-		Use:   "log IMAGE|DIGEST",
-		Short: "Show what the ledger says of an image, newest first",
+		Use:   "log [IMAGE|DIGEST]",
+		Short: "Show the newest blocks of the ledger, or what it says of an image",
 		Long:  report.LogHelp,
-		Example: `  pyrsia log alpine:3.20
+		Example: `  pyrsia log --since 24h
+  pyrsia log alpine:3.20
   pyrsia log alpine@sha256:...
   pyrsia log 127.0.0.1:5001/quay.io/org/image:1
   pyrsia log "$(docker images --quiet alpine:3.20)"`,
-		Args: exactly(1),
+		Args: usage(cobra.MaximumNArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := checkOutput(output); err != nil {
 				return err
+			}
+			filter, err := l.Filter(len(args) > 0, time.Now())
+			if err != nil {
+				return fmt.Errorf("%w: %w", errUsage, err)
+			}
+			show := func(blocks []ledger.BlockJSON, first bool) error {
+				if output == outputJSON {
+					return json.NewEncoder(cmd.OutOrStdout()).Encode(append([]ledger.BlockJSON{}, blocks...))
+				}
+				return report.Blocks(cmd.OutOrStdout(), blocks, false, first)
+			}
+			if len(args) == 0 {
+				return withFlag(l.Show(cmd.Context(), asking(nodeURL), filter, show))
 			}
 			blocks, err := find(cmd.Context(), nodeURL, args[0])
 			if err != nil {
 				return err
 			}
-			if output == outputJSON {
-				return json.NewEncoder(cmd.OutOrStdout()).Encode(blocks)
-			}
-			if len(blocks) == 0 {
+			if len(blocks) == 0 && output != outputJSON {
 				return report.Absent(args[0], nodeURL)
 			}
-			return report.Blocks(cmd.OutOrStdout(), blocks, false)
+			return show(blocks, true)
 		},
 	}
 	nodeFlag(cmd, &nodeURL)
 	outputFlag(cmd, &output)
+	l.AddFlags(cmd.Flags())
 	return cmd
 }
 

@@ -142,3 +142,17 @@ func (c *Client) Blocks(ctx context.Context, q Query) (blocks []ledger.BlockJSON
 	err = c.question(ctx, "api/v1/artifacts?"+ask.Encode(), &blocks)
 	return blocks, err
 }
+
+// Newest lists up to limit blocks of all types below a height, newest first and
+// without proofs; 0 is no bound, and ledger.MaxArtifacts blocks.
+func (c *Client) Newest(ctx context.Context, before int64, limit int) (blocks []ledger.BlockJSON, err error) {
+	ask := url.Values{}
+	if limit > 0 {
+		ask.Set("n", strconv.Itoa(limit))
+	}
+	if before > 0 {
+		ask.Set("before", strconv.FormatInt(before, 10))
+	}
+	err = c.question(ctx, "api/v1/blocks?"+ask.Encode(), &blocks)
+	return blocks, err
+}
