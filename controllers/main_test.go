@@ -4,8 +4,6 @@ import (
 	"context"
 	"flag"
 	"fmt"
-	"maps"
-	"net/http"
 	"os"
 	"slices"
 	"strings"
@@ -23,22 +21,15 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
-	"k8s.io/client-go/rest"
 	ctrl "sigs.k8s.io/controller-runtime"
-	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/config"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 	"sigs.k8s.io/controller-runtime/pkg/log/zap"
-	"sigs.k8s.io/controller-runtime/pkg/metrics/server"
 	"sigs.k8s.io/yaml"
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
-	"github.com/pyrsia/pyrsia-operator/controllers"
-	"github.com/pyrsia/pyrsia-operator/controllers/internal/nodeclient"
 	"github.com/pyrsia/pyrsia-operator/controllers/internal/objects"
 	"github.com/pyrsia/pyrsia-operator/controllers/internal/status"
-	"github.com/pyrsia/pyrsia-operator/controllers/pyrsianode"
 )
 
 // patience is how long a test waits for what should come soon: longer than what
@@ -197,99 +188,6 @@ func logFile() *os.File {
 	return null
 }
 
-// startOperator runs the operator as its main does, but counts what it writes.
-func (c *cluster) startOperator() error {
-	o, err := c.runOperator(operatorOptions{wrap: func(next http.RoundTripper) http.RoundTripper {
-		return roundTripper(func(r *http.Request) (*http.Response, error) {
-			c.writes.count(r)
-			return next.RoundTrip(r)
-		})
-	}})
-	if err != nil {
-		return err
-	}
-	c.stop, c.metrics = o.stop, o.metrics
-	return nil
-}
-
-// operatorOptions say how an operator differs from that of a cluster.
-type operatorOptions struct {
-	wrap      func(http.RoundTripper) http.RoundTripper // its way to the API server
-	hosts     pyrsianode.HostRules                      // those of the installation if there are none
-	namespace string                                    // the one that it looks at; all if empty
-	lease     string                                    // by which it is chosen; none if empty
-}
-
-// operator is one that runs.
-type operator struct {
-	keys    *nodeclient.Keyring
-	metrics *prometheus.Registry
-	ended   chan struct{}
-	err     error // why it ended; after ended
-	stop    func()
-}
-
-func (c *cluster) runOperator(o operatorOptions) (*operator, error) {
-	if o.hosts.Namespace == "" {
-		o.hosts = pyrsianode.DefaultHostRules("pyrsia-system")
-	}
-	restConfig := rest.CopyConfig(c.env.Config)
-	restConfig.QPS = -1
-	restConfig.Impersonate = rest.ImpersonationConfig{
-		UserName: "system:serviceaccount:pyrsia-system:pyrsia-operator",
-		Groups:   []string{"system:serviceaccounts", "system:authenticated"},
-	}
-	restConfig.Wrap(asked.wrap)
-	restConfig.Wrap(o.wrap)
-	options := ctrl.Options{
-		Scheme: c.scheme, Cache: controllers.CacheOptions(o.hosts), Metrics: server.Options{BindAddress: "0"},
-		Controller: config.Controller{SkipNameValidation: new(true)},
-	}
-	if o.namespace != "" {
-		options.Cache.DefaultNamespaces = map[string]cache.Config{o.namespace: {}}
-	}
-	if o.lease != "" {
-		options.LeaderElection, options.LeaderElectionNamespace, options.LeaderElectionID = true, "pyrsia-system", o.lease
-		options.LeaseDuration, options.RenewDeadline, options.RetryPeriod = new(3*time.Second), new(2*time.Second), new(500*time.Millisecond)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	out := &operator{metrics: prometheus.NewRegistry(), ended: make(chan struct{})}
-	out.stop = func() { cancel(); <-out.ended }
-	err := out.start(ctx, c, restConfig, options, o.hosts)
-	if err != nil {
-		cancel()
-	}
-	return out, err
-}
-
-func (o *operator) start(ctx context.Context, c *cluster, restConfig *rest.Config, options ctrl.Options, hosts pyrsianode.HostRules) error {
-	direct, err := client.New(restConfig, client.Options{Scheme: c.scheme})
-	if err != nil {
-		return err
-	}
-	if o.keys, err = controllers.LoadKeyring(ctx, direct, "pyrsia-system", 30*24*time.Hour); err != nil {
-		return err
-	}
-	mgr, err := ctrl.NewManager(restConfig, options)
-	if err != nil {
-		return err
-	}
-	if err := controllers.Setup(ctx, mgr, controllers.Config{Keys: o.keys, NodeImage: "ghcr.io/pyrsia/pyrsia:test", KeysEvery: patience / 20, KeyOverlap: time.Nanosecond, Hosts: hosts, Metrics: o.metrics}); err != nil {
-		return err
-	}
-	go func() { o.err = mgr.Start(ctx); close(o.ended) }()
-	return nil
-}
-
-// restartOperator ends the operator and starts it anew.
-func (c *cluster) restartOperator(t *testing.T) {
-	t.Helper()
-	c.stop()
-	if err := c.startOperator(); err != nil {
-		t.Fatalf("restarting the operator: %v", err)
-	}
-}
-
 // namespace makes a namespace for one test, that may have mirrors.
 func (c *cluster) namespace(t *testing.T) string {
 	t.Helper()
@@ -386,45 +284,4 @@ func (c *cluster) awaitCurrent(t *testing.T, obj status.Object) {
 			t.Errorf("%s is Ready and has the condition %s", obj.GetName(), name)
 		}
 	}
-}
-
-type roundTripper func(*http.Request) (*http.Response, error)
-
-func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
-
-// writeCounter counts what is not a read.
-type writeCounter struct {
-	mu     sync.Mutex
-	counts map[string]int // owned by mu; by method and path
-}
-
-func (w *writeCounter) count(r *http.Request) {
-	if r.Method == http.MethodGet || strings.Contains(r.URL.Path, "/leases") {
-		return
-	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.counts == nil {
-		w.counts = map[string]int{}
-	}
-	w.counts[r.Method+" "+r.URL.Path]++
-}
-
-// during returns the writes that are made in a namespace while do runs.
-func (w *writeCounter) during(namespace string, do func()) []string {
-	read := func() map[string]int {
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		return maps.Clone(w.counts)
-	}
-	before := read()
-	do()
-	var out []string
-	for path, n := range read() {
-		if strings.Contains(path, "/namespaces/"+namespace+"/") && n > before[path] {
-			out = append(out, fmt.Sprintf("%d x %s", n-before[path], path))
-		}
-	}
-	slices.Sort(out)
-	return out
 }
