@@ -18,7 +18,6 @@ import (
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
 	"github.com/pyrsia/pyrsia-operator/controllers/internal/fixtures"
-	"github.com/pyrsia/pyrsia-operator/controllers/internal/nodeclient"
 	"github.com/pyrsia/pyrsia-operator/controllers/internal/status"
 	"github.com/pyrsia/pyrsia-operator/controllers/pyrsianode/desired"
 	"github.com/pyrsia/pyrsia-operator/node/control"
@@ -45,19 +44,19 @@ func TestNodesThatAnswerNonsense(t *testing.T) {
 		keys   bool // of another node
 		reason string
 	}{
-		"garbage":       {raw("\x00\xff\xfe not JSON"), false, nodeclient.ReasonUnreachable},
-		"another page":  {raw("<html><body>It works!</body></html>"), false, nodeclient.ReasonUnreachable},
+		"garbage":       {raw("\x00\xff\xfe not JSON"), false, v1alpha1.ReasonNodeUnreachable},
+		"another page":  {raw("<html><body>It works!</body></html>"), false, v1alpha1.ReasonNodeUnreachable},
 		"null":          {raw("null"), false, "BadSignature"},
-		"wrong types":   {raw(`{"role":7,"peers":"many","ledger":[]}`), false, nodeclient.ReasonUnreachable},
-		"deep nesting":  {raw(`{"alarms":` + strings.Repeat("[", 1<<20)), false, nodeclient.ReasonUnreachable},
-		"a huge number": {raw(`{"peers":` + strings.Repeat("9", 1000) + `}`), false, nodeclient.ReasonUnreachable},
-		"endless":       {endless, false, nodeclient.ReasonUnreachable},
-		"slow":          {slow, false, nodeclient.ReasonUnreachable},
+		"wrong types":   {raw(`{"role":7,"peers":"many","ledger":[]}`), false, v1alpha1.ReasonNodeUnreachable},
+		"deep nesting":  {raw(`{"alarms":` + strings.Repeat("[", 1<<20)), false, v1alpha1.ReasonNodeUnreachable},
+		"a huge number": {raw(`{"peers":` + strings.Repeat("9", 1000) + `}`), false, v1alpha1.ReasonNodeUnreachable},
+		"endless":       {endless, false, v1alpha1.ReasonNodeUnreachable},
+		"slow":          {slow, false, v1alpha1.ReasonNodeUnreachable},
 		"a redirect": {func(w http.ResponseWriter, r *http.Request) {
 			http.Redirect(w, r, "https://192.0.2.1/", http.StatusFound)
-		}, false, nodeclient.ReasonUnreachable},
-		"a refusal":          {func(w http.ResponseWriter, _ *http.Request) { http.Error(w, `{"reason":"<b>"}`, http.StatusTeapot) }, false, nodeclient.ReasonUnreachable},
-		"another node's key": {status(func(*control.Status) {}), true, nodeclient.ReasonUnreachable},
+		}, false, v1alpha1.ReasonNodeUnreachable},
+		"a refusal":          {func(w http.ResponseWriter, _ *http.Request) { http.Error(w, `{"reason":"<b>"}`, http.StatusTeapot) }, false, v1alpha1.ReasonNodeUnreachable},
+		"another node's key": {status(func(*control.Status) {}), true, v1alpha1.ReasonNodeUnreachable},
 		"no ledger key":      {status(func(s *control.Status) { s.Ledger.Key = "" }), false, "BadSignature"},
 		"a huge checkpoint":  {status(func(s *control.Status) { s.Ledger.Checkpoint = strings.Repeat("x", 1<<20) }), false, "BadSignature"},
 		"a huge proof": {status(func(s *control.Status) {

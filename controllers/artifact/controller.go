@@ -79,7 +79,7 @@ func (r *Reconciler) Steps(art *v1alpha1.Artifact) []status.Step[*v1alpha1.Artif
 // leave stands for the step publish where an Artifact is being deleted.
 func (r *Reconciler) leave(_ context.Context, art *v1alpha1.Artifact) (time.Duration, error) {
 	if art.Status.Block == nil {
-		status.SetWaiting(art, v1alpha1.ConditionPublished, "Terminating", "the Artifact is being deleted: it is not published any more")
+		status.SetWaiting(art, v1alpha1.ConditionPublished, v1alpha1.ReasonTerminating, "the Artifact is being deleted: it is not published any more")
 	}
 	return 0, nil
 }
@@ -137,7 +137,7 @@ var mirrorGrew = predicate.Funcs{
 // success of an Artifact, of which there are thousands: only recoveries from
 // failures, and withdrawals, get events.
 func isRoutine(was *metav1.Condition, is metav1.Condition) bool {
-	return is.Reason != "Revoked" && is.Reason != "Restored" && (was == nil || was.Status != metav1.ConditionFalse)
+	return is.Reason != v1alpha1.ReasonRevoked && is.Reason != v1alpha1.ReasonRestored && (was == nil || was.Status != metav1.ConditionFalse)
 }
 
 // pollAfter is when to ask again how far a publication is that began age ago.

@@ -71,17 +71,17 @@ func (r *Reconciler) find(ctx context.Context, art *v1alpha1.Artifact) (time.Dur
 	}
 	if found != nil {
 		art.Status.Block = &v1alpha1.Block{Height: found.Height, Entry: found.Entry, Proof: found.Proof}
-		status.SetDone(art, condition, "Published", publishedMessage(found))
+		status.SetDone(art, condition, v1alpha1.ReasonPublished, publishedMessage(found))
 		return 0, nil
 	}
 	if absent == 0 && silent != nil {
 		return r.notAsked(art, condition, silent)
 	}
 	if absent == 0 {
-		status.SetWaiting(art, condition, nodeclient.ReasonUnreachable, "no pod of the node that was asked gives a block which its ledger proves")
+		status.SetWaiting(art, condition, v1alpha1.ReasonNodeUnreachable, "no pod of the node that was asked gives a block which its ledger proves")
 		return nodeclient.WaitForPublisher, nil
 	}
-	status.SetFailed(art, condition, string(control.ReasonNotOnLedger), fmt.Sprintf("the ledger of the node %q does not record the image with this digest", art.Spec.NodeRef.Name))
+	status.SetFailed(art, condition, v1alpha1.ReasonNotOnLedger, fmt.Sprintf("the ledger of the node %q does not record the image with this digest", art.Spec.NodeRef.Name))
 	failed := meta.FindStatusCondition(art.Status.Conditions, condition).LastTransitionTime
 	return failureWait(age(r.Now(), failed)), nil
 }
@@ -144,7 +144,7 @@ func itsTurnToLook(art *v1alpha1.Artifact, now time.Time) (next time.Duration, i
 
 // setWithdrawn says that an Artifact's image is withdrawn, but not by it.
 func setWithdrawn(art *v1alpha1.Artifact, message string) error {
-	status.SetDone(art, v1alpha1.ConditionRevoked, "Revoked", message)
-	status.SetFailed(art, v1alpha1.ConditionVerified, "Revoked", message)
+	status.SetDone(art, v1alpha1.ConditionRevoked, v1alpha1.ReasonRevoked, message)
+	status.SetFailed(art, v1alpha1.ConditionVerified, v1alpha1.ReasonRevoked, message)
 	return reconcile.TerminalError(fmt.Errorf("%s is revoked", art.Spec.Image))
 }

@@ -40,15 +40,15 @@ func (r *Reconciler) mirror(ctx context.Context, art *v1alpha1.Artifact) (time.D
 	}
 	switch {
 	case count == 0:
-		status.SetDone(art, condition, "NoMirrors", "No mirror in this namespace refers to the publisher")
+		status.SetDone(art, condition, v1alpha1.ReasonNoMirrors, "No mirror in this namespace refers to the publisher")
 	case len(behind) > 0:
 		slices.Sort(behind)
-		status.SetWaiting(art, condition, "MirrorsBehind", fmt.Sprintf("waiting for the mirrors to get block %d: %s", art.Status.Block.Height, strings.Join(behind, ", ")))
+		status.SetWaiting(art, condition, v1alpha1.ReasonMirrorsBehind, fmt.Sprintf("waiting for the mirrors to get block %d: %s", art.Status.Block.Height, strings.Join(behind, ", ")))
 		// A mirror that grows wakes those that wait for it, as the cache shows
 		// them: not one whose wait is being written at that moment.
 		return min(max(age(r.Now(), art.CreationTimestamp), time.Second), nodeclient.WaitForPublisher), nil
 	default:
-		status.SetDone(art, condition, "Mirrored", "All mirrors have the block")
+		status.SetDone(art, condition, v1alpha1.ReasonMirrored, "All mirrors have the block")
 	}
 	return 0, nil
 }

@@ -17,12 +17,8 @@ import (
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
 )
 
-const (
-	// tellQueuedAfter is how long an Artifact waits before its status says so.
-	tellQueuedAfter = time.Minute
-	// reasonQueued: the publisher copies other images first.
-	reasonQueued = "Queued"
-)
+// tellQueuedAfter is how long an Artifact waits before its status says so.
+const tellQueuedAfter = time.Minute
 
 // publish asks the publisher to copy the image and record it, until the block
 // is there.
@@ -51,22 +47,22 @@ func (r *Reconciler) publish(ctx context.Context, art *v1alpha1.Artifact) (time.
 	}
 	switch b := resp.Block; {
 	case b == nil && resp.Queued:
-		status.SetWaiting(art, condition, reasonQueued, "the image waits in the publisher's queue until others are copied")
+		status.SetWaiting(art, condition, v1alpha1.ReasonQueued, "the image waits in the publisher's queue until others are copied")
 		return r.itsTurn(art, condition), nil
 	case b == nil:
-		status.SetWaiting(art, condition, "Publishing", "the publisher is copying the image")
+		status.SetWaiting(art, condition, v1alpha1.ReasonPublishing, "the publisher is copying the image")
 		return pollAfter(age(r.Now(), art.CreationTimestamp)), nil
 	case b.Height < 0 || nodeclient.TooLarge(*b):
 		return 0, impossible(art, condition)
 	}
 	art.Status.Block = &v1alpha1.Block{Height: resp.Block.Height, Entry: resp.Block.Entry, Proof: resp.Block.Proof}
-	status.SetDone(art, condition, "Published", publishedMessage(resp.Block))
+	status.SetDone(art, condition, v1alpha1.ReasonPublished, publishedMessage(resp.Block))
 	return 0, nil
 }
 
 // impossible refuses a block that no ledger has.
 func impossible(art *v1alpha1.Artifact, condition string) error {
-	status.SetFailed(art, condition, "InvalidBlock", "the publisher answered with an impossible block")
+	status.SetFailed(art, condition, v1alpha1.ReasonInvalidBlock, "the publisher answered with an impossible block")
 	return fmt.Errorf("the publisher %s answered with an impossible block", art.Spec.PublisherRef.Name)
 }
 
@@ -130,7 +126,7 @@ func onlyWaits(art *v1alpha1.Artifact, now time.Time) bool {
 		return false
 	}
 	c := art.Status.Conditions[0]
-	return c.Type == v1alpha1.ConditionPublished && (c.Reason == reasonQueued || c.Reason == string(control.ReasonBusy))
+	return c.Type == v1alpha1.ConditionPublished && (c.Reason == v1alpha1.ReasonQueued || c.Reason == v1alpha1.ReasonPublisherBusy)
 }
 
 // failureWait is when to try again what has failed for so long: the wait
@@ -145,6 +141,6 @@ func checkName(art *v1alpha1.Artifact, condition string) error {
 		return nil
 	}
 	const message = "spec.image must be a full name with a tag and the registry's usual name, such as docker.io/library/alpine:3.20"
-	status.SetFailed(art, condition, "InvalidImage", message)
+	status.SetFailed(art, condition, v1alpha1.ReasonInvalidImage, message)
 	return reconcile.TerminalError(errors.New(message))
 }

@@ -42,12 +42,12 @@ func (r *Reconciler) restore(ctx context.Context, art *v1alpha1.Artifact) (time.
 	}
 	verified, lifted, err := nodeclient.VerifyRestoration(key, art, resp.Block)
 	if err != nil {
-		status.SetRefused(art, condition, "ProofInvalid", "the block that restores the image does not verify: "+err.Error())
+		status.SetRefused(art, condition, v1alpha1.ReasonProofInvalid, "the block that restores the image does not verify: "+err.Error())
 		return 0, fmt.Errorf("verifying the restoration of %s: %w", art.Spec.Image, err)
 	}
 	forgetBlock(art)
 	art.Status.Restoration = nodeclient.RevocationBlock(resp.Block, verified)
-	status.SetDone(art, condition, "Restored", fmt.Sprintf("Block %d of the ledger lifts the withdrawal by block %d, its proof was checked: the image is published again", resp.Block.Height, lifted))
+	status.SetDone(art, condition, v1alpha1.ReasonRestored, fmt.Sprintf("Block %d of the ledger lifts the withdrawal by block %d, its proof was checked: the image is published again", resp.Block.Height, lifted))
 	return 0, nil
 }
 

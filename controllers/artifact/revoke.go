@@ -47,13 +47,13 @@ func (r *Reconciler) revoke(ctx context.Context, art *v1alpha1.Artifact) (time.D
 	}
 	verified, err := nodeclient.VerifyRevocation(key, art, b)
 	if err != nil {
-		status.SetRefused(art, condition, "ProofInvalid", "the block that revokes the image does not verify: "+err.Error())
+		status.SetRefused(art, condition, v1alpha1.ReasonProofInvalid, "the block that revokes the image does not verify: "+err.Error())
 		return 0, fmt.Errorf("verifying the revocation of %s: %w", art.Spec.Image, err)
 	}
 	art.Status.Revocation = nodeclient.RevocationBlock(b, verified)
 	art.Status.Restoration = nil
 	meta.RemoveStatusCondition(&art.Status.Conditions, v1alpha1.ConditionRestored)
-	status.SetDone(art, condition, "Revoked", revokedMessage(b.Height, resp))
+	status.SetDone(art, condition, v1alpha1.ReasonRevoked, revokedMessage(b.Height, resp))
 	return 0, nil
 }
 

@@ -33,7 +33,7 @@ func (r *Reconciler) verify(ctx context.Context, art *v1alpha1.Artifact) (time.D
 	block, err := nodeclient.VerifyBlock(nodeclient.NewestKey(node.Status.Ledger), control.Block{Height: got.Height, Entry: got.Entry, Proof: got.Proof}, art.Spec.Image, art.Spec.Digest)
 	if err != nil {
 		art.Status.Block = nil // ask for it again
-		status.SetRefused(art, condition, "ProofInvalid", "the block does not verify: "+err.Error())
+		status.SetRefused(art, condition, v1alpha1.ReasonProofInvalid, "the block does not verify: "+err.Error())
 		return 0, fmt.Errorf("verifying %s: %w", art.Spec.Image, err)
 	}
 	art.Status.Block.Hash = hex.EncodeToString(block.Hash[:])
@@ -44,7 +44,7 @@ func (r *Reconciler) verify(ctx context.Context, art *v1alpha1.Artifact) (time.D
 	for _, p := range block.Artifact.Platforms {
 		art.Status.Bytes += p.Size
 	}
-	status.SetDone(art, condition, "ProofVerified", "The inclusion proof of the block was checked against the publisher's pinned key")
+	status.SetDone(art, condition, v1alpha1.ReasonProofVerified, "The inclusion proof of the block was checked against the publisher's pinned key")
 	return 0, nil
 }
 

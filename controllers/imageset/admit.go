@@ -15,9 +15,6 @@ import (
 // as much there as in the sets.
 const maxHeld = 2 * control.MaxImages
 
-// reasonTooManyImages: the sets of the namespace hold too many images.
-const reasonTooManyImages = "TooManyImages"
-
 // admit refuses a set that is to hold more images than there is room for. A set
 // goes on that holds no more than before, also after a restart: its status tells.
 func (r *Reconciler) admit(ctx context.Context, set *v1alpha1.OfficialImageSet, p *pass, images int) error {
@@ -43,7 +40,7 @@ func (r *Reconciler) admit(ctx context.Context, set *v1alpha1.OfficialImageSet, 
 		others += held
 	}
 	if images > maxHeld-others && images > max(int(set.Status.Desired), p.held) {
-		return &control.Error{Reason: reasonTooManyImages,
+		return &control.Error{Reason: v1alpha1.ReasonTooManyImages,
 			Message: fmt.Sprintf("the set holds %d images, and the others of this namespace %d: together at most %d; take some out, or make the set in another namespace", images, others, maxHeld)}
 	}
 	p.held = images

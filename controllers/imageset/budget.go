@@ -6,6 +6,7 @@ import (
 	"golang.org/x/time/rate"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
 	"github.com/pyrsia/pyrsia-operator/node/control"
 )
 
@@ -19,9 +20,6 @@ const (
 	makeBurst  = 2 * control.MaxImages
 	makeRefill = 100 * time.Millisecond
 )
-
-// reasonTooManyArtifacts: the namespace's sets have made many in a short time.
-const reasonTooManyArtifacts = "TooManyArtifacts"
 
 // mayMake takes an Artifact from what a namespace's sets may make now.
 func (r *Reconciler) mayMake(namespace string) bool {
@@ -43,6 +41,6 @@ func (r *Reconciler) mayMake(namespace string) bool {
 
 // tooMany keeps the failure that the Artifact is made later.
 func (i *resolution) tooMany(image string, key types.NamespacedName, now time.Time) {
-	i.unmade(image, reasonTooManyArtifacts, now,
+	i.unmade(image, v1alpha1.ReasonTooManyArtifacts, now,
 		"the sets of namespace %s have made %d Artifacts in a short time, and now make one each %s: see whether the publisher of set %s names another digest for each tag every time", key.Namespace, makeBurst, makeRefill, key.Name)
 }

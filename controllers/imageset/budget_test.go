@@ -46,7 +46,7 @@ func TestSetsMakeABoundedNumberOfArtifacts(t *testing.T) {
 			t.Fatalf("the first %d are not made at once", n)
 		}
 	}
-	if made, i := ensure(greedy); made || i.failure == nil || i.failure.Reason != reasonTooManyArtifacts {
+	if made, i := ensure(greedy); made || i.failure == nil || i.failure.Reason != v1alpha1.ReasonTooManyArtifacts {
 		t.Errorf("one more is made: %v; %+v", made, i.failure)
 	}
 	if made, i := ensure(other); !made || i.failure != nil {

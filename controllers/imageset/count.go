@@ -32,7 +32,7 @@ func (r *Reconciler) count(w *work) status.Step[*v1alpha1.OfficialImageSet] {
 			switch {
 			case art != nil && art.Spec.State == v1alpha1.StateRevoked:
 				failed++
-				failures = append(failures, v1alpha1.ImageFailure{Image: image, Reason: "Revoked",
+				failures = append(failures, v1alpha1.ImageFailure{Image: image, Reason: v1alpha1.ReasonRevoked,
 					Message: "the digest that the tag points to is revoked: wait for the upstream to move the tag, or take the image out"})
 			case art != nil && status.IsTrue(art, v1alpha1.ConditionReady):
 				published++
@@ -130,7 +130,7 @@ func judgeResolved(set *v1alpha1.OfficialImageSet, w *work) {
 	if len(failures) > 0 {
 		reason, message := failures[0].Reason, fmt.Sprintf("%s: %s", failures[0].Image, failures[0].Message)
 		if slices.ContainsFunc(failures, func(f v1alpha1.ImageFailure) bool { return f.Reason != reason }) {
-			reason = "ResolveFailed"
+			reason = v1alpha1.ReasonResolveFailed
 		}
 		if more := len(failures) - 1; more > 0 {
 			message = fmt.Sprintf("%s (and %d more: see status.failures)", status.Bounded(message, status.MaxMessage-64), more)
@@ -141,14 +141,14 @@ func judgeResolved(set *v1alpha1.OfficialImageSet, w *work) {
 	for _, i := range w.pass.images {
 		if i.digest == "" {
 			if set.Spec.Suspend {
-				status.SetWaiting(set, condition, "Suspended", "spec.suspend is true: tags are not resolved")
+				status.SetWaiting(set, condition, v1alpha1.ReasonSuspended, "spec.suspend is true: tags are not resolved")
 			} else {
-				status.SetWaiting(set, condition, "Resolving", "asking the upstream registry for the digests of the tags")
+				status.SetWaiting(set, condition, v1alpha1.ReasonResolving, "asking the upstream registry for the digests of the tags")
 			}
 			return
 		}
 	}
-	status.SetDone(set, condition, "Resolved", "All tags are resolved to digests")
+	status.SetDone(set, condition, v1alpha1.ReasonResolved, "All tags are resolved to digests")
 }
 
 // resolveFailures are the images that could not be resolved, by name.
@@ -169,10 +169,10 @@ func judgePublished(set *v1alpha1.OfficialImageSet) {
 	s := set.Status
 	switch {
 	case s.Published == s.Desired:
-		status.SetDone(set, condition, "Published", "All images are published, verified and mirrored")
+		status.SetDone(set, condition, v1alpha1.ReasonPublished, "All images are published, verified and mirrored")
 	case s.Failed > 0:
-		status.SetFailed(set, condition, "ImagesFailed", fmt.Sprintf("%d of %d images are published; see status.failures", s.Published, s.Desired))
+		status.SetFailed(set, condition, v1alpha1.ReasonImagesFailed, fmt.Sprintf("%d of %d images are published; see status.failures", s.Published, s.Desired))
 	default:
-		status.SetWaiting(set, condition, "Publishing", fmt.Sprintf("%d of %d images are published", s.Published, s.Desired))
+		status.SetWaiting(set, condition, v1alpha1.ReasonPublishing, fmt.Sprintf("%d of %d images are published", s.Published, s.Desired))
 	}
 }

@@ -20,12 +20,6 @@ import (
 // set needs, before that is a failure.
 const leavingFor = 30 * time.Second
 
-// The reasons why a set's Artifact cannot be made.
-const (
-	reasonNameConflict        = "NameConflict"
-	reasonArtifactTerminating = "ArtifactTerminating"
-)
-
 // own lists a set's Artifacts, those that are being deleted too.
 func (r *Reconciler) own(ctx context.Context, set *v1alpha1.OfficialImageSet) (own []*v1alpha1.Artifact, err error) {
 	all := new(v1alpha1.ArtifactList)
@@ -63,13 +57,13 @@ func hasOwner(art *v1alpha1.Artifact, uid types.UID) bool {
 
 // conflict keeps the failure that an Artifact's name is taken.
 func (i *resolution) conflict(want *v1alpha1.Artifact, now time.Time) {
-	i.unmade(want.Spec.Image, reasonNameConflict, now,
+	i.unmade(want.Spec.Image, v1alpha1.ReasonNameConflict, now,
 		"the Artifact %q exists with another publisher, or other platforms: take the image out of the other set, or delete that Artifact", want.Name)
 }
 
 // full keeps the failure that the Artifact belongs to too many others.
 func (i *resolution) full(want *v1alpha1.Artifact, now time.Time) {
-	i.unmade(want.Spec.Image, reasonNameConflict, now,
+	i.unmade(want.Spec.Image, v1alpha1.ReasonNameConflict, now,
 		"the Artifact %q has %d owners or more, or one whose name is too long: take those that are gone out of its metadata.ownerReferences, or delete it", want.Name, objects.MaxOwners)
 }
 
@@ -79,7 +73,7 @@ func (i *resolution) leaving(art *v1alpha1.Artifact, image string, now time.Time
 	if now.Sub(art.DeletionTimestamp.Time) < leavingFor {
 		return false
 	}
-	i.unmade(image, reasonArtifactTerminating, now,
+	i.unmade(image, v1alpha1.ReasonArtifactTerminating, now,
 		"the Artifact %q is being deleted, and finalizers keep it: once whoever set them has no need of it, `kubectl patch artifact %s --type merge -p '{\"metadata\": {\"finalizers\": null}}'` lets it go, and it is made again; its finalizers: %s",
 		art.Name, art.Name, strings.Join(art.Finalizers, ", "))
 	return true
@@ -92,7 +86,7 @@ func (i *resolution) unmade(image, reason string, now time.Time, message string,
 
 // tryToMake forgets why the Artifact could not be made the last time.
 func (i *resolution) tryToMake() {
-	if i.failure != nil && slices.Contains([]string{reasonNameConflict, reasonArtifactTerminating, reasonTooManyArtifacts}, i.failure.Reason) {
+	if i.failure != nil && slices.Contains([]string{v1alpha1.ReasonNameConflict, v1alpha1.ReasonArtifactTerminating, v1alpha1.ReasonTooManyArtifacts}, i.failure.Reason) {
 		i.failure = nil
 	}
 }

@@ -32,7 +32,7 @@ func (r *Reconciler) plan(w *work) status.Step[*v1alpha1.OfficialImageSet] {
 		}
 		w.pass.want(set, w.have)
 		set.Status.Plan = w.countPlan()
-		status.SetDone(set, v1alpha1.ConditionPlanned, "Planned", "It is known which images the set holds")
+		status.SetDone(set, v1alpha1.ConditionPlanned, v1alpha1.ReasonPlanned, "It is known which images the set holds")
 		return 0, nil
 	}
 }
@@ -156,7 +156,7 @@ func explicit(s *control.Selection) (images []string, problems []v1alpha1.ImageF
 			name := i.Repository + ":" + tag
 			image, err := ledger.ParseImage(name)
 			if err != nil {
-				problems = append(problems, v1alpha1.ImageFailure{Image: status.Bounded(name, 512), Reason: "InvalidImage", Message: status.Bounded(err.Error(), status.MaxMessage)})
+				problems = append(problems, v1alpha1.ImageFailure{Image: status.Bounded(name, 512), Reason: v1alpha1.ReasonInvalidImage, Message: status.Bounded(err.Error(), status.MaxMessage)})
 				continue
 			}
 			if canonical := image.String(); !seen[canonical] && !image.Matches(s.Exclude) {

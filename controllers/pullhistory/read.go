@@ -142,7 +142,7 @@ func (r *Reconciler) refuse(n *v1alpha1.PyrsiaNode, p *podReceipts, pod *corev1.
 		return
 	}
 	p.refused = true
-	r.recorder.Eventf(n, pod, corev1.EventTypeWarning, "ReceiptRefused", "ReadReceipts",
+	r.recorder.Eventf(n, pod, corev1.EventTypeWarning, v1alpha1.ReasonReceiptRefused, "ReadReceipts",
 		"the pod %s tells of a pull that its ledger does not prove, which no honest node does: %s", pod.Name, status.Bounded(err.Error(), 512))
 }
 

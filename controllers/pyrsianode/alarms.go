@@ -10,7 +10,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
-	"github.com/pyrsia/pyrsia-operator/controllers/internal/nodeclient"
 	"github.com/pyrsia/pyrsia-operator/controllers/internal/objects"
 	"github.com/pyrsia/pyrsia-operator/controllers/internal/status"
 	"github.com/pyrsia/pyrsia-operator/node/control"
@@ -27,6 +26,20 @@ var advice = map[string]string{
 	v1alpha1.ConditionDiskFull:           "the disk of its data has hardly any room left: give a publisher a larger volume; a mirror a smaller spec.cacheSize, or another spec.storage.hostPath",
 	v1alpha1.ConditionContentUnavailable: "it refused pulls in the last ten minutes, because no node within its reach had the content of images that are on the ledger: see whether the publisher runs and this pod reaches it; its log names the images, and who had them",
 	v1alpha1.ConditionVerificationFailed: "content on its disk was not what its digest says, in the last hour; it was put aside and is fetched again: see whether the disk fails, and 'pyrsia fsck'",
+}
+
+// endedReasons are those of the events that tell the end of an alarm.
+var endedReasons = map[string]string{
+	v1alpha1.ConditionLedgerForked:          v1alpha1.ReasonLedgerForkedEnded,
+	v1alpha1.ConditionLedgerRolledBack:      v1alpha1.ReasonLedgerRolledBackEnded,
+	v1alpha1.ConditionLedgerKeyMisused:      v1alpha1.ReasonLedgerKeyMisusedEnded,
+	v1alpha1.ConditionLedgerKeyChanged:      v1alpha1.ReasonLedgerKeyChangedEnded,
+	v1alpha1.ConditionLedgerStale:           v1alpha1.ReasonLedgerStaleEnded,
+	v1alpha1.ConditionDiskFull:              v1alpha1.ReasonDiskFullEnded,
+	v1alpha1.ConditionContentUnavailable:    v1alpha1.ReasonContentUnavailableEnded,
+	v1alpha1.ConditionVerificationFailed:    v1alpha1.ReasonVerificationFailedEnded,
+	v1alpha1.ConditionContainerdNotRestored: v1alpha1.ReasonContainerdNotRestoredEnded,
+	v1alpha1.ConditionNotAllowed:            v1alpha1.ReasonNotAllowedEnded,
 }
 
 // unacknowledged are the alarms that were not acknowledged yet: evidence that the
@@ -65,7 +78,7 @@ func conditionsOf(alarms []control.Alarm) (out []string) {
 func alarmOf(alarms []string) (reason, message string) {
 	for _, condition := range alarms {
 		switch condition {
-		case reasonForked, reasonRolledBack, reasonStale:
+		case v1alpha1.ConditionLedgerForked, v1alpha1.ConditionLedgerRolledBack, v1alpha1.ConditionLedgerStale:
 			return condition, advice[condition]
 		}
 	}
@@ -76,7 +89,7 @@ func alarmOf(alarms []string) (reason, message string) {
 // the operator itself has found of their ledgers. Pods that do not answer leave
 // them as they are.
 func setAlarms(n *v1alpha1.PyrsiaNode, reports []report) {
-	if slices.ContainsFunc(reports, func(r report) bool { return r.reason == nodeclient.ReasonUnreachable }) {
+	if slices.ContainsFunc(reports, func(r report) bool { return r.reason == v1alpha1.ReasonNodeUnreachable }) {
 		return
 	}
 	for _, condition := range v1alpha1.NodeAlarms {
@@ -112,11 +125,11 @@ func (r *Reconciler) tellAlarms(was, is *v1alpha1.PyrsiaNode, conditions []metav
 		case raised != nil && !status.IsTrue(was, name):
 			r.Recorder.Eventf(is, nil, corev1.EventTypeWarning, name, name, "%s", raised.Message)
 		case raised == nil && status.IsTrue(was, name):
-			r.Recorder.Eventf(is, nil, corev1.EventTypeNormal, name+"Ended", name, "the alarm has ended")
+			r.Recorder.Eventf(is, nil, corev1.EventTypeNormal, endedReasons[name], name, "the alarm has ended")
 		}
 	}
 	if key := objects.LedgerKey(was); key != "" && is.Spec.Role == v1alpha1.RolePublisher && key != objects.LedgerKey(is) {
-		r.Recorder.Eventf(is, nil, corev1.EventTypeNormal, "KeyRotated", v1alpha1.ConditionKeysReady, "the ledger is signed by the key %s from now on", objects.LedgerKey(is))
+		r.Recorder.Eventf(is, nil, corev1.EventTypeNormal, v1alpha1.ReasonKeyRotated, v1alpha1.ConditionKeysReady, "the ledger is signed by the key %s from now on", objects.LedgerKey(is))
 	}
 }
 

@@ -199,9 +199,9 @@ func setNotAllowed(n *v1alpha1.PyrsiaNode, v verdict) {
 		meta.RemoveStatusCondition(&n.Status.Conditions, v1alpha1.ConditionNotAllowed)
 		return
 	}
-	reason, message := "Refused", "nothing is made for this PyrsiaNode: "
+	reason, message := v1alpha1.ReasonRefused, "nothing is made for this PyrsiaNode: "
 	if v.goesOn {
-		reason, message = "GoesOn", "this PyrsiaNode goes on as it is, and could not be made again: "
+		reason, message = v1alpha1.ReasonGoesOn, "this PyrsiaNode goes on as it is, and could not be made again: "
 	}
 	for i, b := range v.refusals {
 		if i > 0 {

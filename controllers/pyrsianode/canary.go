@@ -66,7 +66,7 @@ func (r *Reconciler) prove(in *work) status.Step[*v1alpha1.PyrsiaNode] {
 		case n.Status.Nodes != nil && in.frontends != nil:
 			judgeProof(n, in.Pods, in.frontends.Status)
 		case meta.FindStatusCondition(*n.Conditions(), v1alpha1.ConditionContainerdUsesMirror) == nil:
-			status.SetWaiting(n, v1alpha1.ConditionContainerdUsesMirror, "Rollout", "waiting for the pods to be started")
+			status.SetWaiting(n, v1alpha1.ConditionContainerdUsesMirror, v1alpha1.ReasonRollout, "waiting for the pods to be started")
 		}
 		return 0, nil // what was proven stays so until there is news
 	}
@@ -91,18 +91,18 @@ func judgeProof(n *v1alpha1.PyrsiaNode, pods []corev1.Pod, frontends appsv1.Daem
 	path := desired.MirrorSpec(n).ContainerdConfigPath
 	switch {
 	case len(on[proofRewritten]) > 0:
-		status.SetFailed(n, condition, "CanaryRewritten", fmt.Sprintf(
+		status.SetFailed(n, condition, v1alpha1.ReasonCanaryRewritten, fmt.Sprintf(
 			"an admission webhook has given the pods another image than %s, so nothing can be proven by it: have the webhook leave images of the domain canary.pyrsia.invalid alone. On %s", canary.Registry(string(n.UID)), namesOf(on[proofRewritten])))
 	case len(on[proofFailed]) > 0 && frontends.UpdatedNumberScheduled < frontends.DesiredNumberScheduled:
-		status.SetWaiting(n, condition, "Rollout", "waiting for the mirror's frontends to be replaced: those of an earlier version do not answer for the canary")
+		status.SetWaiting(n, condition, v1alpha1.ReasonRollout, "waiting for the mirror's frontends to be replaced: those of an earlier version do not answer for the canary")
 	case len(on[proofFailed]) > 0:
-		status.SetFailed(n, condition, "NotProven", fmt.Sprintf(
+		status.SetFailed(n, condition, v1alpha1.ReasonNotProven, fmt.Sprintf(
 			"containerd is set up but does not pull through this mirror: have config_path = %q in its configuration, as one folder and no list, and restart it; 'pyrsia containerd status' on the machine says what it reads. The proof comes by itself within 5 minutes after that. On %s", path, namesOf(on[proofFailed])))
 	case counts.Proven >= counts.Desired && counts.Desired > 0:
-		status.SetDone(n, condition, "Proven", fmt.Sprintf("containerd pulls through this mirror on %d of %d Kubernetes nodes", counts.Proven, counts.Desired))
+		status.SetDone(n, condition, v1alpha1.ReasonProven, fmt.Sprintf("containerd pulls through this mirror on %d of %d Kubernetes nodes", counts.Proven, counts.Desired))
 	case len(on[proofAwaited]) > 0:
-		status.SetWaiting(n, condition, "Proving", fmt.Sprintf("waiting for containerd to pull the image of the container %q through this mirror on %s", objects.ContainerCanary, namesOf(on[proofAwaited])))
+		status.SetWaiting(n, condition, v1alpha1.ReasonProving, fmt.Sprintf("waiting for containerd to pull the image of the container %q through this mirror on %s", objects.ContainerCanary, namesOf(on[proofAwaited])))
 	default:
-		status.SetWaiting(n, condition, "Proving", fmt.Sprintf("containerd pulls through this mirror on %d of %d Kubernetes nodes", counts.Proven, counts.Desired))
+		status.SetWaiting(n, condition, v1alpha1.ReasonProving, fmt.Sprintf("containerd pulls through this mirror on %d of %d Kubernetes nodes", counts.Proven, counts.Desired))
 	}
 }

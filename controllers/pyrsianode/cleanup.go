@@ -138,7 +138,7 @@ func (r *Reconciler) restoreAt(ctx context.Context, n *v1alpha1.PyrsiaNode, in d
 			r.tellLeft(n, "the clean-up was refused for "+refusedLimit.String())
 			return true, nil
 		}
-		raiseNotRestored(n, "CleanupRefused", fmt.Sprintf(
+		raiseNotRestored(n, v1alpha1.ReasonCleanupRefused, fmt.Sprintf(
 			"%s; %s after the deletion the PyrsiaNode goes without", status.Bounded(message, status.MaxMessage*3/4), refusedLimit))
 		return false, nil
 	}
@@ -172,17 +172,13 @@ func (r *Reconciler) restoreAt(ctx context.Context, n *v1alpha1.PyrsiaNode, in d
 	return len(n.Status.Containerd) == 0, nil
 }
 
-// reasonNotRestored is of the event that tells which Kubernetes nodes still
-// have the mirror's set-up.
-const reasonNotRestored = v1alpha1.ConditionContainerdNotRestored
-
 // tellLeft tells what a PyrsiaNode that goes leaves behind, and how to mend it. A
 // namespace that goes too takes no event: it is also told of the record in the
 // operator's own.
 func (r *Reconciler) tellLeft(n *v1alpha1.PyrsiaNode, why string) {
 	record := &corev1.ConfigMap{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "ConfigMap"}, ObjectMeta: metav1.ObjectMeta{Namespace: r.Hosts.Namespace, Name: HostRecordName}}
 	for _, about := range []client.Object{n, record} {
-		r.Recorder.Eventf(about, nil, corev1.EventTypeWarning, reasonNotRestored, "Delete",
+		r.Recorder.Eventf(about, nil, corev1.EventTypeWarning, v1alpha1.ConditionContainerdNotRestored, "Delete",
 			"PyrsiaNode %s/%s is gone, and %s: containerd there may still ask this mirror alone. On each of them run 'pyrsia containerd uninstall --all --owner %s', or make a PyrsiaNode of this name again and delete it", n.Namespace, n.Name, why, desired.SetupOwner(n))
 	}
 }

@@ -71,8 +71,8 @@ var refusals = map[int32]struct {
 	containers   []string
 	reason, what string
 }{
-	control.ExitRegistryTaken: {[]string{objects.ContainerSetUp, objects.ContainerKeep}, "RegistryTaken", "containerd is not set up"},
-	control.ExitPortTaken:     {[]string{objects.ContainerSetUp, objects.ContainerKeep}, "PortTaken", "containerd is not set up"},
-	control.ExitFolderTaken:   {[]string{desired.ContainerInitData}, "FolderTaken", "the mirror does not run"},
-	control.ExitSetUpRefused:  {[]string{objects.ContainerSetUp, objects.ContainerKeep}, "SetUpRefused", "containerd is not set up"},
+	control.ExitRegistryTaken: {[]string{objects.ContainerSetUp, objects.ContainerKeep}, v1alpha1.ReasonRegistryTaken, "containerd is not set up"},
+	control.ExitPortTaken:     {[]string{objects.ContainerSetUp, objects.ContainerKeep}, v1alpha1.ReasonPortTaken, "containerd is not set up"},
+	control.ExitFolderTaken:   {[]string{desired.ContainerInitData}, v1alpha1.ReasonFolderTaken, "the mirror does not run"},
+	control.ExitSetUpRefused:  {[]string{objects.ContainerSetUp, objects.ContainerKeep}, v1alpha1.ReasonSetUpRefused, "containerd is not set up"},
 }

@@ -107,7 +107,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	if objects.IsStripped(n) {
 		before := n.DeepCopy()
 		message := fmt.Sprintf("spec.affinity and spec.resources take more than %d KiB together: nothing is made or changed for this PyrsiaNode until they are smaller", objects.MaxCached>>10)
-		status.SetFailed(n, v1alpha1.ConditionKeysReady, "SpecTooLarge", message)
+		status.SetFailed(n, v1alpha1.ConditionKeysReady, v1alpha1.ReasonSpecTooLarge, message)
 		return r.status.Finish(ctx, before, n, 0, reconcile.TerminalError(errors.New(message)))
 	}
 	may, err := r.judge(ctx, n)

@@ -47,7 +47,7 @@ func (r *Reconciler) coverNodes(in *work) status.Step[*v1alpha1.PyrsiaNode] {
 			return 0, nil
 		}
 		if !r.seesNodes() {
-			status.SetWaiting(n, v1alpha1.ConditionNodesCovered, "NotCounted", "an operator of named namespaces may not read Kubernetes nodes: compare 'kubectl get nodes' with the mirror's pods")
+			status.SetWaiting(n, v1alpha1.ConditionNodesCovered, v1alpha1.ReasonNotCounted, "an operator of named namespaces may not read Kubernetes nodes: compare 'kubectl get nodes' with the mirror's pods")
 			return 0, nil
 		}
 		nodes := new(corev1.NodeList)
@@ -128,7 +128,7 @@ func cannotBePlaced(p corev1.Pod) bool {
 func judgeCoverage(n *v1alpha1.PyrsiaNode, found coverage, now time.Time) {
 	const condition = v1alpha1.ConditionNodesCovered
 	if found.refused != "" {
-		status.SetFailed(n, condition, "TaintNotRemoved", fmt.Sprintf(
+		status.SetFailed(n, condition, v1alpha1.ReasonTaintNotRemoved, fmt.Sprintf(
 			"the operator may not take the taint %s from the Kubernetes node %s: set the chart's value startupTaint.enabled, or add the component config/startup-taint", desired.TaintNotProven, found.refused))
 		return
 	}
@@ -137,14 +137,14 @@ func judgeCoverage(n *v1alpha1.PyrsiaNode, found coverage, now time.Time) {
 		if len(found.outside) > 0 {
 			message += fmt.Sprintf("; %d more are not chosen by spec.nodeSelector and spec.affinity: %s", len(found.outside), namesOf(found.outside))
 		}
-		status.SetDone(n, condition, "Covered", message)
+		status.SetDone(n, condition, v1alpha1.ReasonCovered, message)
 		return
 	}
 	names := slices.Sorted(maps.Keys(found.without))
 	was := meta.FindStatusCondition(n.Status.Conditions, condition)
 	late := was != nil && (was.Status == metav1.ConditionFalse || was.Status == metav1.ConditionUnknown && now.Sub(was.LastTransitionTime.Time) > coverWait)
 	if !found.tainted && !found.full && !late {
-		status.SetWaiting(n, condition, "Rollout", "waiting for the mirror's pod on "+namesOf(names))
+		status.SetWaiting(n, condition, v1alpha1.ReasonRollout, "waiting for the mirror's pod on "+namesOf(names))
 		return
 	}
 	for i, name := range names {
@@ -162,7 +162,7 @@ func judgeCoverage(n *v1alpha1.PyrsiaNode, found coverage, now time.Time) {
 	if len(mend) == 0 {
 		mend = append(mend, fmt.Sprintf("see 'kubectl -n %s describe daemonset %s' for what keeps its pods away", n.Namespace, n.Name))
 	}
-	status.SetFailed(n, condition, "NodesNotCovered", fmt.Sprintf("%d of %d Kubernetes nodes have no mirror, and pull what nobody has vouched for: %s; they are %s",
+	status.SetFailed(n, condition, v1alpha1.ReasonNodesNotCovered, fmt.Sprintf("%d of %d Kubernetes nodes have no mirror, and pull what nobody has vouched for: %s; they are %s",
 		len(names), found.total, strings.Join(mend, "; "), namesOf(names)))
 }
 

@@ -21,12 +21,6 @@ import (
 // to join.
 const maxAddresses = 8
 
-// The reasons of NetworkReady of a publisher that is exposed.
-const (
-	reasonExposed     = "Exposed"
-	reasonAddressLost = "AddressLost"
-)
-
 // expose makes the way to the node from outside, and finds out where it begins.
 func (r *Reconciler) expose(ctx context.Context, n *v1alpha1.PyrsiaNode, in *desired.Inputs) error {
 	e := desired.Exposure(n)
@@ -61,21 +55,21 @@ func (r *Reconciler) publisherNetwork(ctx context.Context, n *v1alpha1.PyrsiaNod
 	const condition = v1alpha1.ConditionNetworkReady
 	err := r.expose(ctx, n, in)
 	if foreign, ok := errors.AsType[*apply.ForeignError](err); ok {
-		status.SetFailed(n, condition, "NameConflict", foreign.Error())
+		status.SetFailed(n, condition, v1alpha1.ReasonNameConflict, foreign.Error())
 		return nil
 	}
 	switch {
 	case err != nil:
-		status.SetRefused(n, condition, "NotApplied", "the API server refuses the Service "+desired.ExposureName(n)+": "+err.Error())
+		status.SetRefused(n, condition, v1alpha1.ReasonNotApplied, "the API server refuses the Service "+desired.ExposureName(n)+": "+err.Error())
 		return err
 	case desired.Exposure(n) == nil:
-		status.SetDone(n, condition, "Internal", "The network is open to nodes of this cluster")
+		status.SetDone(n, condition, v1alpha1.ReasonInternal, "The network is open to nodes of this cluster")
 	case in.Outside.Lost:
-		status.SetWaiting(n, condition, reasonAddressLost, "the cluster has taken the address of Service "+desired.ExposureName(n)+" away, and the publisher goes on with the last one: its events tell what is missing, or give spec.network.exposure.addresses")
+		status.SetWaiting(n, condition, v1alpha1.ReasonAddressLost, "the cluster has taken the address of Service "+desired.ExposureName(n)+" away, and the publisher goes on with the last one: its events tell what is missing, or give spec.network.exposure.addresses")
 	case in.Outside.Port == 0:
-		status.SetWaiting(n, condition, "AddressPending", "waiting for the cluster to give Service "+desired.ExposureName(n)+" an address: its events tell what is missing, or give spec.network.exposure.addresses")
+		status.SetWaiting(n, condition, v1alpha1.ReasonAddressPending, "waiting for the cluster to give Service "+desired.ExposureName(n)+" an address: its events tell what is missing, or give spec.network.exposure.addresses")
 	default:
-		status.SetDone(n, condition, reasonExposed, "The network is open to nodes outside of this cluster too")
+		status.SetDone(n, condition, v1alpha1.ReasonExposed, "The network is open to nodes outside of this cluster too")
 	}
 	return nil
 }
@@ -106,7 +100,7 @@ func ingress(svc *corev1.Service) (hosts []string) {
 // They count until something else is asked for.
 func hadBefore(n *v1alpha1.PyrsiaNode, port int32) (hosts []string) {
 	c := meta.FindStatusCondition(n.Status.Conditions, v1alpha1.ConditionNetworkReady)
-	if c == nil || c.Reason != reasonAddressLost && (c.Reason != reasonExposed || c.ObservedGeneration != n.Generation) {
+	if c == nil || c.Reason != v1alpha1.ReasonAddressLost && (c.Reason != v1alpha1.ReasonExposed || c.ObservedGeneration != n.Generation) {
 		return nil
 	}
 	for _, address := range n.Status.Addresses {

@@ -15,7 +15,6 @@ import (
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
 	"github.com/pyrsia/pyrsia-operator/controllers/internal/apply"
-	"github.com/pyrsia/pyrsia-operator/controllers/internal/nodeclient"
 	"github.com/pyrsia/pyrsia-operator/controllers/internal/objects"
 	"github.com/pyrsia/pyrsia-operator/controllers/internal/status"
 	"github.com/pyrsia/pyrsia-operator/controllers/pyrsianode/desired"
@@ -40,7 +39,7 @@ func (r *Reconciler) keys(ctx context.Context, n *v1alpha1.PyrsiaNode) (time.Dur
 		}
 	}
 	if !r.keysDue(n, done) {
-		status.SetDone(n, v1alpha1.ConditionKeysReady, "Applied", done)
+		status.SetDone(n, v1alpha1.ConditionKeysReady, v1alpha1.ReasonApplied, done)
 		return 0, nil
 	}
 	own, operator, err := seeds.NodeFiles(n)
@@ -50,19 +49,19 @@ func (r *Reconciler) keys(ctx context.Context, n *v1alpha1.PyrsiaNode) (time.Dur
 	secret := desired.ControlSecret(n, own, operator)
 	err = r.applier.ApplySecret(ctx, n, secret)
 	if foreign, ok := errors.AsType[*apply.ForeignError](err); ok {
-		status.SetFailed(n, v1alpha1.ConditionKeysReady, "NameConflict", foreign.Error())
+		status.SetFailed(n, v1alpha1.ConditionKeysReady, v1alpha1.ReasonNameConflict, foreign.Error())
 		return time.Minute, nil
 	}
 	if err != nil {
-		status.SetFailed(n, v1alpha1.ConditionKeysReady, "SecretNotWritten", "the Secret "+desired.ControlSecretName(n)+" cannot be written: "+apiReason(err))
+		status.SetFailed(n, v1alpha1.ConditionKeysReady, v1alpha1.ReasonSecretNotWritten, "the Secret "+desired.ControlSecretName(n)+" cannot be written: "+apiReason(err))
 		return 0, fmt.Errorf("applying Secret %s: %w", desired.ControlSecretName(n), err)
 	}
 	if err := r.makeSigningKey(ctx, n); err != nil {
-		status.SetFailed(n, v1alpha1.ConditionKeysReady, "SecretNotWritten", "the Secret of the signing key cannot be written: "+apiReason(err))
+		status.SetFailed(n, v1alpha1.ConditionKeysReady, v1alpha1.ReasonSecretNotWritten, "the Secret of the signing key cannot be written: "+apiReason(err))
 		return 0, err
 	}
 	r.noteKeys(n)
-	status.SetDone(n, v1alpha1.ConditionKeysReady, "Applied", done)
+	status.SetDone(n, v1alpha1.ConditionKeysReady, v1alpha1.ReasonApplied, done)
 	return 0, nil
 }
 
@@ -81,7 +80,7 @@ func (r *Reconciler) keysDue(n *v1alpha1.PyrsiaNode, done string) bool {
 // ready and answer, because then they have the right ones.
 func (r *Reconciler) keysAgain(n *v1alpha1.PyrsiaNode) (due time.Time, ok bool) {
 	reached := meta.FindStatusCondition(n.Status.Conditions, v1alpha1.ConditionLedgerVerified)
-	if status.IsTrue(n, v1alpha1.ConditionWorkloadReady) && (reached == nil || reached.Reason != nodeclient.ReasonUnreachable) {
+	if status.IsTrue(n, v1alpha1.ConditionWorkloadReady) && (reached == nil || reached.Reason != v1alpha1.ReasonNodeUnreachable) {
 		return time.Time{}, false
 	}
 	last, _ := r.keysApplied.Load(client.ObjectKeyFromObject(n))

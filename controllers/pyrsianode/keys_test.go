@@ -11,7 +11,6 @@ import (
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
 	"github.com/pyrsia/pyrsia-operator/controllers/internal/fixtures"
-	"github.com/pyrsia/pyrsia-operator/controllers/internal/nodeclient"
 	"github.com/pyrsia/pyrsia-operator/controllers/internal/status"
 )
 
@@ -22,7 +21,7 @@ func TestSecretsAreWrittenAgainWhenDue(t *testing.T) {
 	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	ready := metav1.Condition{Type: v1alpha1.ConditionWorkloadReady, Status: metav1.ConditionTrue, Reason: "PodsReady"}
 	notReady := metav1.Condition{Type: v1alpha1.ConditionWorkloadReady, Status: metav1.ConditionFalse, Reason: "PodsNotReady"}
-	silent := metav1.Condition{Type: v1alpha1.ConditionLedgerVerified, Status: metav1.ConditionFalse, Reason: nodeclient.ReasonUnreachable}
+	silent := metav1.Condition{Type: v1alpha1.ConditionLedgerVerified, Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonNodeUnreachable}
 	tests := map[string]struct {
 		conditions []metav1.Condition
 		noPods     bool

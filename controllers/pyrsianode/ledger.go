@@ -36,22 +36,12 @@ type report struct {
 	peerID     string
 	key        string
 	checkpoint *ledger.Checkpoint // verified; nil if the pod has none yet
-	reason     string             // why it is not verified
+	reason     string             // why it is not verified: a reason, or the condition of an alarm
 	message    string
 	alarms     []string // conditions
 	peers      int32
 	newest     string // the last key to which it proves that the ledger was handed over
 }
-
-// The reasons for which a pod's ledger is not verified.
-const (
-	reasonNoCheckpoint = "NoCheckpoint"
-	reasonKeyChanged   = "KeyChanged"
-	reasonBadSignature = "BadSignature"
-	reasonRolledBack   = "LedgerRolledBack"
-	reasonForked       = "LedgerForked"
-	reasonStale        = "LedgerStale"
-)
 
 // ledger asks the ready pods for their ledgers, and keeps what verifies: of a
 // publisher the newest checkpoint, the floor below which it must not fall; of
@@ -68,7 +58,7 @@ func (r *Reconciler) ledger(in *work) status.Step[*v1alpha1.PyrsiaNode] {
 			return 0, err
 		}
 		if len(pods) == 0 {
-			status.SetWaiting(n, condition, "PodsNotReady", "waiting for a pod to be ready")
+			status.SetWaiting(n, condition, v1alpha1.ReasonPodsNotReady, "waiting for a pod to be ready")
 			return 0, nil
 		}
 		v, err := r.Nodes.Visit(n, nodeclient.ToPoll)
@@ -91,9 +81,9 @@ func (r *Reconciler) ledger(in *work) status.Step[*v1alpha1.PyrsiaNode] {
 		if worst := worstOf(reports); worst != nil {
 			message := fmt.Sprintf("pod %s: %s", worst.pod, worst.message)
 			switch worst.reason {
-			case nodeclient.ReasonUnreachable, reasonNoCheckpoint:
+			case v1alpha1.ReasonNodeUnreachable, v1alpha1.ReasonNoCheckpoint:
 				status.SetWaiting(n, condition, worst.reason, message)
-			case reasonKeyChanged:
+			case v1alpha1.ReasonKeyChanged:
 				status.SetFailed(n, condition, worst.reason, message)
 				if n.Spec.Role == v1alpha1.RolePublisher {
 					return 0, reconcile.TerminalError(fmt.Errorf("%s", message))
@@ -108,7 +98,7 @@ func (r *Reconciler) ledger(in *work) status.Step[*v1alpha1.PyrsiaNode] {
 		if err != nil {
 			return 0, err
 		}
-		status.SetDone(n, condition, "Verified", "The ledger carries the pinned key's signature and extends what was verified before"+overlap)
+		status.SetDone(n, condition, v1alpha1.ReasonVerified, "The ledger carries the pinned key's signature and extends what was verified before"+overlap)
 		return 0, nil
 	}
 }
@@ -133,7 +123,7 @@ func (r *Reconciler) poll(ctx context.Context, v *nodeclient.Visit, pods []corev
 	group.SetLimit(nodeclient.PollsAtOnce)
 	for i, pod := range pods {
 		group.Go(func() error {
-			reports[i] = report{pod: pod.Name, reason: nodeclient.ReasonUnreachable, message: "its control API does not answer"}
+			reports[i] = report{pod: pod.Name, reason: v1alpha1.ReasonNodeUnreachable, message: "its control API does not answer"}
 			var status *control.Status
 			err := v.Ask(ctx, pod, func(ctx context.Context, c *control.Client) (err error) {
 				status, err = c.Status(ctx, since)
@@ -176,14 +166,14 @@ func judge(role v1alpha1.Role, pinned string, floor *ledger.Checkpoint, status *
 	}
 	v, said, err := verifiers(pinned, status.Ledger)
 	if err != nil {
-		out.reason, out.message = reasonBadSignature, "it tells no valid ledger key"
+		out.reason, out.message = v1alpha1.ReasonBadSignature, "it tells no valid ledger key"
 		return out
 	}
 	// The ledger may have been handed over since the key was pinned; or the pod
 	// was started with the key before, and its checkpoint tells.
 	waits := role == v1alpha1.RoleMirror && status.Ledger.Checkpoint == "" && said.Origin() == v.Origin()
 	if !v.Trusts(out.key) && !said.Trusts(pinned) && !waits { // a mirror's pod has no proof of a rotation before its first checkpoint
-		out.reason = reasonKeyChanged
+		out.reason = v1alpha1.ReasonKeyChanged
 		out.message = "its ledger has another key than the one pinned in status.ledger.key, and no rotation leads to it: put the signing key back and restart the pod; to rotate it give both keys first; for a new ledger make a new PyrsiaNode"
 		return out
 	}
@@ -198,10 +188,10 @@ func judge(role v1alpha1.Role, pinned string, floor *ledger.Checkpoint, status *
 	}
 	if status.Ledger.Checkpoint == "" {
 		if role == v1alpha1.RolePublisher && floor != nil && floor.Tree.N > 0 {
-			out.reason, out.message = reasonRolledBack, rolledBack(0, floor.Tree.N)
+			out.reason, out.message = v1alpha1.ConditionLedgerRolledBack, rolledBack(0, floor.Tree.N)
 			return out
 		}
-		out.reason, out.message = reasonNoCheckpoint, "waiting for the first checkpoint of the ledger"
+		out.reason, out.message = v1alpha1.ReasonNoCheckpoint, "waiting for the first checkpoint of the ledger"
 		return out
 	}
 	if role == v1alpha1.RoleMirror { // which says what it was given, not what it has followed to
@@ -252,12 +242,12 @@ func verifiers(pinned string, got control.LedgerStatus) (v, said *ledger.Verifie
 func judgeCheckpoint(out report, role v1alpha1.Role, v *ledger.Verifier, floor *ledger.Checkpoint, got control.LedgerStatus) report {
 	checkpoint, err := ledger.VerifyCheckpoint(v, []byte(got.Checkpoint))
 	if err != nil {
-		out.reason, out.message = reasonBadSignature, "its checkpoint is not signed by the pinned key"
+		out.reason, out.message = v1alpha1.ReasonBadSignature, "its checkpoint is not signed by the pinned key"
 		return out
 	}
 	if floor != nil && checkpoint.Tree.N < floor.Tree.N {
 		if role == v1alpha1.RolePublisher {
-			out.reason, out.message = reasonRolledBack, rolledBack(checkpoint.Tree.N, floor.Tree.N)
+			out.reason, out.message = v1alpha1.ConditionLedgerRolledBack, rolledBack(checkpoint.Tree.N, floor.Tree.N)
 			return out
 		}
 		// A mirror may be new and still catching up: the others prove that
@@ -268,7 +258,7 @@ func judgeCheckpoint(out report, role v1alpha1.Role, v *ledger.Verifier, floor *
 	if floor != nil {
 		err := ledger.VerifyConsistency(*floor, checkpoint, got.Consistency)
 		if err != nil && !(role == v1alpha1.RoleMirror && cameBack(v, floor, checkpoint)) {
-			out.reason = reasonForked
+			out.reason = v1alpha1.ConditionLedgerForked
 			out.message = "its ledger does not extend the one verified before, in status.ledger.checkpoint: two histories were signed; do not trust this ledger before you know why"
 			return out
 		}
@@ -303,7 +293,7 @@ func isBase58(s string) bool {
 // record keeps what was verified in the status.
 func record(n *v1alpha1.PyrsiaNode, reports []report) {
 	verified := slices.DeleteFunc(slices.Clone(reports), func(r report) bool {
-		return r.reason != "" && r.reason != reasonNoCheckpoint && r.reason != reasonStale
+		return r.reason != "" && r.reason != v1alpha1.ReasonNoCheckpoint && r.reason != v1alpha1.ConditionLedgerStale
 	})
 	if len(verified) == 0 {
 		return
@@ -362,7 +352,7 @@ func (r report) size() int64 {
 
 // worstOf is the gravest report that is not verified; nil if all are.
 func worstOf(reports []report) *report {
-	grave := []string{reasonKeyChanged, reasonForked, reasonRolledBack, reasonBadSignature, reasonStale, nodeclient.ReasonUnreachable, reasonNoCheckpoint}
+	grave := []string{v1alpha1.ReasonKeyChanged, v1alpha1.ConditionLedgerForked, v1alpha1.ConditionLedgerRolledBack, v1alpha1.ReasonBadSignature, v1alpha1.ConditionLedgerStale, v1alpha1.ReasonNodeUnreachable, v1alpha1.ReasonNoCheckpoint}
 	for _, reason := range grave {
 		if i := slices.IndexFunc(reports, func(r report) bool { return r.reason == reason }); i >= 0 {
 			return &reports[i]

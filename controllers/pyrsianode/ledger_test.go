@@ -44,20 +44,20 @@ func TestJudge(t *testing.T) {
 		"first sight":                              {v1alpha1.RolePublisher, "", nil, honest.Status(t, 0), "", 5},
 		"an empty ledger":                          {v1alpha1.RolePublisher, "", nil, empty.Status(t, 0), "", 0},
 		"it grew":                                  {v1alpha1.RolePublisher, honest.Key, floor, honest.Status(t, 2), "", 5},
-		"it grew, without proof":                   {v1alpha1.RolePublisher, honest.Key, floor, honest.Status(t, 0), reasonForked, 0},
-		"two histories":                            {v1alpha1.RolePublisher, honest.Key, floor, forked.Status(t, 2), reasonForked, 0},
-		"a publisher rolled back":                  {v1alpha1.RolePublisher, honest.Key, floor, rolledBack.Status(t, 2), reasonRolledBack, 0},
-		"a publisher lost all":                     {v1alpha1.RolePublisher, honest.Key, floor, control.LedgerStatus{Key: honest.Key}, reasonRolledBack, 0},
+		"it grew, without proof":                   {v1alpha1.RolePublisher, honest.Key, floor, honest.Status(t, 0), v1alpha1.ConditionLedgerForked, 0},
+		"two histories":                            {v1alpha1.RolePublisher, honest.Key, floor, forked.Status(t, 2), v1alpha1.ConditionLedgerForked, 0},
+		"a publisher rolled back":                  {v1alpha1.RolePublisher, honest.Key, floor, rolledBack.Status(t, 2), v1alpha1.ConditionLedgerRolledBack, 0},
+		"a publisher lost all":                     {v1alpha1.RolePublisher, honest.Key, floor, control.LedgerStatus{Key: honest.Key}, v1alpha1.ConditionLedgerRolledBack, 0},
 		"a new mirror catches up":                  {v1alpha1.RoleMirror, honest.Key, floor, rolledBack.Status(t, 2), "", 1},
-		"a new mirror has nothing":                 {v1alpha1.RoleMirror, honest.Key, floor, control.LedgerStatus{Key: honest.Key}, reasonNoCheckpoint, 0},
-		"another key":                              {v1alpha1.RolePublisher, honest.Key, floor, other.Status(t, 2), reasonKeyChanged, 0},
-		"another key's checkpoint":                 {v1alpha1.RolePublisher, honest.Key, floor, withKey(other.Status(t, 2), honest.Key), reasonBadSignature, 0},
+		"a new mirror has nothing":                 {v1alpha1.RoleMirror, honest.Key, floor, control.LedgerStatus{Key: honest.Key}, v1alpha1.ReasonNoCheckpoint, 0},
+		"another key":                              {v1alpha1.RolePublisher, honest.Key, floor, other.Status(t, 2), v1alpha1.ReasonKeyChanged, 0},
+		"another key's checkpoint":                 {v1alpha1.RolePublisher, honest.Key, floor, withKey(other.Status(t, 2), honest.Key), v1alpha1.ReasonBadSignature, 0},
 		"the next key, with its rotation":          {v1alpha1.RolePublisher, honest.Key, grown, follows(next, grown.Tree.N), "", 7},
-		"the next key, without":                    {v1alpha1.RolePublisher, honest.Key, grown, next.Status(t, grown.Tree.N), reasonKeyChanged, 0},
+		"the next key, without":                    {v1alpha1.RolePublisher, honest.Key, grown, next.Status(t, grown.Tree.N), v1alpha1.ReasonKeyChanged, 0},
 		"a mirror with the key before":             {v1alpha1.RoleMirror, next.Key, nil, withKey(follows(next, 0), honest.Key), "", 7},
-		"a mirror that the next key does not sign": {v1alpha1.RoleMirror, next.Key, nil, withKey(follows(honest, 0), honest.Key), reasonBadSignature, 0},
-		"no key":                             {v1alpha1.RolePublisher, honest.Key, floor, withKey(honest.Status(t, 2), ""), reasonBadSignature, 0},
-		"a checkpoint that is far too large": {v1alpha1.RoleMirror, honest.Key, floor, control.LedgerStatus{Key: honest.Key, Checkpoint: strings.Repeat("x", 1<<20)}, reasonBadSignature, 0},
+		"a mirror that the next key does not sign": {v1alpha1.RoleMirror, next.Key, nil, withKey(follows(honest, 0), honest.Key), v1alpha1.ReasonBadSignature, 0},
+		"no key":                             {v1alpha1.RolePublisher, honest.Key, floor, withKey(honest.Status(t, 2), ""), v1alpha1.ReasonBadSignature, 0},
+		"a checkpoint that is far too large": {v1alpha1.RoleMirror, honest.Key, floor, control.LedgerStatus{Key: honest.Key, Checkpoint: strings.Repeat("x", 1<<20)}, v1alpha1.ReasonBadSignature, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got := judge(tc.role, tc.pinned, tc.floor, &control.Status{PeerID: "12D3KooW", Ledger: tc.got})
@@ -72,8 +72,8 @@ func TestJudge(t *testing.T) {
 func TestAlarmsAreJudged(t *testing.T) {
 	b := fixtures.NewBook(t).Add(t, "a")
 	for kind, want := range map[control.AlarmKind]string{
-		control.AlarmLedgerForked: reasonForked, control.AlarmLedgerRolledBack: reasonRolledBack,
-		control.AlarmLedgerStale: reasonStale, "SomethingElse": "",
+		control.AlarmLedgerForked: v1alpha1.ConditionLedgerForked, control.AlarmLedgerRolledBack: v1alpha1.ConditionLedgerRolledBack,
+		control.AlarmLedgerStale: v1alpha1.ConditionLedgerStale, "SomethingElse": "",
 	} {
 		got := judge(v1alpha1.RoleMirror, b.Key, nil, &control.Status{PeerID: "12D3KooW", Ledger: b.Status(t, 0),
 			Alarms: []control.Alarm{{Kind: kind, Message: "<script>"}}})
@@ -100,9 +100,9 @@ func TestMirrorComesBackFromARetiredKey(t *testing.T) {
 		key    string // in the status
 	}{
 		"a mirror, by the next key":              {v1alpha1.RoleMirror, next, "", next.Key},
-		"a mirror, by the key before":            {v1alpha1.RoleMirror, after.Add(t, "c", "d"), reasonForked, b.Key},
-		"a mirror, by the next key, and again":   {v1alpha1.RoleMirror, next.Fork().Add(t, "z", "z", "z", "z"), reasonForked, next.Key},
-		"a publisher, which has no other ledger": {v1alpha1.RolePublisher, next, reasonForked, b.Key},
+		"a mirror, by the key before":            {v1alpha1.RoleMirror, after.Add(t, "c", "d"), v1alpha1.ConditionLedgerForked, b.Key},
+		"a mirror, by the next key, and again":   {v1alpha1.RoleMirror, next.Fork().Add(t, "z", "z", "z", "z"), v1alpha1.ConditionLedgerForked, next.Key},
+		"a publisher, which has no other ledger": {v1alpha1.RolePublisher, next, v1alpha1.ConditionLedgerForked, b.Key},
 	} {
 		n := fixtures.Node(tc.role, "mirror")
 		look := func(said control.LedgerStatus) report {

@@ -49,16 +49,16 @@ func (r *Reconciler) askPublisher(ctx context.Context, n *v1alpha1.PyrsiaNode, n
 	err := r.Client.Get(ctx, client.ObjectKey{Namespace: n.Namespace, Name: name}, publisher)
 	switch {
 	case apierrors.IsNotFound(err):
-		status.SetWaiting(n, condition, "PublisherNotFound", fmt.Sprintf("there is no PyrsiaNode %q in this namespace: create it, or correct spec.network.publisherRef", name))
+		status.SetWaiting(n, condition, v1alpha1.ReasonPublisherNotFound, fmt.Sprintf("there is no PyrsiaNode %q in this namespace: create it, or correct spec.network.publisherRef", name))
 		return nil // a watch tells when it is there
 	case err != nil:
 		return fmt.Errorf("reading the publisher %s: %w", name, err)
 	case publisher.Spec.Role != v1alpha1.RolePublisher:
 		message := fmt.Sprintf("the PyrsiaNode %q is a mirror: name a publisher in spec.network.publisherRef", name)
-		status.SetFailed(n, condition, "InvalidPublisherRef", message)
+		status.SetFailed(n, condition, v1alpha1.ReasonInvalidPublisherRef, message)
 		return reconcile.TerminalError(fmt.Errorf("%s", message))
 	case publisher.Status.Ledger == nil:
-		status.SetWaiting(n, condition, "PublisherNotReady", fmt.Sprintf("waiting for the publisher %q to tell its ledger key", name))
+		status.SetWaiting(n, condition, v1alpha1.ReasonPublisherNotReady, fmt.Sprintf("waiting for the publisher %q to tell its ledger key", name))
 		return nil
 	}
 	// Its name, not its identity: that goes with its disk.
@@ -76,7 +76,7 @@ func keepLedger(n *v1alpha1.PyrsiaNode, in *desired.Inputs) error {
 	const condition = v1alpha1.ConditionNetworkReady
 	wanted, err := ledger.NewVerifier(in.LedgerKey)
 	if err != nil {
-		status.SetFailed(n, condition, "InvalidLedgerKey", err.Error())
+		status.SetFailed(n, condition, v1alpha1.ReasonInvalidLedgerKey, err.Error())
 		return reconcile.TerminalError(err)
 	}
 	has := verifiedKey(n)
@@ -85,7 +85,7 @@ func keepLedger(n *v1alpha1.PyrsiaNode, in *desired.Inputs) error {
 	}
 	if v, err := ledger.NewVerifier(has); err == nil && v.Origin() != wanted.Origin() {
 		in.LedgerKey = has
-		status.SetFailed(n, condition, "LedgerReplaced", fmt.Sprintf("the mirror goes on with the ledger %s, which it has verified, but is to follow another one now, %s: if a publisher has lost its signing key, put it back; for another ledger make another PyrsiaNode", v.Origin(), wanted.Origin()))
+		status.SetFailed(n, condition, v1alpha1.ReasonLedgerReplaced, fmt.Sprintf("the mirror goes on with the ledger %s, which it has verified, but is to follow another one now, %s: if a publisher has lost its signing key, put it back; for another ledger make another PyrsiaNode", v.Origin(), wanted.Origin()))
 		return nil
 	}
 	if has != "" && has != in.LedgerKey && n.Spec.Network.PublisherRef != nil && status.IsTrue(n, v1alpha1.ConditionLedgerKeyMisused) {
@@ -96,7 +96,7 @@ func keepLedger(n *v1alpha1.PyrsiaNode, in *desired.Inputs) error {
 	if l := n.Status.Ledger; has == in.LedgerKey && n.Spec.Network.PublisherRef != nil {
 		in.LedgerKey = cmp.Or(l.NewestKey, has) // which all pods have verified
 	}
-	status.SetDone(n, condition, "Known", "The ledger key and the first peers are known")
+	status.SetDone(n, condition, v1alpha1.ReasonKnown, "The ledger key and the first peers are known")
 	return nil
 }
 

@@ -149,7 +149,7 @@ func fallenOut(n *v1alpha1.PyrsiaNode, pods []corev1.Pod, set appsv1.DaemonSetSt
 func (r *Reconciler) restorePlace(ctx context.Context, n *v1alpha1.PyrsiaNode, in desired.Inputs, at desired.Place, more func() bool) (time.Duration, error) {
 	live, err := r.applyDaemonSet(ctx, n, desired.CleanupDaemonSet(n, in, at))
 	if message := cleanupRefused(n, err); message != "" {
-		raiseNotRestored(n, "CleanupRefused", message)
+		raiseNotRestored(n, v1alpha1.ReasonCleanupRefused, message)
 		return time.Minute, nil
 	}
 	if err != nil || live == nil {
@@ -165,7 +165,7 @@ func (r *Reconciler) restorePlace(ctx context.Context, n *v1alpha1.PyrsiaNode, i
 	}
 	forget(n, at.Path, slices.DeleteFunc(slices.Clone(at.Nodes), func(node string) bool { return slices.Contains(left, node) }))
 	if len(left) > 0 {
-		raiseNotRestored(n, "CleanupNotDone", fmt.Sprintf(
+		raiseNotRestored(n, v1alpha1.ReasonCleanupNotDone, fmt.Sprintf(
 			"%s, where this mirror is no more, do not put containerd's own set-up back in %s: see the pods of DaemonSet %s; it is tried until it is done", some(left), at.Path, desired.CleanupName(n)))
 		return 5 * cleanupPoll, nil
 	}
@@ -205,7 +205,7 @@ func (r *Reconciler) notRestored(ctx context.Context, n *v1alpha1.PyrsiaNode, se
 // one attempt to the next, the first one stays.
 func raiseNotRestored(n *v1alpha1.PyrsiaNode, reason, message string) {
 	c := meta.FindStatusCondition(n.Status.Conditions, v1alpha1.ConditionContainerdNotRestored)
-	if c == nil || c.Reason != reason || c.ObservedGeneration != n.Generation || reason != "CleanupRefused" {
+	if c == nil || c.Reason != reason || c.ObservedGeneration != n.Generation || reason != v1alpha1.ReasonCleanupRefused {
 		status.SetDone(n, v1alpha1.ConditionContainerdNotRestored, reason, message)
 	}
 }

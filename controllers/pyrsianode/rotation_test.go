@@ -142,7 +142,7 @@ func TestPodsAreHandedTheNewestKey(t *testing.T) {
 func TestNewPodWithTheNewestKeyWaits(t *testing.T) {
 	b, next := fixtures.NewBook(t).Add(t, "a"), fixtures.NewBook(t)
 	got := judge(v1alpha1.RoleMirror, b.Key, b.Checkpoint(t), &control.Status{PeerID: "12D3KooW", Ledger: control.LedgerStatus{Key: next.Key}})
-	if got.reason != reasonNoCheckpoint {
+	if got.reason != v1alpha1.ReasonNoCheckpoint {
 		t.Errorf("a new pod is %q: %s", got.reason, got.message)
 	}
 }
@@ -194,7 +194,7 @@ func TestMirrorOfAnEarlierKeyKeepsTheFloor(t *testing.T) {
 		}
 	}
 	older := b.Status(t, 0) // what the first key signed is older
-	if got := judge(n.Spec.Role, pinnedKey(n, desired.Inputs{LedgerKey: b.Key}), nil, &control.Status{Ledger: older}); got.reason != reasonKeyChanged {
+	if got := judge(n.Spec.Role, pinnedKey(n, desired.Inputs{LedgerKey: b.Key}), nil, &control.Status{Ledger: older}); got.reason != v1alpha1.ReasonKeyChanged {
 		t.Errorf("a ledger that was not handed over is %q", got.reason)
 	}
 }

@@ -35,7 +35,7 @@ func (r *Reconciler) workload(in *work) status.Step[*v1alpha1.PyrsiaNode] {
 		}
 		if image, registry := cutsItselfOff(n, in.Inputs); registry != "" {
 			message := fmt.Sprintf("the mirror's own image %s comes from %s, which containerd: Strict would let no Kubernetes node reach without it: take %[2]s out of spec.mirror.registries, use containerd: Fallback, or an image of another registry (spec.image, and the operator's own by --node-image)", image, registry)
-			status.SetFailed(n, v1alpha1.ConditionWorkloadReady, "ImageBehindMirror", message)
+			status.SetFailed(n, v1alpha1.ConditionWorkloadReady, v1alpha1.ReasonImageBehindMirror, message)
 			return 0, reconcile.TerminalError(fmt.Errorf("%s", message))
 		}
 		pods, err := r.Nodes.Pods(ctx, n)
@@ -45,11 +45,11 @@ func (r *Reconciler) workload(in *work) status.Step[*v1alpha1.PyrsiaNode] {
 		in.Pods = pods
 		counts, err := r.applyWorkload(ctx, n, in)
 		if foreign, ok := errors.AsType[*apply.ForeignError](err); ok {
-			status.SetFailed(n, v1alpha1.ConditionWorkloadReady, "NameConflict", foreign.Error())
+			status.SetFailed(n, v1alpha1.ConditionWorkloadReady, v1alpha1.ReasonNameConflict, foreign.Error())
 			return time.Minute, nil
 		}
 		if err != nil {
-			status.SetRefused(n, v1alpha1.ConditionWorkloadReady, "NotApplied", "the API server refuses the workload: "+err.Error())
+			status.SetRefused(n, v1alpha1.ConditionWorkloadReady, v1alpha1.ReasonNotApplied, "the API server refuses the workload: "+err.Error())
 			if apierrors.IsInvalid(err) {
 				return 0, reconcile.TerminalError(err) // the same again until somebody changes it
 			}
@@ -83,21 +83,21 @@ func judgeWorkload(n *v1alpha1.PyrsiaNode, pods, fronts []corev1.Pod) {
 	was := meta.FindStatusCondition(n.Status.Conditions, condition)
 	switch {
 	case counts == nil:
-		status.SetWaiting(n, condition, "Rollout", "waiting for the pods to be started")
+		status.SetWaiting(n, condition, v1alpha1.ReasonRollout, "waiting for the pods to be started")
 	case counts.Ready >= counts.Desired && counts.Desired > 0:
 		message := fmt.Sprintf("%d of %d pods are ready", counts.Ready, counts.Desired)
 		if n.Spec.Role == v1alpha1.RoleMirror && desired.MirrorSpec(n).Containerd == v1alpha1.ContainerdStrict {
 			message += priorityHint(n)
 		}
-		status.SetDone(n, condition, "PodsReady", message)
+		status.SetDone(n, condition, v1alpha1.ReasonPodsReady, message)
 	case refused != "":
 		status.SetFailed(n, condition, refused, message)
 	case counts.Desired == 0:
-		status.SetFailed(n, condition, "NoKubernetesNode", "no Kubernetes node matches spec.nodeSelector and spec.tolerations")
+		status.SetFailed(n, condition, v1alpha1.ReasonNoKubernetesNode, "no Kubernetes node matches spec.nodeSelector and spec.tolerations")
 	case was == nil || was.Status == metav1.ConditionUnknown:
-		status.SetWaiting(n, condition, "Rollout", fmt.Sprintf("%d of %d pods are ready%s", counts.Ready, counts.Desired, trouble))
+		status.SetWaiting(n, condition, v1alpha1.ReasonRollout, fmt.Sprintf("%d of %d pods are ready%s", counts.Ready, counts.Desired, trouble))
 	default:
-		status.SetFailed(n, condition, "PodsNotReady", fmt.Sprintf("%d of %d pods are ready%s", counts.Ready, counts.Desired, trouble))
+		status.SetFailed(n, condition, v1alpha1.ReasonPodsNotReady, fmt.Sprintf("%d of %d pods are ready%s", counts.Ready, counts.Desired, trouble))
 	}
 }
 

@@ -127,33 +127,38 @@ func (n *Nodes) AskPublisher(ctx context.Context, namespace, name string, why Pu
 	return v.Ask(ctx, pods[0], func(ctx context.Context, c *control.Client) error { return call(ctx, node, c) })
 }
 
+// unusableReasons are those of a publisher, and of a node of either role.
+var unusableReasons = map[string]struct{ notFound, notVerified, notReady string }{
+	"publisher": {v1alpha1.ReasonPublisherNotFound, v1alpha1.ReasonPublisherLedgerNotVerified, v1alpha1.ReasonPublisherNotReady},
+	"node":      {v1alpha1.ReasonNodeNotFound, v1alpha1.ReasonNodeLedgerNotVerified, v1alpha1.ReasonNodeNotReady},
+}
+
 // Usable finds a PyrsiaNode whose ledger is verified, with its ready pods, at
 // least one. what it must be is "publisher", or "node" for either role. The
 // error is an *unusableError if there is none yet.
 func (n *Nodes) Usable(ctx context.Context, namespace, name, what string) (*v1alpha1.PyrsiaNode, []corev1.Pod, error) {
-	unusable := func(reason, format string, args ...any) error {
-		return &unusableError{reason: strings.ToUpper(what[:1]) + what[1:] + reason, message: fmt.Sprintf(format, args...), gone: reason == "NotFound"}
-	}
-	node := new(v1alpha1.PyrsiaNode)
+	reasons, node := unusableReasons[what], new(v1alpha1.PyrsiaNode)
 	err := n.reader.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, node)
 	if apierrors.IsNotFound(err) {
-		return nil, nil, unusable("NotFound", "there is no PyrsiaNode %q in this namespace: create it, or correct %sRef", name, what)
+		return nil, nil, &unusableError{reason: reasons.notFound, gone: true,
+			message: fmt.Sprintf("there is no PyrsiaNode %q in this namespace: create it, or correct %sRef", name, what)}
 	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("reading the %s %s: %w", what, name, err)
 	}
 	if what == "publisher" && node.Spec.Role != v1alpha1.RolePublisher {
-		return nil, nil, &unusableError{reason: "InvalidPublisherRef", message: fmt.Sprintf("the PyrsiaNode %q is a mirror: name a publisher in publisherRef", name), permanent: true}
+		return nil, nil, &unusableError{reason: v1alpha1.ReasonInvalidPublisherRef, message: fmt.Sprintf("the PyrsiaNode %q is a mirror: name a publisher in publisherRef", name), permanent: true}
 	}
 	if c := meta.FindStatusCondition(node.Status.Conditions, v1alpha1.ConditionLedgerVerified); c != nil && c.Status == metav1.ConditionFalse {
-		return nil, nil, unusable("LedgerNotVerified", "the ledger of the %s %q is not verified: see its condition LedgerVerified", what, name)
+		return nil, nil, &unusableError{reason: reasons.notVerified,
+			message: fmt.Sprintf("the ledger of the %s %q is not verified: see its condition LedgerVerified", what, name)}
 	}
 	pods, err := n.ReadyPods(ctx, node)
 	if err != nil {
 		return nil, nil, err
 	}
 	if len(pods) == 0 || node.Status.Ledger == nil || !node.DeletionTimestamp.IsZero() {
-		return nil, nil, unusable("NotReady", "waiting for the %s %q to be ready", what, name)
+		return nil, nil, &unusableError{reason: reasons.notReady, message: fmt.Sprintf("waiting for the %s %q to be ready", what, name)}
 	}
 	return node, pods, nil
 }

@@ -3,6 +3,7 @@ package nodeclient
 import (
 	"time"
 
+	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
 	"github.com/pyrsia/pyrsia-operator/node/control"
 )
 
@@ -22,11 +23,11 @@ func RetryAfter(refusal *control.Error) time.Duration {
 func ConditionReason(reason control.Reason) string {
 	for _, c := range reason {
 		if (c < 'A' || c > 'Z') && (c < 'a' || c > 'z') {
-			return string(control.ReasonInternal)
+			return v1alpha1.ReasonInternalError
 		}
 	}
 	if reason == "" || len(reason) > 64 {
-		return string(control.ReasonInternal)
+		return v1alpha1.ReasonInternalError
 	}
 	return string(reason)
 }

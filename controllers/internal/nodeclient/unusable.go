@@ -15,9 +15,6 @@ import (
 // watches tell of most changes earlier.
 const WaitForPublisher = time.Minute
 
-// ReasonUnreachable is the reason of conditions when a node's control API does not answer.
-const ReasonUnreachable = "NodeUnreachable"
-
 // unusableError tells why a node cannot be asked.
 type unusableError struct {
 	reason, message string

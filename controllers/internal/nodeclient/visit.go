@@ -92,6 +92,11 @@ type Visit struct {
 	why   Purpose
 }
 
+var (
+	busyReasons  = map[v1alpha1.Role]string{v1alpha1.RolePublisher: v1alpha1.ReasonPublisherBusy, v1alpha1.RoleMirror: v1alpha1.ReasonMirrorBusy}
+	hangsReasons = map[v1alpha1.Role]string{v1alpha1.RolePublisher: v1alpha1.ReasonPublisherHangs, v1alpha1.RoleMirror: v1alpha1.ReasonMirrorHangs}
+)
+
 // Visit takes a place. The error is an *unusableError if none is free.
 func (n *Nodes) Visit(node *v1alpha1.PyrsiaNode, why Purpose) (*Visit, error) {
 	v := &Visit{nodes: n, Node: node, why: why}
@@ -99,7 +104,7 @@ func (n *Nodes) Visit(node *v1alpha1.PyrsiaNode, why Purpose) (*Visit, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.visiting[all] >= visits[why].places || n.visiting[own] >= visits[why].places/2 {
-		return nil, &unusableError{reason: string(node.Spec.Role) + "Busy", busy: true, after: busyFirst + rand.N(busyFirst),
+		return nil, &unusableError{reason: busyReasons[node.Spec.Role], busy: true, after: busyFirst + rand.N(busyFirst),
 			message: fmt.Sprintf("the %s %q has other requests of the operator to answer: this one is sent when it has", objects.Component(node), node.Name)}
 	}
 	n.visiting[all]++
@@ -147,7 +152,7 @@ func (v *Visit) Ask(ctx context.Context, pod corev1.Pod, call func(context.Conte
 	}
 	ctrl.LoggerFrom(ctx).V(1).Info("a node does not answer", "pod", pod.Name, "error", err.Error())
 	// It may be restarting. The retries are spread.
-	return &unusableError{reason: ReasonUnreachable, after: waitUnreachable/2 + rand.N(waitUnreachable),
+	return &unusableError{reason: v1alpha1.ReasonNodeUnreachable, after: waitUnreachable/2 + rand.N(waitUnreachable),
 		message: fmt.Sprintf("the %s's control API does not answer", objects.Component(v.Node))}
 }
 
@@ -180,7 +185,7 @@ func (v *Visit) learn(ctx context.Context, l *line, pod corev1.Pod, began time.T
 
 // hangs tells of a pod that does not answer; the caller holds mu.
 func (v *Visit) hangs(l *line, pod corev1.Pod) *unusableError {
-	return &unusableError{reason: string(v.Node.Spec.Role) + "Hangs",
+	return &unusableError{reason: hangsReasons[v.Node.Spec.Role],
 		after: max(l.retry.Sub(v.nodes.now()), 0) + hangFirst/2 + rand.N(hangFirst),
 		message: fmt.Sprintf("the %s %q has answered no such request since %s: see the log of its pod %s and the network policies, and delete the pod to start it anew; it is asked again each minute",
 			objects.Component(v.Node), v.Node.Name, l.since.UTC().Format(time.RFC3339), pod.Name)}

@@ -30,7 +30,7 @@ func Summarize(obj Object, remarks []string, err error) {
 			continue
 		}
 		if c == nil {
-			c = &metav1.Condition{Status: metav1.ConditionUnknown, Reason: "Progressing", Message: "waiting for " + name}
+			c = &metav1.Condition{Status: metav1.ConditionUnknown, Reason: v1alpha1.ReasonProgressing, Message: "waiting for " + name}
 		}
 		setCondition(obj, v1alpha1.ConditionReady, c.Status, c.Reason, c.Message)
 		running, stopped := v1alpha1.ConditionReconciling, v1alpha1.ConditionStalled
@@ -41,7 +41,7 @@ func Summarize(obj Object, remarks []string, err error) {
 		meta.RemoveStatusCondition(obj.Conditions(), stopped)
 		return
 	}
-	reason, message := "Succeeded", "All steps are done"
+	reason, message := v1alpha1.ReasonSucceeded, "All steps are done"
 	for _, name := range remarks {
 		if c := meta.FindStatusCondition(*obj.Conditions(), name); c != nil && c.Status == metav1.ConditionFalse {
 			reason, message = c.Reason, message+"; but "+c.Message
