@@ -1,7 +1,6 @@
 package controllers_test
 
 import (
-	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -37,9 +36,7 @@ func lonely(t *testing.T, ns, name string) *v1alpha1.PyrsiaNode {
 func (c *cluster) nothingOf(t *testing.T, n *v1alpha1.PyrsiaNode) {
 	t.Helper()
 	for _, list := range []client.ObjectList{new(appsv1.DaemonSetList), new(appsv1.StatefulSetList), new(corev1.ServiceList), new(corev1.SecretList)} {
-		if err := c.List(t.Context(), list, client.InNamespace(n.Namespace), client.MatchingLabels{objects.LabelInstance: n.Name}); err != nil {
-			t.Fatal(err)
-		}
+		must(t, c.List(t.Context(), list, client.InNamespace(n.Namespace), client.MatchingLabels{objects.LabelInstance: n.Name}))
 		if meta.LenList(list) > 0 {
 			t.Errorf("%s: %T has %d items", n.Name, list, meta.LenList(list))
 		}
@@ -49,9 +46,7 @@ func (c *cluster) nothingOf(t *testing.T, n *v1alpha1.PyrsiaNode) {
 func (c *cluster) label(t *testing.T, ns, value string) {
 	t.Helper()
 	patch := fmt.Sprintf(`{"metadata":{"labels":{%q:%s}}}`, objects.LabelMirrors, value)
-	if err := c.Patch(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: ns}}, client.RawPatch(types.MergePatchType, []byte(patch))); err != nil {
-		t.Fatal(err)
-	}
+	must(t, c.Patch(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: ns}}, client.RawPatch(types.MergePatchType, []byte(patch))))
 }
 
 func (c *cluster) daemonSet(t *testing.T, n *v1alpha1.PyrsiaNode) *appsv1.DaemonSet {
@@ -84,9 +79,7 @@ func TestControllerRefusesWithoutPolicy(t *testing.T) {
 				if len(n.Finalizers) > 0 {
 					t.Errorf("it has the finalizers %v", n.Finalizers)
 				}
-				if err := c.Delete(t.Context(), n); err != nil {
-					t.Fatal(err)
-				}
+				c.delete(t, n)
 			})
 		}
 	})
@@ -111,14 +104,10 @@ func TestControllerRefusesWithoutPolicy(t *testing.T) {
 		c.create(t, n)
 		c.daemonSet(t, n)
 		c.change(t, n, func(s *v1alpha1.PyrsiaNodeSpec) { s.Storage.HostPath = "/" + "etc" })
-		if err := c.Delete(t.Context(), n); err != nil {
-			t.Fatal(err)
-		}
+		c.delete(t, n)
 		eventually(t, func() error {
-			if c.get(t, n); len(n.Finalizers) > 1 {
-				return fmt.Errorf("its finalizers are %v", n.Finalizers)
-			}
-			return nil
+			c.get(t, n)
+			return errorIf(len(n.Finalizers) > 1, "its finalizers are %v", n.Finalizers)
 		})
 		cleanup := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: desired.CleanupName(n)}}
 		if err := c.Get(t.Context(), client.ObjectKeyFromObject(cleanup), cleanup); !apierrors.IsNotFound(err) {
@@ -148,10 +137,8 @@ func TestControllerRefusesWithoutPolicy(t *testing.T) {
 func (c *cluster) awaitAllowed(t *testing.T, n *v1alpha1.PyrsiaNode) {
 	t.Helper()
 	eventually(t, func() error {
-		if c.get(t, n); meta.FindStatusCondition(n.Status.Conditions, v1alpha1.ConditionNotAllowed) != nil || !status.IsTrue(n, v1alpha1.ConditionKeysReady) {
-			return errors.New(conditionsText(n.Status.Conditions))
-		}
-		return nil
+		c.get(t, n)
+		return errorIf(meta.FindStatusCondition(n.Status.Conditions, v1alpha1.ConditionNotAllowed) != nil || !status.IsTrue(n, v1alpha1.ConditionKeysReady), "%s", conditionsText(n.Status.Conditions))
 	})
 }
 
@@ -182,10 +169,7 @@ func TestNamespaceGetsAndLosesItsLabel(t *testing.T) {
 	c.operate(t, pyrsianode.DefaultHostRules("pyrsia-system")) // which knows by the record alone
 	c.change(t, n, func(s *v1alpha1.PyrsiaNodeSpec) { s.PodAnnotations = map[string]string{"example.com/a": "b"} })
 	eventually(t, func() error { // it is taken care of as ever
-		if c.daemonSet(t, n).Spec.Template.Annotations["example.com/a"] != "b" {
-			return errors.New("its pods are not changed")
-		}
-		return nil
+		return errorIf(c.daemonSet(t, n).Spec.Template.Annotations["example.com/a"] != "b", "its pods are not changed")
 	})
 	other := lonely(t, ns, "other") // nobody has allowed this one
 	c.create(t, other)
@@ -193,9 +177,7 @@ func TestNamespaceGetsAndLosesItsLabel(t *testing.T) {
 	c.nothingOf(t, other)
 
 	// It is another PyrsiaNode when it is made again.
-	if err := c.Delete(t.Context(), n); err != nil {
-		t.Fatal(err)
-	}
+	c.delete(t, n)
 	eventually(t, func() error { // the operator has a finalizer on it
 		if err := c.Get(t.Context(), client.ObjectKeyFromObject(n), n); err != nil {
 			return client.IgnoreNotFound(err)
@@ -222,9 +204,7 @@ func TestMirrorsFromBeforeTheRulesGoOn(t *testing.T) {
 	c.create(t, old, never)
 	// As the operator of v0.1.0 has left it.
 	a := apply.Applier{Client: c.WithWatch, Live: c.WithWatch}
-	if err := a.Apply(t.Context(), new(appsv1.DaemonSet), desired.DaemonSet(old, desired.Inputs{Image: "ghcr.io/pyrsia/pyrsia:v0.1.0", LedgerKey: old.Spec.Network.LedgerKey, Host: claimOf(old)})); err != nil {
-		t.Fatal(err)
-	}
+	must(t, a.Apply(t.Context(), new(appsv1.DaemonSet), desired.DaemonSet(old, desired.Inputs{Image: "ghcr.io/pyrsia/pyrsia:v0.1.0", LedgerKey: old.Spec.Network.LedgerKey, Host: claimOf(old)})))
 
 	stop := c.operate(t, pyrsianode.DefaultHostRules("pyrsia-system"))
 	got := c.awaitCondition(t, old, v1alpha1.ConditionNotAllowed, metav1.ConditionTrue, "GoesOn")
@@ -236,10 +216,8 @@ func TestMirrorsFromBeforeTheRulesGoOn(t *testing.T) {
 	c.awaitCondition(t, never, v1alpha1.ConditionNotAllowed, metav1.ConditionTrue, "Refused")
 	c.nothingOf(t, never)
 	eventually(t, func() error { // it is upgraded as ever
-		if image := c.daemonSet(t, old).Spec.Template.Spec.InitContainers[0].Image; image != "ghcr.io/pyrsia/pyrsia:test" {
-			return errors.New(image)
-		}
-		return nil
+		image := c.daemonSet(t, old).Spec.Template.Spec.InitContainers[0].Image
+		return errorIf(image != "ghcr.io/pyrsia/pyrsia:test", "%s", image)
 	})
 	stop()
 	c.operate(t, pyrsianode.DefaultHostRules("pyrsia-system"))
@@ -268,10 +246,7 @@ func TestRecordOfMirrors(t *testing.T) {
 	wait := func(uid types.UID, want bool) {
 		t.Helper()
 		eventually(t, func() error {
-			if has(uid) != want {
-				return fmt.Errorf("%s is recorded: %v", uid, !want)
-			}
-			return nil
+			return errorIf(has(uid) != want, "%s is recorded: %v", uid, !want)
 		})
 	}
 	first, second := lonely(t, ns, "first"), lonely(t, ns, "second")
@@ -279,31 +254,19 @@ func TestRecordOfMirrors(t *testing.T) {
 	c.create(t, first)
 	wait(first.UID, true)
 	c.get(t, record)
-	if err := c.Delete(t.Context(), record); err != nil {
-		t.Fatal(err)
-	}
+	c.delete(t, record)
 	c.create(t, second)
 	wait(second.UID, true)
 	wait(first.UID, true)
-	if err := c.Delete(t.Context(), first); err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, func() error {
-		if err := c.Get(t.Context(), client.ObjectKeyFromObject(first), first); !apierrors.IsNotFound(err) {
-			return errors.New("it is still there")
-		}
-		return nil
-	})
+	c.delete(t, first)
+	c.awaitGone(t, first)
 	more := 0
 	eventually(t, func() error { // what is gone goes when another one comes, and the operator's cache knows of it
 		more++
 		next := lonely(t, ns, fmt.Sprint("more-", more))
 		c.create(t, next)
 		wait(next.UID, true)
-		if has(first.UID) {
-			return errors.New("the record keeps what is gone")
-		}
-		return nil
+		return errorIf(has(first.UID), "the record keeps what is gone")
 	})
 }
 
@@ -322,9 +285,7 @@ func TestNamedNamespaces(t *testing.T) {
 	c.operate(t, rules)
 	c.daemonSet(t, inside)
 	c.awaitCondition(t, publisher, v1alpha1.ConditionKeysReady, metav1.ConditionTrue, "")
-	if err := c.Delete(t.Context(), inside); err != nil {
-		t.Fatal(err)
-	}
+	c.delete(t, inside)
 	eventually(t, func() error { // it may clean up as well
 		cleanup := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: images, Name: desired.CleanupName(inside)}}
 		return c.Get(t.Context(), client.ObjectKeyFromObject(cleanup), cleanup)

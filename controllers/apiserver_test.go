@@ -23,9 +23,7 @@ import (
 func TestAPIServerIsDownForAMinute(t *testing.T) {
 	t.Parallel()
 	c := ownCluster(t)
-	if err := c.startOperator(); err != nil {
-		t.Fatal(err)
-	}
+	must(t, c.startOperator())
 	defer c.stop()
 	ns := c.namespace(t)
 	up := newUpstream(t)
@@ -58,9 +56,7 @@ func (c *cluster) killAPIServer(t *testing.T) (start func()) {
 	t.Helper()
 	port := c.env.ControlPlane.APIServer.SecureServing.Port
 	all, err := filepath.Glob("/proc/[0-9]*/cmdline")
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	for _, file := range all {
 		data, err := os.ReadFile(file)
 		args := strings.Split(strings.TrimSuffix(string(data), "\x00"), "\x00")
@@ -68,17 +64,11 @@ func (c *cluster) killAPIServer(t *testing.T) (start func()) {
 			continue
 		}
 		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(file)))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
+		must(t, syscall.Kill(pid, syscall.SIGKILL))
 		return func() {
 			cmd := exec.CommandContext(context.Background(), args[0], args[1:]...)
-			if err := cmd.Start(); err != nil {
-				t.Fatal(err)
-			}
+			must(t, cmd.Start())
 			t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
 			eventually(t, func() error { return c.List(t.Context(), new(corev1.NamespaceList)) })
 		}

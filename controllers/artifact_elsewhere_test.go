@@ -40,20 +40,14 @@ func (c *cluster) cachedClient(t *testing.T, namespace string) *countedLists {
 	options := controllers.CacheOptions(pyrsianode.DefaultHostRules("pyrsia-system"))
 	options.Scheme, options.DefaultNamespaces = c.scheme, map[string]cache.Config{namespace: {}}
 	reader, err := cache.New(c.env.Config, options)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := objects.SetupIndexes(t.Context(), reader); err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
+	must(t, objects.SetupIndexes(t.Context(), reader))
 	go func() { _ = reader.Start(t.Context()) }()
 	if !reader.WaitForCacheSync(t.Context()) {
 		t.Fatal("the cache is not filled")
 	}
 	cached, err := client.New(c.env.Config, client.Options{Scheme: c.scheme, Cache: &client.CacheOptions{Reader: reader}})
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	return &countedLists{Client: cached}
 }
 
@@ -61,9 +55,7 @@ func (c *cluster) cachedClient(t *testing.T, namespace string) *countedLists {
 // does not read all the others, and dropping the content of a set reads once
 // for each digest.
 func TestArtifactsOfOneDigestTakeLittleWork(t *testing.T) {
-	t.Parallel()
-	c := testCluster(t)
-	ns := c.namespace(t)
+	c, ns := ownNamespace(t)
 	const many = 30
 	d := digest.FromString("x").String()
 	set := fixtures.ImageSet(ns, time.Hour, v1alpha1.ImageTags{Repository: "alpine"})
@@ -77,9 +69,7 @@ func TestArtifactsOfOneDigestTakeLittleWork(t *testing.T) {
 	}
 	cached := c.cachedClient(t, ns)
 	art := fixtures.Artifact(ns, objects.ArtifactName("docker.io/library/alpine:1", d), "", "")
-	if err := cached.Get(t.Context(), client.ObjectKeyFromObject(art), art); err != nil {
-		t.Fatal(err)
-	}
+	must(t, cached.Get(t.Context(), client.ObjectKeyFromObject(art), art))
 	if _, err := (&artifact.Reconciler{Client: cached}).Steps(art)[0](t.Context(), art); err != nil || cached.items > 0 {
 		t.Errorf("to look at an Artifact %d others are looked at that have withdrawn nothing, %v", cached.items, err)
 	}

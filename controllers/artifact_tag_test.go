@@ -12,8 +12,6 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
@@ -34,9 +32,7 @@ func ownedByHand(art *v1alpha1.Artifact, set *v1alpha1.OfficialImageSet) *v1alph
 // The creator of an Artifact can write any digest, and any set as the owner,
 // into it. A tag still means what its registry says.
 func TestWhoMakesArtifactsCannotMoveATag(t *testing.T) {
-	t.Parallel()
-	c := testCluster(t)
-	ns := c.namespace(t)
+	c, ns := ownNamespace(t)
 	up := newUpstream(t)
 	const image = "docker.io/library/alpine:3.20"
 	old := up.push(t, "library/alpine:3.20")
@@ -70,10 +66,8 @@ func TestWhoMakesArtifactsCannotMoveATag(t *testing.T) {
 			if forged.Status.Block != nil {
 				t.Fatalf("%s, with a forged owner: published as %s", name, forged.Status.Block.Entry)
 			}
-			if cond := c.condition(forged, v1alpha1.ConditionReady); cond == nil || cond.Reason != tc.reason && cond.Reason != "Superseded" {
-				return fmt.Errorf("%s, with a forged owner: %+v", name, cond)
-			}
-			return nil
+			cond := c.condition(forged, v1alpha1.ConditionReady)
+			return errorIf(cond == nil || cond.Reason != tc.reason && cond.Reason != "Superseded", "%s, with a forged owner: %+v", name, cond)
 		})
 	}
 	publisher := publisherNode(ns, up.URL)
@@ -146,9 +140,7 @@ func (a *publications) of(art *v1alpha1.Artifact) (times int, seen bool) {
 // it resolved for that set: an owner reference proves nothing, and neither does
 // a set that is gone.
 func TestOnlyWhatASetSawIsSaidToBeSeen(t *testing.T) {
-	t.Parallel()
-	c := testCluster(t)
-	ns := c.namespace(t)
+	c, ns := ownNamespace(t)
 	b := fixtures.NewBook(t).Add(t, "a")
 	saw, other := "sha256:"+strings.Repeat("a", 64), "sha256:"+strings.Repeat("b", 64)
 	publish := &publications{seen: map[string]bool{}, all: map[string]int{}}
@@ -191,9 +183,7 @@ func TestOnlyWhatASetSawIsSaidToBeSeen(t *testing.T) {
 	await("an image that the set does not have", elsewhere, false)
 	await("one that no set owns", notOwned, false)
 
-	if err := c.Delete(t.Context(), set); err != nil {
-		t.Fatal(err)
-	}
+	c.delete(t, set)
 	eventually(t, func() error { // its Artifact stays here, because nothing collects garbage, and is retried
 		times, seen := publish.of(own)
 		if times == 0 || seen {
@@ -206,45 +196,18 @@ func TestOnlyWhatASetSawIsSaidToBeSeen(t *testing.T) {
 
 // To pin a tag takes the right to do so, and not only to make Artifacts.
 func TestPinsNeedARightOfTheirOwn(t *testing.T) {
-	t.Parallel()
-	c := testCluster(t)
-	ns := c.namespace(t)
+	c, ns := ownNamespace(t)
 	for user, verbs := range map[string][]any{"maker": {"create"}, "pinner": {"create", "pin"}} {
-		rule := map[string]any{"apiGroups": []any{"pyrsia.io"}, "resources": []any{"artifacts"}, "verbs": verbs}
-		c.createRaw(t, ns, "Role", user, map[string]any{"rules": []any{rule}})
-		c.createRaw(t, ns, "RoleBinding", user, map[string]any{
-			"roleRef":  map[string]any{"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": user},
-			"subjects": []any{map[string]any{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": user}},
-		})
+		c.grant(t, ns, user, verbs)
 	}
 	try := func(user string, pinned bool) error {
-		config := rest.CopyConfig(c.env.Config)
-		config.Impersonate = rest.ImpersonationConfig{UserName: user}
-		as, err := client.New(config, client.Options{Scheme: c.scheme})
-		if err != nil {
-			t.Fatal(err)
-		}
 		art := fixtures.Artifact(ns, "by-"+user, "docker.io/library/alpine:3.20", "sha256:"+strings.Repeat("0", 64))
 		art.Spec.Pinned = pinned
-		return as.Create(t.Context(), art, client.DryRunAll)
+		return c.as(t, user).Create(t.Context(), art, client.DryRunAll)
 	}
 	eventually(t, func() error { return errors.Join(try("maker", false), try("pinner", false), try("pinner", true)) })
 	eventually(t, func() error { // the API server has its policies a moment after its start
-		if err := try("maker", true); !apierrors.IsForbidden(err) || !strings.Contains(err.Error(), `needs the verb "pin"`) {
-			return fmt.Errorf("without the right: %v", err)
-		}
-		return nil
+		err := try("maker", true)
+		return errorIf(!apierrors.IsForbidden(err) || !strings.Contains(err.Error(), `needs the verb "pin"`), "without the right: %v", err)
 	})
-}
-
-func (c *cluster) createRaw(t *testing.T, ns, kind, name string, content map[string]any) {
-	t.Helper()
-	obj := &unstructured.Unstructured{Object: content}
-	obj.SetAPIVersion("rbac.authorization.k8s.io/v1")
-	obj.SetKind(kind)
-	obj.SetNamespace(ns)
-	obj.SetName(name)
-	if err := c.Create(t.Context(), obj); err != nil {
-		t.Fatal(err)
-	}
 }

@@ -57,9 +57,7 @@ func TestImagesThatCannotBePublished(t *testing.T) {
 }
 
 func TestReferencesThatLeadNowhere(t *testing.T) {
-	t.Parallel()
-	c := testCluster(t)
-	ns := c.namespace(t)
+	c, ns := ownNamespace(t)
 	mirror := mirrorNode(ns)
 	set := fixtures.ImageSet(ns, time.Hour, v1alpha1.ImageTags{Repository: "alpine", Tags: []string{"3.20"}})
 	c.create(t, mirror, set)

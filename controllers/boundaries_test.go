@@ -63,9 +63,7 @@ func TestControllersStaySmall(t *testing.T) {
 		}
 		for _, file := range files {
 			data, err := os.ReadFile(filepath.Join(dir, file))
-			if err != nil {
-				t.Fatal(err)
-			}
+			must(t, err)
 			if lines := strings.Count(string(data), "\n"); lines > maxLines {
 				t.Errorf("%s has %d lines, more than %d", file, lines, maxLines)
 			}

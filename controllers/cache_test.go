@@ -2,7 +2,6 @@ package controllers_test
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"reflect"
 	"slices"
@@ -41,9 +40,7 @@ func cached(t *testing.T, obj client.Object) client.Object {
 		return obj
 	}
 	kept, err := transform(obj.DeepCopyObject())
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	return kept.(client.Object)
 }
 
@@ -95,9 +92,7 @@ func TestCacheKeepsLittleOfOthers(t *testing.T) {
 	} {
 		kept := cached(t, obj)
 		data, err := json.Marshal(kept)
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		if len(data) > 4<<10 {
 			t.Errorf("%s is kept in %d bytes", name, len(data))
 		}
@@ -161,13 +156,9 @@ func TestArtifactsShareStrings(t *testing.T) {
 		art.Status.Platforms = []string{"linux/amd64"}
 		status.SetDone(art, v1alpha1.ConditionReady, "Succeeded", "All steps are done")
 		data, err := json.Marshal(art)
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		decoded := new(v1alpha1.Artifact)
-		if err := json.Unmarshal(data, decoded); err != nil {
-			t.Fatal(err)
-		}
+		must(t, json.Unmarshal(data, decoded))
 		kept := cached(t, decoded).(*v1alpha1.Artifact)
 		ref, c := kept.OwnerReferences[0], kept.Status.Conditions[0]
 		return []string{kept.Namespace, ref.Name, ref.Kind, string(ref.UID), ref.APIVersion, kept.Spec.PublisherRef.Name, kept.Status.Platforms[0], c.Type, string(c.Status), c.Reason, c.Message}
@@ -199,9 +190,7 @@ func TestPlacementThatIsTooLarge(t *testing.T) {
 // A workload that is too large for the cache is put right like any other, and then
 // left alone.
 func TestLargeWorkloadsSettle(t *testing.T) {
-	t.Parallel()
-	c := testCluster(t)
-	ns := c.namespace(t)
+	c, ns := ownNamespace(t)
 	n := publisherNode(ns, "http://127.0.0.1:1")
 	n.Spec.PodAnnotations = map[string]string{"example.com/large": strings.Repeat("x", 100<<10)}
 	c.create(t, n)
@@ -219,16 +208,12 @@ func TestLargeWorkloadsSettle(t *testing.T) {
 		return c.Update(t.Context(), set)
 	})
 	eventually(t, func() error {
-		if c.get(t, set); set.Spec.Template.Spec.Containers[0].Image == "example.com/other" {
-			return errors.New("it is not put right")
-		}
-		return nil
+		c.get(t, set)
+		return errorIf(set.Spec.Template.Spec.Containers[0].Image == "example.com/other", "it is not put right")
 	})
 	c.change(t, n, func(s *v1alpha1.PyrsiaNodeSpec) { s.PodAnnotations["example.com/small"] = "x" })
 	eventually(t, func() error {
-		if c.get(t, set); set.Spec.Template.Annotations["example.com/small"] != "x" {
-			return fmt.Errorf("its change is not applied")
-		}
-		return nil
+		c.get(t, set)
+		return errorIf(set.Spec.Template.Annotations["example.com/small"] != "x", "its change is not applied")
 	})
 }

@@ -1,7 +1,6 @@
 package controllers_test
 
 import (
-	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -23,9 +22,7 @@ import (
 // A missing proof is shown, also by Ready, and is not the mirror's fault: its
 // pods count as ready and are asked, and their roll-out goes on.
 func TestMissingProofHoldsUpNothing(t *testing.T) {
-	t.Parallel()
-	c := testCluster(t)
-	ns := c.namespace(t)
+	c, ns := ownNamespace(t)
 	publisher, mirror := publisherNode(ns, "http://127.0.0.1:1"), mirrorNode(ns)
 	c.create(t, publisher, mirror)
 	c.runPod(t, publisher, "")
@@ -55,10 +52,8 @@ func TestMissingProofHoldsUpNothing(t *testing.T) {
 			if err := c.Get(t.Context(), client.ObjectKeyFromObject(set), set); err != nil {
 				return err
 			}
-			if got := set.Spec.UpdateStrategy.RollingUpdate.MaxUnavailable; got.String() != want {
-				return fmt.Errorf("maxUnavailable is %s, want %s", got, want)
-			}
-			return nil
+			got := set.Spec.UpdateStrategy.RollingUpdate.MaxUnavailable
+			return errorIf(got.String() != want, "maxUnavailable is %s, want %s", got, want)
 		})
 		c.setDaemonSetStatus(t, ns, mirror.Name, 2, 1) // a pod that lacks the proof is not ready
 		c.setDaemonSetStatus(t, ns, desired.FrontendName(mirror), 2, 2)
@@ -93,9 +88,6 @@ func TestMissingProofHoldsUpNothing(t *testing.T) {
 	c.change(t, mirror, func(s *v1alpha1.PyrsiaNodeSpec) { s.Mirror.Containerd = v1alpha1.ContainerdUnmanaged })
 	eventually(t, func() error {
 		c.get(t, mirror)
-		if meta.FindStatusCondition(mirror.Status.Conditions, v1alpha1.ConditionContainerdUsesMirror) != nil {
-			return fmt.Errorf("nothing is to be proven any more, and the condition is still there")
-		}
-		return nil
+		return errorIf(meta.FindStatusCondition(mirror.Status.Conditions, v1alpha1.ConditionContainerdUsesMirror) != nil, "nothing is to be proven any more, and the condition is still there")
 	})
 }

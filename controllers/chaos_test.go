@@ -65,9 +65,7 @@ func (c *cluster) life(t *testing.T, up *upstream, n int, sent bool) (ends []map
 	t.Helper()
 	ns := c.namespace(t)
 	m := &mortal{c: c, ns: ns, at: int32(n), sent: sent, killed: make(chan struct{})}
-	if err := m.run(); err != nil {
-		t.Fatal(err)
-	}
+	must(t, m.run())
 	defer m.end()
 
 	publisher, mirror := publisherNode(ns, up.URL), mirrorNode(ns)
@@ -88,9 +86,7 @@ func (c *cluster) life(t *testing.T, up *upstream, n int, sent bool) (ends []map
 	})
 	ends = append(ends, c.state(t, ns))
 
-	if err := c.Delete(t.Context(), mirror); err != nil {
-		t.Fatal(err)
-	}
+	c.delete(t, mirror)
 	follower.stop()
 	cleanup := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: desired.CleanupName(mirror)}}
 	eventually(t, func() error { return c.Get(t.Context(), client.ObjectKeyFromObject(cleanup), cleanup) })
@@ -197,18 +193,14 @@ func (c *cluster) state(t *testing.T, ns string) map[string]string {
 	out := map[string]string{}
 	add := func(kind, name string, facts ...any) {
 		data, err := json.Marshal(facts)
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		text := ledgerKeys.ReplaceAllString(strings.ReplaceAll(string(data), ns, "NS"), "KEY")
 		text = uids.ReplaceAllString(text, "UID") // of a mirror, in its set-up's arguments
 		text = addresses.ReplaceAllString(text, "IP")
 		out[kind+" "+name] = mirrorPorts.ReplaceAllString(text, "${1}PORT")
 	}
 	list := func(l client.ObjectList) {
-		if err := c.List(t.Context(), l, client.InNamespace(ns)); err != nil {
-			t.Fatal(err)
-		}
+		must(t, c.List(t.Context(), l, client.InNamespace(ns)))
 	}
 	nodes, sets, artifacts := new(v1alpha1.PyrsiaNodeList), new(v1alpha1.OfficialImageSetList), new(v1alpha1.ArtifactList)
 	stateful, daemons, services, secrets := new(appsv1.StatefulSetList), new(appsv1.DaemonSetList), new(corev1.ServiceList), new(corev1.SecretList)

@@ -2,8 +2,6 @@ package controllers_test
 
 import (
 	"bytes"
-	"errors"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -28,16 +26,12 @@ import (
 func (c *cluster) runControllers(t *testing.T, names ...string) {
 	t.Helper()
 	config := filepath.Join(t.TempDir(), "kubeconfig")
-	if err := os.WriteFile(config, c.env.KubeConfig, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.WriteFile(config, c.env.KubeConfig, 0o600))
 	var out bytes.Buffer
 	cmd := exec.Command(filepath.Join(os.Getenv("KUBEBUILDER_ASSETS"), "kube-controller-manager"),
 		"--kubeconfig="+config, "--controllers="+strings.Join(names, ","), "--leader-elect=false", "--secure-port=0")
 	cmd.Stdout, cmd.Stderr = &out, &out
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	must(t, cmd.Start())
 	t.Cleanup(func() {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
@@ -72,18 +66,14 @@ func TestByTheClustersControllers(t *testing.T) {
 			for _, p := range c.podsOf(t, mirror, of) {
 				got = append(got, objects.NodeOf(p))
 			}
-			if slices.Sort(got); !slices.Equal(got, []string{"amd", "arm", "control", "fresh"}) {
-				return fmt.Errorf("the pods of the %s are for %v", of, got)
-			}
-			return nil
+			slices.Sort(got)
+			return errorIf(!slices.Equal(got, []string{"amd", "arm", "control", "fresh"}), "the pods of the %s are for %v", of, got)
 		})
 	}
 	eventually(t, func() error {
 		c.get(t, mirror)
-		if counts := mirror.Status.Nodes; counts == nil || counts.Desired != 4 || counts.Total != 4 {
-			return fmt.Errorf("the counts are %+v", counts)
-		}
-		return nil
+		counts := mirror.Status.Nodes
+		return errorIf(counts == nil || counts.Desired != 4 || counts.Total != 4, "the counts are %+v", counts)
 	})
 
 	publisher := publisherNode(ns, "http://127.0.0.1:1")
@@ -96,10 +86,8 @@ func TestByTheClustersControllers(t *testing.T) {
 			if err := c.Get(t.Context(), client.ObjectKeyFromObject(waits), waits); err != nil {
 				return err
 			}
-			if got := waits.Spec.NodeSelector["disk"]; got != disk || waits.DeletionTimestamp != nil {
-				return fmt.Errorf("the pod waits for a disk %s", got)
-			}
-			return nil
+			got := waits.Spec.NodeSelector["disk"]
+			return errorIf(got != disk || waits.DeletionTimestamp != nil, "the pod waits for a disk %s", got)
 		})
 	}
 	chosen("none")
@@ -107,18 +95,14 @@ func TestByTheClustersControllers(t *testing.T) {
 	chosen("ssd")
 	eventually(t, func() error {
 		set := &appsv1.StatefulSet{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: publisher.Name}}
-		if c.get(t, set); *set.Spec.Replicas != 1 {
-			return errors.New("it stays without a pod")
-		}
-		return nil
+		c.get(t, set)
+		return errorIf(*set.Spec.Replicas != 1, "it stays without a pod")
 	})
 }
 
 func (c *cluster) podsOf(t *testing.T, n *v1alpha1.PyrsiaNode, component string) []corev1.Pod {
 	t.Helper()
 	pods := new(corev1.PodList)
-	if err := c.List(t.Context(), pods, client.InNamespace(n.Namespace), client.MatchingLabels(objects.Labels(n, component))); err != nil {
-		t.Fatal(err)
-	}
+	must(t, c.List(t.Context(), pods, client.InNamespace(n.Namespace), client.MatchingLabels(objects.Labels(n, component))))
 	return pods.Items
 }

@@ -2,7 +2,6 @@ package controllers_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -27,9 +26,7 @@ func TestControlKeysAreRotated(t *testing.T) {
 	t.Parallel()
 	c := ownCluster(t)
 	o, err := c.runOperator(operatorOptions{wrap: func(next http.RoundTripper) http.RoundTripper { return next }})
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	defer o.stop()
 	ns := c.namespace(t)
 	publisher, mirror := publisherNode(ns, "http://127.0.0.1:1"), mirrorNode(ns)
@@ -91,10 +88,7 @@ func TestControlKeysAreRotated(t *testing.T) {
 		}
 		between := asked.Load()
 		eventually(t, func() error {
-			if asked.Load() < between+20 {
-				return errors.New("no requests")
-			}
-			return nil
+			return errorIf(asked.Load() < between+20, "no requests")
 		})
 	}
 	cancel()
@@ -113,9 +107,7 @@ func (c *cluster) refreshKeys(t *testing.T, n *v1alpha1.PyrsiaNode, p *pod) {
 	t.Helper()
 	template, dir := c.awaitTemplate(t, n), t.TempDir()
 	for file, mounted := range map[string]string{p.config.ControlKeyFile: "/keys/" + desired.NodeKeyFile, p.config.OperatorKeyFile: "/keys/" + desired.OperatorKeyFile} {
-		if err := os.Rename(c.secretFile(t, n, template, dir, mounted), file); err != nil {
-			t.Fatal(err)
-		}
+		must(t, os.Rename(c.secretFile(t, n, template, dir, mounted), file))
 	}
 }
 
@@ -125,8 +117,6 @@ func (c *cluster) workloadGeneration(t *testing.T, n *v1alpha1.PyrsiaNode) int64
 	if n.Spec.Role == v1alpha1.RolePublisher {
 		obj = new(appsv1.StatefulSet)
 	}
-	if err := c.Get(t.Context(), client.ObjectKeyFromObject(n), obj); err != nil {
-		t.Fatal(err)
-	}
+	must(t, c.Get(t.Context(), client.ObjectKeyFromObject(n), obj))
 	return obj.GetGeneration()
 }

@@ -1,7 +1,6 @@
 package controllers_test
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -12,7 +11,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
 
@@ -54,10 +52,8 @@ func TestKubernetesNodes(t *testing.T) {
 	c.hasEvents(t, ns, "NodesNotCovered")
 	eventually(t, func() error {
 		c.get(t, mirror)
-		if counts := mirror.Status.Nodes; counts == nil || counts.Total != 3 || counts.Covered != 2 {
-			return fmt.Errorf("the counts are %+v", counts)
-		}
-		return nil
+		counts := mirror.Status.Nodes
+		return errorIf(counts == nil || counts.Total != 3 || counts.Covered != 2, "the counts are %+v", counts)
 	})
 
 	// What has joined meanwhile is waited for, and then covered.
@@ -69,10 +65,7 @@ func TestKubernetesNodes(t *testing.T) {
 	eventually(t, func() error { // the workload is applied anew
 		c.setWorkloadStatus(t, mirror, 4, 4)
 		c.get(t, mirror)
-		if !status.IsTrue(mirror, v1alpha1.ConditionNodesCovered) {
-			return errors.New(conditionsText(mirror.Status.Conditions))
-		}
-		return nil
+		return errorIf(!status.IsTrue(mirror, v1alpha1.ConditionNodesCovered), "%s", conditionsText(mirror.Status.Conditions))
 	})
 
 	t.Run("start-up taint", func(t *testing.T) { startupTaint(t, c, mirror, pods["fresh"]) })
@@ -86,9 +79,7 @@ func (c *cluster) isProven(t *testing.T, pod *corev1.Pod) {
 	t.Helper()
 	c.get(t, pod)
 	pod.Status = corev1.PodStatus{Phase: corev1.PodRunning, ContainerStatuses: []corev1.ContainerStatus{fixtures.CanaryRuns(true)}}
-	if err := c.Status().Update(t.Context(), pod); err != nil {
-		t.Fatal(err)
-	}
+	must(t, c.Status().Update(t.Context(), pod))
 }
 
 func (c *cluster) taints(t *testing.T, name string) string {
@@ -120,23 +111,17 @@ func startupTaint(t *testing.T, c *cluster, mirror *v1alpha1.PyrsiaNode, pod *co
 		t.Errorf("the message is %q, the taints are %s", got.Message, c.taints(t, "fresh"))
 	}
 	data, err := os.ReadFile("../config/startup-taint/startup-taint.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	for doc := range strings.SplitSeq(string(data), "\n---\n") {
 		obj := new(unstructured.Unstructured)
-		if err := yaml.Unmarshal([]byte(doc), obj); err != nil {
-			t.Fatal(err)
-		}
+		must(t, yaml.Unmarshal([]byte(doc), obj))
 		if obj.GetKind() != "" { // else it is a comment
 			c.create(t, obj)
 		}
 	}
 	eventually(t, func() error {
-		if got := c.taints(t, "fresh"); got != "gpu" {
-			return fmt.Errorf("the taints are %s", got)
-		}
-		return nil
+		got := c.taints(t, "fresh")
+		return errorIf(got != "gpu", "the taints are %s", got)
 	})
 	c.awaitCondition(t, mirror, v1alpha1.ConditionNodesCovered, metav1.ConditionTrue, "Covered")
 }
@@ -156,10 +141,8 @@ func startupTaintOfTwo(t *testing.T, c *cluster, mirror *v1alpha1.PyrsiaNode) {
 	c.setWorkloadStatus(t, second, 1, 0)
 	c.setWorkloadStatus(t, mirror, 6, 6)
 	eventually(t, func() error {
-		if got := c.taints(t, "for-one"); got != "" {
-			return fmt.Errorf("the taints are %s", got)
-		}
-		return nil
+		got := c.taints(t, "for-one")
+		return errorIf(got != "", "the taints are %s", got)
 	})
 	if got := c.taints(t, "for-both"); got != desired.TaintNotProven {
 		t.Errorf("the node has the taints %q before the second mirror is proven", got)
@@ -167,10 +150,8 @@ func startupTaintOfTwo(t *testing.T, c *cluster, mirror *v1alpha1.PyrsiaNode) {
 	c.isProven(t, c.placePod(t, second, "for-both"))
 	c.setWorkloadStatus(t, second, 1, 1)
 	eventually(t, func() error {
-		if got := c.taints(t, "for-both"); got != "" {
-			return fmt.Errorf("the taints are %s", got)
-		}
-		return nil
+		got := c.taints(t, "for-both")
+		return errorIf(got != "", "the taints are %s", got)
 	})
 }
 
@@ -181,9 +162,7 @@ func startupTaintOfANameAgain(t *testing.T, c *cluster, mirror *v1alpha1.PyrsiaN
 	c.create(t, node)
 	pod := c.placePod(t, mirror, "again")
 	c.isProven(t, pod)
-	if err := c.Delete(t.Context(), node); err != nil {
-		t.Fatal(err)
-	}
+	c.delete(t, node)
 	time.Sleep(time.Second) // the API's times are in whole ones
 	c.create(t, fixtures.Tainted(fixtures.KubernetesNode("again"), desired.TaintNotProven))
 	time.Sleep(2 * time.Second)
@@ -192,25 +171,16 @@ func startupTaintOfANameAgain(t *testing.T, c *cluster, mirror *v1alpha1.PyrsiaN
 	}
 	c.get(t, pod)
 	pod.Status.ContainerStatuses[0].State.Running.StartedAt = metav1.Now()
-	if err := c.Status().Update(t.Context(), pod); err != nil {
-		t.Fatal(err)
-	}
+	must(t, c.Status().Update(t.Context(), pod))
 	eventually(t, func() error {
-		if got := c.taints(t, "again"); got != "" {
-			return fmt.Errorf("the taints are %s", got)
-		}
-		return nil
+		got := c.taints(t, "again")
+		return errorIf(got != "", "the taints are %s", got)
 	})
 }
 
 // Only that taint of a node can be changed with the operator's account.
 func nothingElseOfNodes(t *testing.T, c *cluster) {
-	config := rest.CopyConfig(c.env.Config)
-	config.Impersonate = rest.ImpersonationConfig{UserName: "system:serviceaccount:pyrsia-system:pyrsia-operator", Groups: []string{"system:serviceaccounts", "system:authenticated"}}
-	as, err := client.New(config, client.Options{Scheme: c.scheme})
-	if err != nil {
-		t.Fatal(err)
-	}
+	as := c.as(t, operatorAccount, "system:serviceaccounts", "system:authenticated")
 	node := fixtures.Tainted(fixtures.Tainted(fixtures.KubernetesNode("victim", "a", "b"), "gpu"), desired.TaintNotProven)
 	node.Annotations = map[string]string{"c": "d"}
 	node.Spec.ProviderID, node.Spec.PodCIDR, node.Spec.PodCIDRs = "", "10.0.0.0/24", []string{"10.0.0.0/24"}

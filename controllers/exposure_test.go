@@ -53,10 +53,7 @@ func TestNodesOutsideJoin(t *testing.T) {
 			pod := c.runPod(t, publisher, "")
 			eventually(t, func() error {
 				c.get(t, publisher)
-				if len(publisher.Status.Addresses) != 1 || objects.LedgerSize(publisher) != 1 {
-					return fmt.Errorf("addresses %v, %d blocks", publisher.Status.Addresses, objects.LedgerSize(publisher))
-				}
-				return nil
+				return errorIf(len(publisher.Status.Addresses) != 1 || objects.LedgerSize(publisher) != 1, "addresses %v, %d blocks", publisher.Status.Addresses, objects.LedgerSize(publisher))
 			})
 			switch kind { // what a cluster's own parts would do
 			case v1alpha1.ExposureNodePort:
@@ -71,10 +68,8 @@ func TestNodesOutsideJoin(t *testing.T) {
 			eventually(t, func() error {
 				c.setWorkloadStatus(t, publisher, 1, 1)
 				c.get(t, publisher)
-				if err := c.Get(t.Context(), client.ObjectKeyFromObject(way), way); !apierrors.IsNotFound(err) || len(publisher.Status.Addresses) > 0 {
-					return fmt.Errorf("no longer exposed: %v, %v", err, publisher.Status.Addresses)
-				}
-				return nil
+				err := c.Get(t.Context(), client.ObjectKeyFromObject(way), way)
+				return errorIf(!apierrors.IsNotFound(err) || len(publisher.Status.Addresses) > 0, "no longer exposed: %v, %v", err, publisher.Status.Addresses)
 			})
 		})
 	}
@@ -103,10 +98,7 @@ func joins(t *testing.T, publisher *v1alpha1.PyrsiaNode) {
 		if err != nil {
 			return err
 		}
-		if !strings.Contains(s.Ledger.Checkpoint, "\n1\n") {
-			return fmt.Errorf("the ledger did not come by %v", publisher.Status.Addresses)
-		}
-		return nil
+		return errorIf(!strings.Contains(s.Ledger.Checkpoint, "\n1\n"), "the ledger did not come by %v", publisher.Status.Addresses)
 	})
 }
 
@@ -114,9 +106,7 @@ func joins(t *testing.T, publisher *v1alpha1.PyrsiaNode) {
 func forward(t *testing.T, from, to string) {
 	t.Helper()
 	l, err := net.Listen("tcp", from)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	t.Cleanup(func() { l.Close() })
 	go func() {
 		for {
@@ -144,9 +134,7 @@ func (c *cluster) awaitArgument(t *testing.T, n *v1alpha1.PyrsiaNode, argument s
 		if err := c.Get(t.Context(), client.ObjectKeyFromObject(set), set); err != nil {
 			return err
 		}
-		if args := set.Spec.Template.Spec.Containers[0].Args; !strings.Contains(strings.Join(args, " "), argument) {
-			return fmt.Errorf("no %s in %q", argument, args)
-		}
-		return nil
+		args := set.Spec.Template.Spec.Containers[0].Args
+		return errorIf(!strings.Contains(strings.Join(args, " "), argument), "no %s in %q", argument, args)
 	})
 }

@@ -1,7 +1,6 @@
 package controllers_test
 
 import (
-	"fmt"
 	"net"
 	"os"
 	"testing"
@@ -33,10 +32,7 @@ func TestServicesHaveBothFamilies(t *testing.T) {
 				if err := c.Get(t.Context(), client.ObjectKeyFromObject(svc), svc); err != nil {
 					return err
 				}
-				if len(svc.Spec.IPFamilies) != 2 {
-					return fmt.Errorf("%s has the families %v", name, svc.Spec.IPFamilies)
-				}
-				return nil
+				return errorIf(len(svc.Spec.IPFamilies) != 2, "%s has the families %v", name, svc.Spec.IPFamilies)
 			})
 		}
 		both()
@@ -75,10 +71,7 @@ func TestPodsWithoutIPv4(t *testing.T) {
 	c.runPodAt(t, publisher, "", "::1")
 	eventually(t, func() error {
 		c.get(t, publisher)
-		if len(publisher.Status.Addresses) != 1 || objects.LedgerSize(publisher) != 1 {
-			return fmt.Errorf("addresses %v, %d blocks", publisher.Status.Addresses, objects.LedgerSize(publisher))
-		}
-		return nil
+		return errorIf(len(publisher.Status.Addresses) != 1 || objects.LedgerSize(publisher) != 1, "addresses %v, %d blocks", publisher.Status.Addresses, objects.LedgerSize(publisher))
 	})
 	if want := "/ip6/::1/tcp/4001/p2p/" + publisher.Status.PeerID; publisher.Status.Addresses[0] != want {
 		t.Errorf("it is joined at %s, want %s", publisher.Status.Addresses[0], want)

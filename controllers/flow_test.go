@@ -50,9 +50,7 @@ var lastPort atomic.Int32
 // The whole way: a publisher, a mirror and a set of images become Artifacts
 // that anyone can verify; tags that move become new ones; then all is quiet.
 func TestFromImageSetToVerifiedArtifacts(t *testing.T) {
-	t.Parallel()
-	c := testCluster(t)
-	ns := c.namespace(t)
+	c, ns := ownNamespace(t)
 	up := newUpstream(t)
 	first := up.push(t, "library/alpine:3.20")
 	busybox := up.push(t, "library/busybox:1.37")
@@ -133,9 +131,7 @@ func (c *cluster) artifact(t *testing.T, ns, image, digest string) *v1alpha1.Art
 func verifyOffline(t *testing.T, key string, art *v1alpha1.Artifact) {
 	t.Helper()
 	verifier, err := note.NewVerifier(key)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	policy := torchwood.ThresholdPolicy(2, torchwood.SingleVerifierPolicy(verifier), torchwood.OriginPolicy(verifier.Name()))
 	hash := tlog.RecordHash([]byte(art.Status.Block.Entry))
 	if err := torchwood.VerifyProof(policy, hash, []byte(art.Status.Block.Proof)); err != nil {
@@ -178,9 +174,7 @@ func (c *cluster) hasEvents(t *testing.T, ns string, reasons ...string) {
 // A tag that goes back to an earlier digest is published again: the newest
 // block of a tag is what mirrors serve.
 func TestTagThatMovesBack(t *testing.T) {
-	t.Parallel()
-	c := testCluster(t)
-	ns := c.namespace(t)
+	c, ns := ownNamespace(t)
 	up := newUpstream(t)
 	const image = "docker.io/library/alpine:edge"
 	first := up.push(t, "library/alpine:edge")
@@ -200,22 +194,15 @@ func TestTagThatMovesBack(t *testing.T) {
 	up.retag(t, "library/alpine@"+first, "library/alpine:edge")
 	eventually(t, func() error {
 		again := c.artifact(t, ns, image, first)
-		if again.UID == before.UID || again.Status.Block == nil || again.Status.Block.Height <= moved.Status.Block.Height {
-			return fmt.Errorf("the Artifact of the first digest is not published again: %+v", again.Status.Block)
-		}
-		return nil
+		return errorIf(again.UID == before.UID || again.Status.Block == nil || again.Status.Block.Height <= moved.Status.Block.Height, "the Artifact of the first digest is not published again: %+v", again.Status.Block)
 	})
 
-	if err := c.Delete(t.Context(), set); err != nil {
-		t.Fatal(err)
-	}
+	c.delete(t, set)
 }
 
 // The publisher's signing key survives everything.
 func TestSigningKeyIsNeverReplaced(t *testing.T) {
-	t.Parallel()
-	c := testCluster(t)
-	ns := c.namespace(t)
+	c, ns := ownNamespace(t)
 	publisher := publisherNode(ns, "http://127.0.0.1:1")
 	mine := &corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: desired.SigningSecretName(publisher, 1)},

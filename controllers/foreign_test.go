@@ -62,16 +62,12 @@ func TestForeignObjectsAreLeftAlone(t *testing.T) {
 				t.Errorf("their %T was changed; the condition says %q", tc.theirs, got.Message)
 			}
 			// It goes on by itself once that is out of the way.
-			if err := c.Delete(t.Context(), tc.theirs); err != nil {
-				t.Fatal(err)
-			}
+			c.delete(t, tc.theirs)
 			c.change(t, n, func(s *v1alpha1.PyrsiaNodeSpec) { s.PodAnnotations = map[string]string{"example.com/again": "1"} })
 			eventually(t, func() error {
 				c.get(t, n)
-				if is := meta.FindStatusCondition(n.Status.Conditions, tc.condition); is != nil && is.Reason == "NameConflict" {
-					return errors.New("the conflict stays")
-				}
-				return nil
+				is := meta.FindStatusCondition(n.Status.Conditions, tc.condition)
+				return errorIf(is != nil && is.Reason == "NameConflict", "the conflict stays")
 			})
 		})
 	}
@@ -83,9 +79,7 @@ func someService(name string) client.Object {
 
 // What somebody makes between the look and the write is not taken over either.
 func TestForeignObjectsThatComeMeanwhile(t *testing.T) {
-	t.Parallel()
-	c := testCluster(t)
-	ns := c.namespace(t)
+	c, ns := ownNamespace(t)
 	a := apply.Applier{Client: c.WithWatch, Live: c.WithWatch}
 	n := fixtures.Node(v1alpha1.RoleMirror, "payments")
 	n.Namespace = ns

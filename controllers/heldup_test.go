@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -41,9 +40,7 @@ func (c *cluster) crowd(t *testing.T, ns string, n int, image, digest string) {
 			return c.Create(t.Context(), fixtures.Artifact(ns, fmt.Sprintf("crowd-%d", i), fmt.Sprintf("%s%d", image, i), digest))
 		})
 	}
-	if err := group.Wait(); err != nil {
-		t.Fatal(err)
-	}
+	must(t, group.Wait())
 }
 
 // published makes a publisher in a namespace of its own, and an Artifact that it
@@ -80,9 +77,7 @@ func TestSlowCopiesHoldUpNobody(t *testing.T) {
 	neighbour, theirs := c.published(t)
 	ns, up := c.namespace(t), newUpstream(t)
 	target, err := url.Parse(up.URL)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	var stalled atomic.Int32
 	proxy := httputil.NewSingleHostReverseProxy(target)
 	slow := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -104,10 +99,8 @@ func TestSlowCopiesHoldUpNobody(t *testing.T) {
 		c.create(t, fixtures.Artifact(ns, fmt.Sprintf("slow-%d", i), "docker.io/"+image, up.push(t, image)))
 	}
 	eventually(t, func() error {
-		if n := stalled.Load(); n < 8 {
-			return fmt.Errorf("%d copies are stalled", n)
-		}
-		return nil
+		n := stalled.Load()
+		return errorIf(n < 8, "%d copies are stalled", n)
 	})
 	cheap := up.push(t, "library/cheap:1")
 	c.crowd(t, ns, 900, "docker.io/library/cheap:", cheap)
@@ -178,10 +171,7 @@ func TestHangingPublisherHoldsUpNobody(t *testing.T) {
 	c.crowd(t, ns, 500, "docker.io/library/app:", digest)
 	c.create(t, withdrawn)
 	eventually(t, func() error {
-		if h.most.Load() == 0 {
-			return errors.New("it was asked for nothing")
-		}
-		return nil
+		return errorIf(h.most.Load() == 0, "it was asked for nothing")
 	})
 	c.goesOn(t, up, theirs)
 	art := fixtures.Artifact(ns, "crowd-499", "", "")
@@ -222,10 +212,7 @@ func TestHangingPublisherHoldsUpNoSet(t *testing.T) {
 		}
 	}
 	eventually(t, func() error {
-		if h.most.Load() == 0 {
-			return errors.New("it was asked for nothing")
-		}
-		return nil
+		return errorIf(h.most.Load() == 0, "it was asked for nothing")
 	})
 	up, theirs := newUpstream(t), c.namespace(t)
 	up.push(t, "library/alpine:1")
@@ -261,10 +248,7 @@ func TestHangingReceiptsHoldUpNobody(t *testing.T) {
 		}, false)
 	}
 	eventually(t, func() error {
-		if h.most.Load() == 0 {
-			return errors.New("they were asked for no proof")
-		}
-		return nil
+		return errorIf(h.most.Load() == 0, "they were asked for no proof")
 	})
 	theirs, up := c.namespace(t), newUpstream(t)
 	at, digests := c.alpines(t, theirs, up, "1")

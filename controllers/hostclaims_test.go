@@ -1,7 +1,6 @@
 package controllers_test
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -62,10 +61,7 @@ func TestFolderStaysWithItsMirror(t *testing.T) {
 	// The mirror whose folder it is goes on, as its next change shows.
 	c.change(t, victim, func(s *v1alpha1.PyrsiaNodeSpec) { s.PodAnnotations = map[string]string{"example.com/a": "b"} })
 	eventually(t, func() error {
-		if c.daemonSet(t, victim).Spec.Template.Annotations["example.com/a"] != "b" {
-			return errors.New("its pods are not changed")
-		}
-		return nil
+		return errorIf(c.daemonSet(t, victim).Spec.Template.Annotations["example.com/a"] != "b", "its pods are not changed")
 	})
 	c.awaitAllowed(t, victim)
 }
@@ -85,17 +81,13 @@ func TestDefaultFolders(t *testing.T) {
 			v.HostPath.WithPath("/var/lib/pyrsia/" + a + "-old")
 		}
 	}
-	if err := (apply.Applier{Client: c.WithWatch, Live: c.WithWatch}).Apply(t.Context(), new(appsv1.DaemonSet), was); err != nil {
-		t.Fatal(err)
-	}
+	must(t, (apply.Applier{Client: c.WithWatch, Live: c.WithWatch}).Apply(t.Context(), new(appsv1.DaemonSet), was))
 	stop := c.operate(t, pyrsianode.DefaultHostRules("pyrsia-system"))
 	upgraded := func() {
 		t.Helper()
 		eventually(t, func() error {
-			if image := c.daemonSet(t, old).Spec.Template.Spec.InitContainers[0].Image; image != "ghcr.io/pyrsia/pyrsia:test" {
-				return errors.New(image)
-			}
-			return nil
+			image := c.daemonSet(t, old).Spec.Template.Spec.InitContainers[0].Image
+			return errorIf(image != "ghcr.io/pyrsia/pyrsia:test", "%s", image)
 		})
 		if got := folderOf(c.daemonSet(t, old)); got != "/var/lib/pyrsia/"+a+"-old" {
 			t.Errorf("a mirror from before has its data in %s", got)
@@ -116,19 +108,14 @@ func TestDefaultFolders(t *testing.T) {
 	for _, lose := range []bool{false, true} {
 		stop()
 		if lose {
-			if err := c.Delete(t.Context(), named("v1", "ConfigMap", pyrsianode.HostRecordName)); err != nil {
-				t.Fatal(err)
-			}
+			must(t, c.Delete(t.Context(), named("v1", "ConfigMap", pyrsianode.HostRecordName)))
 		}
 		stop = c.operate(t, pyrsianode.DefaultHostRules("pyrsia-system"))
 		for n, want := range map[*v1alpha1.PyrsiaNode]string{old: "/var/lib/pyrsia/" + a + "-old", first: one, second: two} {
 			value := fmt.Sprint("lost ", lose)
 			c.change(t, n, func(s *v1alpha1.PyrsiaNodeSpec) { s.PodAnnotations = map[string]string{"example.com/a": value} })
 			eventually(t, func() error {
-				if c.daemonSet(t, n).Spec.Template.Annotations["example.com/a"] != value {
-					return errors.New("its pods are not changed")
-				}
-				return nil
+				return errorIf(c.daemonSet(t, n).Spec.Template.Annotations["example.com/a"] != value, "its pods are not changed")
 			})
 			if got := folderOf(c.daemonSet(t, n)); got != want {
 				t.Errorf("%s/%s has moved from %s to %s (%s)", n.Namespace, n.Name, want, got, value)
@@ -184,10 +171,8 @@ func TestPortIsLeftWhenThePodsHaveLeftIt(t *testing.T) {
 	c.setWorkloadStatus(t, first, 1, 1)
 	c.change(t, first, func(s *v1alpha1.PyrsiaNodeSpec) { s.Mirror.Port = 5601 })
 	eventually(t, func() error { // the cluster's controllers do nothing yet
-		if args := c.frontendArgs(t, first); !slices.Contains(args, "127.0.0.1:5601") {
-			return fmt.Errorf("the frontend is %q", args)
-		}
-		return nil
+		args := c.frontendArgs(t, first)
+		return errorIf(!slices.Contains(args, "127.0.0.1:5601"), "the frontend is %q", args)
 	})
 	c.create(t, second)
 	c.awaitRefused(t, second, "the port 5600 of the Kubernetes nodes is that of the PyrsiaNode "+a+"/first")
@@ -198,10 +183,8 @@ func TestPortIsLeftWhenThePodsHaveLeftIt(t *testing.T) {
 		if err := c.Update(t.Context(), second); err != nil {
 			return err
 		}
-		if c.get(t, second); meta.FindStatusCondition(second.Status.Conditions, v1alpha1.ConditionNotAllowed) != nil {
-			return errors.New(conditionsText(second.Status.Conditions))
-		}
-		return nil
+		c.get(t, second)
+		return errorIf(meta.FindStatusCondition(second.Status.Conditions, v1alpha1.ConditionNotAllowed) != nil, "%s", conditionsText(second.Status.Conditions))
 	})
 }
 
@@ -229,9 +212,7 @@ func mirrorsFromBeforeTheClaims(t *testing.T, recorded bool) {
 		n := lonely(t, c.namespace(t), "old")
 		n.Spec.Mirror, n.Spec.Storage.HostPath = &v1alpha1.Mirror{Port: 5600}, "/var/lib/pyrsia/shared"
 		c.create(t, n)
-		if err := a.Apply(t.Context(), new(appsv1.DaemonSet), desired.DaemonSet(n, desired.Inputs{Image: "ghcr.io/pyrsia/pyrsia:v0.1.0", LedgerKey: n.Spec.Network.LedgerKey, Host: claimOf(n)})); err != nil {
-			t.Fatal(err)
-		}
+		must(t, a.Apply(t.Context(), new(appsv1.DaemonSet), desired.DaemonSet(n, desired.Inputs{Image: "ghcr.io/pyrsia/pyrsia:v0.1.0", LedgerKey: n.Spec.Network.LedgerKey, Host: claimOf(n)})))
 		old = append(old, n)
 		record.Data[string(n.UID)] = fmt.Sprintf(`{"pyrsiaNode":"%s/%s"}`, n.Namespace, n.Name)
 	}
@@ -241,10 +222,8 @@ func mirrorsFromBeforeTheClaims(t *testing.T, recorded bool) {
 	c.operate(t, pyrsianode.DefaultHostRules("pyrsia-system"))
 	for _, n := range old {
 		eventually(t, func() error {
-			if image := c.daemonSet(t, n).Spec.Template.Spec.InitContainers[0].Image; image != "ghcr.io/pyrsia/pyrsia:test" {
-				return errors.New(image)
-			}
-			return nil
+			image := c.daemonSet(t, n).Spec.Template.Spec.InitContainers[0].Image
+			return errorIf(image != "ghcr.io/pyrsia/pyrsia:test", "%s", image)
 		})
 	}
 	eventually(t, func() error {
@@ -259,10 +238,7 @@ func mirrorsFromBeforeTheClaims(t *testing.T, recorded bool) {
 				told++
 			}
 		}
-		if told != 1 {
-			return fmt.Errorf("%d of two mirrors are told that they share the port and the folder, want one", told)
-		}
-		return nil
+		return errorIf(told != 1, "%d of two mirrors are told that they share the port and the folder, want one", told)
 	})
 	third := lonely(t, c.namespace(t), "third")
 	third.Spec.Mirror = &v1alpha1.Mirror{Port: 5600}
@@ -290,9 +266,7 @@ func TestRefusedAtTheEndIsPutBack(t *testing.T) {
 		s.Storage.HostPath, s.Mirror = theirs, &v1alpha1.Mirror{ContainerdConfigPath: "/etc/cron.d", Port: 5601}
 	})
 	c.awaitRefused(t, n, theirs)
-	if err := c.Delete(t.Context(), n); err != nil {
-		t.Fatal(err)
-	}
+	c.delete(t, n)
 	cleanup, nodes := c.awaitCleanup(t, n, standardPath)
 	if !slices.Equal(nodes, []string{"w1"}) {
 		t.Errorf("cleaned up are %v", nodes)
@@ -306,9 +280,7 @@ func TestRefusedAtTheEndIsPutBack(t *testing.T) {
 		t.Errorf("the clean-up takes back what names a port that was never this mirror's: %s", args)
 	}
 	pods := new(corev1.PodList) // which end with their DaemonSet
-	if err := c.List(t.Context(), pods, client.InNamespace(n.Namespace)); err != nil {
-		t.Fatal(err)
-	}
+	must(t, c.List(t.Context(), pods, client.InNamespace(n.Namespace)))
 	for i := range pods.Items {
 		c.deletePod(&pods.Items[i])
 	}

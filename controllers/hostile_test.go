@@ -86,9 +86,7 @@ func TestNodesThatAnswerNonsense(t *testing.T) {
 
 // What a liar says beside a good ledger is bounded too.
 func TestNodesThatExaggerate(t *testing.T) {
-	t.Parallel()
-	c := testCluster(t)
-	ns := c.namespace(t)
+	c, ns := ownNamespace(t)
 	b := fixtures.NewBook(t).Add(t, "a")
 	publisher := publisherNode(ns, "http://127.0.0.1:1")
 	art := &v1alpha1.Artifact{
@@ -152,22 +150,16 @@ func (c *cluster) runLiar(t *testing.T, n *v1alpha1.PyrsiaNode, answer http.Hand
 	template := c.awaitTemplate(t, n)
 	ip, dir := nextIP(), t.TempDir()
 	keys, err := control.ReadKeys(c.secretFile(t, n, template, dir, "/keys/"+desired.NodeKeyFile), c.secretFile(t, n, template, dir, "/keys/"+desired.OperatorKeyFile))
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	if otherKeys {
 		if _, keys.Own, err = ed25519.GenerateKey(nil); err != nil {
 			t.Fatal(err)
 		}
 	}
 	config, err := keys.ServerTLS()
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	l, err := net.Listen("tcp", net.JoinHostPort(ip, strconv.Itoa(control.Port)))
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	server := &http.Server{Handler: answer, ErrorLog: log.New(io.Discard, "", 0)}
 	go func() { _ = server.Serve(tls.NewListener(l, config)) }()
 	stopped := false

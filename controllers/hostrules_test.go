@@ -69,9 +69,7 @@ func ruleCases() map[string]ruleCase {
 
 // Each rule is kept by the API server, and again by the controller.
 func TestHostRules(t *testing.T) {
-	t.Parallel()
-	c := testCluster(t)
-	ns := c.namespace(t)
+	c, ns := ownNamespace(t)
 	for name, tc := range ruleCases() {
 		t.Run(name, func(t *testing.T) {
 			n := mirrorNode(ns)
@@ -94,10 +92,7 @@ func (c *cluster) policySays(t *testing.T, n *v1alpha1.PyrsiaNode, want string) 
 }
 
 func says(err error, want string) error {
-	if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
-		return fmt.Errorf("the API server says %v, want %q", err, want)
-	}
-	return nil
+	return errorIf(want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)), "the API server says %v, want %q", err, want)
 }
 
 // Mirrors, and nodes with a port of the host, need a namespace that an
@@ -136,9 +131,7 @@ func TestNamespacesOfMirrors(t *testing.T) {
 
 // The policy looks at what is new: not at status, at labels, or at what is going.
 func TestPolicyLooksAtNewSpecs(t *testing.T) {
-	t.Parallel()
-	c := testCluster(t)
-	ns := c.namespace(t)
+	c, ns := ownNamespace(t)
 	n := mirrorNode(ns)
 	n.Finalizers = []string{"example.com/keep"}
 	c.create(t, n)
@@ -158,9 +151,7 @@ func TestPolicyLooksAtNewSpecs(t *testing.T) {
 	change("a label", func(n *v1alpha1.PyrsiaNode) { n.Labels = map[string]string{"a": "b"} }, update, "")
 	change("the status", func(n *v1alpha1.PyrsiaNode) { n.Status.PeerID = "x" }, func(n client.Object, p client.Patch) error { return c.Status().Patch(t.Context(), n, p) }, "")
 	change("the spec", func(n *v1alpha1.PyrsiaNode) { n.Spec.Image = "example.com/other" }, update, "is not allowed")
-	if err := c.Delete(t.Context(), n); err != nil {
-		t.Fatal(err)
-	}
+	c.delete(t, n)
 	change("the spec of one that is going", func(n *v1alpha1.PyrsiaNode) { n.Spec.Image = "example.com/other" }, update, "")
 	change("a finalizer", func(n *v1alpha1.PyrsiaNode) { n.Finalizers = nil }, update, "")
 }
@@ -175,25 +166,19 @@ func withHostPath(ns, p string) *v1alpha1.PyrsiaNode {
 // annotations.
 func TestChartHasTheSameRules(t *testing.T) {
 	data, err := os.ReadFile("../charts/pyrsia-operator/values.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	var values struct {
 		HostPathRoots         []string `json:"hostPathRoots"`
 		ContainerdConfigPaths []string `json:"containerdConfigPaths"`
 		MirrorPorts           []string `json:"mirrorPorts"`
 	}
-	if err := yaml.Unmarshal(data, &values); err != nil {
-		t.Fatal(err)
-	}
+	must(t, yaml.Unmarshal(data, &values))
 	rules := pyrsianode.DefaultHostRules("")
 	if fmt.Sprint(values.HostPathRoots, values.ContainerdConfigPaths, values.MirrorPorts) != fmt.Sprint(rules.HostPathRoots, rules.ContainerdConfigPaths, rules.MirrorPorts) {
 		t.Errorf("the chart has %+v, the operator %+v", values, rules)
 	}
 	policy, err := os.ReadFile("../charts/pyrsia-operator/templates/policy.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	if !strings.Contains(string(policy), "r'"+pyrsianode.RuntimeAnnotations+"'") {
 		t.Error("the policy knows other annotations of runtimes than the controller")
 	}

@@ -35,9 +35,7 @@ const heldTogether = 2 * control.MaxImages
 
 // What sets hold is in the operator's memory, which all namespaces share.
 func TestSetsOfANamespaceHoldABoundedSum(t *testing.T) {
-	t.Parallel()
-	c := testCluster(t)
-	ns := c.namespace(t)
+	c, ns := ownNamespace(t)
 	c.create(t, publisherNode(ns, "http://127.0.0.1:1"))
 	large := listing(ns, "large", control.MaxImages+1)
 	c.create(t, large)
@@ -61,8 +59,6 @@ func TestSetsOfANamespaceHoldABoundedSum(t *testing.T) {
 	elsewhere := listing(c.namespace(t), "more", 1)
 	c.create(t, elsewhere)
 	c.awaitCondition(t, elsewhere, v1alpha1.ConditionPlanned, metav1.ConditionTrue, "")
-	if err := c.Delete(t.Context(), full[0]); err != nil {
-		t.Fatal(err)
-	}
+	c.delete(t, full[0])
 	c.awaitCondition(t, more, v1alpha1.ConditionPlanned, metav1.ConditionTrue, "")
 }

@@ -13,7 +13,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/go-digest"
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -36,9 +35,7 @@ func (c *cluster) aPublisher(t *testing.T, ns, upstream string) *pod {
 func (c *cluster) artifacts(t *testing.T, ns string) []v1alpha1.Artifact {
 	t.Helper()
 	list := new(v1alpha1.ArtifactList)
-	if err := c.List(t.Context(), list, client.InNamespace(ns)); err != nil {
-		t.Fatal(err)
-	}
+	must(t, c.List(t.Context(), list, client.InNamespace(ns)))
 	return list.Items
 }
 
@@ -56,9 +53,7 @@ func change[O client.Object](t *testing.T, c *cluster, obj O, do func(O)) {
 
 // A dry run counts and publishes nothing; rules find the tags that are there.
 func TestPlanThenPublishByRules(t *testing.T) {
-	t.Parallel()
-	c := testCluster(t)
-	ns := c.namespace(t)
+	c, ns := ownNamespace(t)
 	up := newUpstream(t)
 	for _, tag := range []string{"3.19", "3.20", "3.21", "edge"} {
 		up.push(t, "library/alpine:"+tag)
@@ -98,10 +93,8 @@ func TestPlanThenPublishByRules(t *testing.T) {
 	eventually(t, func() error { // they are of the operator's cache
 		shown := c.shown(t, ns)
 		maps.DeleteFunc(shown, func(metric string, _ float64) bool { _, asked := want[metric]; return !asked })
-		if diff := cmp.Diff(want, shown); diff != "" {
-			return fmt.Errorf("metrics (-want +got):\n%s", diff)
-		}
-		return nil
+		diff := cmp.Diff(want, shown)
+		return errorIf(diff != "", "metrics (-want +got):\n%s", diff)
 	})
 }
 
@@ -110,9 +103,7 @@ func TestPlanThenPublishByRules(t *testing.T) {
 func (c *cluster) shown(t *testing.T, ns string) map[string]float64 {
 	t.Helper()
 	families, err := c.metrics.Gather()
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	out := map[string]float64{}
 	for _, f := range families {
 		for _, m := range f.Metric {
@@ -136,9 +127,7 @@ func (c *cluster) shown(t *testing.T, ns string) map[string]float64 {
 
 // The same image in two sets is one Artifact; it goes with the last of them.
 func TestSetsShareArtifacts(t *testing.T) {
-	t.Parallel()
-	c := testCluster(t)
-	ns := c.namespace(t)
+	c, ns := ownNamespace(t)
 	up := newUpstream(t)
 	shared := up.push(t, "library/alpine:3.20")
 	up.push(t, "library/busybox:1")
@@ -152,35 +141,24 @@ func TestSetsShareArtifacts(t *testing.T) {
 	art := c.artifact(t, ns, "docker.io/library/alpine:3.20", shared)
 	eventually(t, func() error {
 		c.get(t, art)
-		if names := ownerNames(art); len(names) != 2 {
-			return fmt.Errorf("the Artifact's sets are %v", names)
-		}
-		return nil
+		names := ownerNames(art)
+		return errorIf(len(names) != 2, "the Artifact's sets are %v", names)
 	})
 	withoutAlpine := func(s *v1alpha1.OfficialImageSet) { s.Spec.Images = s.Spec.Images[1:] }
 	change(t, c, one, withoutAlpine)
 	eventually(t, func() error {
 		c.get(t, art)
-		if names := ownerNames(art); len(names) != 1 || names[0] != two.Name {
-			return fmt.Errorf("the Artifact's sets are %v", names)
-		}
-		return nil
+		names := ownerNames(art)
+		return errorIf(len(names) != 1 || names[0] != two.Name, "the Artifact's sets are %v", names)
 	})
 	c.awaitCurrent(t, art)
 	change(t, c, two, withoutAlpine)
-	eventually(t, func() error {
-		if err := c.Get(t.Context(), client.ObjectKeyFromObject(art), art); !apierrors.IsNotFound(err) {
-			return fmt.Errorf("the Artifact is still there: %v", err)
-		}
-		return nil
-	})
+	c.awaitGone(t, art)
 }
 
 // A revocation is a block of its own, with its proof, and the set says so.
 func TestRevocation(t *testing.T) {
-	t.Parallel()
-	c := testCluster(t)
-	ns := c.namespace(t)
+	c, ns := ownNamespace(t)
 	up := newUpstream(t)
 	first := up.push(t, "library/alpine:3.20")
 	c.aPublisher(t, ns, up.URL)
@@ -194,14 +172,10 @@ func TestRevocation(t *testing.T) {
 	publisher := publisherNode(ns, up.URL)
 	c.get(t, publisher)
 	v, err := ledger.NewVerifier(publisher.Status.Ledger.Key)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	r := art.Status.Revocation
 	image, err := ledger.ParseImage(art.Spec.Image)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	target := ledger.Target{Image: image, Digest: digest.Digest(art.Spec.Digest), Block: art.Status.Block.Height}
 	if _, reason, err := ledger.VerifyWithdrawal(v, []byte(r.Entry), []byte(r.Proof), target); err != nil || reason != art.Spec.Reason {
 		t.Errorf("withdrawn for %q, %v", reason, err)
@@ -218,9 +192,7 @@ func TestRevocation(t *testing.T) {
 // With deletionPolicy Delete the content is deleted with the set, except for
 // what another set holds. Credentials come from a Secret that the pod mounts.
 func TestDeletionOfContentAndCredentials(t *testing.T) {
-	t.Parallel()
-	c := testCluster(t)
-	ns := c.namespace(t)
+	c, ns := ownNamespace(t)
 	registry := upstreamtest.New()
 	registry.Username, registry.Password = "robot", "secret"
 	linux := upstreamtest.Platform{OS: "linux", Architecture: "amd64"}
@@ -250,15 +222,8 @@ func TestDeletionOfContentAndCredentials(t *testing.T) {
 	if !has("shared layer") || !has("layer of a") {
 		t.Fatal("the layers are not in the publisher's store")
 	}
-	if err := c.Delete(t.Context(), one); err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, func() error {
-		if err := c.Get(t.Context(), client.ObjectKeyFromObject(one), one); !apierrors.IsNotFound(err) {
-			return fmt.Errorf("the set is still there: %v", err)
-		}
-		return nil
-	})
+	c.delete(t, one)
+	c.awaitGone(t, one)
 	if !has("shared layer") || has("layer of a") {
 		t.Errorf("after the deletion: shared layer %v, layer of a %v", has("shared layer"), has("layer of a"))
 	}
@@ -266,9 +231,7 @@ func TestDeletionOfContentAndCredentials(t *testing.T) {
 
 // An Artifact costs its creation, and at most two writes of its status.
 func TestWritesPerArtifact(t *testing.T) {
-	t.Parallel()
-	c := testCluster(t)
-	ns := c.namespace(t)
+	c, ns := ownNamespace(t)
 	up := newUpstream(t)
 	var tags []string
 	for i := range 20 {

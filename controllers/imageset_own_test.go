@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -32,9 +31,7 @@ func (c *cluster) keepAndDelete(t *testing.T, art *v1alpha1.Artifact) {
 	t.Helper()
 	change(t, c, art, func(a *v1alpha1.Artifact) { a.Finalizers = []string{somebodysFinalizer} })
 	t.Cleanup(func() { _ = c.letGo(art) })
-	if err := c.Delete(t.Context(), art); err != nil {
-		t.Fatal(err)
-	}
+	c.delete(t, art)
 }
 
 func (c *cluster) letGo(art *v1alpha1.Artifact) error {
@@ -45,9 +42,7 @@ func (c *cluster) letGo(art *v1alpha1.Artifact) error {
 // A set counts what it makes itself. That it is named as an Artifact's owner
 // proves nothing.
 func TestForgedArtifactsCountForNothing(t *testing.T) {
-	t.Parallel()
-	c := testCluster(t)
-	ns := c.namespace(t)
+	c, ns := ownNamespace(t)
 	up := newUpstream(t)
 	d, gone := up.push(t, "library/alpine:3.20"), up.push(t, "library/alpine:3.19")
 	set := fixtures.ImageSet(ns, 10*time.Second, v1alpha1.ImageTags{Repository: "alpine", Tags: []string{"3.20"}})
@@ -82,9 +77,7 @@ func TestForgedArtifactsCountForNothing(t *testing.T) {
 // failure which says what to do, and is not deleted over and over. When it is
 // gone the set goes on.
 func TestArtifactThatDoesNotGoIsAFailure(t *testing.T) {
-	t.Parallel()
-	c := testCluster(t)
-	ns := c.namespace(t)
+	c, ns := ownNamespace(t)
 	up := newUpstream(t)
 	a, b := up.push(t, "library/a:1"), up.push(t, "library/b:1")
 	c.aPublisher(t, ns, up.URL)
@@ -108,9 +101,7 @@ func TestArtifactThatDoesNotGoIsAFailure(t *testing.T) {
 	if i := slices.IndexFunc(writes, func(w string) bool { return strings.Contains(w, "artifacts/") }); i >= 0 {
 		t.Errorf("what is being deleted already is written:\n%s", strings.Join(writes, "\n"))
 	}
-	if err := errors.Join(c.letGo(wanted), c.letGo(unwanted)); err != nil {
-		t.Fatal(err)
-	}
+	must(t, errors.Join(c.letGo(wanted), c.letGo(unwanted)))
 	c.awaitCurrent(t, set)
 	again := c.artifact(t, ns, "docker.io/library/a:1", a)
 	if again.UID == wanted.UID {
@@ -122,9 +113,7 @@ func TestArtifactThatDoesNotGoIsAFailure(t *testing.T) {
 // shows that its image is withdrawn and still withdraws it; but it publishes
 // nothing.
 func TestArtifactThatDoesNotGoIsStillWithdrawn(t *testing.T) {
-	t.Parallel()
-	c := testCluster(t)
-	ns := c.namespace(t)
+	c, ns := ownNamespace(t)
 	up := newUpstream(t)
 	d := up.push(t, "library/app:1")
 	up.retag(t, "library/app:1", "library/app:2")
@@ -197,17 +186,10 @@ func TestDeletionKeepsWhatOthersWant(t *testing.T) {
 	}
 	c.create(t, ownedByHand(fixtures.Artifact(ns, "forged", image("others"), digests["others"]), one)) // a moment before
 	for _, set := range []*v1alpha1.OfficialImageSet{one, two} {                                       // that go together do not wait for each other
-		if err := c.Delete(t.Context(), set); err != nil {
-			t.Fatal(err)
-		}
+		c.delete(t, set)
 	}
 	for _, set := range []*v1alpha1.OfficialImageSet{one, two} {
-		eventually(t, func() error {
-			if err := c.Get(t.Context(), client.ObjectKeyFromObject(set), set); !apierrors.IsNotFound(err) {
-				return fmt.Errorf("the set %s is still there: %v", set.Name, err)
-			}
-			return nil
-		})
+		c.awaitGone(t, set)
 	}
 	for name, want := range map[string]bool{"alone": false, "byhand": true, "elsewhere": true, "others": true, "both": false} {
 		if has(name) != want {
@@ -219,9 +201,7 @@ func TestDeletionKeepsWhatOthersWant(t *testing.T) {
 // An Artifact may name thousands of owners, each of which is looked up by an
 // index. A set neither counts one of these nor adds to its owners.
 func TestArtifactsOfManyOwners(t *testing.T) {
-	t.Parallel()
-	c := testCluster(t)
-	ns := c.namespace(t)
+	c, ns := ownNamespace(t)
 	up := newUpstream(t)
 	d := up.push(t, "library/alpine:3.20")
 	const image = "docker.io/library/alpine:3.20"
@@ -242,10 +222,8 @@ func TestArtifactsOfManyOwners(t *testing.T) {
 		c.create(t, tc.art, set)
 		eventually(t, func() error {
 			c.get(t, set)
-			if f := set.Status.Failures; len(f) != 1 || f[0].Reason != "NameConflict" || !strings.Contains(f[0].Message, "owners") {
-				return fmt.Errorf("the set's failures are %+v", f)
-			}
-			return nil
+			f := set.Status.Failures
+			return errorIf(len(f) != 1 || f[0].Reason != "NameConflict" || !strings.Contains(f[0].Message, "owners"), "the set's failures are %+v", f)
 		})
 		if c.get(t, tc.art); len(tc.art.OwnerReferences) != tc.have {
 			t.Errorf("the Artifact of %d owners has %d", tc.have, len(tc.art.OwnerReferences))
@@ -254,8 +232,6 @@ func TestArtifactsOfManyOwners(t *testing.T) {
 			change(t, c, tc.art, func(a *v1alpha1.Artifact) { a.OwnerReferences = owners(1) })
 			c.awaitCurrent(t, set)
 		}
-		if err := errors.Join(c.Delete(t.Context(), set), c.Delete(t.Context(), tc.art)); err != nil {
-			t.Fatal(err)
-		}
+		must(t, errors.Join(c.Delete(t.Context(), set), c.Delete(t.Context(), tc.art)))
 	}
 }

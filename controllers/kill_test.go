@@ -61,9 +61,7 @@ func (p *process) start(t *testing.T) {
 	p.cmd.Env = append(os.Environ(), nodeProcessEnv+"="+p.file)
 	p.cmd.Stderr = &p.log
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := p.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	must(t, p.cmd.Start())
 }
 
 func (p *process) kill() {
@@ -79,13 +77,9 @@ func (c *cluster) killable(t *testing.T, publisher *v1alpha1.PyrsiaNode) (*pod, 
 	config := c.nodeConfig(t, publisher, template, p)
 	config.Logger = nil
 	data, err := json.Marshal(config)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	node := &process{file: filepath.Join(t.TempDir(), "config.json")}
-	if err := os.WriteFile(node.file, data, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.WriteFile(node.file, data, 0o600))
 	node.start(t)
 	t.Cleanup(node.kill)
 	p.Pod = c.createPod(t, publisher, template, p.ip)
@@ -96,9 +90,7 @@ func (c *cluster) killable(t *testing.T, publisher *v1alpha1.PyrsiaNode) (*pod, 
 // nothing, records nothing twice, and the set ends Ready. `make test-crash`
 // kills it 50 times.
 func TestPublisherIsKilledWhileASetIsPublished(t *testing.T) {
-	t.Parallel()
-	c := testCluster(t)
-	ns := c.namespace(t)
+	c, ns := ownNamespace(t)
 	kills, images := 5, 60
 	if n, err := strconv.Atoi(os.Getenv("PYRSIA_CRASH_ROUNDS")); err == nil {
 		kills, images = n, 10*n
@@ -132,10 +124,8 @@ func TestPublisherIsKilledWhileASetIsPublished(t *testing.T) {
 		// half of them are published.
 		eventually(t, func() error {
 			c.get(t, set)
-			if least := killed * images / (2 * kills); int(set.Status.Published) < least {
-				return fmt.Errorf("%d of the first %d images are published\nthe node's log:\n%s", set.Status.Published, least, node.log.String())
-			}
-			return nil
+			least := killed * images / (2 * kills)
+			return errorIf(int(set.Status.Published) < least, "%d of the first %d images are published\nthe node's log:\n%s", set.Status.Published, least, node.log.String())
 		})
 		time.Sleep(time.Duration(rand.IntN(1000)) * time.Millisecond)
 		node.kill()
@@ -146,17 +136,11 @@ func TestPublisherIsKilledWhileASetIsPublished(t *testing.T) {
 	c.awaitOpen(t, pod, node)
 	eventuallyWithin(t, patience+time.Duration(images)*time.Second, func() error {
 		c.get(t, set)
-		if !status.IsTrue(set, v1alpha1.ConditionReady) || int(set.Status.Published) != images {
-			return fmt.Errorf("%d of %d published:\n%s\nthe node's log:\n%s", set.Status.Published, images, conditionsText(set.Status.Conditions), node.log.String())
-		}
-		return nil
+		return errorIf(!status.IsTrue(set, v1alpha1.ConditionReady) || int(set.Status.Published) != images, "%d of %d published:\n%s\nthe node's log:\n%s", set.Status.Published, images, conditionsText(set.Status.Conditions), node.log.String())
 	})
 	eventually(t, func() error {
 		c.get(t, publisher)
-		if objects.LedgerSize(publisher) != int64(images) {
-			return fmt.Errorf("the ledger has %d blocks for %d images", objects.LedgerSize(publisher), images)
-		}
-		return nil
+		return errorIf(objects.LedgerSize(publisher) != int64(images), "the ledger has %d blocks for %d images", objects.LedgerSize(publisher), images)
 	})
 	heights := map[int64]string{}
 	for _, art := range c.artifacts(t, ns) {
@@ -222,8 +206,6 @@ func checkBlobs(t *testing.T, data string) (blobs, corrupt int) {
 		}
 		return nil
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	return blobs, corrupt
 }

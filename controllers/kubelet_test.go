@@ -98,9 +98,7 @@ func (c *cluster) runPodAt(t *testing.T, n *v1alpha1.PyrsiaNode, data, ip string
 func shortFolder(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "pod")
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	return dir
 }
@@ -160,9 +158,7 @@ func (c *cluster) createPod(t *testing.T, n *v1alpha1.PyrsiaNode, template corev
 		Phase: corev1.PodRunning, PodIP: ip, HostIP: ip, HostIPs: []corev1.HostIP{{IP: ip}}, PodIPs: []corev1.PodIP{{IP: ip}},
 		Conditions: []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}, ContainerStatuses: statuses,
 	}
-	if err := c.Status().Update(t.Context(), pod); err != nil {
-		t.Fatal(err)
-	}
+	must(t, c.Status().Update(t.Context(), pod))
 	c.setWorkloadStatus(t, n, 1, 1)
 	return pod
 }
@@ -267,9 +263,7 @@ func (c *cluster) nodeConfig(t *testing.T, n *v1alpha1.PyrsiaNode, template core
 func atoi(t *testing.T, s string) int {
 	t.Helper()
 	n, err := strconv.Atoi(s)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	return n
 }
 
@@ -282,9 +276,7 @@ func (c *cluster) resolve(t *testing.T, n *v1alpha1.PyrsiaNode, address string) 
 	}
 	name, rest, _ := strings.Cut(host, ".")
 	pods := new(corev1.PodList)
-	if err := c.List(t.Context(), pods, client.InNamespace(n.Namespace), client.MatchingLabels{objects.LabelInstance: name}); err != nil {
-		t.Fatal(err)
-	}
+	must(t, c.List(t.Context(), pods, client.InNamespace(n.Namespace), client.MatchingLabels{objects.LabelInstance: name}))
 	_, port, err := net.SplitHostPort(rest)
 	if err != nil || len(pods.Items) != 1 {
 		t.Fatalf("cannot resolve %s: %d pods, %v", address, len(pods.Items), err)
@@ -306,9 +298,7 @@ func (c *cluster) secretFile(t *testing.T, n *v1alpha1.PyrsiaNode, template core
 	}
 	c.get(t, secret)
 	file := filepath.Join(dir, strings.ReplaceAll(mounted, "/", "_"))
-	if err := os.WriteFile(file, secret.Data[path.Base(mounted)], 0o600); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.WriteFile(file, secret.Data[path.Base(mounted)], 0o600))
 	return file
 }
 
@@ -347,22 +337,16 @@ func (c *cluster) secretFolder(t *testing.T, n *v1alpha1.PyrsiaNode, template co
 			continue
 		}
 		folder := filepath.Join(dir, path.Base(mount.MountPath))
-		if err := os.Mkdir(folder, 0o700); err != nil {
-			t.Fatal(err)
-		}
+		must(t, os.Mkdir(folder, 0o700))
 		for _, v := range template.Spec.Volumes {
 			if v.Name != mount.Name {
 				continue
 			}
 			for _, source := range v.Projected.Sources {
 				secret := new(corev1.Secret)
-				if err := c.Get(t.Context(), client.ObjectKey{Namespace: n.Namespace, Name: source.Secret.Name}, secret); err != nil {
-					t.Fatal(err)
-				}
+				must(t, c.Get(t.Context(), client.ObjectKey{Namespace: n.Namespace, Name: source.Secret.Name}, secret))
 				for key, value := range secret.Data {
-					if err := os.WriteFile(filepath.Join(folder, key), value, 0o600); err != nil {
-						t.Fatal(err)
-					}
+					must(t, os.WriteFile(filepath.Join(folder, key), value, 0o600))
 				}
 			}
 		}

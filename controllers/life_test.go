@@ -1,7 +1,6 @@
 package controllers_test
 
 import (
-	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -24,9 +23,7 @@ import (
 // A publisher whose disk goes back in time is found out, and what was verified
 // is kept; with its disk back it is trusted again.
 func TestPublisherThatIsRolledBack(t *testing.T) {
-	t.Parallel()
-	c := testCluster(t)
-	ns := c.namespace(t)
+	c, ns := ownNamespace(t)
 	up := newUpstream(t)
 	digest := up.push(t, "library/alpine:3.20")
 	publisher := publisherNode(ns, up.URL)
@@ -35,10 +32,7 @@ func TestPublisherThatIsRolledBack(t *testing.T) {
 	c.awaitCurrent(t, c.artifact(t, ns, "docker.io/library/alpine:3.20", digest))
 	eventually(t, func() error {
 		c.get(t, publisher)
-		if objects.LedgerSize(publisher) != 1 {
-			return fmt.Errorf("the ledger has %d blocks in the status, want 1", objects.LedgerSize(publisher))
-		}
-		return nil
+		return errorIf(objects.LedgerSize(publisher) != 1, "the ledger has %d blocks in the status, want 1", objects.LedgerSize(publisher))
 	})
 	verified := publisher.Status.Ledger.DeepCopy()
 	pod.stop()
@@ -57,9 +51,7 @@ func TestPublisherThatIsRolledBack(t *testing.T) {
 
 // A publisher that comes back with another signing key is another ledger.
 func TestPublisherWithAnotherKey(t *testing.T) {
-	t.Parallel()
-	c := testCluster(t)
-	ns := c.namespace(t)
+	c, ns := ownNamespace(t)
 	publisher := publisherNode(ns, "http://127.0.0.1:1")
 	c.create(t, publisher)
 	pod := c.runPod(t, publisher, "")
@@ -79,9 +71,7 @@ func TestPublisherWithAnotherKey(t *testing.T) {
 
 // An object that happens to have the desired name is not taken over.
 func TestForeignObjectIsLeftAlone(t *testing.T) {
-	t.Parallel()
-	c := testCluster(t)
-	ns := c.namespace(t)
+	c, ns := ownNamespace(t)
 	foreign := &corev1.Service{
 		ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "publisher"},
 		Spec:       corev1.ServiceSpec{Ports: []corev1.ServicePort{{Port: 80}}},
@@ -98,16 +88,12 @@ func TestForeignObjectIsLeftAlone(t *testing.T) {
 // A mirror that goes gives each Kubernetes node its containerd set-up back
 // before it is gone.
 func TestMirrorIsCleanedUp(t *testing.T) {
-	t.Parallel()
-	c := testCluster(t)
-	ns := c.namespace(t)
+	c, ns := ownNamespace(t)
 	publisher, mirror := publisherNode(ns, "http://127.0.0.1:1"), mirrorNode(ns)
 	c.create(t, publisher, mirror)
 	c.runPod(t, publisher, "")
 	c.awaitTemplate(t, mirror)
-	if err := c.Delete(t.Context(), mirror); err != nil {
-		t.Fatal(err)
-	}
+	c.delete(t, mirror)
 	cleanup := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: desired.CleanupName(mirror)}}
 	eventually(t, func() error { return c.Get(t.Context(), client.ObjectKeyFromObject(cleanup), cleanup) })
 	if err := c.Get(t.Context(), client.ObjectKeyFromObject(mirror), new(appsv1.DaemonSet)); !apierrors.IsNotFound(err) {
@@ -117,30 +103,17 @@ func TestMirrorIsCleanedUp(t *testing.T) {
 	time.Sleep(time.Second)
 	c.get(t, mirror) // one Kubernetes node is not done
 	c.setDaemonSetStatus(t, ns, cleanup.Name, 3, 3)
-	eventually(t, func() error {
-		for _, obj := range []client.Object{mirror, cleanup} {
-			if err := c.Get(t.Context(), client.ObjectKeyFromObject(obj), obj); !apierrors.IsNotFound(err) {
-				return fmt.Errorf("%T %s is still there: %v", obj, obj.GetName(), err)
-			}
-		}
-		return nil
-	})
+	c.awaitGone(t, mirror, cleanup)
 }
 
 // The samples are accepted as they stand.
 func TestSamples(t *testing.T) {
-	t.Parallel()
-	c := testCluster(t)
-	ns := c.namespace(t)
+	c, ns := ownNamespace(t)
 	files, err := filepath.Glob("../config/samples/*.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	for _, file := range files {
 		data, err := os.ReadFile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		if strings.HasSuffix(file, "kustomization.yaml") {
 			continue
 		}

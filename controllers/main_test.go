@@ -192,10 +192,24 @@ func logFile() *os.File {
 func (c *cluster) namespace(t *testing.T) string {
 	t.Helper()
 	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "test-", Labels: map[string]string{objects.LabelMirrors: objects.MirrorsAllowed}}}
-	if err := c.Create(t.Context(), ns); err != nil {
+	must(t, c.Create(t.Context(), ns))
+	return ns.Name
+}
+
+// ownNamespace has a test run beside others, in a namespace of its own.
+func ownNamespace(t *testing.T) (c *cluster, ns string) {
+	t.Helper()
+	t.Parallel()
+	c = testCluster(t)
+	return c, c.namespace(t)
+}
+
+// must ends a test that an error keeps from going on.
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
 		t.Fatal(err)
 	}
-	return ns.Name
 }
 
 func (c *cluster) create(t *testing.T, objs ...client.Object) {
@@ -207,22 +221,23 @@ func (c *cluster) create(t *testing.T, objs ...client.Object) {
 	}
 }
 
+func (c *cluster) delete(t *testing.T, obj client.Object) {
+	t.Helper()
+	must(t, c.Delete(t.Context(), obj))
+}
+
 // decode reads one object of a manifest.
 func decode(t *testing.T, c *cluster, data []byte) client.Object {
 	t.Helper()
 	obj, _, err := serializer.NewCodecFactory(c.scheme, serializer.EnableStrict).UniversalDeserializer().Decode(data, nil, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	return obj.(client.Object)
 }
 
 // get reads an object again.
 func (c *cluster) get(t *testing.T, obj client.Object) {
 	t.Helper()
-	if err := c.Get(t.Context(), client.ObjectKeyFromObject(obj), obj); err != nil {
-		t.Fatal(err)
-	}
+	must(t, c.Get(t.Context(), client.ObjectKeyFromObject(obj), obj))
 }
 
 // change updates a PyrsiaNode, whose status the operator may be writing.
@@ -247,6 +262,14 @@ func eventually(t *testing.T, check func() error) {
 	t.Fatalf("still after %v: %v", patience, err)
 }
 
+// errorIf is what eventually waits for to end: that something is wrong.
+func errorIf(wrong bool, format string, args ...any) error {
+	if !wrong {
+		return nil
+	}
+	return fmt.Errorf(format, args...)
+}
+
 // awaitCondition waits for a condition with a status and a reason (any, if empty).
 func (c *cluster) awaitCondition(t *testing.T, obj status.Object, name string, status metav1.ConditionStatus, reason string) metav1.Condition {
 	t.Helper()
@@ -256,10 +279,7 @@ func (c *cluster) awaitCondition(t *testing.T, obj status.Object, name string, s
 			return err
 		}
 		got = meta.FindStatusCondition(*obj.Conditions(), name)
-		if got == nil || got.Status != status || reason != "" && got.Reason != reason {
-			return fmt.Errorf("%s: want %s=%s (%s), conditions are:\n%s", obj.GetName(), name, status, reason, conditionsText(*obj.Conditions()))
-		}
-		return nil
+		return errorIf(got == nil || got.Status != status || reason != "" && got.Reason != reason, "%s: want %s=%s (%s), conditions are:\n%s", obj.GetName(), name, status, reason, conditionsText(*obj.Conditions()))
 	})
 	return *got
 }

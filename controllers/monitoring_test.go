@@ -33,13 +33,9 @@ func TestAlertsAndDashboardAskForWhatThereIs(t *testing.T) {
 		maps.Copy(families, scrape(t, "http://"+p.config.OpenAddr+"/metrics"))
 	}
 	all, err := metrics.Registry.Gather()
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	more, err := c.metrics.Gather()
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	for _, f := range append(all, more...) {
 		families[f.GetName()] = f
 	}
@@ -94,18 +90,14 @@ func checkSelector(t *testing.T, where string, families map[string]*dto.MetricFa
 func scrape(t *testing.T, url string) map[string]*dto.MetricFamily {
 	t.Helper()
 	resp, err := http.Get(url)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
 		t.Fatalf("%s: %s", url, resp.Status)
 	}
 	parser := expfmt.NewTextParser(model.UTF8Validation)
 	families, err := parser.TextToMetricFamilies(io.LimitReader(resp.Body, 1<<22))
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	return families
 }
 

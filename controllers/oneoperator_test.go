@@ -18,18 +18,14 @@ func TestOneOperatorActs(t *testing.T) {
 	ns := c.namespace(t)
 	first, second := newWatched(), newWatched()
 	a, err := c.runOperator(operatorOptions{lease: "one-acts", namespace: ns, wrap: first.wrap})
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	defer a.stop()
 	publisher := publisherNode(ns, "http://127.0.0.1:1")
 	c.create(t, publisher)
 	c.runPod(t, publisher, "")
 	c.awaitCurrent(t, publisher)
 	b, err := c.runOperator(operatorOptions{lease: "one-acts", namespace: ns, wrap: second.wrap})
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	defer b.stop()
 	another := func(name string) {
 		n := publisherNode(ns, "http://127.0.0.1:1")

@@ -26,9 +26,7 @@ import (
 // clients ask for it, publishes and serves it; the operator shows it as an
 // Artifact. It keeps to its list, and no client waits for ever.
 func TestPublicationOnPull(t *testing.T) {
-	t.Parallel()
-	c := testCluster(t)
-	ns := c.namespace(t)
+	c, ns := ownNamespace(t)
 	r := upstreamtest.New()
 	platform := upstreamtest.Platform{OS: "linux", Architecture: "amd64"}
 	digests := map[string]string{}
@@ -137,9 +135,7 @@ func ask(t *testing.T, registry, repository, tag string) (code int, retryAfter s
 	t.Helper()
 	client := http.Client{Timeout: time.Minute}
 	resp, err := client.Get(fmt.Sprintf("http://%s/v2/library/%s/manifests/%s", registry, repository, tag))
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	defer resp.Body.Close()
 	return resp.StatusCode, resp.Header.Get("Retry-After")
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/client-go/rest"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
@@ -63,7 +64,7 @@ func (c *cluster) runOperator(o operatorOptions) (*operator, error) {
 	restConfig := rest.CopyConfig(c.env.Config)
 	restConfig.QPS = -1
 	restConfig.Impersonate = rest.ImpersonationConfig{
-		UserName: "system:serviceaccount:pyrsia-system:pyrsia-operator",
+		UserName: operatorAccount,
 		Groups:   []string{"system:serviceaccounts", "system:authenticated"},
 	}
 	restConfig.Wrap(asked.wrap)
@@ -106,6 +107,44 @@ func (o *operator) start(ctx context.Context, c *cluster, restConfig *rest.Confi
 	}
 	go func() { o.err = mgr.Start(ctx); close(o.ended) }()
 	return nil
+}
+
+const operatorAccount = "system:serviceaccount:pyrsia-system:pyrsia-operator"
+
+// as is a client with the rights of a user.
+func (c *cluster) as(t *testing.T, user string, groups ...string) client.Client {
+	t.Helper()
+	config := rest.CopyConfig(c.env.Config)
+	config.Impersonate = rest.ImpersonationConfig{UserName: user, Groups: groups}
+	as, err := client.New(config, client.Options{Scheme: c.scheme})
+	must(t, err)
+	return as
+}
+
+// grant gives a user rights to the Artifacts of a namespace.
+func (c *cluster) grant(t *testing.T, ns, user string, verbs []any) {
+	t.Helper()
+	rule := map[string]any{"apiGroups": []any{"pyrsia.io"}, "resources": []any{"artifacts"}, "verbs": verbs}
+	to := map[string]any{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": user}
+	for kind, content := range map[string]map[string]any{
+		"Role":        {"rules": []any{rule}},
+		"RoleBinding": {"roleRef": map[string]any{"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": user}, "subjects": []any{to}},
+	} {
+		obj := &unstructured.Unstructured{Object: content}
+		obj.SetAPIVersion("rbac.authorization.k8s.io/v1")
+		obj.SetKind(kind)
+		obj.SetNamespace(ns)
+		obj.SetName(user)
+		c.create(t, obj)
+	}
+}
+
+// nodesOf reaches nodes as the operator does, which are read from a client.
+func nodesOf(t *testing.T, c client.Reader) *nodeclient.Nodes {
+	t.Helper()
+	keys, err := controllers.LoadKeyring(t.Context(), testCluster(t), "pyrsia-system", time.Hour)
+	must(t, err)
+	return nodeclient.NewNodes(c, keys, time.Now)
 }
 
 // restartOperator ends the operator and starts it anew.

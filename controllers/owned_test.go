@@ -47,9 +47,7 @@ func wreckPods(o *unstructured.Unstructured) {
 // What others change of the operator's objects, and what they delete, is put
 // right, of every kind that it owns; what they add to it stays.
 func TestOwnedObjectsArePutRight(t *testing.T) {
-	t.Parallel()
-	c := testCluster(t)
-	ns := c.namespace(t)
+	c, ns := ownNamespace(t)
 	up := newUpstream(t)
 	up.push(t, "library/alpine:3.20")
 	publisher, mirror := publisherNode(ns, up.URL), mirrorNode(ns)
@@ -82,9 +80,7 @@ func TestOwnedObjectsArePutRight(t *testing.T) {
 				c.wreck(t, o)
 				c.awaitRestored(t, o, true)
 			}
-			if err := c.Delete(t.Context(), o.DeepCopy(), client.PropagationPolicy(metav1.DeletePropagationBackground)); err != nil {
-				t.Fatal(err)
-			}
+			must(t, c.Delete(t.Context(), o.DeepCopy(), client.PropagationPolicy(metav1.DeletePropagationBackground)))
 			c.awaitRestored(t, o, false)
 		})
 	}
@@ -98,10 +94,8 @@ func TestOwnedObjectsArePutRight(t *testing.T) {
 	for _, n := range []*v1alpha1.PyrsiaNode{publisher, mirror} {
 		c.setWorkloadStatus(t, n, 1, 0)
 		eventually(t, func() error {
-			if c.get(t, n); status.IsTrue(n, v1alpha1.ConditionWorkloadReady) {
-				return errors.New("the workload is ready")
-			}
-			return nil
+			c.get(t, n)
+			return errorIf(status.IsTrue(n, v1alpha1.ConditionWorkloadReady), "the workload is ready")
 		})
 	}
 	for _, o := range all {
@@ -175,18 +169,12 @@ func stable(o *unstructured.Unstructured, part string) map[string]any {
 func (c *cluster) owned(t *testing.T, ns string) (out []*unstructured.Unstructured) {
 	t.Helper()
 	d, err := discovery.NewDiscoveryClientForConfig(c.env.Config)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	lists, err := d.ServerPreferredNamespacedResources()
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	for _, l := range lists {
 		gv, err := schema.ParseGroupVersion(l.GroupVersion)
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		for _, r := range l.APIResources {
 			if !slices.Contains(r.Verbs, "list") {
 				continue

@@ -37,9 +37,7 @@ func documents(t *testing.T, data []byte) (out []*unstructured.Unstructured) {
 	t.Helper()
 	for doc := range strings.SplitSeq(string(data), "\n---\n") {
 		obj := new(unstructured.Unstructured)
-		if err := yaml.Unmarshal([]byte(doc), obj); err != nil {
-			t.Fatal(err)
-		}
+		must(t, yaml.Unmarshal([]byte(doc), obj))
 		out = append(out, obj)
 	}
 	return out
@@ -54,9 +52,7 @@ func policies(t *testing.T, args ...string) (out []*unstructured.Unstructured) {
 		all = rendered(t, args...)
 	} else {
 		data, err := os.ReadFile("../config/default/install.yaml")
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		all = documents(t, data)
 	}
 	for _, obj := range all {
@@ -75,9 +71,7 @@ func policies(t *testing.T, args ...string) (out []*unstructured.Unstructured) {
 func (c *cluster) usePolicies(t *testing.T, args ...string) {
 	t.Helper()
 	for _, obj := range policies(t, args...) {
-		if err := c.Apply(t.Context(), client.ApplyConfigurationFromUnstructured(obj), client.FieldOwner("helm"), client.ForceOwnership); err != nil {
-			t.Fatal(err)
-		}
+		must(t, c.Apply(t.Context(), client.ApplyConfigurationFromUnstructured(obj), client.FieldOwner("helm"), client.ForceOwnership))
 	}
 }
 
@@ -85,9 +79,7 @@ func (c *cluster) usePolicies(t *testing.T, args ...string) {
 func (c *cluster) removePolicies(t *testing.T, kept, empty string) {
 	t.Helper()
 	for _, obj := range policies(t) {
-		if err := c.Delete(t.Context(), obj); err != nil {
-			t.Fatal(err)
-		}
+		c.delete(t, obj)
 	}
 	c.policySays(t, withHostPath(empty, "/etc"), "")
 	c.deletionSays(t, kept, "")
@@ -130,12 +122,8 @@ func TestPolicyLists(t *testing.T) {
 		if !found {
 			t.Fatalf("there is no variable %s in %v", name, variables)
 		}
-		if err := unstructured.SetNestedSlice(policy.Object, variables, "spec", "variables"); err != nil {
-			t.Fatal(err)
-		}
-		if err := c.Update(t.Context(), policy); err != nil {
-			t.Fatal(err)
-		}
+		must(t, unstructured.SetNestedSlice(policy.Object, variables, "spec", "variables"))
+		must(t, c.Update(t.Context(), policy))
 	}
 	at := func(port int32) *v1alpha1.PyrsiaNode {
 		n := mirrorNode(ns)
@@ -161,10 +149,8 @@ func TestPolicyLists(t *testing.T) {
 			c.policySays(t, at(5001), "must be one of 1-2:")
 			set("mirrorPorts", nothing)
 			eventually(t, func() error {
-				if err := c.Create(t.Context(), at(5001), client.DryRunAll); err == nil || strings.Contains(err.Error(), "1-2") {
-					return fmt.Errorf("ports %s: %v", nothing, err)
-				}
-				return nil
+				err := c.Create(t.Context(), at(5001), client.DryRunAll)
+				return errorIf(err == nil || strings.Contains(err.Error(), "1-2"), "ports %s: %v", nothing, err)
 			})
 		}
 		set("mirrorPorts", `["5001", "6000-6010"]`)
@@ -198,9 +184,7 @@ func TestPolicyQuotesItsValues(t *testing.T) {
 	ns := c.namespace(t)
 	odd := []string{"/a'b", `/a"b`, `/a\b`, `/a\"] + ["/etc`, `/"]`, `/\u0041\x41`, "/<&>", "/${x}{{ y }}", "/*&!%@`", "/é\U0001F600"}
 	data, err := json.Marshal(odd)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	c.usePolicies(t, "--skip-schema-validation", "--set-json", "hostPathRoots="+string(data))
 	c.policySays(t, withHostPath(ns, "/etc"), "must be a folder directly below "+strings.Join(odd, " or ")+":")
 }
@@ -224,9 +208,7 @@ func TestPoliciesComeBack(t *testing.T) {
 		n := c.setUp(t, ns)
 		c.deletionSays(t, ns, kept)
 		c.deletionSays(t, after, "") // what is in another namespace does not hold it
-		if err := c.Patch(t.Context(), n, client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`))); err != nil {
-			t.Fatal(err)
-		}
+		must(t, c.Patch(t.Context(), n, client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`))))
 		c.deletionSays(t, ns, "") // a mirror that has put everything back, or has set up nothing
 	}
 	t.Run("the policies", func(t *testing.T) {
@@ -258,9 +240,7 @@ func (c *cluster) removeNodes(t *testing.T) {
 	t.Helper()
 	c.empty(t)
 	crd := named("apiextensions.k8s.io/v1", "CustomResourceDefinition", "pyrsianodes.pyrsia.io")
-	if err := c.Delete(t.Context(), crd); err != nil {
-		t.Fatal(err)
-	}
+	c.delete(t, crd)
 	eventually(t, func() error {
 		if err := c.Get(t.Context(), client.ObjectKeyFromObject(crd), crd); !apierrors.IsNotFound(err) {
 			return errors.Join(errors.New("the CRD is still there"), err)
@@ -271,7 +251,5 @@ func (c *cluster) removeNodes(t *testing.T) {
 
 func (c *cluster) installAgain(t *testing.T) {
 	t.Helper()
-	if err := c.install(); err != nil {
-		t.Fatal(err)
-	}
+	must(t, c.install())
 }

@@ -19,10 +19,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
-	"github.com/pyrsia/pyrsia-operator/controllers"
 	"github.com/pyrsia/pyrsia-operator/controllers/artifact"
 	"github.com/pyrsia/pyrsia-operator/controllers/internal/fixtures"
-	"github.com/pyrsia/pyrsia-operator/controllers/internal/nodeclient"
 	"github.com/pyrsia/pyrsia-operator/controllers/internal/objects"
 	"github.com/pyrsia/pyrsia-operator/controllers/internal/status"
 	"github.com/pyrsia/pyrsia-operator/controllers/pyrsianode/desired"
@@ -39,13 +37,9 @@ func (p *pod) pull(t *testing.T, image string) {
 	repository, reference, _ := strings.Cut(image, ":")
 	url := fmt.Sprintf("http://%s/v2/%s/manifests/%s?ns=docker.io", net.JoinHostPort(p.ip, fmt.Sprint(p.port)), repository, reference)
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
 		t.Fatalf("pulling %s: %s", image, resp.Status)
@@ -86,9 +80,7 @@ func (c *cluster) alpines(t *testing.T, ns string, up *upstream, tags ...string)
 // On a cluster that only mirrors, what is pulled becomes Artifacts, verified
 // and bounded, and more pulls write nothing.
 func TestPulledImagesBecomeArtifacts(t *testing.T) {
-	t.Parallel()
-	c := testCluster(t)
-	ns := c.namespace(t)
+	c, ns := ownNamespace(t)
 	up := newUpstream(t)
 	at, digests := c.alpines(t, ns, up, "1", "2", "3", "never")
 	publisher := publisherNode(ns, up.URL)
@@ -125,10 +117,8 @@ func TestPulledImagesBecomeArtifacts(t *testing.T) {
 			images = append(images, art.Spec.Image)
 		}
 		slices.Sort(images)
-		if diff := cmp.Diff([]string{"docker.io/library/alpine:1", "docker.io/library/alpine:3"}, images); diff != "" {
-			return errors.New(diff)
-		}
-		return nil
+		diff := cmp.Diff([]string{"docker.io/library/alpine:1", "docker.io/library/alpine:3"}, images)
+		return errorIf(diff != "", "%s", diff)
 	})
 
 	// Where the image was published by an Artifact, that one tells of the pull.
@@ -138,10 +128,8 @@ func TestPulledImagesBecomeArtifacts(t *testing.T) {
 	c.awaitCurrent(t, local)
 	again.pull(t, "library/alpine:1")
 	eventually(t, func() error {
-		if art := c.artifact(t, ns, "docker.io/library/alpine:1", digests["docker.io/library/alpine:1"]); art.Status.LastPulled == nil {
-			return errors.New("the Artifact does not tell of the pull")
-		}
-		return nil
+		art := c.artifact(t, ns, "docker.io/library/alpine:1", digests["docker.io/library/alpine:1"])
+		return errorIf(art.Status.LastPulled == nil, "the Artifact does not tell of the pull")
 	})
 	if arts := c.artifacts(t, ns); len(arts) != len(digests) {
 		t.Errorf("%d Artifacts where there were %d", len(arts), len(digests))
@@ -152,9 +140,7 @@ func TestPulledImagesBecomeArtifacts(t *testing.T) {
 // the history of pulls, and is not deleted with it. An Artifact that is being
 // deleted already is not deleted over and over.
 func TestHistoryIsWhatTheNodeMade(t *testing.T) {
-	t.Parallel()
-	c := testCluster(t)
-	ns := c.namespace(t)
+	c, ns := ownNamespace(t)
 	up := newUpstream(t)
 	at, digests := c.alpines(t, ns, up, "1", "2")
 	mirror, pod := c.elsewhere(t, publisherNode(ns, up.URL), at)
@@ -182,10 +168,8 @@ func TestHistoryIsWhatTheNodeMade(t *testing.T) {
 	t.Cleanup(func() { _ = c.letGo(own) })
 	change(t, c, mirror, func(n *v1alpha1.PyrsiaNode) { n.Spec.PullHistory.Limit = new(int32(0)) })
 	eventually(t, func() error {
-		if c.get(t, own); own.DeletionTimestamp.IsZero() {
-			return errors.New("what is beyond the limit is not deleted")
-		}
-		return nil
+		c.get(t, own)
+		return errorIf(own.DeletionTimestamp.IsZero(), "what is beyond the limit is not deleted")
 	})
 	time.Sleep(2 * time.Second) // what was on its way
 	if writes := c.writes.during(mirror.Namespace, func() { time.Sleep(2 * receiptsRead) }); len(writes) > 0 {
@@ -195,9 +179,7 @@ func TestHistoryIsWhatTheNodeMade(t *testing.T) {
 
 // An Artifact by hand looks an image up, and tells when the ledger withdraws it.
 func TestArtifactByHandIsLookedUp(t *testing.T) {
-	t.Parallel()
-	c := testCluster(t)
-	ns := c.namespace(t)
+	c, ns := ownNamespace(t)
 	up := newUpstream(t)
 	at, digests := c.alpines(t, ns, up, "1")
 	digest := digests["docker.io/library/alpine:1"]
@@ -218,16 +200,10 @@ func TestArtifactByHandIsLookedUp(t *testing.T) {
 	change(t, c, published, func(a *v1alpha1.Artifact) { a.Spec.State, a.Spec.Reason = v1alpha1.StateRevoked, "it has a backdoor" })
 	c.awaitCondition(t, published, v1alpha1.ConditionRevoked, metav1.ConditionTrue, "Revoked")
 	eventually(t, func() error {
-		if c.get(t, mirror); objects.LedgerSize(mirror) <= published.Status.Revocation.Height {
-			return errors.New("the mirror does not have the revocation")
-		}
-		return nil
+		c.get(t, mirror)
+		return errorIf(objects.LedgerSize(mirror) <= published.Status.Revocation.Height, "the mirror does not have the revocation")
 	})
-	keys, err := controllers.LoadKeyring(t.Context(), c, "pyrsia-system", time.Hour)
-	if err != nil {
-		t.Fatal(err)
-	}
-	r := &artifact.Reconciler{Client: c, Nodes: nodeclient.NewNodes(c, keys, time.Now), Now: time.Now}
+	r := &artifact.Reconciler{Client: c, Nodes: nodesOf(t, c), Now: time.Now}
 	c.get(t, there) // which the operator looks at each few minutes
 	steps := r.Steps(there)
 	if _, err := steps[len(steps)-1](t.Context(), there); !errors.Is(err, reconcile.TerminalError(nil)) || status.IsTrue(there, v1alpha1.ConditionVerified) {
@@ -271,13 +247,9 @@ func (c *cluster) takeOver(t *testing.T, n *v1alpha1.PyrsiaNode, lie func(pyrsia
 	p := &pod{ip: nextIP(), data: t.TempDir()}
 	config := c.nodeConfig(t, n, template, p)
 	keys, err := control.ReadKeys(config.ControlKeyFile, config.OperatorKeyFile)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	tlsConfig, err := keys.ServerTLS()
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	addr := config.ControlAddr
 	config.ControlAddr, config.ControlKeyFile, config.OperatorKeyFile = "", "", ""
 	config.Logger = slog.New(slog.DiscardHandler)
@@ -290,9 +262,7 @@ func (c *cluster) takeOver(t *testing.T, n *v1alpha1.PyrsiaNode, lie func(pyrsia
 
 // What a node says of pulls is not believed without the ledger's proof.
 func TestHostileReceiptsMakeNoArtifacts(t *testing.T) {
-	t.Parallel()
-	c := testCluster(t)
-	ns := c.namespace(t)
+	c, ns := ownNamespace(t)
 	up := newUpstream(t)
 	at, digests := c.alpines(t, ns, up, "1")
 	digest := digests["docker.io/library/alpine:1"]
@@ -320,9 +290,7 @@ func TestHostileReceiptsMakeNoArtifacts(t *testing.T) {
 	} {
 		pod := c.takeOver(t, mirror, func(config pyrsia.Config) *liar {
 			node, err := pyrsia.Start(context.WithoutCancel(t.Context()), config)
-			if err != nil {
-				t.Fatal(err)
-			}
+			must(t, err)
 			t.Cleanup(func() { _ = node.Close() })
 			l := &liar{Node: node, block: published}
 			if tc.block != nil {

@@ -91,9 +91,7 @@ func eachFile(t *testing.T, do func(*token.FileSet, *ast.File)) {
 			}
 			return err
 		})
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 	}
 }
 
@@ -101,9 +99,7 @@ func eachFile(t *testing.T, do func(*token.FileSet, *ast.File)) {
 func constantsOf(t *testing.T, path, prefix string) map[string]string {
 	t.Helper()
 	file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.SkipObjectResolution)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	out := map[string]string{}
 	ast.Inspect(file, func(n ast.Node) bool {
 		spec, ok := n.(*ast.ValueSpec)
@@ -138,9 +134,7 @@ func TestReasonsAndConditionsAreNamedAsTheirValues(t *testing.T) {
 		}
 	}
 	alerts, err := os.ReadFile("../charts/pyrsia-operator/monitoring/alerts.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	for _, match := range regexp.MustCompile(`type=~?"([A-Za-z|]+)"`).FindAllStringSubmatch(string(alerts), -1) {
 		for condition := range strings.SplitSeq(match[1], "|") {
 			if conditions["Condition"+condition] == "" {

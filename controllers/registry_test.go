@@ -45,13 +45,9 @@ func (u *upstream) push(t *testing.T, image string) string {
 	index := v1.ImageIndex(empty.Index)
 	for _, arch := range []string{"amd64", "arm64"} {
 		img, err := random.Image(2048, 2)
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		config, err := img.ConfigFile()
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		config = config.DeepCopy()
 		config.OS, config.Architecture = "linux", arch
 		if img, err = mutate.ConfigFile(img, config); err != nil {
@@ -67,16 +63,10 @@ func (u *upstream) push(t *testing.T, image string) string {
 func (u *upstream) tag(t *testing.T, image string, index v1.ImageIndex) string {
 	t.Helper()
 	ref, err := name.ParseReference(strings.TrimPrefix(u.URL, "http://")+"/"+image, name.Insecure)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := remote.WriteIndex(ref, index); err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
+	must(t, remote.WriteIndex(ref, index))
 	digest, err := index.Digest()
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	return digest.String()
 }
 
@@ -84,12 +74,8 @@ func (u *upstream) tag(t *testing.T, image string, index v1.ImageIndex) string {
 func (u *upstream) retag(t *testing.T, from, to string) {
 	t.Helper()
 	ref, err := name.ParseReference(strings.TrimPrefix(u.URL, "http://")+"/"+from, name.Insecure)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	index, err := remote.Index(ref)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	u.tag(t, to, index)
 }

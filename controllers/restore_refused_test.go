@@ -1,7 +1,6 @@
 package controllers_test
 
 import (
-	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -36,9 +35,7 @@ func TestRefusedSetUpIsACondition(t *testing.T) {
 			p.Status = corev1.PodStatus{Phase: corev1.PodPending, InitContainerStatuses: []corev1.ContainerStatus{{
 				Name: objects.ContainerSetUp, LastTerminationState: ended, State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff"}},
 			}}}
-			if err := c.Status().Update(t.Context(), p); err != nil {
-				t.Fatal(err)
-			}
+			must(t, c.Status().Update(t.Context(), p))
 		}
 		c.setWorkloadStatus(t, mirror, 2, 0)
 		got := c.awaitCondition(t, mirror, v1alpha1.ConditionWorkloadReady, metav1.ConditionFalse, reason)
@@ -52,9 +49,7 @@ func TestRefusedSetUpIsACondition(t *testing.T) {
 // refuseHostPaths is a policy of a cluster's administrator.
 func (c *cluster) refuseHostPaths(t *testing.T, namespace string) {
 	t.Helper()
-	if err := admissionv1.AddToScheme(c.scheme); err != nil {
-		t.Fatal(err)
-	}
+	must(t, admissionv1.AddToScheme(c.scheme))
 	name := "no-host-paths-" + namespace
 	policy := &admissionv1.ValidatingAdmissionPolicy{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: admissionv1.ValidatingAdmissionPolicySpec{
 		FailurePolicy: new(admissionv1.Fail),
@@ -84,10 +79,8 @@ func (c *cluster) refuseHostPaths(t *testing.T, namespace string) {
 				Volumes:    []corev1.Volume{{Name: "v", VolumeSource: corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: "/x"}}}},
 			}},
 		}}
-		if err := c.Create(t.Context(), set, client.DryRunAll); err == nil {
-			return fmt.Errorf("the policy does not hold yet")
-		}
-		return nil
+		err := c.Create(t.Context(), set, client.DryRunAll)
+		return errorIf(err == nil, "the policy does not hold yet")
 	})
 }
 
@@ -110,16 +103,11 @@ func TestCleanupThatIsRefusedHasABound(t *testing.T) {
 	refused() // during its life, because of the node that was removed
 	c.hasEvents(t, mirror.Namespace, v1alpha1.ConditionContainerdNotRestored)
 	c.deletePod(pods["a"])
-	if err := c.Delete(t.Context(), mirror); err != nil {
-		t.Fatal(err)
-	}
+	c.delete(t, mirror)
 	eventually(t, func() error {
 		c.get(t, mirror)
 		condition := meta.FindStatusCondition(mirror.Status.Conditions, v1alpha1.ConditionContainerdNotRestored)
-		if mirror.DeletionTimestamp.IsZero() || condition == nil || !strings.Contains(condition.Message, "the PyrsiaNode goes without") {
-			return fmt.Errorf("deleted at %v: %v", mirror.DeletionTimestamp, condition)
-		}
-		return nil
+		return errorIf(mirror.DeletionTimestamp.IsZero() || condition == nil || !strings.Contains(condition.Message, "the PyrsiaNode goes without"), "deleted at %v: %v", mirror.DeletionTimestamp, condition)
 	})
 	refused()
 
@@ -150,9 +138,7 @@ func TestFinalizerGivesAPublisherNoCleanup(t *testing.T) {
 	n := publisherNode(ns.Name, "http://127.0.0.1:1")
 	n.Finalizers = []string{finalizerOfMirrors}
 	c.create(t, n)
-	if err := c.Delete(t.Context(), n); err != nil {
-		t.Fatal(err)
-	}
+	c.delete(t, n)
 	c.awaitGone(t, n)
 	sets := new(appsv1.DaemonSetList)
 	if err := c.List(t.Context(), sets, client.InNamespace(ns.Name)); err != nil || len(sets.Items) > 0 {

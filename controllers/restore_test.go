@@ -62,10 +62,8 @@ func (c *cluster) awaitPlaces(t *testing.T, mirror *v1alpha1.PyrsiaNode, path st
 	}
 	eventually(t, func() error {
 		c.get(t, mirror)
-		if diff := cmp.Diff(want, mirror.Status.Containerd); diff != "" {
-			return fmt.Errorf("status.containerd (-want +got):\n%s%s", diff, conditionsText(mirror.Status.Conditions))
-		}
-		return nil
+		diff := cmp.Diff(want, mirror.Status.Containerd)
+		return errorIf(diff != "", "status.containerd (-want +got):\n%s%s", diff, conditionsText(mirror.Status.Conditions))
 	})
 }
 
@@ -78,10 +76,8 @@ func (c *cluster) awaitCleanup(t *testing.T, mirror *v1alpha1.PyrsiaNode, path s
 		if err := c.Get(t.Context(), client.ObjectKeyFromObject(set), set); err != nil {
 			return err
 		}
-		if at := set.Spec.Template.Annotations[objects.AnnotationPath]; at != path {
-			return fmt.Errorf("the clean-up is for %q, want %q", at, path)
-		}
-		return nil
+		at := set.Spec.Template.Annotations[objects.AnnotationPath]
+		return errorIf(at != path, "the clean-up is for %q, want %q", at, path)
 	})
 	if a := set.Spec.Template.Spec.Affinity; a != nil {
 		for _, term := range a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms {
@@ -101,9 +97,7 @@ func (c *cluster) cleanedUp(t *testing.T, mirror *v1alpha1.PyrsiaNode, set *apps
 		pod.OwnerReferences = []metav1.OwnerReference{*metav1.NewControllerRef(set, appsv1.SchemeGroupVersion.WithKind("DaemonSet"))}
 		c.create(t, pod)
 		pod.Status = corev1.PodStatus{Phase: corev1.PodRunning, Conditions: []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}}
-		if err := c.Status().Update(t.Context(), pod); err != nil {
-			t.Fatal(err)
-		}
+		must(t, c.Status().Update(t.Context(), pod))
 	}
 	c.setDaemonSetStatus(t, mirror.Namespace, set.Name, int32(len(nodes)), int32(len(nodes)))
 }
@@ -169,9 +163,7 @@ func TestCleanUpIsMadeOnce(t *testing.T) {
 	c.cleanedUp(t, mirror, cleanup, "b")
 	for i := range 300 {
 		patch := client.RawPatch(types.MergePatchType, fmt.Appendf(nil, `{"metadata":{"annotations":{"example.com/touched":"%d"}}}`, i))
-		if err := c.Patch(t.Context(), &v1alpha1.PyrsiaNode{ObjectMeta: metav1.ObjectMeta{Namespace: mirror.Namespace, Name: mirror.Name}}, patch); err != nil {
-			t.Fatal(err)
-		}
+		must(t, c.Patch(t.Context(), &v1alpha1.PyrsiaNode{ObjectMeta: metav1.ObjectMeta{Namespace: mirror.Namespace, Name: mirror.Name}}, patch))
 		if err := c.Get(t.Context(), client.ObjectKeyFromObject(cleanup), cleanup); err == nil && cleanup.UID != first {
 			t.Fatal("a node that was put back is cleaned up once more")
 		}
@@ -202,10 +194,8 @@ func TestPathThatChangesIsPutBack(t *testing.T) {
 	const other = "/etc/docker/certs.d"
 	c.change(t, mirror, func(s *v1alpha1.PyrsiaNodeSpec) { s.Mirror.ContainerdConfigPath = other })
 	eventually(t, func() error {
-		if template := c.awaitTemplate(t, mirror); !slices.ContainsFunc(template.Spec.Volumes, func(v corev1.Volume) bool { return v.HostPath != nil && v.HostPath.Path == other }) {
-			return fmt.Errorf("the workload has no volume %s", other)
-		}
-		return nil
+		template := c.awaitTemplate(t, mirror)
+		return errorIf(!slices.ContainsFunc(template.Spec.Volumes, func(v corev1.Volume) bool { return v.HostPath != nil && v.HostPath.Path == other }), "the workload has no volume %s", other)
 	})
 	c.setWorkloadStatus(t, mirror, 2, 2)
 	cleanup, nodes := c.awaitCleanup(t, mirror, standardPath)
@@ -228,10 +218,7 @@ func TestUnmanagedPutsBackOnce(t *testing.T) {
 	})
 	eventually(t, func() error {
 		template := c.awaitTemplate(t, mirror)
-		if slices.ContainsFunc(template.Spec.InitContainers, func(c corev1.Container) bool { return c.Name == objects.ContainerSetUp }) {
-			return fmt.Errorf("the pods still touch containerd")
-		}
-		return nil
+		return errorIf(slices.ContainsFunc(template.Spec.InitContainers, func(c corev1.Container) bool { return c.Name == objects.ContainerSetUp }), "the pods still touch containerd")
 	})
 	c.setWorkloadStatus(t, mirror, 1, 1)
 	cleanup, nodes := c.awaitCleanup(t, mirror, standardPath)
@@ -239,14 +226,10 @@ func TestUnmanagedPutsBackOnce(t *testing.T) {
 	c.awaitPlaces(t, mirror, "")
 	c.awaitGone(t, cleanup)
 	eventually(t, func() error {
-		if c.get(t, mirror); slices.Contains(mirror.Finalizers, finalizerOfMirrors) {
-			return fmt.Errorf("the finalizer stays, though nothing is to be put back")
-		}
-		return nil
+		c.get(t, mirror)
+		return errorIf(slices.Contains(mirror.Finalizers, finalizerOfMirrors), "the finalizer stays, though nothing is to be put back")
 	})
-	if err := c.Delete(t.Context(), mirror); err != nil {
-		t.Fatal(err)
-	}
+	c.delete(t, mirror)
 	c.awaitGone(t, mirror)
 }
 
@@ -261,9 +244,7 @@ func TestDeletionPutsBackWhatTheStatusSays(t *testing.T) {
 		mirror.Status.Containerd = append([]v1alpha1.ContainerdSetup{{Path: "/etc/old", Nodes: []string{"x"}}}, mirror.Status.Containerd...)
 		return c.Status().Update(t.Context(), mirror)
 	})
-	if err := c.Delete(t.Context(), mirror); err != nil {
-		t.Fatal(err)
-	}
+	c.delete(t, mirror)
 	for _, p := range pods {
 		c.deletePod(p)
 	}

@@ -16,7 +16,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
-	"github.com/pyrsia/pyrsia-operator/controllers"
 	"github.com/pyrsia/pyrsia-operator/controllers/artifact"
 	"github.com/pyrsia/pyrsia-operator/controllers/internal/fixtures"
 	"github.com/pyrsia/pyrsia-operator/controllers/internal/nodeclient"
@@ -56,25 +55,18 @@ func TestSigningKeyIsRotatedByOneField(t *testing.T) {
 	pod = c.runPod(t, publisher, pod.data) // both keys sign
 	eventually(t, func() error {
 		c.get(t, publisher)
-		if got := publisher.Status.KeyGeneration; got != 2 {
-			return fmt.Errorf("the key that signs is of generation %d", got)
-		}
-		return nil
+		got := publisher.Status.KeyGeneration
+		return errorIf(got != 2, "the key that signs is of generation %d", got)
 	})
 	eventually(t, func() error {
-		if args := nodeContainerOf(c.awaitTemplate(t, publisher)).Args; slices.Contains(args, "--next-signing-key") {
-			return fmt.Errorf("the first key still signs: %q", args)
-		}
-		return nil
+		args := nodeContainerOf(c.awaitTemplate(t, publisher)).Args
+		return errorIf(slices.Contains(args, "--next-signing-key"), "the first key still signs: %q", args)
 	})
 	pod.stop()
 	c.runPod(t, publisher, pod.data) // the second key alone
 	eventually(t, func() error {
 		c.get(t, publisher)
-		if publisher.Status.Ledger.Key == before || !status.IsTrue(publisher, v1alpha1.ConditionLedgerVerified) {
-			return fmt.Errorf("the key is still %s:\n%s", publisher.Status.Ledger.Key, conditionsText(publisher.Status.Conditions))
-		}
-		return nil
+		return errorIf(publisher.Status.Ledger.Key == before || !status.IsTrue(publisher, v1alpha1.ConditionLedgerVerified), "the key is still %s:\n%s", publisher.Status.Ledger.Key, conditionsText(publisher.Status.Conditions))
 	})
 	c.hasEvents(t, ns, "KeyRotated")
 	c.setWorkloadStatus(t, mirror, 1, 1) // its pod gets the second key, and is not replaced
@@ -124,10 +116,7 @@ func TestImagesAreRestoredAcrossARotation(t *testing.T) {
 		change(t, c, art, func(a *v1alpha1.Artifact) { a.Spec.State, a.Spec.Reason = state, reason })
 		eventually(t, func() error {
 			c.get(t, art)
-			if art.Status.ObservedGeneration != art.Generation || !status.IsTrue(art, v1alpha1.ConditionReady) || !status.IsTrue(art, string(state)) {
-				return fmt.Errorf("%s is not %s:\n%s", art.Name, state, conditionsText(art.Status.Conditions))
-			}
-			return nil
+			return errorIf(art.Status.ObservedGeneration != art.Generation || !status.IsTrue(art, v1alpha1.ConditionReady) || !status.IsTrue(art, string(state)), "%s is not %s:\n%s", art.Name, state, conditionsText(art.Status.Conditions))
 		})
 		c.get(t, publisher)
 		key := nodeclient.NewestKey(publisher.Status.Ledger)
@@ -153,10 +142,8 @@ func TestImagesAreRestoredAcrossARotation(t *testing.T) {
 	pod.stop()
 	pod = c.runPod(t, publisher, pod.data) // both keys sign
 	eventually(t, func() error {
-		if c.get(t, publisher); publisher.Status.KeyGeneration != 2 {
-			return fmt.Errorf("the key that signs is of generation %d", publisher.Status.KeyGeneration)
-		}
-		return nil
+		c.get(t, publisher)
+		return errorIf(publisher.Status.KeyGeneration != 2, "the key that signs is of generation %d", publisher.Status.KeyGeneration)
 	})
 	both := publisher.DeepCopy()
 	if l := both.Status.Ledger; l.NewestKey == "" || l.NewestKey == l.Key {
@@ -166,18 +153,12 @@ func TestImagesAreRestoredAcrossARotation(t *testing.T) {
 	to(one, v1alpha1.StateRevoked, "it has one after all")
 
 	eventually(t, func() error {
-		if args := nodeContainerOf(c.awaitTemplate(t, publisher)).Args; slices.Contains(args, "--next-signing-key") {
-			return fmt.Errorf("the first key still signs: %q", args)
-		}
-		return nil
+		args := nodeContainerOf(c.awaitTemplate(t, publisher)).Args
+		return errorIf(slices.Contains(args, "--next-signing-key"), "the first key still signs: %q", args)
 	})
 	pod.stop()
 	c.runPod(t, publisher, pod.data) // the second key alone
-	keys, err := controllers.LoadKeyring(t.Context(), c, "pyrsia-system", time.Hour)
-	if err != nil {
-		t.Fatal(err)
-	}
-	r := &artifact.Reconciler{Client: c, Nodes: nodeclient.NewNodes(remembering{c, both}, keys, time.Now), Now: time.Now}
+	r := &artifact.Reconciler{Client: c, Nodes: nodesOf(t, remembering{c, both}), Now: time.Now}
 	early := two.DeepCopy()
 	early.Spec.State, early.Spec.Reason = v1alpha1.StateRestored, "a false alarm"
 	if _, err := r.Steps(early)[0](t.Context(), early); err != nil || !status.IsTrue(early, v1alpha1.ConditionRestored) {
@@ -186,10 +167,8 @@ func TestImagesAreRestoredAcrossARotation(t *testing.T) {
 	to(two, v1alpha1.StateRestored, "a false alarm")
 	to(one, v1alpha1.StateRestored, "a false alarm")
 	eventually(t, func() error {
-		if c.get(t, publisher); publisher.Status.Ledger.Key == both.Status.Ledger.Key {
-			return fmt.Errorf("the key is still %s", both.Status.Ledger.Key)
-		}
-		return nil
+		c.get(t, publisher)
+		return errorIf(publisher.Status.Ledger.Key == both.Status.Ledger.Key, "the key is still %s", both.Status.Ledger.Key)
 	})
 	verifyOffline(t, publisher.Status.Ledger.Key, one)
 	verifyOffline(t, publisher.Status.Ledger.Key, two)
@@ -249,9 +228,7 @@ func TestMirrorKeepsItsLedger(t *testing.T) {
 	service := &corev1.Service{ObjectMeta: set.ObjectMeta}
 	control := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: desired.ControlSecretName(publisher)}}
 	for _, obj := range []client.Object{publisher, set, service, control, secret} {
-		if err := c.Delete(t.Context(), obj); err != nil {
-			t.Fatal(err)
-		}
+		c.delete(t, obj)
 	}
 	again := publisherNode(ns, up.URL)
 	c.create(t, again)

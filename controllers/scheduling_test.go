@@ -29,9 +29,7 @@ func TestMirrorFromBeforeKeepsItsMachines(t *testing.T) {
 	c.create(t, old)
 	was := desired.DaemonSet(old, desired.Inputs{Image: "ghcr.io/pyrsia/pyrsia:v0.1.0", LedgerKey: old.Spec.Network.LedgerKey, Host: claimOf(old)})
 	was.Spec.Template.Spec.Tolerations, was.Spec.Template.Spec.NodeSelector = nil, nil // it knew none of its own
-	if err := (apply.Applier{Client: c.WithWatch, Live: c.WithWatch}).Apply(t.Context(), new(appsv1.DaemonSet), was); err != nil {
-		t.Fatal(err)
-	}
+	must(t, (apply.Applier{Client: c.WithWatch, Live: c.WithWatch}).Apply(t.Context(), new(appsv1.DaemonSet), was))
 	stands := func(n *v1alpha1.PyrsiaNode, want string) {
 		t.Helper()
 		eventually(t, func() error {
@@ -43,10 +41,8 @@ func TestMirrorFromBeforeKeepsItsMachines(t *testing.T) {
 			for _, toleration := range set.Spec.Template.Spec.Tolerations {
 				got += toleration.Key + string(toleration.Operator) + " "
 			}
-			if got += fmt.Sprint(set.Spec.Template.Spec.NodeSelector, set.Spec.Template.Spec.Affinity != nil); got != want {
-				return fmt.Errorf("%s stands on %s, want %s", n.Name, got, want)
-			}
-			return nil
+			got += fmt.Sprint(set.Spec.Template.Spec.NodeSelector, set.Spec.Template.Spec.Affinity != nil)
+			return errorIf(got != want, "%s stands on %s, want %s", n.Name, got, want)
 		})
 	}
 	const before, everywhere = desired.TaintNotProven + "Exists map[kubernetes.io/os:linux] false", "Exists map[kubernetes.io/os:linux] true"
@@ -69,17 +65,13 @@ func TestMirrorFromBeforeKeepsItsMachines(t *testing.T) {
 		stop = c.operate(t, pyrsianode.DefaultHostRules("pyrsia-system"))
 		for _, n := range []*v1alpha1.PyrsiaNode{old, young} {
 			eventually(t, func() error {
-				if got := c.daemonSet(t, n).Spec.Template.Annotations["example.com/a"]; got != n.Spec.PodAnnotations["example.com/a"] {
-					return fmt.Errorf("%s has the annotation %q", n.Name, got)
-				}
-				return nil
+				got := c.daemonSet(t, n).Spec.Template.Annotations["example.com/a"]
+				return errorIf(got != n.Spec.PodAnnotations["example.com/a"], "%s has the annotation %q", n.Name, got)
 			})
 		}
 		stands(old, before)
 		stands(young, everywhere)
-		if err := client.IgnoreNotFound(c.Delete(t.Context(), named("v1", "ConfigMap", pyrsianode.HostRecordName))); err != nil {
-			t.Fatal(err)
-		}
+		must(t, client.IgnoreNotFound(c.Delete(t.Context(), named("v1", "ConfigMap", pyrsianode.HostRecordName))))
 	}
 	c.change(t, old, func(s *v1alpha1.PyrsiaNodeSpec) {
 		s.Tolerations = []corev1.Toleration{{Operator: corev1.TolerationOpExists}}
@@ -97,9 +89,7 @@ func TestMirrorFromBeforeLeavesWindows(t *testing.T) {
 		c.create(t, node)
 		// The API server's own, of a node that is not ready, keeps v0.1.0's pods away.
 		node.Spec.Taints = slices.DeleteFunc(node.Spec.Taints, func(t corev1.Taint) bool { return t.Key == corev1.TaintNodeNotReady })
-		if err := c.Update(t.Context(), node); err != nil {
-			t.Fatal(err)
-		}
+		must(t, c.Update(t.Context(), node))
 	}
 	c.runControllers(t, "daemonset-controller")
 	ns := c.namespace(t)
@@ -107,9 +97,7 @@ func TestMirrorFromBeforeLeavesWindows(t *testing.T) {
 	c.create(t, old)
 	was := desired.DaemonSet(old, desired.Inputs{Image: "ghcr.io/pyrsia/pyrsia:v0.1.0", LedgerKey: old.Spec.Network.LedgerKey, Host: claimOf(old)})
 	was.Spec.Template.Spec.Tolerations, was.Spec.Template.Spec.NodeSelector = nil, nil
-	if err := (apply.Applier{Client: c.WithWatch, Live: c.WithWatch}).Apply(t.Context(), new(appsv1.DaemonSet), was); err != nil {
-		t.Fatal(err)
-	}
+	must(t, (apply.Applier{Client: c.WithWatch, Live: c.WithWatch}).Apply(t.Context(), new(appsv1.DaemonSet), was))
 	on := func(want string) {
 		t.Helper()
 		eventually(t, func() error {
@@ -120,18 +108,14 @@ func TestMirrorFromBeforeLeavesWindows(t *testing.T) {
 					_ = c.Delete(t.Context(), &p, client.GracePeriodSeconds(0))
 				}
 			}
-			if slices.Sort(got); fmt.Sprint(got) != want {
-				return fmt.Errorf("the pods are for %v, want %s", got, want)
-			}
-			return nil
+			slices.Sort(got)
+			return errorIf(fmt.Sprint(got) != want, "the pods are for %v, want %s", got, want)
 		})
 	}
 	on("[linux windows]")
 	for _, p := range c.podsOf(t, old, "mirror") { // and the scheduler has placed them
 		binding := &corev1.Binding{Target: corev1.ObjectReference{Kind: "Node", Name: objects.NodeOf(p)}}
-		if err := c.SubResource("binding").Create(t.Context(), &p, binding); err != nil {
-			t.Fatal(err)
-		}
+		must(t, c.SubResource("binding").Create(t.Context(), &p, binding))
 	}
 	c.operate(t, pyrsianode.DefaultHostRules("pyrsia-system"))
 	c.awaitPlaces(t, old, standardPath, "linux", "windows")

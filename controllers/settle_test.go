@@ -31,13 +31,9 @@ func goldenObjects(t *testing.T) map[string]runtime.ApplyConfiguration {
 	out := map[string]runtime.ApplyConfiguration{}
 	for _, file := range files {
 		data, err := os.ReadFile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		var of metav1.TypeMeta
-		if err := yaml.Unmarshal(data, &of); err != nil {
-			t.Fatal(err)
-		}
+		must(t, yaml.Unmarshal(data, &of))
 		var desired runtime.ApplyConfiguration
 		switch of.Kind {
 		case "StatefulSet":
@@ -72,16 +68,12 @@ func TestDesiredObjectsSettle(t *testing.T) {
 			continue
 		}
 		live, _, err := extract(t, c, desired)
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		if err := a.Apply(t.Context(), live, desired); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
 		live, owned, err := extract(t, c, desired)
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		for _, f := range live.GetManagedFields() {
 			if f.Operation == metav1.ManagedFieldsOperationUpdate {
 				t.Errorf("%s: fields of the creation would stay when they are wanted no more: %s", name, f.FieldsV1.GetRawString())
@@ -90,9 +82,7 @@ func TestDesiredObjectsSettle(t *testing.T) {
 		if same, err := apply.EqualJSON(owned, want[name]); err != nil || !same {
 			t.Errorf("%s does not settle, %v (-want +owned):\n%s", name, err, cmp.Diff(want[name], owned))
 		}
-		if err := c.Delete(t.Context(), live, client.GracePeriodSeconds(0)); err != nil {
-			t.Fatal(err)
-		}
+		must(t, c.Delete(t.Context(), live, client.GracePeriodSeconds(0)))
 	}
 }
 

@@ -37,9 +37,7 @@ func (s *sharedCluster) take(t *testing.T) *cluster {
 		s.c = c
 	}
 	s.c.empty(t)
-	if err := client.IgnoreNotFound(s.c.Delete(t.Context(), named("v1", "ConfigMap", pyrsianode.HostRecordName))); err != nil {
-		t.Fatal(err)
-	}
+	must(t, client.IgnoreNotFound(s.c.Delete(t.Context(), named("v1", "ConfigMap", pyrsianode.HostRecordName))))
 	return s.c
 }
 
@@ -47,14 +45,10 @@ func (s *sharedCluster) take(t *testing.T) *cluster {
 func (c *cluster) empty(t *testing.T) {
 	t.Helper()
 	left := new(v1alpha1.PyrsiaNodeList)
-	if err := c.List(t.Context(), left); err != nil {
-		t.Fatal(err)
-	}
+	must(t, c.List(t.Context(), left))
 	for i := range left.Items {
 		n := &left.Items[i]
-		if err := client.IgnoreNotFound(c.Delete(t.Context(), n)); err != nil {
-			t.Fatal(err)
-		}
+		must(t, client.IgnoreNotFound(c.Delete(t.Context(), n)))
 		if err := c.Patch(t.Context(), n, client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`))); client.IgnoreNotFound(err) != nil {
 			t.Fatal(err)
 		}
@@ -71,9 +65,7 @@ func (s *sharedCluster) stop() {
 func withPolicy(t *testing.T) *cluster {
 	t.Helper()
 	c := ruled.take(t)
-	if err := c.install(); err != nil {
-		t.Fatal(err)
-	}
+	must(t, c.install())
 	c.usePolicies(t)
 	return c
 }
@@ -94,9 +86,7 @@ func withoutPolicy(t *testing.T) *cluster {
 	t.Helper()
 	c := unruled.take(t)
 	binding := named("admissionregistration.k8s.io/v1", "ValidatingAdmissionPolicyBinding", "pyrsia-operator")
-	if err := client.IgnoreNotFound(c.Delete(t.Context(), binding)); err != nil {
-		t.Fatal(err)
-	}
+	must(t, client.IgnoreNotFound(c.Delete(t.Context(), binding)))
 	eventually(t, func() error { return c.Create(t.Context(), withHostPath("default", "/etc"), client.DryRunAll) })
 	return c
 }
@@ -105,9 +95,7 @@ func withoutPolicy(t *testing.T) *cluster {
 func (c *cluster) operate(t *testing.T, rules pyrsianode.HostRules) (stop func()) {
 	t.Helper()
 	o, err := c.runOperator(operatorOptions{hosts: rules, wrap: func(next http.RoundTripper) http.RoundTripper { return next }})
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	stopped := false
 	stop = func() {
 		if !stopped {
@@ -132,7 +120,5 @@ func (c *cluster) useRoles(t *testing.T, namespaces ...string) {
 		}
 	}
 	c.usePolicies(t, "--set", values)
-	if err := c.Delete(t.Context(), named("rbac.authorization.k8s.io/v1", "ClusterRoleBinding", "pyrsia-operator")); err != nil {
-		t.Fatal(err)
-	}
+	must(t, c.Delete(t.Context(), named("rbac.authorization.k8s.io/v1", "ClusterRoleBinding", "pyrsia-operator")))
 }

@@ -28,9 +28,7 @@ func TestWhatFollowsFromAnOlderStateIsNotWritten(t *testing.T) {
 
 	older := art.DeepCopy()
 	status.SetDone(art, v1alpha1.ConditionPublished, "Published", "it is a block")
-	if err := c.Status().Update(t.Context(), art); err != nil {
-		t.Fatal(err)
-	}
+	must(t, c.Status().Update(t.Context(), art))
 	w := status.Writer[*v1alpha1.Artifact]{Client: c, Recorder: events.NewFakeRecorder(8)}
 	for name, found := range map[string]error{"nothing was wrong": nil, "it failed": errors.New("failed"), "it failed for ever": reconcile.TerminalError(errors.New("failed"))} {
 		after := older.DeepCopy()
@@ -64,9 +62,7 @@ func TestWhatIsGivenUpIsTold(t *testing.T) {
 
 // An Artifact whose status an earlier version left half-written is published.
 func TestBlockOfAnUnfinishedArtifactIsAskedForAgain(t *testing.T) {
-	t.Parallel()
-	c := testCluster(t)
-	ns := c.namespace(t)
+	c, ns := ownNamespace(t)
 	up := newUpstream(t)
 	const image = "docker.io/library/alpine:3.20"
 	art := fixtures.Artifact(ns, "art", image, up.push(t, "library/alpine:3.20"))
@@ -74,9 +70,7 @@ func TestBlockOfAnUnfinishedArtifactIsAskedForAgain(t *testing.T) {
 	c.awaitCondition(t, art, v1alpha1.ConditionPublished, metav1.ConditionUnknown, "PublisherNotFound")
 	before := art.DeepCopy()
 	art.Status.Block = &v1alpha1.Block{Height: 7, Entry: "{}", Proof: "none"}
-	if err := c.Status().Patch(t.Context(), art, client.MergeFrom(before)); err != nil {
-		t.Fatal(err)
-	}
+	must(t, c.Status().Patch(t.Context(), art, client.MergeFrom(before)))
 	c.aPublisher(t, ns, up.URL)
 	c.awaitCurrent(t, art)
 	if art.Status.Block.Height != 0 {

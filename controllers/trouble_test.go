@@ -1,7 +1,6 @@
 package controllers_test
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -29,23 +28,17 @@ func TestTroubleOfFrontendsIsACondition(t *testing.T) {
 	c.setWorkloadStatus(t, mirror, 1, 0)
 	eventually(t, func() error {
 		c.get(t, mirror)
-		if text := conditionsText(mirror.Status.Conditions); !strings.Contains(text, "the cluster makes 0 of 1 pods of "+desired.FrontendName(mirror)) {
-			return errors.New(text)
-		}
-		return nil
+		text := conditionsText(mirror.Status.Conditions)
+		return errorIf(!strings.Contains(text, "the cluster makes 0 of 1 pods of "+desired.FrontendName(mirror)), "%s", text)
 	})
 	front := fixtures.PodOn(mirror, "frontend", "")
 	c.create(t, front)
 	front.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodScheduled, Status: corev1.ConditionFalse}}
-	if err := c.Status().Update(t.Context(), front); err != nil {
-		t.Fatal(err)
-	}
+	must(t, c.Status().Update(t.Context(), front))
 	eventually(t, func() error {
 		c.get(t, mirror)
-		if text := conditionsText(mirror.Status.Conditions); !strings.Contains(text, "pod "+front.Name+" cannot be placed") {
-			return errors.New(text)
-		}
-		return nil
+		text := conditionsText(mirror.Status.Conditions)
+		return errorIf(!strings.Contains(text, "pod "+front.Name+" cannot be placed"), "%s", text)
 	})
 }
 
@@ -71,10 +64,8 @@ func TestBrokenPublisherIsReplaced(t *testing.T) {
 	replicas := func(want int32) {
 		t.Helper()
 		eventually(t, func() error {
-			if c.get(t, set); *set.Spec.Replicas != want {
-				return fmt.Errorf("%d replicas, want %d", *set.Spec.Replicas, want)
-			}
-			return nil
+			c.get(t, set)
+			return errorIf(*set.Spec.Replicas != want, "%d replicas, want %d", *set.Spec.Replicas, want)
 		})
 	}
 	sees("first")
@@ -91,10 +82,8 @@ func TestBrokenPublisherIsReplaced(t *testing.T) {
 
 	c.change(t, n, func(s *v1alpha1.PyrsiaNodeSpec) { s.NodeSelector = map[string]string{"disk": "ssd"} })
 	eventually(t, func() error {
-		if c.get(t, set); set.Spec.Template.Spec.NodeSelector["disk"] != "ssd" {
-			return errors.New("the template is not corrected")
-		}
-		return nil
+		c.get(t, set)
+		return errorIf(set.Spec.Template.Spec.NodeSelector["disk"] != "ssd", "the template is not corrected")
 	})
 	sees("second")
 	replicas(0)
@@ -106,16 +95,12 @@ func TestBrokenPublisherIsReplaced(t *testing.T) {
 	pod.ResourceVersion, pod.UID = "", ""
 	c.create(t, pod)
 	pod.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}
-	if err := c.Status().Update(t.Context(), pod); err != nil {
-		t.Fatal(err)
-	}
+	must(t, c.Status().Update(t.Context(), pod))
 	sees("third")
 	c.change(t, n, func(s *v1alpha1.PyrsiaNodeSpec) { s.PodAnnotations = map[string]string{"example.com/a": "b"} })
 	eventually(t, func() error {
-		if c.get(t, set); set.Spec.Template.Annotations["example.com/a"] != "b" {
-			return errors.New("the template is not changed")
-		}
-		return nil
+		c.get(t, set)
+		return errorIf(set.Spec.Template.Annotations["example.com/a"] != "b", "the template is not changed")
 	})
 	sees("fourth")
 	replicas(1)
@@ -148,10 +133,8 @@ func TestLoadBalancerThatBlinks(t *testing.T) {
 	c.awaitArgument(t, n, "--announce 192.0.2.1:4001 --announce 192.0.2.2:4001")
 	c.runPod(t, n, "")
 	eventually(t, func() error {
-		if c.get(t, n); len(n.Status.Addresses) != 2 {
-			return fmt.Errorf("addresses %v", n.Status.Addresses)
-		}
-		return nil
+		c.get(t, n)
+		return errorIf(len(n.Status.Addresses) != 2, "addresses %v", n.Status.Addresses)
 	})
 	before := c.workloadGeneration(t, n)
 	addresses := slices.Clone(n.Status.Addresses)
@@ -194,9 +177,7 @@ func TestNamespaceWithMirrorsIsKept(t *testing.T) {
 		t.Error(err)
 	}
 
-	if err := c.Delete(t.Context(), mirror); err != nil {
-		t.Fatal(err)
-	}
+	c.delete(t, mirror)
 	for _, p := range pods {
 		c.deletePod(p)
 	}
@@ -227,9 +208,7 @@ func TestWhatIsLeftIsToldOutsideOfItsNamespace(t *testing.T) {
 	for _, p := range pods { // envtest has no controller of namespaces
 		c.deletePod(p)
 	}
-	if err := c.Delete(t.Context(), mirror); err != nil {
-		t.Fatal(err)
-	}
+	c.delete(t, mirror)
 	c.awaitGone(t, mirror)
 	eventually(t, func() error {
 		list := new(eventsv1.EventList)
@@ -255,20 +234,16 @@ func TestFormerPortIsServedUntilAllAreReplaced(t *testing.T) {
 	c.change(t, mirror, func(s *v1alpha1.PyrsiaNodeSpec) { s.Mirror.Port = 5011 })
 	args := func() string { return strings.Join(c.frontendArgs(t, mirror), " ") }
 	eventually(t, func() error {
-		if got := args(); !strings.Contains(got, "--listen 127.0.0.1:5011 ") || !strings.Contains(got, before) {
-			return errors.New(got)
-		}
-		return nil
+		got := args()
+		return errorIf(!strings.Contains(got, "--listen 127.0.0.1:5011 ") || !strings.Contains(got, before), "%s", got)
 	})
 	for _, node := range []string{"a", "b"} {
 		c.create(t, fixtures.PodOn(mirror, "frontend", node))
 	}
 	eventually(t, func() error { // all are replaced
 		c.setWorkloadStatus(t, mirror, 2, 2)
-		if got := args(); !strings.Contains(got, "--listen 127.0.0.1:5011 ") || strings.Contains(got, "--former") {
-			return errors.New(got)
-		}
-		return nil
+		got := args()
+		return errorIf(!strings.Contains(got, "--listen 127.0.0.1:5011 ") || strings.Contains(got, "--former"), "%s", got)
 	})
 }
 
@@ -287,10 +262,8 @@ func TestFormerPortDoesNotWaitForADeadMachine(t *testing.T) {
 	c.change(t, mirror, func(s *v1alpha1.PyrsiaNodeSpec) { s.Mirror.Port = 5011 })
 	args := func() string { return strings.Join(c.frontendArgs(t, mirror), " ") }
 	eventually(t, func() error {
-		if got := args(); !strings.Contains(got, before) {
-			return errors.New(got)
-		}
-		return nil
+		got := args()
+		return errorIf(!strings.Contains(got, before), "%s", got)
 	})
 	for _, node := range []string{"a", "dead"} {
 		c.create(t, fixtures.PodOn(mirror, "frontend", node))
@@ -310,18 +283,13 @@ func TestFormerPortDoesNotWaitForADeadMachine(t *testing.T) {
 		replaced()
 		c.get(t, mirror)
 		message := meta.FindStatusCondition(mirror.Status.Conditions, v1alpha1.ConditionWorkloadReady).Message
-		if !strings.Contains(message, "is answered too until the pods on a, dead are replaced") || !strings.Contains(args(), before) {
-			return errors.New(message + ": " + args())
-		}
-		return nil
+		return errorIf(!strings.Contains(message, "is answered too until the pods on a, dead are replaced") || !strings.Contains(args(), before), "%s", message+": "+args())
 	})
 	c.setReady(t, "dead", corev1.ConditionUnknown)
 	eventually(t, func() error {
 		replaced()
-		if got := args(); strings.Contains(got, "--former") {
-			return errors.New(got)
-		}
-		return nil
+		got := args()
+		return errorIf(strings.Contains(got, "--former"), "%s", got)
 	})
 }
 

@@ -29,9 +29,7 @@ func TestWholeList(t *testing.T) {
 	ns := c.namespace(t)
 	const missing, corrupt, moved = 20, 5, 200
 	o, err := upstreamtest.LoadOfficial(library, missing, corrupt)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	o.Trouble(4000)
 	server := httptest.NewServer(o)
 	defer server.Close()
@@ -71,10 +69,8 @@ func TestWholeList(t *testing.T) {
 	time.Sleep(4 * time.Second) // events of a set are gathered for two
 	writes = c.writes.during(ns, func() {
 		eventuallyWithin(t, 10*time.Minute, func() error {
-			if heads := o.Counts().Head - before.Head; heads < len(o.Tags) {
-				return fmt.Errorf("%d HEADs of %d", heads, len(o.Tags))
-			}
-			return nil
+			heads := o.Counts().Head - before.Head
+			return errorIf(heads < len(o.Tags), "%d HEADs of %d", heads, len(o.Tags))
 		})
 	})
 	after := o.Counts()
@@ -87,10 +83,8 @@ func TestWholeList(t *testing.T) {
 	o.Move(moved)
 	eventuallyWithin(t, 10*time.Minute, func() error {
 		c.get(t, set)
-		if got := set.Status.Blocks - blocks; got != moved || set.Status.Pending > 0 {
-			return fmt.Errorf("%d new blocks, want %d", got, moved)
-		}
-		return nil
+		got := set.Status.Blocks - blocks
+		return errorIf(got != moved || set.Status.Pending > 0, "%d new blocks, want %d", got, moved)
 	})
 	t.Logf("third pass: %d moved tags, %d new blocks", moved, set.Status.Blocks-blocks)
 }
@@ -105,10 +99,8 @@ func (c *cluster) awaitSet(t *testing.T, set *v1alpha1.OfficialImageSet, publish
 			told = time.Now()
 			t.Logf("%s published, %d of %d, %d pending, %d failed, ETA %v", set.Status.Progress, set.Status.Published, set.Status.Desired, set.Status.Pending, set.Status.Failed, set.Status.ETA)
 		}
-		if s := set.Status; s.Published != published || s.Failed != failed || s.Pending != 0 {
-			return fmt.Errorf("%d published, %d pending, %d failed", s.Published, s.Pending, s.Failed)
-		}
-		return nil
+		s := set.Status
+		return errorIf(s.Published != published || s.Failed != failed || s.Pending != 0, "%d published, %d pending, %d failed", s.Published, s.Pending, s.Failed)
 	})
 }
 
@@ -127,9 +119,7 @@ func (c *cluster) publishedArtifacts(t *testing.T, ns string) (n int) {
 	t.Helper()
 	list := new(v1alpha1.ArtifactList)
 	for {
-		if err := c.List(t.Context(), list, client.InNamespace(ns), client.Limit(500), client.Continue(list.Continue)); err != nil {
-			t.Fatal(err)
-		}
+		must(t, c.List(t.Context(), list, client.InNamespace(ns), client.Limit(500), client.Continue(list.Continue)))
 		for i := range list.Items {
 			if status.IsTrue(&list.Items[i], v1alpha1.ConditionReady) {
 				n++

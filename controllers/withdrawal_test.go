@@ -3,18 +3,15 @@ package controllers_test
 import (
 	"context"
 	"errors"
-	"fmt"
 	"strings"
 	"testing"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
-	"github.com/pyrsia/pyrsia-operator/controllers"
 	"github.com/pyrsia/pyrsia-operator/controllers/artifact"
 	"github.com/pyrsia/pyrsia-operator/controllers/internal/fixtures"
 	"github.com/pyrsia/pyrsia-operator/controllers/internal/nodeclient"
@@ -25,9 +22,7 @@ import (
 // A digest is withdrawn under all its tags: each Artifact of it says so, and a
 // new one is refused and says why. Restored brings all of them back.
 func TestWithdrawnDigests(t *testing.T) {
-	t.Parallel()
-	c := testCluster(t)
-	ns := c.namespace(t)
+	c, ns := ownNamespace(t)
 	up := newUpstream(t)
 	d := up.push(t, "library/app:1")
 	up.retag(t, "library/app:1", "library/app:2")
@@ -81,9 +76,7 @@ func TestWithdrawnDigests(t *testing.T) {
 // An unpublished digest can be withdrawn in advance, and so can one platform of
 // an image.
 func TestWithdrawnBeforeItIsPublished(t *testing.T) {
-	t.Parallel()
-	c := testCluster(t)
-	ns := c.namespace(t)
+	c, ns := ownNamespace(t)
 	up := newUpstream(t)
 	d := up.push(t, "library/app:1")
 	c.aPublisher(t, ns, up.URL)
@@ -101,47 +94,28 @@ func TestWithdrawnBeforeItIsPublished(t *testing.T) {
 
 // To restore an image takes the right to do so, and not only to change Artifacts.
 func TestRestoringNeedsARightOfItsOwn(t *testing.T) {
-	t.Parallel()
-	c := testCluster(t)
-	ns := c.namespace(t)
+	c, ns := ownNamespace(t)
 	for user, verbs := range map[string][]any{"editor": {"create", "update", "get"}, "restorer": {"create", "update", "get", "restore"}} {
-		rule := map[string]any{"apiGroups": []any{"pyrsia.io"}, "resources": []any{"artifacts"}, "verbs": verbs}
-		c.createRaw(t, ns, "Role", user, map[string]any{"rules": []any{rule}})
-		c.createRaw(t, ns, "RoleBinding", user, map[string]any{
-			"roleRef":  map[string]any{"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": user},
-			"subjects": []any{map[string]any{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": user}},
-		})
+		c.grant(t, ns, user, verbs)
 	}
 	art := fixtures.Artifact(ns, "app", "docker.io/library/app:1", "sha256:"+strings.Repeat("0", 64))
 	c.create(t, art)
-	as := func(user string) client.Client {
-		config := rest.CopyConfig(c.env.Config)
-		config.Impersonate = rest.ImpersonationConfig{UserName: user}
-		as, err := client.New(config, client.Options{Scheme: c.scheme})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return as
-	}
 	try := func(user string, state v1alpha1.ArtifactState) error {
 		changed := art.DeepCopy()
-		if err := as(user).Get(t.Context(), client.ObjectKeyFromObject(art), changed); err != nil {
+		if err := c.as(t, user).Get(t.Context(), client.ObjectKeyFromObject(art), changed); err != nil {
 			return err
 		}
 		changed.Spec.State, changed.Spec.Reason = state, "because"
 		made := fixtures.Artifact(ns, "made-by-"+user, changed.Spec.Image, changed.Spec.Digest)
 		made.Spec.State, made.Spec.Reason = state, "because"
-		return errors.Join(as(user).Update(t.Context(), changed, client.DryRunAll), as(user).Create(t.Context(), made, client.DryRunAll))
+		return errors.Join(c.as(t, user).Update(t.Context(), changed, client.DryRunAll), c.as(t, user).Create(t.Context(), made, client.DryRunAll))
 	}
 	eventually(t, func() error {
 		return errors.Join(try("editor", v1alpha1.StateRevoked), try("restorer", v1alpha1.StateRevoked), try("restorer", v1alpha1.StateRestored))
 	})
 	eventually(t, func() error { // the API server has its policies a moment after its start
 		err := try("editor", v1alpha1.StateRestored)
-		if err == nil || strings.Count(err.Error(), `needs the verb "restore"`) != 2 {
-			return fmt.Errorf("without the right: %v", err)
-		}
-		return nil
+		return errorIf(err == nil || strings.Count(err.Error(), `needs the verb "restore"`) != 2, "without the right: %v", err)
 	})
 }
 
@@ -149,27 +123,18 @@ func TestRestoringNeedsARightOfItsOwn(t *testing.T) {
 // was deleted while the publisher withdrew, or the cluster is that of an older backup.
 // They ask the ledger themselves, each at its own time.
 func TestWithdrawnByAnArtifactThatIsGone(t *testing.T) {
-	t.Parallel()
-	c := testCluster(t)
-	ns := c.namespace(t)
+	c, ns := ownNamespace(t)
 	up := newUpstream(t)
 	d := up.push(t, "library/app:1")
 	c.aPublisher(t, ns, up.URL)
 	one := fixtures.Artifact(ns, "one", "docker.io/library/app:1", d)
 	c.create(t, one)
 	c.awaitCurrent(t, one)
-	keys, err := controllers.LoadKeyring(t.Context(), c, "pyrsia-system", time.Hour)
-	if err != nil {
-		t.Fatal(err)
-	}
-	nodes := nodeclient.NewNodes(c, keys, time.Now)
-	err = nodes.AskPublisher(t.Context(), ns, "publisher", nodeclient.ToWithdraw, func(ctx context.Context, _ *v1alpha1.PyrsiaNode, c *control.Client) error {
+	nodes := nodesOf(t, c)
+	must(t, nodes.AskPublisher(t.Context(), ns, "publisher", nodeclient.ToWithdraw, func(ctx context.Context, _ *v1alpha1.PyrsiaNode, c *control.Client) error {
 		_, err := c.Revoke(ctx, control.RevokeRequest{Image: one.Spec.Image, Digest: d, Block: -1, Reason: "it has a backdoor"})
 		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	}))
 	for name, change := range map[string]func(*v1alpha1.Artifact){
 		"published": func(*v1alpha1.Artifact) {},
 		"restored": func(a *v1alpha1.Artifact) {
