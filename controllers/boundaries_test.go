@@ -19,14 +19,13 @@ var mayImport = map[string][]string{
 	"internal/objects":    {"internal/status", "node/ledger"},
 	"internal/nodeclient": {"internal/status", "internal/objects", "node/control", "node/ledger"},
 	"internal/apply":      {"internal/objects"},
-	"internal/pulls":      {},
 	"internal/fixtures":   {"internal/objects", "node/canary", "node/control", "node/ledger"}, // for tests
 	"pyrsianode/desired":  {"internal/objects", "node/canary", "node/control", "node/distributions", "node/ledger"},
 	"pyrsianode":          {"pyrsianode/desired", "internal/apply", "internal/nodeclient", "internal/objects", "internal/status", "node/canary", "node/control", "node/ledger"},
 	"imageset":            {"internal/nodeclient", "internal/objects", "internal/status", "node/control", "node/ledger"},
-	"artifact":            {"internal/nodeclient", "internal/objects", "internal/pulls", "internal/status", "node/control", "node/ledger"},
-	"pullhistory":         {"internal/nodeclient", "internal/objects", "internal/pulls", "internal/status", "node/control", "node/ledger"},
-	"":                    {"artifact", "imageset", "pullhistory", "pyrsianode", "internal/nodeclient", "internal/objects", "internal/pulls", "internal/status"},
+	"artifact":            {"internal/nodeclient", "internal/objects", "internal/status", "node/control", "node/ledger"},
+	"pullhistory":         {"internal/nodeclient", "internal/objects", "internal/status", "node/control", "node/ledger"},
+	"":                    {"artifact", "imageset", "pullhistory", "pyrsianode", "internal/nodeclient", "internal/objects", "internal/status"},
 }
 
 func TestControllersImportOnlyTheContracts(t *testing.T) {

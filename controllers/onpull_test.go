@@ -61,6 +61,7 @@ func TestPublicationOnPull(t *testing.T) {
 	}
 	art := c.artifact(t, ns, "docker.io/library/alpine:1", digests["alpine"])
 	c.awaitCurrent(t, art)
+	c.awaitPulled(t, art, time.Time{})
 	if art.Spec.NodeRef.Name != publisher.Name || art.Status.LastPulled == nil {
 		t.Errorf("the Artifact of what was pulled: %+v", art)
 	}

@@ -93,6 +93,7 @@ func TestPulledImagesBecomeArtifacts(t *testing.T) {
 		image := "docker.io/library/alpine:" + tag
 		art := c.artifact(t, mirror.Namespace, image, digests[image])
 		c.awaitCurrent(t, art)
+		c.awaitPulled(t, art, time.Time{})
 		verifyOffline(t, publisher.Status.Ledger.Key, art)
 		if art.Spec.NodeRef.Name != mirror.Name || art.Status.LastPulled == nil || time.Since(art.Status.LastPulled.Time) > time.Hour || len(art.Status.Platforms) != 2 {
 			t.Errorf("%s: %+v", image, art)

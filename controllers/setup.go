@@ -18,7 +18,6 @@ import (
 	"github.com/pyrsia/pyrsia-operator/controllers/imageset"
 	"github.com/pyrsia/pyrsia-operator/controllers/internal/nodeclient"
 	"github.com/pyrsia/pyrsia-operator/controllers/internal/objects"
-	"github.com/pyrsia/pyrsia-operator/controllers/internal/pulls"
 	"github.com/pyrsia/pyrsia-operator/controllers/pullhistory"
 	"github.com/pyrsia/pyrsia-operator/controllers/pyrsianode"
 )
@@ -65,7 +64,7 @@ func Setup(ctx context.Context, mgr ctrl.Manager, config Config) error {
 	if err := mgr.Add(&statusCollector{mgr.GetClient(), config.Metrics}); err != nil {
 		return fmt.Errorf("adding the metrics of the objects: %w", err)
 	}
-	nodes, pulls := nodeclient.NewNodes(mgr.GetClient(), config.Keys, time.Now), pulls.New()
+	nodes := nodeclient.NewNodes(mgr.GetClient(), config.Keys, time.Now)
 	sets := &imageset.Reconciler{Client: mgr.GetClient(), Nodes: nodes, Now: time.Now}
 	for _, r := range []interface{ SetupWithManager(ctrl.Manager) error }{
 		pyrsianode.New(pyrsianode.Config{
@@ -74,8 +73,8 @@ func Setup(ctx context.Context, mgr ctrl.Manager, config Config) error {
 			KeysEvery: config.KeysEvery, KeyOverlap: config.KeyOverlap, Hosts: config.Hosts, Now: time.Now,
 		}),
 		sets,
-		&artifact.Reconciler{Client: mgr.GetClient(), Nodes: nodes, Pulls: pulls, Saw: sets.Saw, Now: time.Now},
-		&pullhistory.Reconciler{Client: mgr.GetClient(), Nodes: nodes, Pulls: pulls, Now: time.Now},
+		&artifact.Reconciler{Client: mgr.GetClient(), Nodes: nodes, Saw: sets.Saw, Now: time.Now},
+		&pullhistory.Reconciler{Client: mgr.GetClient(), Nodes: nodes, Now: time.Now},
 	} {
 		if err := r.SetupWithManager(mgr); err != nil {
 			return fmt.Errorf("setting up %T: %w", r, err)

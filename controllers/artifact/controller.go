@@ -8,7 +8,6 @@ import (
 	"context"
 	"time"
 
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
@@ -17,12 +16,10 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
-	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
 	"github.com/pyrsia/pyrsia-operator/controllers/internal/nodeclient"
 	"github.com/pyrsia/pyrsia-operator/controllers/internal/objects"
-	"github.com/pyrsia/pyrsia-operator/controllers/internal/pulls"
 	"github.com/pyrsia/pyrsia-operator/controllers/internal/status"
 )
 
@@ -33,7 +30,6 @@ import (
 type Reconciler struct {
 	Client client.Client
 	Nodes  *nodeclient.Nodes
-	Pulls  *pulls.Pulls
 	// Saw tells whether a set that owns an Artifact saw its tag at its digest.
 	Saw func(*v1alpha1.Artifact) bool
 	Now func() time.Time
@@ -45,9 +41,6 @@ type Reconciler struct {
 func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
 	art := new(v1alpha1.Artifact)
 	if err := r.Client.Get(ctx, req.NamespacedName, art); err != nil {
-		if apierrors.IsNotFound(err) {
-			r.Pulls.Told(req.NamespacedName)
-		}
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
 	before := art.DeepCopy()
@@ -55,7 +48,6 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	if err == nil && onlyWaits(art, r.Now()) {
 		return ctrl.Result{RequeueAfter: next}, nil
 	}
-	r.Pulls.Tell(art)
 	return r.status.Finish(ctx, before, art, next, err)
 }
 
@@ -93,7 +85,6 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 		Watches(&v1alpha1.PyrsiaNode{}, handler.EnqueueRequestsFromMapFunc(r.waitingForPublisher), builder.WithPredicates(objects.UsabilityChanged)).
 		Watches(&v1alpha1.PyrsiaNode{}, handler.EnqueueRequestsFromMapFunc(r.waitingForMirror), builder.WithPredicates(mirrorGrew)).
 		Watches(&v1alpha1.Artifact{}, handler.EnqueueRequestsFromMapFunc(r.sharing), builder.WithPredicates(withdrawalChanged)).
-		WatchesRawSource(source.Channel(r.Pulls.Wake, &handler.EnqueueRequestForObject{})).
 		WithOptions(objects.Options(nodeclient.ArtifactsAtOnce)).
 		Complete(r)
 }

@@ -74,8 +74,9 @@ func (r *Reconciler) ensureArtifacts(ctx context.Context, v *nodeclient.Visit, b
 	made := 0
 	for _, p := range keep {
 		if p.art != nil {
-			r.Pulls.Note(ctx, p.art, p.last)
-			delete(b.heard, p.key)
+			if err := r.record(ctx, b, p.art, p.last); err != nil {
+				return err
+			}
 			continue
 		}
 		if made == maxMade {
@@ -144,8 +145,9 @@ func (r *Reconciler) loadPulls(ctx context.Context, n *v1alpha1.PyrsiaNode, b *b
 			pulls = append(pulls, pull{key: key, last: h.last})
 			continue
 		}
-		r.Pulls.Note(ctx, published, h.last)
-		delete(b.heard, key)
+		if err := r.record(ctx, b, published, h.last); err != nil {
+			return nil, err
+		}
 	}
 	return pulls, nil
 }
@@ -200,18 +202,15 @@ func (r *Reconciler) make(ctx context.Context, v *nodeclient.Visit, b *book, p p
 	if err := controllerutil.SetOwnerReference(n, art, r.Client.Scheme()); err != nil {
 		return false, fmt.Errorf("making the Artifact of %s: %w", p.key.image, err)
 	}
-	r.Pulls.Expect(art, p.last)
 	err = r.Client.Create(ctx, art)
-	if err != nil {
-		r.Pulls.Told(client.ObjectKeyFromObject(art))
-	}
 	if apierrors.IsAlreadyExists(err) {
 		return false, nil // the cache does not show it yet; or somebody made one by hand
 	}
 	if err != nil {
 		return false, fmt.Errorf("making the Artifact of %s: %w", p.key.image, err)
 	}
-	return true, nil
+	// Crash before: a later turn finds the Artifact without a time, and records that it was made.
+	return true, r.record(ctx, b, art, p.last)
 }
 
 func pulledArtifact(n *v1alpha1.PyrsiaNode, key pullKey) *v1alpha1.Artifact {

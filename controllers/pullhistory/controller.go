@@ -1,5 +1,5 @@
 // Package pullhistory makes an Artifact of each image that is pulled through a node and
-// has none.
+// has none, and records in status.lastPulled when an Artifact's image was pulled.
 // It imports the packages that the controllers share, and no other controller. The package
 // controllers sets it up.
 package pullhistory
@@ -20,8 +20,10 @@ import (
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
 	"github.com/pyrsia/pyrsia-operator/controllers/internal/nodeclient"
 	"github.com/pyrsia/pyrsia-operator/controllers/internal/objects"
-	"github.com/pyrsia/pyrsia-operator/controllers/internal/pulls"
 )
+
+// +kubebuilder:rbac:groups=pyrsia.io,resources=artifacts,verbs=list;watch;create;delete
+// +kubebuilder:rbac:groups=pyrsia.io,resources=artifacts/status,verbs=patch
 
 // receiptInterval is how often a node is asked for its pull receipts.
 const receiptInterval = 10 * time.Second
@@ -32,7 +34,6 @@ const receiptInterval = 10 * time.Second
 type Reconciler struct {
 	Client client.Client
 	Nodes  *nodeclient.Nodes
-	Pulls  *pulls.Pulls
 	Now    func() time.Time
 
 	recorder events.EventRecorder
