@@ -12,7 +12,6 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
@@ -105,24 +104,13 @@ func (r *Reconciler) waitingForMirror(ctx context.Context, node client.Object) [
 }
 
 func (r *Reconciler) atStage(ctx context.Context, namespace, stage string) []reconcile.Request {
-	list := new(v1alpha1.ArtifactList)
-	err := r.Client.List(ctx, list, client.InNamespace(namespace), client.MatchingFields{objects.IndexStage: stage}, client.UnsafeDisableDeepCopy)
-	if err != nil {
-		ctrl.LoggerFrom(ctx).Error(err, "listing the Artifacts that wait", "stage", stage)
-		return nil
-	}
-	return objects.Requests(list.Items)
+	return objects.Find(ctx, r.Client, new(v1alpha1.ArtifactList), client.InNamespace(namespace), client.MatchingFields{objects.IndexStage: stage})
 }
 
 // mirrorGrew passes mirrors that came, went, or have more blocks.
-var mirrorGrew = predicate.Funcs{
-	UpdateFunc: func(e event.UpdateEvent) bool {
-		was, ok1 := e.ObjectOld.(*v1alpha1.PyrsiaNode)
-		is, ok2 := e.ObjectNew.(*v1alpha1.PyrsiaNode)
-		return ok1 && ok2 && is.Spec.Role == v1alpha1.RoleMirror &&
-			(objects.LedgerSize(is) > objects.LedgerSize(was) || awaited(was) != awaited(is))
-	},
-}
+var mirrorGrew = objects.Changed(func(was, is *v1alpha1.PyrsiaNode) bool {
+	return is.Spec.Role == v1alpha1.RoleMirror && (objects.LedgerSize(is) > objects.LedgerSize(was) || awaited(was) != awaited(is))
+})
 
 // isRoutine tells whether a condition that has become True is the normal
 // success of an Artifact, of which there are thousands: only recoveries from

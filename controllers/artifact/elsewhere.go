@@ -8,8 +8,6 @@ import (
 
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/event"
-	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
@@ -76,7 +74,7 @@ func repository(art *v1alpha1.Artifact) string {
 }
 
 // sharing are the Artifacts that a withdrawal or a restoration concerns.
-func (r *Reconciler) sharing(ctx context.Context, obj client.Object) []reconcile.Request {
+func (r *Reconciler) sharing(ctx context.Context, obj client.Object) (out []reconcile.Request) {
 	art, ok := obj.(*v1alpha1.Artifact)
 	if !ok {
 		return nil
@@ -86,21 +84,16 @@ func (r *Reconciler) sharing(ctx context.Context, obj client.Object) []reconcile
 		ctrl.LoggerFrom(ctx).Error(err, "waking those that a withdrawal concerns")
 		return nil
 	}
-	return objects.Requests(others)
+	for i := range others {
+		out = append(out, objects.Request(&others[i]))
+	}
+	return out
 }
 
-// withdrawalChanged passes Artifacts that have withdrawn or restored their digest.
-var withdrawalChanged = predicate.Funcs{
-	CreateFunc: func(event.CreateEvent) bool { return false }, // all are looked at then
-	DeleteFunc: func(event.DeleteEvent) bool { return false },
-	UpdateFunc: func(e event.UpdateEvent) bool {
-		was, ok1 := e.ObjectOld.(*v1alpha1.Artifact)
-		is, ok2 := e.ObjectNew.(*v1alpha1.Artifact)
-		if !ok1 || !ok2 {
-			return false
-		}
-		before, _ := objects.WithdrawalOf(was)
-		after, _ := objects.WithdrawalOf(is)
-		return after != nil && (before == nil || before.Height != after.Height)
-	},
-}
+// withdrawalChanged passes Artifacts that have withdrawn or restored their digest. All
+// are looked at when they are created.
+var withdrawalChanged = objects.OnlyChanged(func(was, is *v1alpha1.Artifact) bool {
+	before, _ := objects.WithdrawalOf(was)
+	after, _ := objects.WithdrawalOf(is)
+	return after != nil && (before == nil || before.Height != after.Height)
+})

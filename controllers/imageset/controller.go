@@ -122,11 +122,5 @@ func setOwners(obj client.Object) (names []string) {
 
 // setsOf are the sets that refer to a publisher.
 func (r *Reconciler) setsOf(ctx context.Context, publisher client.Object) []reconcile.Request {
-	list := new(v1alpha1.OfficialImageSetList)
-	err := r.Client.List(ctx, list, client.InNamespace(publisher.GetNamespace()), client.MatchingFields{objects.IndexPublisher: publisher.GetName()})
-	if err != nil {
-		ctrl.LoggerFrom(ctx).Error(err, "listing the image sets of a publisher", "publisher", publisher.GetName())
-		return nil
-	}
-	return objects.Requests(list.Items)
+	return objects.Find(ctx, r.Client, new(v1alpha1.OfficialImageSetList), client.InNamespace(publisher.GetNamespace()), client.MatchingFields{objects.IndexPublisher: publisher.GetName()})
 }

@@ -214,11 +214,7 @@ func setNotAllowed(n *v1alpha1.PyrsiaNode, v verdict) {
 
 // nodesOfNamespace are the PyrsiaNodes in a namespace whose label has changed.
 func (r *Reconciler) nodesOfNamespace(ctx context.Context, ns client.Object) []reconcile.Request {
-	list := new(v1alpha1.PyrsiaNodeList)
-	if err := r.Client.List(ctx, list, client.InNamespace(ns.GetName())); err != nil {
-		return nil // the cache ends
-	}
-	return objects.Requests(list.Items)
+	return objects.Find(ctx, r.Client, new(v1alpha1.PyrsiaNodeList), client.InNamespace(ns.GetName()))
 }
 
 var mirrorsLabelChanged = predicate.Funcs{

@@ -58,18 +58,17 @@ func proofOf(n *v1alpha1.PyrsiaNode, p corev1.Pod) proofState {
 }
 
 // prove tells whether containerd asks the mirror on each Kubernetes node.
-func (r *Reconciler) prove(in *work) status.Step[*v1alpha1.PyrsiaNode] {
-	return func(_ context.Context, n *v1alpha1.PyrsiaNode) (time.Duration, error) {
-		switch {
-		case !desired.ManagesContainerd(n):
-			meta.RemoveStatusCondition(n.Conditions(), v1alpha1.ConditionContainerdUsesMirror)
-		case n.Status.Nodes != nil && in.frontends != nil:
-			judgeProof(n, in.Pods, in.frontends.Status)
-		case meta.FindStatusCondition(*n.Conditions(), v1alpha1.ConditionContainerdUsesMirror) == nil:
-			status.SetWaiting(n, v1alpha1.ConditionContainerdUsesMirror, v1alpha1.ReasonRollout, "waiting for the pods to be started")
-		}
-		return 0, nil // what was proven stays so until there is news
+func (r *Reconciler) prove(_ context.Context, in *work) (time.Duration, error) {
+	n := in.PyrsiaNode
+	switch {
+	case !desired.ManagesContainerd(n):
+		meta.RemoveStatusCondition(n.Conditions(), v1alpha1.ConditionContainerdUsesMirror)
+	case n.Status.Nodes != nil && in.frontends != nil:
+		judgeProof(n, in.Pods, in.frontends.Status)
+	case meta.FindStatusCondition(*n.Conditions(), v1alpha1.ConditionContainerdUsesMirror) == nil:
+		status.SetWaiting(n, v1alpha1.ConditionContainerdUsesMirror, v1alpha1.ReasonRollout, "waiting for the pods to be started")
 	}
+	return 0, nil // what was proven stays so until there is news
 }
 
 // judgeProof sets ContainerdUsesMirror, and counts: False where containerd asks

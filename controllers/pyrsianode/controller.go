@@ -20,7 +20,6 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
@@ -124,17 +123,23 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	}
 	before := n.DeepCopy()
 	setNotAllowed(n, may)
-	in := work{Inputs: desired.Inputs{Image: r.NodeImage, Host: may.host, Former: may.former, EveryNode: may.everyNode}}
-	next, err := status.Run(ctx, n, r.keys, r.network(&in), r.workload(&in), r.coverNodes(&in), r.restoreContainerd(&in), r.prove(&in), r.ledger(&in), r.awaitKeys, r.pace)
+	in := &work{PyrsiaNode: n, Inputs: desired.Inputs{Image: r.NodeImage, Host: may.host, Former: may.former, EveryNode: may.everyNode}}
+	next, err := status.Run(ctx, in, ofNode(r.keys), r.network, r.workload, r.coverNodes, r.restoreContainerd, r.prove, r.ledger, ofNode(r.awaitKeys), ofNode(r.pace))
 	return r.status.Finish(ctx, before, n, next, err)
 }
 
-// work is what the steps of one reconciliation hand to each other.
+// work is a PyrsiaNode, with what the steps of one reconciliation hand to each other.
 type work struct {
+	*v1alpha1.PyrsiaNode
 	desired.Inputs
 	// mirrors and frontends are the DaemonSets as they were read last; nil while the
 	// cluster has not seen the newest one.
 	mirrors, frontends *appsv1.DaemonSet
+}
+
+// ofNode is a step that needs the PyrsiaNode alone.
+func ofNode(step status.Step[*v1alpha1.PyrsiaNode]) status.Step[*work] {
+	return func(ctx context.Context, in *work) (time.Duration, error) { return step(ctx, in.PyrsiaNode) }
 }
 
 // pace decides when to ask the node again.
@@ -197,27 +202,15 @@ func (r *Reconciler) networkOf(ctx context.Context, obj client.Object) []reconci
 	}
 	publisher := &v1alpha1.PyrsiaNode{}
 	publisher.Namespace, publisher.Name = art.Namespace, art.Spec.PublisherRef.Name
-	return append(r.mirrorsOf(ctx, publisher), reconcile.Request{NamespacedName: client.ObjectKeyFromObject(publisher)})
+	return append(r.mirrorsOf(ctx, publisher), objects.Request(publisher))
 }
 
 // becameVerified passes Artifacts whose block has just been verified.
-var becameVerified = predicate.Funcs{
-	CreateFunc: func(event.CreateEvent) bool { return false },
-	DeleteFunc: func(event.DeleteEvent) bool { return false },
-	UpdateFunc: func(e event.UpdateEvent) bool {
-		was, ok1 := e.ObjectOld.(*v1alpha1.Artifact)
-		is, ok2 := e.ObjectNew.(*v1alpha1.Artifact)
-		return ok1 && ok2 && !status.IsTrue(was, v1alpha1.ConditionVerified) && status.IsTrue(is, v1alpha1.ConditionVerified)
-	},
-}
+var becameVerified = objects.OnlyChanged(func(was, is *v1alpha1.Artifact) bool {
+	return !status.IsTrue(was, v1alpha1.ConditionVerified) && status.IsTrue(is, v1alpha1.ConditionVerified)
+})
 
 // mirrorsOf are the mirrors that refer to a publisher.
 func (r *Reconciler) mirrorsOf(ctx context.Context, publisher client.Object) []reconcile.Request {
-	list := new(v1alpha1.PyrsiaNodeList)
-	err := r.Client.List(ctx, list, client.InNamespace(publisher.GetNamespace()), client.MatchingFields{objects.IndexPublisher: publisher.GetName()})
-	if err != nil {
-		ctrl.LoggerFrom(ctx).Error(err, "listing the mirrors of a publisher", "publisher", publisher.GetName())
-		return nil
-	}
-	return objects.Requests(list.Items)
+	return objects.Find(ctx, r.Client, new(v1alpha1.PyrsiaNodeList), client.InNamespace(publisher.GetNamespace()), client.MatchingFields{objects.IndexPublisher: publisher.GetName()})
 }

@@ -14,8 +14,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/event"
-	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
@@ -41,33 +39,32 @@ func (r *Reconciler) seesNodes() bool { return len(r.Hosts.Namespaces) == 0 }
 // coverNodes counts the Kubernetes nodes that a mirror is for, and names those
 // without a pod of it: images that are pulled there are not checked against the
 // ledger.
-func (r *Reconciler) coverNodes(in *work) status.Step[*v1alpha1.PyrsiaNode] {
-	return func(ctx context.Context, n *v1alpha1.PyrsiaNode) (time.Duration, error) {
-		if n.Spec.Role != v1alpha1.RoleMirror || n.Status.Nodes == nil {
-			return 0, nil
-		}
-		if !r.seesNodes() {
-			status.SetWaiting(n, v1alpha1.ConditionNodesCovered, v1alpha1.ReasonNotCounted, "an operator of named namespaces may not read Kubernetes nodes: compare 'kubectl get nodes' with the mirror's pods")
-			return 0, nil
-		}
-		nodes := new(corev1.NodeList)
-		if err := r.Client.List(ctx, nodes, client.UnsafeDisableDeepCopy); err != nil {
-			return 0, objects.Wrap(err, "listing the Kubernetes nodes")
-		}
-		pods, err := r.Nodes.Pods(ctx, n)
-		if err != nil {
-			return 0, err
-		}
-		refused, again, err := r.removeTaints(ctx, n, nodes.Items)
-		if err != nil {
-			return 0, err
-		}
-		found := coverageOf(n, in.EveryNode, nodes.Items, pods)
-		found.refused = refused
-		n.Status.Nodes.Total, n.Status.Nodes.Covered = found.total, found.total-int32(len(found.without))
-		judgeCoverage(n, found, r.Now())
-		return again, nil // pods are waited for by pace
+func (r *Reconciler) coverNodes(ctx context.Context, in *work) (time.Duration, error) {
+	n := in.PyrsiaNode
+	if n.Spec.Role != v1alpha1.RoleMirror || n.Status.Nodes == nil {
+		return 0, nil
 	}
+	if !r.seesNodes() {
+		status.SetWaiting(n, v1alpha1.ConditionNodesCovered, v1alpha1.ReasonNotCounted, "an operator of named namespaces may not read Kubernetes nodes: compare 'kubectl get nodes' with the mirror's pods")
+		return 0, nil
+	}
+	nodes := new(corev1.NodeList)
+	if err := r.Client.List(ctx, nodes, client.UnsafeDisableDeepCopy); err != nil {
+		return 0, objects.Wrap(err, "listing the Kubernetes nodes")
+	}
+	pods, err := r.Nodes.Pods(ctx, n)
+	if err != nil {
+		return 0, err
+	}
+	refused, again, err := r.removeTaints(ctx, n, nodes.Items)
+	if err != nil {
+		return 0, err
+	}
+	found := coverageOf(n, in.EveryNode, nodes.Items, pods)
+	found.refused = refused
+	n.Status.Nodes.Total, n.Status.Nodes.Covered = found.total, found.total-int32(len(found.without))
+	judgeCoverage(n, found, r.Now())
+	return again, nil // pods are waited for by pace
 }
 
 // coverage is where a mirror stands of where it should.
@@ -195,7 +192,7 @@ func (r *Reconciler) allMirrors(ctx context.Context, _ client.Object) (out []rec
 	}
 	for i := range list.Items {
 		if list.Items[i].Spec.Role == v1alpha1.RoleMirror {
-			out = append(out, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(&list.Items[i])})
+			out = append(out, objects.Request(&list.Items[i]))
 		}
 	}
 	return out
@@ -203,11 +200,7 @@ func (r *Reconciler) allMirrors(ctx context.Context, _ client.Object) (out []rec
 
 // placesChanged passes Kubernetes nodes that come, go, or are for other pods than
 // before; their kubelets write to them all the time.
-var placesChanged = predicate.Funcs{
-	UpdateFunc: func(e event.UpdateEvent) bool {
-		was, ok1 := e.ObjectOld.(*corev1.Node)
-		is, ok2 := e.ObjectNew.(*corev1.Node)
-		return ok1 && ok2 && !(maps.Equal(was.Labels, is.Labels) && equality.Semantic.DeepEqual(was.Spec.Taints, is.Spec.Taints) &&
-			was.Status.NodeInfo.ContainerRuntimeVersion == is.Status.NodeInfo.ContainerRuntimeVersion)
-	},
-}
+var placesChanged = objects.Changed(func(was, is *corev1.Node) bool {
+	return !maps.Equal(was.Labels, is.Labels) || !equality.Semantic.DeepEqual(was.Spec.Taints, is.Spec.Taints) ||
+		was.Status.NodeInfo.ContainerRuntimeVersion != is.Status.NodeInfo.ContainerRuntimeVersion
+})

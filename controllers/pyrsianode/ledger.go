@@ -47,60 +47,59 @@ type report struct {
 // publisher the newest checkpoint, the floor below which it must not fall; of
 // mirrors the oldest, so that all have what it covers. It does not wait for all
 // pods to be ready: a Kubernetes node that is down must not hide a fork.
-func (r *Reconciler) ledger(in *work) status.Step[*v1alpha1.PyrsiaNode] {
-	return func(ctx context.Context, n *v1alpha1.PyrsiaNode) (time.Duration, error) {
-		const condition = v1alpha1.ConditionLedgerVerified
-		if n.Status.Nodes == nil {
-			return 0, nil
-		}
-		pods, err := r.Nodes.ReadyPods(ctx, n)
-		if err != nil {
-			return 0, err
-		}
-		if len(pods) == 0 {
-			status.SetWaiting(n, condition, v1alpha1.ReasonPodsNotReady, "waiting for a pod to be ready")
-			return 0, nil
-		}
-		v, err := r.Nodes.Visit(n, nodeclient.ToPoll)
-		if err != nil {
-			return pollBusy + rand.N(pollBusy), nil // what was found before stands
-		}
-		defer v.End()
-		reports, err := r.poll(ctx, v, pods, pinnedKey(n, in.Inputs))
-		if err != nil {
-			return 0, err
-		}
-		record(n, reports)
-		recordRotation(n, r.Now())
-		if err := r.endRotation(ctx, n); err != nil {
-			return 0, err
-		}
-		recordAddresses(n, reports, in.Outside)
-		recordPeers(n, reports)
-		setAlarms(n, reports)
-		if worst := worstOf(reports); worst != nil {
-			message := fmt.Sprintf("pod %s: %s", worst.pod, worst.message)
-			switch worst.reason {
-			case v1alpha1.ReasonNodeUnreachable, v1alpha1.ReasonNoCheckpoint:
-				status.SetWaiting(n, condition, worst.reason, message)
-			case v1alpha1.ReasonKeyChanged:
-				status.SetFailed(n, condition, worst.reason, message)
-				if n.Spec.Role == v1alpha1.RolePublisher {
-					return 0, reconcile.TerminalError(fmt.Errorf("%s", message))
-				}
-				// A mirror's pod may learn yet to whom the ledger was handed over.
-			default:
-				status.SetRefused(n, condition, worst.reason, message)
-			}
-			return 0, nil
-		}
-		overlap, err := r.overlapping(ctx, n)
-		if err != nil {
-			return 0, err
-		}
-		status.SetDone(n, condition, v1alpha1.ReasonVerified, "The ledger carries the pinned key's signature and extends what was verified before"+overlap)
+func (r *Reconciler) ledger(ctx context.Context, in *work) (time.Duration, error) {
+	n := in.PyrsiaNode
+	const condition = v1alpha1.ConditionLedgerVerified
+	if n.Status.Nodes == nil {
 		return 0, nil
 	}
+	pods, err := r.Nodes.ReadyPods(ctx, n)
+	if err != nil {
+		return 0, err
+	}
+	if len(pods) == 0 {
+		status.SetWaiting(n, condition, v1alpha1.ReasonPodsNotReady, "waiting for a pod to be ready")
+		return 0, nil
+	}
+	v, err := r.Nodes.Visit(n, nodeclient.ToPoll)
+	if err != nil {
+		return pollBusy + rand.N(pollBusy), nil // what was found before stands
+	}
+	defer v.End()
+	reports, err := r.poll(ctx, v, pods, pinnedKey(n, in.Inputs))
+	if err != nil {
+		return 0, err
+	}
+	record(n, reports)
+	recordRotation(n, r.Now())
+	if err := r.endRotation(ctx, n); err != nil {
+		return 0, err
+	}
+	recordAddresses(n, reports, in.Outside)
+	recordPeers(n, reports)
+	setAlarms(n, reports)
+	if worst := worstOf(reports); worst != nil {
+		message := fmt.Sprintf("pod %s: %s", worst.pod, worst.message)
+		switch worst.reason {
+		case v1alpha1.ReasonNodeUnreachable, v1alpha1.ReasonNoCheckpoint:
+			status.SetWaiting(n, condition, worst.reason, message)
+		case v1alpha1.ReasonKeyChanged:
+			status.SetFailed(n, condition, worst.reason, message)
+			if n.Spec.Role == v1alpha1.RolePublisher {
+				return 0, reconcile.TerminalError(fmt.Errorf("%s", message))
+			}
+			// A mirror's pod may learn yet to whom the ledger was handed over.
+		default:
+			status.SetRefused(n, condition, worst.reason, message)
+		}
+		return 0, nil
+	}
+	overlap, err := r.overlapping(ctx, n)
+	if err != nil {
+		return 0, err
+	}
+	status.SetDone(n, condition, v1alpha1.ReasonVerified, "The ledger carries the pinned key's signature and extends what was verified before"+overlap)
+	return 0, nil
 }
 
 // poll asks all pods, a bounded number in parallel.

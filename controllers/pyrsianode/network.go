@@ -20,25 +20,24 @@ import (
 // network finds out which ledger a mirror is to trust and where its first
 // peers are: from the publisher's status, or from the spec. A publisher's
 // network is its own. Either may be open to the outside.
-func (r *Reconciler) network(in *work) status.Step[*v1alpha1.PyrsiaNode] {
-	return func(ctx context.Context, n *v1alpha1.PyrsiaNode) (time.Duration, error) {
-		if !status.IsTrue(n, v1alpha1.ConditionKeysReady) {
-			return 0, nil
-		}
-		if n.Spec.Role == v1alpha1.RolePublisher {
-			return 0, r.publisherNetwork(ctx, n, &in.Inputs)
-		}
-		if err := r.expose(ctx, n, &in.Inputs); err != nil {
+func (r *Reconciler) network(ctx context.Context, in *work) (time.Duration, error) {
+	n := in.PyrsiaNode
+	if !status.IsTrue(n, v1alpha1.ConditionKeysReady) {
+		return 0, nil
+	}
+	if n.Spec.Role == v1alpha1.RolePublisher {
+		return 0, r.publisherNetwork(ctx, n, &in.Inputs)
+	}
+	if err := r.expose(ctx, n, &in.Inputs); err != nil {
+		return 0, err
+	}
+	in.LedgerKey, in.Bootstrap = n.Spec.Network.LedgerKey, n.Spec.Network.Bootstrap
+	if ref := n.Spec.Network.PublisherRef; ref != nil {
+		if err := r.askPublisher(ctx, n, ref.Name, &in.Inputs); err != nil || in.LedgerKey == "" {
 			return 0, err
 		}
-		in.LedgerKey, in.Bootstrap = n.Spec.Network.LedgerKey, n.Spec.Network.Bootstrap
-		if ref := n.Spec.Network.PublisherRef; ref != nil {
-			if err := r.askPublisher(ctx, n, ref.Name, &in.Inputs); err != nil || in.LedgerKey == "" {
-				return 0, err
-			}
-		}
-		return 0, keepLedger(n, &in.Inputs)
 	}
+	return 0, keepLedger(n, &in.Inputs)
 }
 
 // AskPublisher takes the ledger key of a publisher in the same namespace, once it

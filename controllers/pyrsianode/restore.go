@@ -29,34 +29,33 @@ import (
 //
 // The workload is applied before: a path that changes is set up at the new place
 // first, so that there is no moment at which pulls go around the mirror.
-func (r *Reconciler) restoreContainerd(in *work) status.Step[*v1alpha1.PyrsiaNode] {
-	return func(ctx context.Context, n *v1alpha1.PyrsiaNode) (time.Duration, error) {
-		if n.Spec.Role != v1alpha1.RoleMirror || in.mirrors == nil {
-			return 0, nil
-		}
-		if len(n.Status.Containerd) > 0 {
-			pods, err := r.Nodes.Pods(ctx, n)
-			if err != nil {
-				return 0, err
-			}
-			if place := fallenOut(n, pods, in.mirrors.Status); place != nil {
-				return r.restorePlace(ctx, n, in.Inputs, *place, func() bool { return fallenOut(n, pods, in.mirrors.Status) != nil })
-			}
-		}
-		meta.RemoveStatusCondition(n.Conditions(), v1alpha1.ConditionContainerdNotRestored)
-		// Whatever the status says: a cache that was behind may have had the clean-up
-		// made once more, and one that died in restorePlace has left it.
-		if err := apply.DeleteOwned(ctx, r.applier, n, new(appsv1.DaemonSet), "DaemonSet", desired.CleanupName(n)); err != nil {
-			return 0, err
-		}
-		if err := r.endFormerClaims(ctx, n, in); err != nil {
-			return 0, err
-		}
-		if !desired.ManagesContainerd(n) && len(n.Status.Containerd) == 0 && in.mirrors.Status.DesiredNumberScheduled == 0 {
-			return 0, r.removeFinalizer(ctx, n)
-		}
+func (r *Reconciler) restoreContainerd(ctx context.Context, in *work) (time.Duration, error) {
+	n := in.PyrsiaNode
+	if n.Spec.Role != v1alpha1.RoleMirror || in.mirrors == nil {
 		return 0, nil
 	}
+	if len(n.Status.Containerd) > 0 {
+		pods, err := r.Nodes.Pods(ctx, n)
+		if err != nil {
+			return 0, err
+		}
+		if place := fallenOut(n, pods, in.mirrors.Status); place != nil {
+			return r.restorePlace(ctx, n, in.Inputs, *place, func() bool { return fallenOut(n, pods, in.mirrors.Status) != nil })
+		}
+	}
+	meta.RemoveStatusCondition(n.Conditions(), v1alpha1.ConditionContainerdNotRestored)
+	// Whatever the status says: a cache that was behind may have had the clean-up
+	// made once more, and one that died in restorePlace has left it.
+	if err := apply.DeleteOwned(ctx, r.applier, n, new(appsv1.DaemonSet), "DaemonSet", desired.CleanupName(n)); err != nil {
+		return 0, err
+	}
+	if err := r.endFormerClaims(ctx, n, in); err != nil {
+		return 0, err
+	}
+	if !desired.ManagesContainerd(n) && len(n.Status.Containerd) == 0 && in.mirrors.Status.DesiredNumberScheduled == 0 {
+		return 0, r.removeFinalizer(ctx, n)
+	}
+	return 0, nil
 }
 
 // recordSetup keeps in the status where pods of the mirror set containerd up:

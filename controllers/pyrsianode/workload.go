@@ -27,47 +27,46 @@ import (
 )
 
 // workload applies the Service and the pods of the node, and counts the pods.
-func (r *Reconciler) workload(in *work) status.Step[*v1alpha1.PyrsiaNode] {
-	return func(ctx context.Context, n *v1alpha1.PyrsiaNode) (time.Duration, error) {
-		if !status.IsTrue(n, v1alpha1.ConditionKeysReady) ||
-			n.Spec.Role == v1alpha1.RoleMirror && in.LedgerKey == "" {
-			return 0, nil
-		}
-		if image, registry := cutsItselfOff(n, in.Inputs); registry != "" {
-			message := fmt.Sprintf("the mirror's own image %s comes from %s, which containerd: Strict would let no Kubernetes node reach without it: take %[2]s out of spec.mirror.registries, use containerd: Fallback, or an image of another registry (spec.image, and the operator's own by --node-image)", image, registry)
-			status.SetFailed(n, v1alpha1.ConditionWorkloadReady, v1alpha1.ReasonImageBehindMirror, message)
-			return 0, reconcile.TerminalError(fmt.Errorf("%s", message))
-		}
-		pods, err := r.Nodes.Pods(ctx, n)
-		if err != nil {
-			return 0, err
-		}
-		in.Pods = pods
-		counts, err := r.applyWorkload(ctx, n, in)
-		if foreign, ok := errors.AsType[*apply.ForeignError](err); ok {
-			status.SetFailed(n, v1alpha1.ConditionWorkloadReady, v1alpha1.ReasonNameConflict, foreign.Error())
-			return time.Minute, nil
-		}
-		if err != nil {
-			status.SetRefused(n, v1alpha1.ConditionWorkloadReady, v1alpha1.ReasonNotApplied, "the API server refuses the workload: "+err.Error())
-			if apierrors.IsInvalid(err) {
-				return 0, reconcile.TerminalError(err) // the same again until somebody changes it
-			}
-			return 0, err
-		}
-		if n.Status.Nodes = counts; counts != nil {
-			counts.Configured = objects.CountIf(pods, objects.SetUp)
-		}
-		recordSetup(n, pods)
-		var fronts []corev1.Pod
-		if n.Spec.Role == v1alpha1.RoleMirror {
-			if fronts, err = r.Nodes.PodsOf(ctx, n, "frontend"); err != nil {
-				return 0, err
-			}
-		}
-		judgeWorkload(n, pods, fronts)
-		return 0, r.tellFormer(ctx, n, in.Former, pods, fronts)
+func (r *Reconciler) workload(ctx context.Context, in *work) (time.Duration, error) {
+	n := in.PyrsiaNode
+	if !status.IsTrue(n, v1alpha1.ConditionKeysReady) ||
+		n.Spec.Role == v1alpha1.RoleMirror && in.LedgerKey == "" {
+		return 0, nil
 	}
+	if image, registry := cutsItselfOff(n, in.Inputs); registry != "" {
+		message := fmt.Sprintf("the mirror's own image %s comes from %s, which containerd: Strict would let no Kubernetes node reach without it: take %[2]s out of spec.mirror.registries, use containerd: Fallback, or an image of another registry (spec.image, and the operator's own by --node-image)", image, registry)
+		status.SetFailed(n, v1alpha1.ConditionWorkloadReady, v1alpha1.ReasonImageBehindMirror, message)
+		return 0, reconcile.TerminalError(fmt.Errorf("%s", message))
+	}
+	pods, err := r.Nodes.Pods(ctx, n)
+	if err != nil {
+		return 0, err
+	}
+	in.Pods = pods
+	counts, err := r.applyWorkload(ctx, n, in)
+	if foreign, ok := errors.AsType[*apply.ForeignError](err); ok {
+		status.SetFailed(n, v1alpha1.ConditionWorkloadReady, v1alpha1.ReasonNameConflict, foreign.Error())
+		return time.Minute, nil
+	}
+	if err != nil {
+		status.SetRefused(n, v1alpha1.ConditionWorkloadReady, v1alpha1.ReasonNotApplied, "the API server refuses the workload: "+err.Error())
+		if apierrors.IsInvalid(err) {
+			return 0, reconcile.TerminalError(err) // the same again until somebody changes it
+		}
+		return 0, err
+	}
+	if n.Status.Nodes = counts; counts != nil {
+		counts.Configured = objects.CountIf(pods, objects.SetUp)
+	}
+	recordSetup(n, pods)
+	var fronts []corev1.Pod
+	if n.Spec.Role == v1alpha1.RoleMirror {
+		if fronts, err = r.Nodes.PodsOf(ctx, n, "frontend"); err != nil {
+			return 0, err
+		}
+	}
+	judgeWorkload(n, pods, fronts)
+	return 0, r.tellFormer(ctx, n, in.Former, pods, fronts)
 }
 
 // judgeWorkload sets WorkloadReady from the counts: Unknown until it was ready

@@ -1,12 +1,15 @@
 package objects
 
 import (
+	"context"
+	"fmt"
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/util/workqueue"
+	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/event"
@@ -38,17 +41,27 @@ func Options(atOnce int) controller.Options {
 
 // UsabilityChanged passes changes of a PyrsiaNode that matter to objects that
 // refer to it; growth of its ledger is not among them.
-var UsabilityChanged = predicate.Funcs{
-	UpdateFunc: func(e event.UpdateEvent) bool {
-		was, ok1 := e.ObjectOld.(*v1alpha1.PyrsiaNode)
-		is, ok2 := e.ObjectNew.(*v1alpha1.PyrsiaNode)
-		if !ok1 || !ok2 {
-			return false
-		}
-		return LedgerKey(was) != LedgerKey(is) ||
-			conditionStatus(was, v1alpha1.ConditionWorkloadReady) != conditionStatus(is, v1alpha1.ConditionWorkloadReady) ||
-			conditionStatus(was, v1alpha1.ConditionLedgerVerified) != conditionStatus(is, v1alpha1.ConditionLedgerVerified)
-	},
+var UsabilityChanged = Changed(func(was, is *v1alpha1.PyrsiaNode) bool {
+	return LedgerKey(was) != LedgerKey(is) ||
+		conditionStatus(was, v1alpha1.ConditionWorkloadReady) != conditionStatus(is, v1alpha1.ConditionWorkloadReady) ||
+		conditionStatus(was, v1alpha1.ConditionLedgerVerified) != conditionStatus(is, v1alpha1.ConditionLedgerVerified)
+})
+
+// Changed passes the updates that change what is asked for, and all that comes or goes.
+func Changed[T client.Object](what func(was, is T) bool) predicate.Funcs {
+	return predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
+		was, ok1 := e.ObjectOld.(T)
+		is, ok2 := e.ObjectNew.(T)
+		return ok1 && ok2 && what(was, is)
+	}}
+}
+
+// OnlyChanged passes those updates alone.
+func OnlyChanged[T client.Object](what func(was, is T) bool) predicate.Funcs {
+	p := Changed(what)
+	p.CreateFunc = func(event.CreateEvent) bool { return false }
+	p.DeleteFunc = func(event.DeleteEvent) bool { return false }
+	return p
 }
 
 // LedgerKey is the key of a publisher that is pinned; empty until it is known.
@@ -66,15 +79,20 @@ func conditionStatus(obj status.Object, name string) metav1.ConditionStatus {
 	return metav1.ConditionUnknown
 }
 
-// Requests are those to reconcile each item of a list.
-func Requests[T any, P interface {
-	*T
-	client.Object
-}](items []T) []reconcile.Request {
-	out := make([]reconcile.Request, len(items))
-	for i := range items {
-		obj := P(&items[i])
-		out[i].NamespacedName = types.NamespacedName{Namespace: obj.GetNamespace(), Name: obj.GetName()}
+// Find lists what a watch is to wake. It has only the log to tell of an error.
+func Find(ctx context.Context, c client.Reader, list client.ObjectList, opts ...client.ListOption) (out []reconcile.Request) {
+	if err := c.List(ctx, list, append(opts, client.UnsafeDisableDeepCopy)...); err != nil {
+		ctrl.LoggerFrom(ctx).Error(err, "listing what a watch is to wake", "list", fmt.Sprintf("%T", list))
+		return nil
 	}
+	_ = meta.EachListItem(list, func(item runtime.Object) error { // it fails if this does
+		out = append(out, Request(item.(client.Object)))
+		return nil
+	})
 	return out
+}
+
+// Request is to reconcile an object.
+func Request(obj client.Object) reconcile.Request {
+	return reconcile.Request{NamespacedName: client.ObjectKeyFromObject(obj)}
 }
