@@ -17,12 +17,12 @@ const maxHeld = 2 * control.MaxImages
 
 // admit refuses a set that is to hold more images than there is room for. A set
 // goes on that holds no more than before, also after a restart: its status tells.
-func (r *Reconciler) admit(ctx context.Context, set *v1alpha1.OfficialImageSet, p *pass, images int) error {
+func (r *Reconciler) admit(ctx context.Context, s *imageSet, images int) error {
 	if images > control.MaxImages {
 		return control.TooManyImages()
 	}
 	sets := new(v1alpha1.OfficialImageSetList)
-	if err := r.Client.List(ctx, sets, client.InNamespace(set.Namespace), client.UnsafeDisableDeepCopy); err != nil {
+	if err := r.Client.List(ctx, sets, client.InNamespace(s.Namespace), client.UnsafeDisableDeepCopy); err != nil {
 		return fmt.Errorf("listing the image sets: %w", err)
 	}
 	r.mu.Lock()
@@ -30,19 +30,19 @@ func (r *Reconciler) admit(ctx context.Context, set *v1alpha1.OfficialImageSet, 
 	others := 0
 	for i := range sets.Items {
 		o := &sets.Items[i]
-		if o.UID == set.UID {
+		if o.UID == s.uid {
 			continue
 		}
 		held := int(o.Status.Desired)
-		if other := r.passes[client.ObjectKeyFromObject(o)]; other != nil && other.uid == o.UID {
+		if other := r.sets[client.ObjectKeyFromObject(o)]; other != nil && other.uid == o.UID {
 			held = max(held, other.held)
 		}
 		others += held
 	}
-	if images > maxHeld-others && images > max(int(set.Status.Desired), p.held) {
+	if images > maxHeld-others && images > max(int(s.Status.Desired), s.held) {
 		return &control.Error{Reason: v1alpha1.ReasonTooManyImages,
 			Message: fmt.Sprintf("the set holds %d images, and the others of this namespace %d: together at most %d; take some out, or make the set in another namespace", images, others, maxHeld)}
 	}
-	p.held = images
+	s.held = images
 	return nil
 }

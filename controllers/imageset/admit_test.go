@@ -22,12 +22,12 @@ func TestWhatIsHeldStaysAfterARestart(t *testing.T) {
 		}
 	}
 	more, full := set("more", 0), []*v1alpha1.OfficialImageSet{set("a", control.MaxImages), set("b", control.MaxImages)}
-	r := &Reconciler{Client: fixtures.Client(t, more, full[0], full[1]), passes: map[types.NamespacedName]*pass{}}
-	if err := r.admit(t.Context(), more, r.passOf(more), 1); err == nil {
+	r := &Reconciler{Client: fixtures.Client(t, more, full[0], full[1]), sets: map[types.NamespacedName]*imageSet{}}
+	if err := r.admit(t.Context(), r.begin(more), 1); err == nil {
 		t.Error("a new set was admitted after a restart")
 	}
 	for _, set := range full {
-		if err := r.admit(t.Context(), set, r.passOf(set), control.MaxImages); err != nil {
+		if err := r.admit(t.Context(), r.begin(set), control.MaxImages); err != nil {
 			t.Errorf("what was held is refused after a restart: %v", err)
 		}
 	}

@@ -28,40 +28,38 @@ const defaultHistoryLimit = 3
 const writesAtOnce = 8
 
 // artifacts creates the desired Artifacts and gives up the others.
-func (r *Reconciler) artifacts(w *work) status.Step[*v1alpha1.OfficialImageSet] {
-	return func(ctx context.Context, set *v1alpha1.OfficialImageSet) (time.Duration, error) {
-		if !w.planned || set.Spec.Mode == v1alpha1.SetModePlan {
-			return 0, nil
-		}
-		limit := defaultHistoryLimit
-		if set.Spec.HistoryLimit != nil {
-			limit = int(*set.Spec.HistoryLimit)
-		}
-		var group errgroup.Group
-		var again atomic.Bool
-		group.SetLimit(writesAtOnce)
-		for _, image := range slices.Sorted(maps.Keys(w.pass.images)) {
-			i := w.pass.images[image]
-			if i.digest != "" && (i.moved || find(w.have[image], i.digest) == nil) {
-				group.Go(func() error {
-					done, err := r.ensure(ctx, set, w.have[image], image, i)
-					if !done {
-						again.Store(true)
-					}
-					return err
-				})
-			}
-		}
-		for image, have := range w.have {
-			for _, art := range unwanted(have, w.pass.images[image], limit) {
-				group.Go(func() error { return r.giveUp(ctx, set, art) })
-			}
-		}
-		if err := group.Wait(); err != nil || !again.Load() {
-			return 0, err
-		}
-		return gathering, nil
+func (r *Reconciler) artifacts(ctx context.Context, s *imageSet) (time.Duration, error) {
+	if !s.planned || s.Spec.Mode == v1alpha1.SetModePlan {
+		return 0, nil
 	}
+	limit := defaultHistoryLimit
+	if s.Spec.HistoryLimit != nil {
+		limit = int(*s.Spec.HistoryLimit)
+	}
+	var group errgroup.Group
+	var again atomic.Bool
+	group.SetLimit(writesAtOnce)
+	for _, image := range slices.Sorted(maps.Keys(s.images)) {
+		i := s.images[image]
+		if i.digest != "" && (i.moved || find(s.have[image], i.digest) == nil) {
+			group.Go(func() error {
+				done, err := r.ensure(ctx, s.OfficialImageSet, s.have[image], image, i)
+				if !done {
+					again.Store(true)
+				}
+				return err
+			})
+		}
+	}
+	for image, have := range s.have {
+		for _, art := range unwanted(have, s.images[image], limit) {
+			group.Go(func() error { return r.giveUp(ctx, s.OfficialImageSet, art) })
+		}
+	}
+	if err := group.Wait(); err != nil || !again.Load() {
+		return 0, err
+	}
+	return gathering, nil
 }
 
 // ensure makes the Artifact of an image's digest. One that is published, but

@@ -46,8 +46,8 @@ type Reconciler struct {
 	status status.Writer[*v1alpha1.OfficialImageSet]
 
 	mu      sync.Mutex
-	passes  map[types.NamespacedName]*pass // owned by mu; a pass by the set's reconciliation
-	budgets map[string]*rate.Limiter       // of a namespace's Artifacts; owned by mu
+	sets    map[types.NamespacedName]*imageSet // owned by mu; imageSet says who owns one
+	budgets map[string]*rate.Limiter           // of a namespace's Artifacts; owned by mu
 }
 
 // Reconcile brings an OfficialImageSet closer to having all its images published.
@@ -64,27 +64,15 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	if err := r.ensureFinalizer(ctx, set); err != nil {
 		return ctrl.Result{}, err
 	}
-	before := set.DeepCopy()
-	w := &work{before: &before.Status}
-	next, err := status.Run(ctx, set, r.plan(w), r.resolve(w), r.artifacts(w), r.count(w))
-	return r.status.Finish(ctx, before, set, next, err)
-}
-
-// work is what the steps of one reconciliation hand to each other.
-type work struct {
-	before  *v1alpha1.OfficialImageSetStatus // as it was read
-	planned bool                             // pass.images are what the set holds
-	have    map[string][]*v1alpha1.Artifact  // the set's Artifacts that stay, by image, newest first; read only
-	blocks  int32                            // of them
-	bytes   int64
-	pass    *pass
-
-	notAsked bool // the publisher: Resolved says why
+	s := r.begin(set)
+	defer func() { s.round = round{} }() // thousands of Artifacts are not kept until the next time
+	next, err := status.Run(ctx, s, r.plan, r.resolve, r.artifacts, r.count)
+	return r.status.Finish(ctx, s.before, set, next, err)
 }
 
 // SetupWithManager registers the controller.
 func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
-	r.passes, r.budgets = map[types.NamespacedName]*pass{}, map[string]*rate.Limiter{}
+	r.sets, r.budgets = map[types.NamespacedName]*imageSet{}, map[string]*rate.Limiter{}
 	r.status = status.Writer[*v1alpha1.OfficialImageSet]{Client: mgr.GetClient(), Recorder: mgr.GetEventRecorder("officialimageset-controller")}
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("officialimageset").

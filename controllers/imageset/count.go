@@ -20,47 +20,46 @@ import (
 const maxFailures = 20
 
 // count counts the images that are published, and sets the conditions.
-func (r *Reconciler) count(w *work) status.Step[*v1alpha1.OfficialImageSet] {
-	return func(_ context.Context, set *v1alpha1.OfficialImageSet) (time.Duration, error) {
-		if !w.planned {
-			return 0, nil // the counts of before stand
-		}
-		failures := resolveFailures(w)
-		published, failed := 0, len(w.pass.problems)
-		for image, i := range w.pass.images {
-			art := find(w.have[image], i.digest)
-			switch {
-			case art != nil && art.Spec.State == v1alpha1.StateRevoked:
+func (r *Reconciler) count(_ context.Context, s *imageSet) (time.Duration, error) {
+	if !s.planned {
+		return 0, nil // the counts of before stand
+	}
+	unresolved := s.unresolved()
+	failures := slices.Clone(unresolved)
+	published, failed := 0, len(s.problems)
+	for image, i := range s.images {
+		art := find(s.have[image], i.digest)
+		switch {
+		case art != nil && art.Spec.State == v1alpha1.StateRevoked:
+			failed++
+			failures = append(failures, v1alpha1.ImageFailure{Image: image, Reason: v1alpha1.ReasonRevoked,
+				Message: "the digest that the tag points to is revoked: wait for the upstream to move the tag, or take the image out"})
+		case art != nil && status.IsTrue(art, v1alpha1.ConditionReady):
+			published++
+		case i.failure != nil:
+			failed++
+		case art != nil:
+			if f := artifactFailure(art); f != nil {
 				failed++
-				failures = append(failures, v1alpha1.ImageFailure{Image: image, Reason: v1alpha1.ReasonRevoked,
-					Message: "the digest that the tag points to is revoked: wait for the upstream to move the tag, or take the image out"})
-			case art != nil && status.IsTrue(art, v1alpha1.ConditionReady):
-				published++
-			case i.failure != nil:
-				failed++
-			case art != nil:
-				if f := artifactFailure(art); f != nil {
-					failed++
-					failures = append(failures, *f)
-				}
+				failures = append(failures, *f)
 			}
 		}
-		desired := len(w.pass.images) + len(w.pass.problems)
-		s := &set.Status
-		s.Desired, s.Published, s.Failed = int32(desired), int32(published), int32(failed)
-		s.Pending = int32(desired - published - failed)
-		s.Blocks, s.Bytes, s.RateLimit = w.blocks, w.bytes, w.pass.rateLimit
-		slices.SortFunc(failures, func(a, b v1alpha1.ImageFailure) int { return cmp.Compare(a.Image, b.Image) })
-		s.Failures = uniqueFailures(failures)
-		if set.Spec.Mode == v1alpha1.SetModePlan {
-			return 0, nil
-		}
-		judgeResolved(set, w)
-		judgePublished(set)
-		w.pass.progress(s, r.Now())
-		keepSteady(w.before, s)
+	}
+	desired := len(s.images) + len(s.problems)
+	out := &s.Status
+	out.Desired, out.Published, out.Failed = int32(desired), int32(published), int32(failed)
+	out.Pending = int32(desired - published - failed)
+	out.Blocks, out.Bytes, out.RateLimit = s.blocks, s.bytes, s.rateLimit
+	slices.SortFunc(failures, func(a, b v1alpha1.ImageFailure) int { return cmp.Compare(a.Image, b.Image) })
+	out.Failures = uniqueFailures(failures)
+	if s.Spec.Mode == v1alpha1.SetModePlan {
 		return 0, nil
 	}
+	s.judgeResolved(unresolved)
+	s.judgePublished()
+	s.progress(r.Now())
+	keepSteady(&s.before.Status, out)
+	return 0, nil
 }
 
 // uniqueFailures are the first failures, one for each image.
@@ -76,22 +75,23 @@ type speed struct {
 }
 
 // progress says how much is done, and when all will be.
-func (p *pass) progress(s *v1alpha1.OfficialImageSetStatus, now time.Time) {
-	s.Progress, s.ETA = "100%", nil
-	if s.Desired > 0 {
-		s.Progress = fmt.Sprintf("%d%%", int64(s.Published)*100/int64(s.Desired))
+func (s *imageSet) progress(now time.Time) {
+	out := &s.Status
+	out.Progress, out.ETA = "100%", nil
+	if out.Desired > 0 {
+		out.Progress = fmt.Sprintf("%d%%", int64(out.Published)*100/int64(out.Desired))
 	}
-	if s.Pending == 0 {
-		p.speed = speed{}
+	if out.Pending == 0 {
+		s.speed = speed{}
 		return
 	}
-	if p.speed.since.IsZero() || s.Published < p.speed.published {
-		p.speed = speed{now, s.Published}
+	if s.speed.since.IsZero() || out.Published < s.speed.published {
+		s.speed = speed{now, out.Published}
 	}
-	done, took := s.Published-p.speed.published, now.Sub(p.speed.since)
+	done, took := out.Published-s.speed.published, now.Sub(s.speed.since)
 	if done > 0 && took >= 10*time.Second {
-		left := time.Duration(float64(took) * float64(s.Pending) / float64(done))
-		s.ETA = new(metav1.NewTime(now.Add(min(left, 1000*time.Hour)).Truncate(10 * time.Second)))
+		left := time.Duration(float64(took) * float64(out.Pending) / float64(done))
+		out.ETA = new(metav1.NewTime(now.Add(min(left, 1000*time.Hour)).Truncate(10 * time.Second)))
 	}
 }
 
@@ -121,12 +121,11 @@ func artifactFailure(art *v1alpha1.Artifact) *v1alpha1.ImageFailure {
 }
 
 // judgeResolved sets Resolved from what is known of the images.
-func judgeResolved(set *v1alpha1.OfficialImageSet, w *work) {
+func (s *imageSet) judgeResolved(failures []v1alpha1.ImageFailure) {
 	const condition = v1alpha1.ConditionResolved
-	if w.notAsked {
+	if s.notAsked {
 		return
 	}
-	failures := resolveFailures(w)
 	if len(failures) > 0 {
 		reason, message := failures[0].Reason, fmt.Sprintf("%s: %s", failures[0].Image, failures[0].Message)
 		if slices.ContainsFunc(failures, func(f v1alpha1.ImageFailure) bool { return f.Reason != reason }) {
@@ -135,28 +134,28 @@ func judgeResolved(set *v1alpha1.OfficialImageSet, w *work) {
 		if more := len(failures) - 1; more > 0 {
 			message = fmt.Sprintf("%s (and %d more: see status.failures)", status.Bounded(message, status.MaxMessage-64), more)
 		}
-		status.SetFailed(set, condition, reason, message)
+		status.SetFailed(s, condition, reason, message)
 		return
 	}
-	for _, i := range w.pass.images {
-		if i.digest == "" {
-			if set.Spec.Suspend {
-				status.SetWaiting(set, condition, v1alpha1.ReasonSuspended, "spec.suspend is true: tags are not resolved")
-			} else {
-				status.SetWaiting(set, condition, v1alpha1.ReasonResolving, "asking the upstream registry for the digests of the tags")
-			}
-			return
+	for _, i := range s.images {
+		if i.digest != "" {
+			continue
 		}
+		if s.Spec.Suspend {
+			status.SetWaiting(s, condition, v1alpha1.ReasonSuspended, "spec.suspend is true: tags are not resolved")
+		} else {
+			status.SetWaiting(s, condition, v1alpha1.ReasonResolving, "asking the upstream registry for the digests of the tags")
+		}
+		return
 	}
-	status.SetDone(set, condition, v1alpha1.ReasonResolved, "All tags are resolved to digests")
+	status.SetDone(s, condition, v1alpha1.ReasonResolved, "All tags are resolved to digests")
 }
 
-// resolveFailures are the images that could not be resolved, by name.
-func resolveFailures(w *work) []v1alpha1.ImageFailure {
-	var out []v1alpha1.ImageFailure
-	out = append(out, w.pass.problems...)
-	for _, image := range slices.Sorted(maps.Keys(w.pass.images)) {
-		if f := w.pass.images[image].failure; f != nil {
+// unresolved are the images that could not be resolved, by name.
+func (s *imageSet) unresolved() []v1alpha1.ImageFailure {
+	out := slices.Clone(s.problems)
+	for _, image := range slices.Sorted(maps.Keys(s.images)) {
+		if f := s.images[image].failure; f != nil {
 			out = append(out, *f)
 		}
 	}
@@ -164,15 +163,15 @@ func resolveFailures(w *work) []v1alpha1.ImageFailure {
 }
 
 // judgePublished sets Published from the counts.
-func judgePublished(set *v1alpha1.OfficialImageSet) {
+func (s *imageSet) judgePublished() {
 	const condition = v1alpha1.ConditionPublished
-	s := set.Status
+	published, desired := s.Status.Published, s.Status.Desired
 	switch {
-	case s.Published == s.Desired:
-		status.SetDone(set, condition, v1alpha1.ReasonPublished, "All images are published, verified and mirrored")
-	case s.Failed > 0:
-		status.SetFailed(set, condition, v1alpha1.ReasonImagesFailed, fmt.Sprintf("%d of %d images are published; see status.failures", s.Published, s.Desired))
+	case published == desired:
+		status.SetDone(s, condition, v1alpha1.ReasonPublished, "All images are published, verified and mirrored")
+	case s.Status.Failed > 0:
+		status.SetFailed(s, condition, v1alpha1.ReasonImagesFailed, fmt.Sprintf("%d of %d images are published; see status.failures", published, desired))
 	default:
-		status.SetWaiting(set, condition, v1alpha1.ReasonPublishing, fmt.Sprintf("%d of %d images are published", s.Published, s.Desired))
+		status.SetWaiting(s, condition, v1alpha1.ReasonPublishing, fmt.Sprintf("%d of %d images are published", published, desired))
 	}
 }

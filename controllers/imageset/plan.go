@@ -18,71 +18,67 @@ import (
 
 // plan finds out which images the set holds: what its lists say, and what the
 // publisher finds by its rules and catalogs.
-func (r *Reconciler) plan(w *work) status.Step[*v1alpha1.OfficialImageSet] {
-	return func(ctx context.Context, set *v1alpha1.OfficialImageSet) (time.Duration, error) {
-		if err := r.loadArtifacts(ctx, set, w); err != nil {
-			return 0, err
-		}
-		now := r.Now()
-		at := w.pass.listedAt.Add(interval(set))
-		if w.pass.listedOf == set.Generation && (set.Spec.Suspend || now.Before(at)) {
-			w.planned = true
-		} else if err := r.ask(ctx, set, w); err != nil {
-			return r.planFailed(set, w, err)
-		}
-		w.pass.want(set, w.have)
-		set.Status.Plan = w.countPlan()
-		status.SetDone(set, v1alpha1.ConditionPlanned, v1alpha1.ReasonPlanned, "It is known which images the set holds")
-		return 0, nil
+func (r *Reconciler) plan(ctx context.Context, s *imageSet) (time.Duration, error) {
+	if err := r.loadArtifacts(ctx, s); err != nil {
+		return 0, err
 	}
+	if s.listedOf != s.Generation || !s.Spec.Suspend && !r.Now().Before(s.listedAt.Add(s.interval())) {
+		if err := r.ask(ctx, s); err != nil {
+			return s.planFailed(err)
+		}
+	}
+	s.planned = true
+	r.want(s)
+	s.Status.Plan = s.countPlan()
+	status.SetDone(s, v1alpha1.ConditionPlanned, v1alpha1.ReasonPlanned, "It is known which images the set holds")
+	return 0, nil
 }
 
-// loadArtifacts reads the set's Artifacts, and what this process remembers of it.
-func (r *Reconciler) loadArtifacts(ctx context.Context, set *v1alpha1.OfficialImageSet, w *work) error {
-	own, err := r.own(ctx, set)
+// loadArtifacts reads the set's Artifacts.
+func (r *Reconciler) loadArtifacts(ctx context.Context, s *imageSet) error {
+	own, err := r.own(ctx, s.OfficialImageSet)
 	if err != nil {
 		return err
 	}
 	own = slices.DeleteFunc(own, objects.IsLeaving)
-	w.have = byImage(own)
+	s.have = byImage(own)
 	for _, art := range own {
 		if art.Status.Block != nil {
-			w.blocks++
-			w.bytes += art.Status.Bytes
+			s.blocks++
+			s.bytes += art.Status.Bytes
 		}
 	}
-	w.pass = r.passOf(set)
 	return nil
 }
 
 // ask has the selection listed: by the publisher, if others than this set have
 // to be asked.
-func (r *Reconciler) ask(ctx context.Context, set *v1alpha1.OfficialImageSet, w *work) error {
-	p := w.pass
-	selection := selectionOf(set)
+func (r *Reconciler) ask(ctx context.Context, s *imageSet) error {
+	selection := selectionOf(s.OfficialImageSet)
 	list := explicit
 	if selection.NeedsUpstream() {
-		list = func(s *control.Selection) ([]string, []v1alpha1.ImageFailure, error) { return r.list(ctx, set, s) }
+		list = func(selection *control.Selection) ([]string, []v1alpha1.ImageFailure, error) {
+			return r.list(ctx, s, selection)
+		}
 	}
 	wanted, problems, err := list(selection)
 	if err == nil {
-		err = r.admit(ctx, set, p, len(wanted)+len(problems))
+		err = r.admit(ctx, s, len(wanted)+len(problems))
 	}
 	if err != nil {
 		return err
 	}
-	p.wanted, p.problems = wanted, problems
-	p.keep(w.have)
-	p.listedAt, p.listedOf = r.Now(), set.Generation
-	w.planned = true
+	s.wanted, s.problems = wanted, problems
+	s.keep()
+	s.listedAt, s.listedOf = r.Now(), s.Generation
 	return nil
 }
 
 // list has the publisher list a selection.
-func (r *Reconciler) list(ctx context.Context, set *v1alpha1.OfficialImageSet, s *control.Selection) (images []string, problems []v1alpha1.ImageFailure, err error) {
+func (r *Reconciler) list(ctx context.Context, s *imageSet, selection *control.Selection) (images []string, problems []v1alpha1.ImageFailure, err error) {
 	var resp *control.ListResponse
-	err = r.Nodes.AskPublisher(ctx, set.Namespace, set.Spec.PublisherRef.Name, nodeclient.ToPlan, func(ctx context.Context, _ *v1alpha1.PyrsiaNode, c *control.Client) (err error) {
-		resp, err = c.List(ctx, control.ListRequest{Selection: *s})
+	err = r.Nodes.AskPublisher(ctx, s.Namespace, s.Spec.PublisherRef.Name, nodeclient.ToPlan, func(ctx context.Context, _ *v1alpha1.PyrsiaNode, c *control.Client) (err error) {
+		resp, err = c.List(ctx, control.ListRequest{Selection: *selection})
 		return err
 	})
 	if err != nil {
@@ -103,23 +99,23 @@ func (r *Reconciler) list(ctx context.Context, set *v1alpha1.OfficialImageSet, s
 
 // planFailed says why it is not known what the set holds. Until it is,
 // everything stays as it is.
-func (r *Reconciler) planFailed(set *v1alpha1.OfficialImageSet, w *work, err error) (time.Duration, error) {
+func (s *imageSet) planFailed(err error) (time.Duration, error) {
 	const condition = v1alpha1.ConditionPlanned
 	refusal, ok := errors.AsType[*control.Error](err)
 	if !ok {
-		return nodeclient.NotAsked(set, condition, err)
+		return nodeclient.NotAsked(s, condition, err)
 	}
-	w.pass.listFailures++
-	status.SetRefused(set, condition, nodeclient.ConditionReason(refusal.Reason), refusal.Message)
+	s.listFailures++
+	status.SetRefused(s, condition, nodeclient.ConditionReason(refusal.Reason), refusal.Message)
 	if refusal.Permanent() {
 		return 0, reconcile.TerminalError(refusal)
 	}
-	return max(backoff(w.pass.listFailures), nodeclient.RetryAfter(refusal)), nil
+	return max(backoff(s.listFailures), nodeclient.RetryAfter(refusal)), nil
 }
 
-func interval(set *v1alpha1.OfficialImageSet) time.Duration {
-	if set.Spec.Interval != nil {
-		return set.Spec.Interval.Duration
+func (s *imageSet) interval() time.Duration {
+	if s.Spec.Interval != nil {
+		return s.Spec.Interval.Duration
 	}
 	return defaultInterval
 }
@@ -169,9 +165,9 @@ func explicit(s *control.Selection) (images []string, problems []v1alpha1.ImageF
 }
 
 // keep holds on to the images of a repository that could not be listed now.
-func (p *pass) keep(have map[string][]*v1alpha1.Artifact) {
+func (s *imageSet) keep() {
 	unlisted := map[string]bool{}
-	for _, problem := range p.problems {
+	for _, problem := range s.problems {
 		if image, err := ledger.ParseImage(problem.Image); err == nil {
 			unlisted[image.Name()] = true
 		}
@@ -179,25 +175,25 @@ func (p *pass) keep(have map[string][]*v1alpha1.Artifact) {
 	if len(unlisted) == 0 {
 		return
 	}
-	wanted := make(map[string]bool, len(p.wanted))
-	for _, name := range p.wanted {
+	wanted := make(map[string]bool, len(s.wanted))
+	for _, name := range s.wanted {
 		wanted[name] = true
 	}
-	for name := range have {
+	for name := range s.have {
 		if image, err := ledger.ParseImage(name); err == nil && unlisted[image.Name()] && !wanted[name] {
-			p.wanted = append(p.wanted, name)
+			s.wanted = append(s.wanted, name)
 		}
 	}
 }
 
-func (w *work) countPlan() *v1alpha1.Plan {
+func (s *imageSet) countPlan() *v1alpha1.Plan {
 	repositories := map[string]bool{}
-	plan := &v1alpha1.Plan{Images: int32(len(w.pass.images))}
-	for name := range w.pass.images {
+	plan := &v1alpha1.Plan{Images: int32(len(s.images))}
+	for name := range s.images {
 		if image, err := ledger.ParseImage(name); err == nil {
 			repositories[image.Name()] = true
 		}
-		if !slices.ContainsFunc(w.have[name], func(a *v1alpha1.Artifact) bool { return a.Status.Block != nil }) {
+		if !slices.ContainsFunc(s.have[name], func(a *v1alpha1.Artifact) bool { return a.Status.Block != nil }) {
 			plan.New++
 		}
 	}

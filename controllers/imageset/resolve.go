@@ -23,54 +23,57 @@ const defaultInterval = time.Hour
 
 // resolve asks the publisher to which digests the tags resolve now: a batch of
 // those that are due.
-func (r *Reconciler) resolve(w *work) status.Step[*v1alpha1.OfficialImageSet] {
-	return func(ctx context.Context, set *v1alpha1.OfficialImageSet) (time.Duration, error) {
-		if !w.planned {
-			return 0, nil
+func (r *Reconciler) resolve(ctx context.Context, s *imageSet) (time.Duration, error) {
+	if !s.planned {
+		return 0, nil
+	}
+	if s.Spec.Mode == v1alpha1.SetModePlan {
+		return untilNext(r.Now(), s.listedAt.Add(s.interval())), nil
+	}
+	defer func() { // each time, because a single write may be lost
+		if !s.running && !s.began.IsZero() {
+			s.Status.LastResolvedTime = new(metav1.NewTime(s.began.Truncate(time.Second)))
 		}
-		if set.Spec.Mode == v1alpha1.SetModePlan {
-			return untilNext(r.Now(), w.pass.listedAt.Add(interval(set))), nil
-		}
-		defer func() { // each time, because a single write may be lost
-			if !w.pass.running && !w.pass.began.IsZero() {
-				set.Status.LastResolvedTime = new(metav1.NewTime(w.pass.began.Truncate(time.Second)))
-			}
-		}()
-		interval, now := interval(set), r.Now()
-		due, next := w.pass.due(now, interval, resolveBatch)
-		if set.Spec.Suspend || len(due) == 0 {
-			if set.Spec.Suspend {
-				return 0, nil
-			}
-			return untilNext(now, next), nil
-		}
-		answers, err := r.resolveAll(ctx, set, due)
-		if err != nil && !nodeclient.IsUnusable(err) {
-			return 0, err
-		}
-		if len(answers) > 0 {
-			w.pass.begin(now, due)
-		}
-		now = r.Now()
-		w.pass.noteLimit(answers, now)
-		for _, a := range answers {
-			w.pass.images[a.image].learn(a, w.pass.began, now)
-			if a.err == nil {
-				w.pass.seen.note(a.image, a.Digest)
-			}
-		}
-		if err != nil {
-			w.notAsked = !nodeclient.IsBusy(err) // what is known of the tags stands while it is busy
-			return nodeclient.NotAsked(set, v1alpha1.ConditionResolved, err)
-		}
-		due, next = w.pass.due(now, interval, 1)
-		if len(due) == 0 {
-			w.pass.running = false
-		}
-		if len(due) > 0 {
-			return time.Millisecond, nil // the next batch, after the status is written
-		}
+	}()
+	if s.Spec.Suspend {
+		return 0, nil
+	}
+	now := r.Now()
+	due, next := s.due(now, s.interval(), resolveBatch)
+	if len(due) == 0 {
 		return untilNext(now, next), nil
+	}
+	answers, err := r.resolveAll(ctx, s, due)
+	if err != nil && !nodeclient.IsUnusable(err) {
+		return 0, err
+	}
+	if len(answers) > 0 {
+		s.beginPass(now, due)
+	}
+	now = r.Now()
+	r.learn(s, answers, now)
+	if err != nil {
+		s.notAsked = !nodeclient.IsBusy(err) // what is known of the tags stands while it is busy
+		return nodeclient.NotAsked(s, v1alpha1.ConditionResolved, err)
+	}
+	due, next = s.due(now, s.interval(), 1)
+	if len(due) > 0 {
+		return time.Millisecond, nil // the next batch, after the status is written
+	}
+	s.running = false
+	return untilNext(now, next), nil
+}
+
+// learn keeps the answers.
+func (r *Reconciler) learn(s *imageSet, answers []answer, now time.Time) {
+	s.noteLimit(answers, now)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, a := range answers {
+		s.images[a.image].learn(a, s.began, now)
+		if a.err == nil {
+			s.seen[a.image] = a.Digest
+		}
 	}
 }
 
@@ -81,11 +84,11 @@ func untilNext(now, next time.Time) time.Duration {
 	return max(next.Sub(now), time.Millisecond)
 }
 
-// begin starts a pass, unless one runs or only failures are tried again.
-func (p *pass) begin(now time.Time, due []string) {
-	fresh := slices.ContainsFunc(due, func(image string) bool { return p.images[image].failure == nil })
-	if fresh && !p.running {
-		p.running, p.began = true, now
+// beginPass starts a pass, unless one runs or only failures are tried again.
+func (s *imageSet) beginPass(now time.Time, due []string) {
+	fresh := slices.ContainsFunc(due, func(image string) bool { return s.images[image].failure == nil })
+	if fresh && !s.running {
+		s.running, s.began = true, now
 	}
 }
 
@@ -98,8 +101,8 @@ type answer struct {
 
 // resolveAll asks for the digests of images. If the publisher cannot be asked, the
 // images without an answer are as if they had not been asked for.
-func (r *Reconciler) resolveAll(ctx context.Context, set *v1alpha1.OfficialImageSet, images []string) ([]answer, error) {
-	node, pods, err := r.Nodes.Usable(ctx, set.Namespace, set.Spec.PublisherRef.Name, "publisher")
+func (r *Reconciler) resolveAll(ctx context.Context, s *imageSet, images []string) ([]answer, error) {
+	node, pods, err := r.Nodes.Usable(ctx, s.Namespace, s.Spec.PublisherRef.Name, "publisher")
 	if err != nil {
 		return nil, err
 	}
@@ -136,16 +139,16 @@ func (r *Reconciler) resolveAll(ctx context.Context, set *v1alpha1.OfficialImage
 }
 
 // noteLimit keeps what the answers tell of the upstream's limits.
-func (p *pass) noteLimit(answers []answer, now time.Time) {
+func (s *imageSet) noteLimit(answers []answer, now time.Time) {
 	for _, a := range answers {
 		if a.err != nil || a.RateLimit == nil {
 			continue
 		}
 		l := a.RateLimit
-		p.rateLimit = &v1alpha1.RateLimit{Limit: count32(l.Limit), Remaining: count32(l.Remaining), WindowSeconds: count32(l.WindowSeconds)}
+		s.rateLimit = &v1alpha1.RateLimit{Limit: count32(l.Limit), Remaining: count32(l.Remaining), WindowSeconds: count32(l.WindowSeconds)}
 		if l.RetryAfterSeconds > 0 {
 			wait := time.Duration(min(l.RetryAfterSeconds, int(nodeclient.MaxRetryAfter.Seconds()))) * time.Second
-			p.rateLimit.RetryTime = new(metav1.NewTime(now.Add(wait).Truncate(time.Second)))
+			s.rateLimit.RetryTime = new(metav1.NewTime(now.Add(wait).Truncate(time.Second)))
 		}
 	}
 }

@@ -17,7 +17,7 @@ var noon = time.Date(2026, 1, 2, 12, 0, 0, 0, time.UTC)
 
 func TestDue(t *testing.T) {
 	failure := &v1alpha1.ImageFailure{Reason: "ImageNotFound"}
-	p := &pass{images: map[string]*resolution{
+	s := &imageSet{images: map[string]*resolution{
 		"new":     {},
 		"fresh":   {at: noon.Add(-10 * time.Minute)},
 		"old":     {at: noon.Add(-2 * time.Hour)},
@@ -25,14 +25,14 @@ func TestDue(t *testing.T) {
 		"retry":   {failure: failure, retryAt: noon.Add(-time.Second)},
 		"backoff": {failure: failure, retryAt: noon.Add(5 * time.Minute)},
 	}}
-	images, next := p.due(noon, time.Hour, 10)
+	images, next := s.due(noon, time.Hour, 10)
 	if diff := cmp.Diff([]string{"new", "older", "old", "retry"}, images); diff != "" {
 		t.Errorf("those that waited longest come first (-want +got):\n%s", diff)
 	}
 	if want := noon.Add(5 * time.Minute); !next.Equal(want) {
 		t.Errorf("next at %v, want %v", next, want)
 	}
-	images, next = p.due(noon, time.Hour, 2)
+	images, next = s.due(noon, time.Hour, 2)
 	if len(images) != 2 || next.After(noon) {
 		t.Errorf("got %v and next at %v, want two images and more at once", images, next)
 	}
