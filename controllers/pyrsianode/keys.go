@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -15,7 +14,6 @@ import (
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
 	"github.com/pyrsia/pyrsia-operator/controllers/internal/apply"
-	"github.com/pyrsia/pyrsia-operator/controllers/internal/objects"
 	"github.com/pyrsia/pyrsia-operator/controllers/internal/status"
 	"github.com/pyrsia/pyrsia-operator/controllers/pyrsianode/desired"
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
@@ -117,8 +115,7 @@ func (r *Reconciler) awaitKeys(_ context.Context, n *v1alpha1.PyrsiaNode) (time.
 
 // makeSigningKey creates the ledger's signing key, unless the user has, or the
 // ledger has a key already: a second key would be a second ledger; and the next
-// key, when it is to be rotated. The Secrets have no owner, so that they outlive
-// the PyrsiaNode.
+// key, when it is to be rotated.
 func (r *Reconciler) makeSigningKey(ctx context.Context, n *v1alpha1.PyrsiaNode) error {
 	current, next := desired.KeyGenerations(n)
 	generation, origin := next, ""
@@ -142,13 +139,9 @@ func (r *Reconciler) makeSigningKey(ctx context.Context, n *v1alpha1.PyrsiaNode)
 	if err != nil {
 		return err
 	}
-	name := desired.SigningSecretName(n, generation)
-	err = r.Client.Create(ctx, &corev1.Secret{
-		ObjectMeta: metav1.ObjectMeta{Namespace: n.Namespace, Name: name, Labels: objects.Labels(n, objects.Component(n))},
-		Data:       map[string][]byte{desired.SigningKeyFile: []byte(skey + "\n")},
-	})
-	if err != nil && !apierrors.IsAlreadyExists(err) {
-		return fmt.Errorf("creating Secret %s: %w", name, err)
+	secret := desired.SigningSecret(n, generation, skey)
+	if err := r.Client.Create(ctx, secret); err != nil && !apierrors.IsAlreadyExists(err) {
+		return fmt.Errorf("creating Secret %s: %w", secret.Name, err)
 	}
 	return nil
 }

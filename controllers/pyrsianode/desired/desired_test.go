@@ -4,6 +4,8 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"regexp"
+	"strings"
 	"testing"
 	"time"
 
@@ -11,7 +13,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"sigs.k8s.io/yaml"
 
@@ -28,7 +29,7 @@ func TestDesiredObjects(t *testing.T) {
 	}
 }
 
-func desiredObjects() map[string]runtime.ApplyConfiguration {
+func desiredObjects() map[string]any {
 	in := Inputs{
 		Image:     "ghcr.io/pyrsia/pyrsia:v0.1.0",
 		Host:      HostClaim{Folder: "/var/lib/pyrsia/images_mirror", Port: 5001},
@@ -93,7 +94,10 @@ func desiredObjects() map[string]runtime.ApplyConfiguration {
 	deleted := fallback.DeepCopy()
 	deleted.DeletionTimestamp = &metav1.Time{Time: time.Unix(1, 0)}
 
-	return map[string]runtime.ApplyConfiguration{
+	return map[string]any{
+		"control-secret":     ControlSecret(publisher, []byte("its own"), []byte("the operator's")),
+		"signing-secret":     SigningSecret(publisher, 1, "a key"),
+		"signing-secret-2":   SigningSecret(full, 2, "the next key"),
 		"publisher":          StatefulSet(publisher, in),
 		"publisher-full":     StatefulSet(full, in),
 		"publisher-service":  Service(publisher),
@@ -115,6 +119,34 @@ func desiredObjects() map[string]runtime.ApplyConfiguration {
 		"frontend-former":    FrontendDaemonSet(mirror, old),
 		"on-pull":            StatefulSet(pulled, in),
 		"on-pull-service":    Service(pulled),
+	}
+}
+
+// Whatever this package makes is among the golden files.
+func TestAllObjectsHaveGoldenFiles(t *testing.T) {
+	made, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	test, err := os.ReadFile("desired_test.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	makes, found := regexp.MustCompile(`(?m)^func ([A-Z]\w*)\(n .*\) \*\w+\.\w*(ApplyConfiguration|Secret) \{$`), 0
+	for _, file := range made {
+		source, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, match := range makes.FindAllStringSubmatch(string(source), -1) {
+			found++
+			if !strings.Contains(string(test), " "+match[1]+"(") {
+				t.Errorf("%s makes an object of which there is no golden file", match[1])
+			}
+		}
+	}
+	if found < 7 {
+		t.Errorf("only %d functions were found that make objects", found)
 	}
 }
 

@@ -2,6 +2,7 @@ package desired
 
 import (
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	coreac "k8s.io/client-go/applyconfigurations/core/v1"
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
@@ -23,6 +24,16 @@ func ControlSecret(n *v1alpha1.PyrsiaNode, own, operator []byte) *coreac.SecretA
 		WithOwnerReferences(ownerReference(n)).
 		WithType(corev1.SecretTypeOpaque).
 		WithData(map[string][]byte{NodeKeyFile: own, OperatorKeyFile: operator})
+}
+
+// SigningSecret holds a key that signs the ledger. It has no owner, so that it outlives
+// the PyrsiaNode.
+func SigningSecret(n *v1alpha1.PyrsiaNode, generation int32, skey string) *corev1.Secret {
+	return &corev1.Secret{
+		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "Secret"},
+		ObjectMeta: metav1.ObjectMeta{Namespace: n.Namespace, Name: SigningSecretName(n, generation), Labels: objects.Labels(n, objects.Component(n))},
+		Data:       map[string][]byte{SigningKeyFile: []byte(skey + "\n")},
+	}
 }
 
 // KeyGenerations are that of the key which signs the ledger, and while it is
