@@ -105,16 +105,12 @@ func TestControllerRefusesWithoutPolicy(t *testing.T) {
 		c.daemonSet(t, n)
 		c.change(t, n, func(s *v1alpha1.PyrsiaNodeSpec) { s.Storage.HostPath = "/" + "etc" })
 		c.delete(t, n)
-		eventually(t, func() error {
-			c.get(t, n)
-			return errorIf(len(n.Finalizers) > 1, "its finalizers are %v", n.Finalizers)
-		})
+		c.until(t, n, func() error { return errorIf(len(n.Finalizers) > 1, "its finalizers are %v", n.Finalizers) })
 		cleanup := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: desired.CleanupName(n)}}
 		if err := c.Get(t.Context(), client.ObjectKeyFromObject(cleanup), cleanup); !apierrors.IsNotFound(err) {
 			t.Errorf("the clean-up was started (%v)", err)
 		}
-		eventually(t, func() error {
-			c.get(t, n)
+		c.until(t, n, func() error {
 			n.Finalizers = nil
 			return c.Update(t.Context(), n)
 		})
@@ -136,8 +132,7 @@ func TestControllerRefusesWithoutPolicy(t *testing.T) {
 
 func (c *cluster) awaitAllowed(t *testing.T, n *v1alpha1.PyrsiaNode) {
 	t.Helper()
-	eventually(t, func() error {
-		c.get(t, n)
+	c.until(t, n, func() error {
 		return errorIf(meta.FindStatusCondition(n.Status.Conditions, v1alpha1.ConditionNotAllowed) != nil || !status.IsTrue(n, v1alpha1.ConditionKeysReady), "%s", conditionsText(n.Status.Conditions))
 	})
 }
@@ -245,9 +240,7 @@ func TestRecordOfMirrors(t *testing.T) {
 	}
 	wait := func(uid types.UID, want bool) {
 		t.Helper()
-		eventually(t, func() error {
-			return errorIf(has(uid) != want, "%s is recorded: %v", uid, !want)
-		})
+		eventually(t, func() error { return errorIf(has(uid) != want, "%s is recorded: %v", uid, !want) })
 	}
 	first, second := lonely(t, ns, "first"), lonely(t, ns, "second")
 	first.Spec.Mirror.Containerd = v1alpha1.ContainerdUnmanaged

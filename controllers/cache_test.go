@@ -202,18 +202,15 @@ func TestLargeWorkloadsSettle(t *testing.T) {
 	if again := slices.DeleteFunc(writes, func(w string) bool { return !strings.Contains(w, "/statefulsets/") }); len(again) > 0 {
 		t.Errorf("it is written again and again: %q", again)
 	}
-	eventually(t, func() error { // somebody changes it
-		c.get(t, set)
+	c.until(t, set, func() error { // somebody changes it
 		set.Spec.Template.Spec.Containers[0].Image = "example.com/other"
 		return c.Update(t.Context(), set)
 	})
-	eventually(t, func() error {
-		c.get(t, set)
+	c.until(t, set, func() error {
 		return errorIf(set.Spec.Template.Spec.Containers[0].Image == "example.com/other", "it is not put right")
 	})
 	c.change(t, n, func(s *v1alpha1.PyrsiaNodeSpec) { s.PodAnnotations["example.com/small"] = "x" })
-	eventually(t, func() error {
-		c.get(t, set)
+	c.until(t, set, func() error {
 		return errorIf(set.Spec.Template.Annotations["example.com/small"] != "x", "its change is not applied")
 	})
 }

@@ -10,7 +10,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
 	"github.com/pyrsia/pyrsia-operator/controllers/internal/fixtures"
@@ -48,10 +47,7 @@ func TestMissingProofHoldsUpNothing(t *testing.T) {
 	maxUnavailable := func(want string) {
 		t.Helper()
 		set := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: mirror.Name}}
-		eventually(t, func() error {
-			if err := c.Get(t.Context(), client.ObjectKeyFromObject(set), set); err != nil {
-				return err
-			}
+		c.until(t, set, func() error {
 			got := set.Spec.UpdateStrategy.RollingUpdate.MaxUnavailable
 			return errorIf(got.String() != want, "maxUnavailable is %s, want %s", got, want)
 		})
@@ -86,8 +82,7 @@ func TestMissingProofHoldsUpNothing(t *testing.T) {
 	update("a", fixtures.CanaryRuns(false)) // containerd was started
 	c.awaitCondition(t, mirror, v1alpha1.ConditionContainerdUsesMirror, metav1.ConditionUnknown, "Proving")
 	c.change(t, mirror, func(s *v1alpha1.PyrsiaNodeSpec) { s.Mirror.Containerd = v1alpha1.ContainerdUnmanaged })
-	eventually(t, func() error {
-		c.get(t, mirror)
+	c.until(t, mirror, func() error {
 		return errorIf(meta.FindStatusCondition(mirror.Status.Conditions, v1alpha1.ConditionContainerdUsesMirror) != nil, "nothing is to be proven any more, and the condition is still there")
 	})
 }

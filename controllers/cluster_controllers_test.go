@@ -70,8 +70,7 @@ func TestByTheClustersControllers(t *testing.T) {
 			return errorIf(!slices.Equal(got, []string{"amd", "arm", "control", "fresh"}), "the pods of the %s are for %v", of, got)
 		})
 	}
-	eventually(t, func() error {
-		c.get(t, mirror)
+	c.until(t, mirror, func() error {
 		counts := mirror.Status.Nodes
 		return errorIf(counts == nil || counts.Desired != 4 || counts.Total != 4, "the counts are %+v", counts)
 	})
@@ -82,10 +81,7 @@ func TestByTheClustersControllers(t *testing.T) {
 	waits := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: publisher.Name + "-0"}}
 	chosen := func(disk string) {
 		t.Helper()
-		eventually(t, func() error {
-			if err := c.Get(t.Context(), client.ObjectKeyFromObject(waits), waits); err != nil {
-				return err
-			}
+		c.until(t, waits, func() error {
 			got := waits.Spec.NodeSelector["disk"]
 			return errorIf(got != disk || waits.DeletionTimestamp != nil, "the pod waits for a disk %s", got)
 		})

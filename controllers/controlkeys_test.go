@@ -87,9 +87,7 @@ func TestControlKeysAreRotated(t *testing.T) {
 			c.refreshKeys(t, n, p)
 		}
 		between := asked.Load()
-		eventually(t, func() error {
-			return errorIf(asked.Load() < between+20, "no requests")
-		})
+		eventually(t, func() error { return errorIf(asked.Load() < between+20, "no requests") })
 	}
 	cancel()
 	asking.Wait()

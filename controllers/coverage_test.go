@@ -50,8 +50,7 @@ func TestKubernetesNodes(t *testing.T) {
 		t.Errorf("the message is %q", got.Message)
 	}
 	c.hasEvents(t, ns, "NodesNotCovered")
-	eventually(t, func() error {
-		c.get(t, mirror)
+	c.until(t, mirror, func() error {
 		counts := mirror.Status.Nodes
 		return errorIf(counts == nil || counts.Total != 3 || counts.Covered != 2, "the counts are %+v", counts)
 	})

@@ -42,8 +42,7 @@ func TestNodesOutsideJoin(t *testing.T) {
 			outer := nextIP()
 			if kind == v1alpha1.ExposureLoadBalancer {
 				c.awaitCondition(t, publisher, v1alpha1.ConditionNetworkReady, metav1.ConditionUnknown, "AddressPending")
-				eventually(t, func() error { // the operator may be writing
-					c.get(t, way)
+				c.until(t, way, func() error { // the operator may be writing
 					way.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: outer}}
 					return c.Status().Update(t.Context(), way)
 				})
@@ -51,8 +50,7 @@ func TestNodesOutsideJoin(t *testing.T) {
 			c.awaitCondition(t, publisher, v1alpha1.ConditionNetworkReady, metav1.ConditionTrue, "Exposed")
 			c.awaitArgument(t, publisher, "--announce")
 			pod := c.runPod(t, publisher, "")
-			eventually(t, func() error {
-				c.get(t, publisher)
+			c.until(t, publisher, func() error {
 				return errorIf(len(publisher.Status.Addresses) != 1 || objects.LedgerSize(publisher) != 1, "addresses %v, %d blocks", publisher.Status.Addresses, objects.LedgerSize(publisher))
 			})
 			switch kind { // what a cluster's own parts would do
@@ -130,10 +128,7 @@ func forward(t *testing.T, from, to string) {
 func (c *cluster) awaitArgument(t *testing.T, n *v1alpha1.PyrsiaNode, argument string) {
 	t.Helper()
 	set := &appsv1.StatefulSet{ObjectMeta: metav1.ObjectMeta{Namespace: n.Namespace, Name: n.Name}}
-	eventually(t, func() error {
-		if err := c.Get(t.Context(), client.ObjectKeyFromObject(set), set); err != nil {
-			return err
-		}
+	c.until(t, set, func() error {
 		args := set.Spec.Template.Spec.Containers[0].Args
 		return errorIf(!strings.Contains(strings.Join(args, " "), argument), "no %s in %q", argument, args)
 	})

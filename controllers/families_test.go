@@ -8,7 +8,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/pyrsia/pyrsia-operator/api/v1alpha1"
 	"github.com/pyrsia/pyrsia-operator/controllers/internal/fixtures"
@@ -28,16 +27,12 @@ func TestServicesHaveBothFamilies(t *testing.T) {
 		svc := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: n.Namespace, Name: name}}
 		both := func() {
 			t.Helper()
-			eventually(t, func() error {
-				if err := c.Get(t.Context(), client.ObjectKeyFromObject(svc), svc); err != nil {
-					return err
-				}
+			c.until(t, svc, func() error {
 				return errorIf(len(svc.Spec.IPFamilies) != 2, "%s has the families %v", name, svc.Spec.IPFamilies)
 			})
 		}
 		both()
-		eventually(t, func() error {
-			c.get(t, svc)
+		c.until(t, svc, func() error {
 			single := corev1.IPFamilyPolicySingleStack
 			svc.Spec.IPFamilyPolicy, svc.Spec.IPFamilies = &single, svc.Spec.IPFamilies[:1]
 			if len(svc.Spec.ClusterIPs) > 1 {
@@ -69,8 +64,7 @@ func TestPodsWithoutIPv4(t *testing.T) {
 	publisher.Spec.Network = &v1alpha1.Network{Exposure: &v1alpha1.Exposure{Type: v1alpha1.ExposureHostPort}}
 	c.create(t, publisher, fixtures.ImageSet(ns, time.Hour, v1alpha1.ImageTags{Repository: "alpine", Tags: []string{"3.20"}}))
 	c.runPodAt(t, publisher, "", "::1")
-	eventually(t, func() error {
-		c.get(t, publisher)
+	c.until(t, publisher, func() error {
 		return errorIf(len(publisher.Status.Addresses) != 1 || objects.LedgerSize(publisher) != 1, "addresses %v, %d blocks", publisher.Status.Addresses, objects.LedgerSize(publisher))
 	})
 	if want := "/ip6/::1/tcp/4001/p2p/" + publisher.Status.PeerID; publisher.Status.Addresses[0] != want {

@@ -64,8 +64,7 @@ func TestForeignObjectsAreLeftAlone(t *testing.T) {
 			// It goes on by itself once that is out of the way.
 			c.delete(t, tc.theirs)
 			c.change(t, n, func(s *v1alpha1.PyrsiaNodeSpec) { s.PodAnnotations = map[string]string{"example.com/again": "1"} })
-			eventually(t, func() error {
-				c.get(t, n)
+			c.until(t, n, func() error {
 				is := meta.FindStatusCondition(n.Status.Conditions, tc.condition)
 				return errorIf(is != nil && is.Reason == "NameConflict", "the conflict stays")
 			})

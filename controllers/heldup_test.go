@@ -170,9 +170,7 @@ func TestHangingPublisherHoldsUpNobody(t *testing.T) {
 	withdrawn.Spec.State, withdrawn.Spec.Reason = v1alpha1.StateRevoked, "it has a backdoor"
 	c.crowd(t, ns, 500, "docker.io/library/app:", digest)
 	c.create(t, withdrawn)
-	eventually(t, func() error {
-		return errorIf(h.most.Load() == 0, "it was asked for nothing")
-	})
+	eventually(t, func() error { return errorIf(h.most.Load() == 0, "it was asked for nothing") })
 	c.goesOn(t, up, theirs)
 	art := fixtures.Artifact(ns, "crowd-499", "", "")
 	for obj, condition := range map[status.Object]string{withdrawn: v1alpha1.ConditionRevoked, art: v1alpha1.ConditionPublished} {
@@ -211,9 +209,7 @@ func TestHangingPublisherHoldsUpNoSet(t *testing.T) {
 			first = set
 		}
 	}
-	eventually(t, func() error {
-		return errorIf(h.most.Load() == 0, "it was asked for nothing")
-	})
+	eventually(t, func() error { return errorIf(h.most.Load() == 0, "it was asked for nothing") })
 	up, theirs := newUpstream(t), c.namespace(t)
 	up.push(t, "library/alpine:1")
 	c.aPublisher(t, theirs, up.URL)
@@ -247,9 +243,7 @@ func TestHangingReceiptsHoldUpNobody(t *testing.T) {
 			h.ServeHTTP(w, r)
 		}, false)
 	}
-	eventually(t, func() error {
-		return errorIf(h.most.Load() == 0, "they were asked for no proof")
-	})
+	eventually(t, func() error { return errorIf(h.most.Load() == 0, "they were asked for no proof") })
 	theirs, up := c.namespace(t), newUpstream(t)
 	at, digests := c.alpines(t, theirs, up, "1")
 	mirror, pod := c.elsewhere(t, publisherNode(theirs, up.URL), at)

@@ -179,8 +179,7 @@ func (c *cluster) runLiar(t *testing.T, n *v1alpha1.PyrsiaNode, answer http.Hand
 func (c *cluster) awaitReason(t *testing.T, obj status.Object, condition, reason string) metav1.Condition {
 	t.Helper()
 	var got metav1.Condition
-	eventually(t, func() error {
-		c.get(t, obj)
+	c.until(t, obj, func() error {
 		for _, cond := range *obj.Conditions() {
 			if cond.Type == condition && cond.Reason == reason {
 				got = cond

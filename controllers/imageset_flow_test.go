@@ -42,10 +42,7 @@ func (c *cluster) artifacts(t *testing.T, ns string) []v1alpha1.Artifact {
 // change updates an object, again if somebody else was faster.
 func change[O client.Object](t *testing.T, c *cluster, obj O, do func(O)) {
 	t.Helper()
-	eventually(t, func() error {
-		if err := c.Get(t.Context(), client.ObjectKeyFromObject(obj), obj); err != nil {
-			return err
-		}
+	c.until(t, obj, func() error {
 		do(obj)
 		return c.Update(t.Context(), obj)
 	})
@@ -139,15 +136,13 @@ func TestSetsShareArtifacts(t *testing.T) {
 	c.awaitCurrent(t, one)
 	c.awaitCurrent(t, two)
 	art := c.artifact(t, ns, "docker.io/library/alpine:3.20", shared)
-	eventually(t, func() error {
-		c.get(t, art)
+	c.until(t, art, func() error {
 		names := ownerNames(art)
 		return errorIf(len(names) != 2, "the Artifact's sets are %v", names)
 	})
 	withoutAlpine := func(s *v1alpha1.OfficialImageSet) { s.Spec.Images = s.Spec.Images[1:] }
 	change(t, c, one, withoutAlpine)
-	eventually(t, func() error {
-		c.get(t, art)
+	c.until(t, art, func() error {
 		names := ownerNames(art)
 		return errorIf(len(names) != 1 || names[0] != two.Name, "the Artifact's sets are %v", names)
 	})

@@ -220,8 +220,7 @@ func TestArtifactsOfManyOwners(t *testing.T) {
 		tc.art.OwnerReferences = owners(tc.have)
 		set := fixtures.ImageSet(ns, 10*time.Second, v1alpha1.ImageTags{Repository: "alpine", Tags: []string{"3.20"}})
 		c.create(t, tc.art, set)
-		eventually(t, func() error {
-			c.get(t, set)
+		c.until(t, set, func() error {
 			f := set.Status.Failures
 			return errorIf(len(f) != 1 || f[0].Reason != "NameConflict" || !strings.Contains(f[0].Message, "owners"), "the set's failures are %+v", f)
 		})

@@ -122,8 +122,7 @@ func TestPublisherIsKilledWhileASetIsPublished(t *testing.T) {
 		c.awaitOpen(t, pod, node)
 		// At any moment of its work, or of its start, from the first image on until
 		// half of them are published.
-		eventually(t, func() error {
-			c.get(t, set)
+		c.until(t, set, func() error {
 			least := killed * images / (2 * kills)
 			return errorIf(int(set.Status.Published) < least, "%d of the first %d images are published\nthe node's log:\n%s", set.Status.Published, least, node.log.String())
 		})
@@ -138,8 +137,7 @@ func TestPublisherIsKilledWhileASetIsPublished(t *testing.T) {
 		c.get(t, set)
 		return errorIf(!status.IsTrue(set, v1alpha1.ConditionReady) || int(set.Status.Published) != images, "%d of %d published:\n%s\nthe node's log:\n%s", set.Status.Published, images, conditionsText(set.Status.Conditions), node.log.String())
 	})
-	eventually(t, func() error {
-		c.get(t, publisher)
+	c.until(t, publisher, func() error {
 		return errorIf(objects.LedgerSize(publisher) != int64(images), "the ledger has %d blocks for %d images", objects.LedgerSize(publisher), images)
 	})
 	heights := map[int64]string{}

@@ -363,8 +363,7 @@ func (c *cluster) setWorkloadStatus(t *testing.T, n *v1alpha1.PyrsiaNode, schedu
 		return
 	}
 	set := &appsv1.StatefulSet{ObjectMeta: metav1.ObjectMeta{Namespace: n.Namespace, Name: n.Name}}
-	eventually(t, func() error { // the operator may be writing it
-		c.get(t, set)
+	c.until(t, set, func() error { // the operator may be writing it
 		set.Status.ObservedGeneration, set.Status.Replicas, set.Status.ReadyReplicas = set.Generation, scheduled, ready
 		return c.Status().Update(t.Context(), set)
 	})
@@ -373,10 +372,7 @@ func (c *cluster) setWorkloadStatus(t *testing.T, n *v1alpha1.PyrsiaNode, schedu
 func (c *cluster) setDaemonSetStatus(t *testing.T, namespace, name string, desired, ready int32) {
 	t.Helper()
 	set := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}}
-	eventually(t, func() error {
-		if err := c.Get(t.Context(), client.ObjectKeyFromObject(set), set); err != nil {
-			return err
-		}
+	c.until(t, set, func() error {
 		set.Status.ObservedGeneration, set.Status.DesiredNumberScheduled, set.Status.NumberReady = set.Generation, desired, ready
 		set.Status.UpdatedNumberScheduled = desired
 		return c.Status().Update(t.Context(), set)

@@ -16,8 +16,7 @@ import (
 // awaitPulled waits until an Artifact's status tells of a pull after a time.
 func (c *cluster) awaitPulled(t *testing.T, art *v1alpha1.Artifact, after time.Time) {
 	t.Helper()
-	eventually(t, func() error {
-		c.get(t, art)
+	c.until(t, art, func() error {
 		return errorIf(art.Status.LastPulled == nil || !art.Status.LastPulled.After(after), "%s was last pulled at %v", art.Name, art.Status.LastPulled)
 	})
 }

@@ -30,8 +30,7 @@ func TestPublisherThatIsRolledBack(t *testing.T) {
 	c.create(t, publisher, fixtures.ImageSet(ns, time.Hour, v1alpha1.ImageTags{Repository: "alpine", Tags: []string{"3.20"}}))
 	pod := c.runPod(t, publisher, "")
 	c.awaitCurrent(t, c.artifact(t, ns, "docker.io/library/alpine:3.20", digest))
-	eventually(t, func() error {
-		c.get(t, publisher)
+	c.until(t, publisher, func() error {
 		return errorIf(objects.LedgerSize(publisher) != 1, "the ledger has %d blocks in the status, want 1", objects.LedgerSize(publisher))
 	})
 	verified := publisher.Status.Ledger.DeepCopy()

@@ -243,11 +243,7 @@ func (c *cluster) get(t *testing.T, obj client.Object) {
 // change updates a PyrsiaNode, whose status the operator may be writing.
 func (c *cluster) change(t *testing.T, n *v1alpha1.PyrsiaNode, do func(*v1alpha1.PyrsiaNodeSpec)) {
 	t.Helper()
-	eventually(t, func() error {
-		c.get(t, n)
-		do(&n.Spec)
-		return c.Update(t.Context(), n)
-	})
+	change(t, c, n, func(n *v1alpha1.PyrsiaNode) { do(&n.Spec) })
 }
 
 // eventually waits until check has nothing to complain about.
@@ -262,6 +258,17 @@ func eventually(t *testing.T, check func() error) {
 	t.Fatalf("still after %v: %v", patience, err)
 }
 
+// until reads an object again and again, until check has nothing to complain about.
+func (c *cluster) until(t *testing.T, obj client.Object, check func() error) {
+	t.Helper()
+	eventually(t, func() error {
+		if err := c.Get(t.Context(), client.ObjectKeyFromObject(obj), obj); err != nil {
+			return err
+		}
+		return check()
+	})
+}
+
 // errorIf is what eventually waits for to end: that something is wrong.
 func errorIf(wrong bool, format string, args ...any) error {
 	if !wrong {
@@ -274,10 +281,7 @@ func errorIf(wrong bool, format string, args ...any) error {
 func (c *cluster) awaitCondition(t *testing.T, obj status.Object, name string, status metav1.ConditionStatus, reason string) metav1.Condition {
 	t.Helper()
 	var got *metav1.Condition
-	eventually(t, func() error {
-		if err := c.Get(t.Context(), client.ObjectKeyFromObject(obj), obj); err != nil {
-			return err
-		}
+	c.until(t, obj, func() error {
 		got = meta.FindStatusCondition(*obj.Conditions(), name)
 		return errorIf(got == nil || got.Status != status || reason != "" && got.Reason != reason, "%s: want %s=%s (%s), conditions are:\n%s", obj.GetName(), name, status, reason, conditionsText(*obj.Conditions()))
 	})

@@ -93,8 +93,7 @@ func TestOwnedObjectsArePutRight(t *testing.T) {
 	}
 	for _, n := range []*v1alpha1.PyrsiaNode{publisher, mirror} {
 		c.setWorkloadStatus(t, n, 1, 0)
-		eventually(t, func() error {
-			c.get(t, n)
+		c.until(t, n, func() error {
 			return errorIf(status.IsTrue(n, v1alpha1.ConditionWorkloadReady), "the workload is ready")
 		})
 	}

@@ -168,8 +168,7 @@ func TestHistoryIsWhatTheNodeMade(t *testing.T) {
 	change(t, c, own, func(a *v1alpha1.Artifact) { a.Finalizers = []string{somebodysFinalizer} })
 	t.Cleanup(func() { _ = c.letGo(own) })
 	change(t, c, mirror, func(n *v1alpha1.PyrsiaNode) { n.Spec.PullHistory.Limit = new(int32(0)) })
-	eventually(t, func() error {
-		c.get(t, own)
+	c.until(t, own, func() error {
 		return errorIf(own.DeletionTimestamp.IsZero(), "what is beyond the limit is not deleted")
 	})
 	time.Sleep(2 * time.Second) // what was on its way
@@ -200,8 +199,7 @@ func TestArtifactByHandIsLookedUp(t *testing.T) {
 	published := c.artifact(t, ns, "docker.io/library/alpine:1", digest)
 	change(t, c, published, func(a *v1alpha1.Artifact) { a.Spec.State, a.Spec.Reason = v1alpha1.StateRevoked, "it has a backdoor" })
 	c.awaitCondition(t, published, v1alpha1.ConditionRevoked, metav1.ConditionTrue, "Revoked")
-	eventually(t, func() error {
-		c.get(t, mirror)
+	c.until(t, mirror, func() error {
 		return errorIf(objects.LedgerSize(mirror) <= published.Status.Revocation.Height, "the mirror does not have the revocation")
 	})
 	r := &artifact.Reconciler{Client: c, Nodes: nodesOf(t, c), Now: time.Now}

@@ -104,8 +104,7 @@ func TestCleanupThatIsRefusedHasABound(t *testing.T) {
 	c.hasEvents(t, mirror.Namespace, v1alpha1.ConditionContainerdNotRestored)
 	c.deletePod(pods["a"])
 	c.delete(t, mirror)
-	eventually(t, func() error {
-		c.get(t, mirror)
+	c.until(t, mirror, func() error {
 		condition := meta.FindStatusCondition(mirror.Status.Conditions, v1alpha1.ConditionContainerdNotRestored)
 		return errorIf(mirror.DeletionTimestamp.IsZero() || condition == nil || !strings.Contains(condition.Message, "the PyrsiaNode goes without"), "deleted at %v: %v", mirror.DeletionTimestamp, condition)
 	})

@@ -60,8 +60,7 @@ func (c *cluster) awaitPlaces(t *testing.T, mirror *v1alpha1.PyrsiaNode, path st
 	if len(nodes) > 0 {
 		want = []v1alpha1.ContainerdSetup{{Path: path, Nodes: nodes}}
 	}
-	eventually(t, func() error {
-		c.get(t, mirror)
+	c.until(t, mirror, func() error {
 		diff := cmp.Diff(want, mirror.Status.Containerd)
 		return errorIf(diff != "", "status.containerd (-want +got):\n%s%s", diff, conditionsText(mirror.Status.Conditions))
 	})
@@ -72,10 +71,7 @@ func (c *cluster) awaitPlaces(t *testing.T, mirror *v1alpha1.PyrsiaNode, path st
 func (c *cluster) awaitCleanup(t *testing.T, mirror *v1alpha1.PyrsiaNode, path string) (set *appsv1.DaemonSet, nodes []string) {
 	t.Helper()
 	set = &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: mirror.Namespace, Name: desired.CleanupName(mirror)}}
-	eventually(t, func() error {
-		if err := c.Get(t.Context(), client.ObjectKeyFromObject(set), set); err != nil {
-			return err
-		}
+	c.until(t, set, func() error {
 		at := set.Spec.Template.Annotations[objects.AnnotationPath]
 		return errorIf(at != path, "the clean-up is for %q, want %q", at, path)
 	})
@@ -225,8 +221,7 @@ func TestUnmanagedPutsBackOnce(t *testing.T) {
 	c.cleanedUp(t, mirror, cleanup, nodes...)
 	c.awaitPlaces(t, mirror, "")
 	c.awaitGone(t, cleanup)
-	eventually(t, func() error {
-		c.get(t, mirror)
+	c.until(t, mirror, func() error {
 		return errorIf(slices.Contains(mirror.Finalizers, finalizerOfMirrors), "the finalizer stays, though nothing is to be put back")
 	})
 	c.delete(t, mirror)
@@ -239,8 +234,7 @@ func TestDeletionPutsBackWhatTheStatusSays(t *testing.T) {
 	t.Parallel()
 	c := testCluster(t)
 	mirror, pods := c.spread(t, "a", "b")
-	eventually(t, func() error { // as after a path that changed a moment ago
-		c.get(t, mirror)
+	c.until(t, mirror, func() error { // as after a path that changed a moment ago
 		mirror.Status.Containerd = append([]v1alpha1.ContainerdSetup{{Path: "/etc/old", Nodes: []string{"x"}}}, mirror.Status.Containerd...)
 		return c.Status().Update(t.Context(), mirror)
 	})

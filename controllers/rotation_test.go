@@ -53,8 +53,7 @@ func TestSigningKeyIsRotatedByOneField(t *testing.T) {
 	c.awaitArgument(t, publisher, "--next-signing-key")
 	pod.stop()
 	pod = c.runPod(t, publisher, pod.data) // both keys sign
-	eventually(t, func() error {
-		c.get(t, publisher)
+	c.until(t, publisher, func() error {
 		got := publisher.Status.KeyGeneration
 		return errorIf(got != 2, "the key that signs is of generation %d", got)
 	})
@@ -64,8 +63,7 @@ func TestSigningKeyIsRotatedByOneField(t *testing.T) {
 	})
 	pod.stop()
 	c.runPod(t, publisher, pod.data) // the second key alone
-	eventually(t, func() error {
-		c.get(t, publisher)
+	c.until(t, publisher, func() error {
 		return errorIf(publisher.Status.Ledger.Key == before || !status.IsTrue(publisher, v1alpha1.ConditionLedgerVerified), "the key is still %s:\n%s", publisher.Status.Ledger.Key, conditionsText(publisher.Status.Conditions))
 	})
 	c.hasEvents(t, ns, "KeyRotated")
@@ -114,8 +112,7 @@ func TestImagesAreRestoredAcrossARotation(t *testing.T) {
 	to := func(art *v1alpha1.Artifact, state v1alpha1.ArtifactState, reason string) {
 		t.Helper()
 		change(t, c, art, func(a *v1alpha1.Artifact) { a.Spec.State, a.Spec.Reason = state, reason })
-		eventually(t, func() error {
-			c.get(t, art)
+		c.until(t, art, func() error {
 			return errorIf(art.Status.ObservedGeneration != art.Generation || !status.IsTrue(art, v1alpha1.ConditionReady) || !status.IsTrue(art, string(state)), "%s is not %s:\n%s", art.Name, state, conditionsText(art.Status.Conditions))
 		})
 		c.get(t, publisher)
@@ -141,8 +138,7 @@ func TestImagesAreRestoredAcrossARotation(t *testing.T) {
 	c.awaitArgument(t, publisher, "--next-signing-key")
 	pod.stop()
 	pod = c.runPod(t, publisher, pod.data) // both keys sign
-	eventually(t, func() error {
-		c.get(t, publisher)
+	c.until(t, publisher, func() error {
 		return errorIf(publisher.Status.KeyGeneration != 2, "the key that signs is of generation %d", publisher.Status.KeyGeneration)
 	})
 	both := publisher.DeepCopy()
@@ -166,8 +162,7 @@ func TestImagesAreRestoredAcrossARotation(t *testing.T) {
 	}
 	to(two, v1alpha1.StateRestored, "a false alarm")
 	to(one, v1alpha1.StateRestored, "a false alarm")
-	eventually(t, func() error {
-		c.get(t, publisher)
+	c.until(t, publisher, func() error {
 		return errorIf(publisher.Status.Ledger.Key == both.Status.Ledger.Key, "the key is still %s", both.Status.Ledger.Key)
 	})
 	verifyOffline(t, publisher.Status.Ledger.Key, one)

@@ -26,8 +26,7 @@ func TestTroubleOfFrontendsIsACondition(t *testing.T) {
 	c := testCluster(t)
 	mirror, _ := c.spread(t, "a")
 	c.setWorkloadStatus(t, mirror, 1, 0)
-	eventually(t, func() error {
-		c.get(t, mirror)
+	c.until(t, mirror, func() error {
 		text := conditionsText(mirror.Status.Conditions)
 		return errorIf(!strings.Contains(text, "the cluster makes 0 of 1 pods of "+desired.FrontendName(mirror)), "%s", text)
 	})
@@ -35,8 +34,7 @@ func TestTroubleOfFrontendsIsACondition(t *testing.T) {
 	c.create(t, front)
 	front.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodScheduled, Status: corev1.ConditionFalse}}
 	must(t, c.Status().Update(t.Context(), front))
-	eventually(t, func() error {
-		c.get(t, mirror)
+	c.until(t, mirror, func() error {
 		text := conditionsText(mirror.Status.Conditions)
 		return errorIf(!strings.Contains(text, "pod "+front.Name+" cannot be placed"), "%s", text)
 	})
@@ -55,16 +53,14 @@ func TestBrokenPublisherIsReplaced(t *testing.T) {
 	// The cluster's controllers, and a pod that waits for a Kubernetes node.
 	sees := func(revision string) {
 		t.Helper()
-		eventually(t, func() error {
-			c.get(t, set)
+		c.until(t, set, func() error {
 			set.Status.ObservedGeneration, set.Status.UpdateRevision, set.Status.Replicas = set.Generation, revision, 1
 			return c.Status().Update(t.Context(), set)
 		})
 	}
 	replicas := func(want int32) {
 		t.Helper()
-		eventually(t, func() error {
-			c.get(t, set)
+		c.until(t, set, func() error {
 			return errorIf(*set.Spec.Replicas != want, "%d replicas, want %d", *set.Spec.Replicas, want)
 		})
 	}
@@ -81,8 +77,7 @@ func TestBrokenPublisherIsReplaced(t *testing.T) {
 	}
 
 	c.change(t, n, func(s *v1alpha1.PyrsiaNodeSpec) { s.NodeSelector = map[string]string{"disk": "ssd"} })
-	eventually(t, func() error {
-		c.get(t, set)
+	c.until(t, set, func() error {
 		return errorIf(set.Spec.Template.Spec.NodeSelector["disk"] != "ssd", "the template is not corrected")
 	})
 	sees("second")
@@ -98,8 +93,7 @@ func TestBrokenPublisherIsReplaced(t *testing.T) {
 	must(t, c.Status().Update(t.Context(), pod))
 	sees("third")
 	c.change(t, n, func(s *v1alpha1.PyrsiaNodeSpec) { s.PodAnnotations = map[string]string{"example.com/a": "b"} })
-	eventually(t, func() error {
-		c.get(t, set)
+	c.until(t, set, func() error {
 		return errorIf(set.Spec.Template.Annotations["example.com/a"] != "b", "the template is not changed")
 	})
 	sees("fourth")
@@ -117,10 +111,7 @@ func TestLoadBalancerThatBlinks(t *testing.T) {
 	way := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: n.Namespace, Name: desired.ExposureName(n)}}
 	gives := func(ips ...string) {
 		t.Helper()
-		eventually(t, func() error {
-			if err := c.Get(t.Context(), client.ObjectKeyFromObject(way), way); err != nil {
-				return err
-			}
+		c.until(t, way, func() error {
 			way.Status.LoadBalancer.Ingress = nil
 			for _, ip := range ips {
 				way.Status.LoadBalancer.Ingress = append(way.Status.LoadBalancer.Ingress, corev1.LoadBalancerIngress{IP: ip})
@@ -132,10 +123,7 @@ func TestLoadBalancerThatBlinks(t *testing.T) {
 	c.awaitCondition(t, n, v1alpha1.ConditionNetworkReady, metav1.ConditionTrue, "Exposed")
 	c.awaitArgument(t, n, "--announce 192.0.2.1:4001 --announce 192.0.2.2:4001")
 	c.runPod(t, n, "")
-	eventually(t, func() error {
-		c.get(t, n)
-		return errorIf(len(n.Status.Addresses) != 2, "addresses %v", n.Status.Addresses)
-	})
+	c.until(t, n, func() error { return errorIf(len(n.Status.Addresses) != 2, "addresses %v", n.Status.Addresses) })
 	before := c.workloadGeneration(t, n)
 	addresses := slices.Clone(n.Status.Addresses)
 	same := func() {
@@ -272,8 +260,7 @@ func TestFormerPortDoesNotWaitForADeadMachine(t *testing.T) {
 		for _, name := range []string{mirror.Name, desired.FrontendName(mirror)} {
 			c.setDaemonSetStatus(t, mirror.Namespace, name, 2, 1)
 			set := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: mirror.Namespace, Name: name}}
-			eventually(t, func() error {
-				c.get(t, set)
+			c.until(t, set, func() error {
 				set.Status.UpdatedNumberScheduled = 1
 				return c.Status().Update(t.Context(), set)
 			})
@@ -297,8 +284,7 @@ func TestFormerPortDoesNotWaitForADeadMachine(t *testing.T) {
 func (c *cluster) setReady(t *testing.T, name string, ready corev1.ConditionStatus) {
 	t.Helper()
 	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}}
-	eventually(t, func() error {
-		c.get(t, node)
+	c.until(t, node, func() error {
 		node.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: ready, LastTransitionTime: metav1.NewTime(time.Now().Add(-time.Hour))}}
 		return c.Status().Update(t.Context(), node)
 	})
