@@ -47,6 +47,10 @@ func newAnswers() *answers {
 	return &answers{building: make(chan struct{}, maxBuilding), queues: map[string]*queue{}, by: map[string]int64{}}
 }
 
+// Bound bounds what the clients of a handler can make it hold in memory, as a
+// Ledger's own handler does.
+func Bound(h http.Handler) http.Handler { return newAnswers().bound(h) }
+
 // bound has h make its answers in memory, and sends them when they are made:
 // how long a client takes is nothing that h waits for.
 func (a *answers) bound(h http.Handler) http.Handler {

@@ -67,13 +67,9 @@ func (f *Follower) grow(ctx context.Context, source entryReader, head, c ledger.
 	if int64(len(entries)) != c.Tree.N-head.Tree.N {
 		return fmt.Errorf("asked for %d entries and got %d", c.Tree.N-head.Tree.N, len(entries))
 	}
-	g := &growth{old: proven{ctx, f.cache, head.Tree}, base: tlog.StoredHashIndex(0, head.Tree.N)}
-	for i, e := range entries {
-		hashes, err := tlog.StoredHashes(head.Tree.N+int64(i), e, g)
-		if err != nil {
-			return fmt.Errorf("growing the ledger: %w", err)
-		}
-		g.added = append(g.added, hashes...)
+	g, err := grown(proven{ctx, f.cache, head.Tree}, entries)
+	if err != nil {
+		return err
 	}
 	root, err := tlog.TreeHash(c.Tree.N, g)
 	if err != nil {
@@ -83,14 +79,27 @@ func (f *Follower) grow(ctx context.Context, source entryReader, head, c ledger.
 		return errors.New("the new entries do not lead to the new checkpoint")
 	}
 	tr := &copier{dir: f.dir, source: f.dir, useLocal: true}
-	if err := f.storeGrowth(tr, g, head.Tree.N, entries); err != nil {
+	if err := f.dir.storeGrowth(tr, g, head.Tree.N, entries); err != nil {
 		return err
 	}
 	return f.commit(ctx, tr, c, offer)
 }
 
+// grown is a tree with entries added at its end.
+func grown(old proven, entries [][]byte) (*growth, error) {
+	g := &growth{old: old, base: tlog.StoredHashIndex(0, old.tree.N)}
+	for i, e := range entries {
+		hashes, err := tlog.StoredHashes(old.tree.N+int64(i), e, g)
+		if err != nil {
+			return nil, fmt.Errorf("growing the ledger: %w", err)
+		}
+		g.added = append(g.added, hashes...)
+	}
+	return g, nil
+}
+
 // storeGrowth writes the tiles that the new entries change.
-func (f *Follower) storeGrowth(tr *copier, g *growth, from int64, entries [][]byte) error {
+func (d dir) storeGrowth(tr *copier, g *growth, from int64, entries [][]byte) error {
 	to := from + int64(len(entries))
 	for _, t := range tlog.NewTiles(torchwood.TileHeight, from, to) {
 		data, err := tlog.ReadTileData(t, g)
@@ -107,7 +116,7 @@ func (f *Follower) storeGrowth(tr *copier, g *growth, from int64, entries [][]by
 			narrower := t
 			narrower.W = known
 			var err error
-			if bundle, err = f.dir.readTile(narrower); err != nil {
+			if bundle, err = d.readTile(narrower); err != nil {
 				return fmt.Errorf("growing the ledger: %w", err)
 			}
 		}
