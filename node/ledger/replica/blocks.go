@@ -9,6 +9,8 @@ import (
 	"filippo.io/torchwood"
 	"golang.org/x/mod/sumdb/tlog"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/pyrsia/pyrsia-operator/node/ledger/replica/internal/index"
 )
 
 const (
@@ -39,19 +41,19 @@ func readBundle(ctx context.Context, tr torchwood.TileReader, t tlog.Tile, buf [
 // checks each one against the tree, and indexes it. Several bundles are checked
 // in parallel and indexed in order.
 func (l *Ledger) indexBlocks(ctx context.Context, tr torchwood.TileReader, tree tlog.Tree) error {
-	from := l.index.blocks()
+	from := l.index.Blocks()
 	if from == tree.N {
 		return nil
 	}
 	group, gctx := errgroup.WithContext(ctx)
 	p := proven{gctx, l.cache.over(tr), tree}
-	turns := make(chan chan *batch, bundlesAhead)
+	turns := make(chan chan *index.Batch, bundlesAhead)
 	group.Go(func() error {
 		defer close(turns)
 		workers, wctx := errgroup.WithContext(gctx)
 		workers.SetLimit(bundleWorkers)
 		for height := from; height < tree.N; height = (height/torchwood.TileWidth + 1) * torchwood.TileWidth {
-			turn := make(chan *batch, 1)
+			turn := make(chan *index.Batch, 1)
 			select {
 			case turns <- turn:
 			case <-wctx.Done():
@@ -74,10 +76,9 @@ func (l *Ledger) indexBlocks(ctx context.Context, tr torchwood.TileReader, tree 
 			if !ok {
 				return nil // its worker says why
 			}
-			if err := l.index.add(b, p.root); err != nil {
+			if err := l.index.Add(b, p.root); err != nil {
 				return err
 			}
-			batches.Put(b)
 		}
 		return nil
 	})
@@ -87,26 +88,24 @@ func (l *Ledger) indexBlocks(ctx context.Context, tr torchwood.TileReader, tree 
 	return ctx.Err()
 }
 
-var (
-	batches       = sync.Pool{New: func() any { return new(batch) }}
-	bundleBuffers = sync.Pool{New: func() any { return new([]byte) }}
-)
+// bundleBuffers hold what is read of a bundle.
+var bundleBuffers = sync.Pool{New: func() any { return new([]byte) }}
 
 // checkBundle reads the bundle of entries that the block at a height is in,
 // checks each against the tree, and finds what the blocks from that one on are
 // indexed by.
-func (l *Ledger) checkBundle(p proven, height int64) (*batch, error) {
+func (l *Ledger) checkBundle(p proven, height int64) (*index.Batch, error) {
 	t := p.tile(0, height/torchwood.TileWidth)
 	bundle := t
 	bundle.L = -1
-	b := batches.Get().(*batch)
+	b := index.NewBatch()
 	buf := bundleBuffers.Get().(*[]byte)
 	defer bundleBuffers.Put(buf)
 	data, err := readBundle(p.ctx, p.cache.TileReader, bundle, *buf, func(data []byte) error {
-		if !b.scan(data, t.W, int(height%torchwood.TileWidth)) {
+		if !b.Scan(data, t.W, int(height%torchwood.TileWidth)) {
 			return &CorruptError{Path: torchwood.TilePath(bundle)}
 		}
-		return p.checkLeaves(t, b.bundle)
+		return p.checkLeaves(t, b.Bundle)
 	})
 	if cap(data) > cap(*buf) {
 		*buf = data
@@ -114,9 +113,9 @@ func (l *Ledger) checkBundle(p proven, height int64) (*batch, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, u := range b.unread {
+	for _, u := range b.Unread {
 		// Proven to be on the ledger, and kept; but it says nothing to us.
-		l.log.Warn("block is not indexed", "block", height+int64(u.above), "error", u.err)
+		l.log.Warn("block is not indexed", "block", height+int64(u.Above), "error", u.Err)
 	}
 	return b, nil
 }

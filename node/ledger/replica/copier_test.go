@@ -2,6 +2,7 @@ package replica
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -21,6 +22,7 @@ import (
 
 	"github.com/pyrsia/pyrsia-operator/node/client"
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
+	"github.com/pyrsia/pyrsia-operator/node/ledger/replica/internal/index"
 )
 
 func imageName(i int) string { return fmt.Sprintf("docker.io/library/i%d:%d", i%7, i) }
@@ -42,11 +44,11 @@ func (p *publisher) publishMany(t *testing.T, n int) {
 // smallSegments gives a follower an index of one segment for each bundle.
 func smallSegments(t *testing.T, f *Follower) {
 	t.Helper()
-	err := f.index.close()
+	err := f.index.Close()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if f.index, err = openIndex(f.index.folder, torchwood.TileWidth); err != nil {
+	if f.index, err = index.Open(filepath.Join(f.dir.path, indexFolder), torchwood.TileWidth); err != nil {
 		t.Fatal(err)
 	}
 	if f.cache, err = newTileCache(local{f.dir, f.index}); err != nil {
@@ -100,12 +102,16 @@ func TestDamagedIndexIsMadeAgain(t *testing.T) {
 	if _, err := f.Sync(t.Context(), serve(t, p.Ledger)); err != nil {
 		t.Fatal(err)
 	}
-	file := filepath.Join(f.dir.path, indexFolder, "000000000256-000000000512"+segmentSuffix)
+	file := filepath.Join(f.dir.path, indexFolder, "000000000256-000000000512.seg")
 	whole, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := f.index.segments[1].layout
+	// The parts of its file, as docs/ledger.md says: each begins at a page of 1 KiB.
+	const leaves = 1 << 10
+	const offsets = leaves + torchwood.TileWidth*tlog.HashSize
+	const records = offsets + torchwood.TileWidth*4
+	names := len(whole) - int(binary.BigEndian.Uint64(whole[40:]))
 	flip := func(at int) func() error {
 		return func() error {
 			altered := slices.Clone(whole)
@@ -116,10 +122,10 @@ func TestDamagedIndexIsMadeAgain(t *testing.T) {
 	for name, damage := range map[string]func() error{
 		"cut":                  func() error { return os.Truncate(file, int64(len(whole)/2)) },
 		"emptied":              func() error { return os.Truncate(file, 0) },
-		"a bit of a leaf":      flip(l.leavesAt() + 40),
-		"a bit of an offset":   flip(l.offsetsAt() + 7),
-		"a bit of a record":    flip(l.recordsAt() + 4),
-		"a bit of a name":      flip(l.namesAt() + 8),
+		"a bit of a leaf":      flip(leaves + 40),
+		"a bit of an offset":   flip(offsets + 7),
+		"a bit of a record":    flip(records + 4),
+		"a bit of a name":      flip(names + 8),
 		"replaced by a folder": func() error { return errors.Join(os.Truncate(file, 0), os.Remove(file), os.Mkdir(file, 0o755)) },
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -144,7 +150,7 @@ func TestDamagedIndexWithoutItsBundle(t *testing.T) {
 		t.Fatal(err)
 	}
 	bundle := filepath.Join(f.dir.path, "tile/entries/000")
-	if err := errors.Join(os.Truncate(f.index.segments[0].file, 100), os.Truncate(bundle, 1000)); err != nil {
+	if err := errors.Join(os.Truncate(filepath.Join(f.dir.path, indexFolder, "000000000000-000000000256.seg"), 100), os.Truncate(bundle, 1000)); err != nil {
 		t.Fatal(err)
 	}
 	_, err := f.Entry(t.Context(), 0)
@@ -209,8 +215,8 @@ func TestSyncGoesOnWhereItStopped(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer f.Close()
-			if f.index.blocks() != 0 {
-				t.Errorf("%d blocks count as indexed, whose bundles may not be on the disk", f.index.blocks())
+			if f.index.Blocks() != 0 {
+				t.Errorf("%d blocks count as indexed, whose bundles may not be on the disk", f.index.Blocks())
 			}
 			if _, err := f.Sync(t.Context(), client.New(s.URL, http.DefaultClient)); err != nil {
 				t.Fatal(err)

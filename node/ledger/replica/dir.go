@@ -141,8 +141,8 @@ func (d dir) find(t tlog.Tile, open func(name string) error) (stored tlog.Tile, 
 
 // readEntry reads the entry at an offset of a bundle.
 func (d dir) readEntry(t tlog.Tile, offset int64) ([]byte, error) {
-	buf := buffers.Get().(*[]byte)
-	defer buffers.Put(buf)
+	buf := bundleBuffers.Get().(*[]byte)
+	defer bundleBuffers.Put(buf)
 	// Most entries are there after one read.
 	for size := usualEntry; ; {
 		*buf = slices.Grow((*buf)[:0], size)[:size]

@@ -2,8 +2,6 @@ package replica
 
 import (
 	"errors"
-	"os"
-	"path/filepath"
 	"testing"
 	"time"
 
@@ -69,38 +67,6 @@ func TestVersion2IsIndexedFollowedAndProven(t *testing.T) {
 	}
 	check("publisher", p.Ledger)
 	check("follower", f.Ledger)
-}
-
-// A segment that a program wrote which did not know version 2 lacks its blocks:
-// it is made again.
-func TestAnEarlierProgramsIndexIsMadeAgain(t *testing.T) {
-	t.Parallel()
-	file := filepath.Join(t.TempDir(), "000000000000-000000000001.seg")
-	tail := newTail(0)
-	tail.offsets, tail.leaves = []uint32{0}, make([]byte, 32)
-	s, err := writeSegment(filepath.Dir(file), tail, [32]byte{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.close()
-	data, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	copy(data, "pyrsia index 2")
-	sum := segmentSum(data)
-	copy(data[segmentHeader:], sum[:])
-	if err := os.WriteFile(file, data, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	x, err := openIndex(filepath.Dir(file), 1)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer x.close()
-	if _, err := os.Stat(file); x.blocks() != 0 || !os.IsNotExist(err) {
-		t.Errorf("%d blocks are taken from it, stat: %v", x.blocks(), err)
-	}
 }
 
 // What was seen before the tag's newest block says nothing about the tag now.

@@ -13,8 +13,10 @@ import (
 
 	"filippo.io/torchwood"
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/mod/sumdb/tlog"
 
 	"github.com/pyrsia/pyrsia-operator/node/client"
+	"github.com/pyrsia/pyrsia-operator/node/ledger/replica/internal/index"
 )
 
 // copyDir copies a ledger for tests that damage it.
@@ -168,12 +170,28 @@ func TestFsckComparesTheIndex(t *testing.T) {
 	path := copyDir(t, p.path)
 	folder := filepath.Join(path, indexFolder)
 	// An index of shorter segments is one that the blocks do not lead to.
-	x, err := openIndex(folder, 16)
+	x, err := index.Open(folder, 16)
 	if err != nil {
 		t.Fatal(err)
 	}
-	fill(t, x, 20)
-	if err := x.close(); err != nil {
+	data, err := artifact(alpine, "x").Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	bundle, err := torchwood.AppendTileEntry(nil, data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 20 {
+		b := index.NewBatch()
+		if !b.Scan(bundle, 1, 0) {
+			t.Fatal("it is no bundle")
+		}
+		if err := x.Add(b, func(int64) (tlog.Hash, error) { return tlog.Hash{}, nil }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := x.Close(); err != nil {
 		t.Fatal(err)
 	}
 	problems, _, err := (&Check{Path: path, Key: p.vkey, Repair: true}).Run(t.Context())

@@ -14,37 +14,6 @@ import (
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
 )
 
-// What is an entry of a known type is indexed.
-func FuzzIndexedEntries(f *testing.F) {
-	seed, err := artifact(alpine, "x").Marshal()
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Add(seed)
-	for _, e := range []*ledger.AddArtifact{seenAt(artifact(alpine, "x")), pinned(artifact(alpine, "x"))} {
-		seed, err := e.Marshal()
-		if err != nil {
-			f.Fatal(err)
-		}
-		f.Add(seed)
-	}
-	f.Add([]byte(`{"type":"RevokeArtifact","version":1,"artifact":"docker.io/library/a:1","digest":"sha256:` + strings.Repeat("0", 64) + `","block":1,"reason":"bad","time":"2026-01-02T03:04:05Z"}`))
-	f.Add([]byte(`{"type":"RevokeArtifact","version":2,"repository":"docker.io/library/a","digest":"sha256:` + strings.Repeat("0", 64) + `","reason":"bad","time":"2026-01-02T03:04:05Z"}`))
-	f.Add([]byte(`{"type":"RestoreArtifact","version":1,"repository":"docker.io/library/a","digest":"sha256:` + strings.Repeat("0", 64) + `","block":1,"reason":"good","time":"2026-01-02T03:04:05Z"}`))
-	f.Add([]byte(`{"type":"RotateKey","version":1,"previous":"a+1+b","key":"a+2+c","time":"2026-01-02T03:04:05Z"}`))
-	f.Add(bytes.Repeat([]byte("["), 10_000))
-	f.Fuzz(func(t *testing.T, data []byte) {
-		if _, err := ledger.ReadEntry(0, data); err != nil {
-			return
-		}
-		b := new(batch)
-		b.entry(data, 0)
-		if len(b.records) == 0 || len(b.unread) > 0 {
-			t.Errorf("%q parses, and is not indexed", data)
-		}
-	})
-}
-
 // What a peer sends as a bundle, or as the proof of a rotation, crashes nobody
 // and proves nothing.
 func FuzzFromPeers(f *testing.F) {

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/mod/sumdb/tlog"
 
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
+	"github.com/pyrsia/pyrsia-operator/node/ledger/replica/internal/index"
 )
 
 // trust says which key may sign after a tree, by the RotateKey blocks in it. It
@@ -172,7 +173,7 @@ func (l *Ledger) rotationBlocks(ctx context.Context, tree tlog.Tree, from int64)
 	var heights []int64
 	look := func() error {
 		heights = nil
-		return l.index.heights(rotationKey, tree.N, func(h int64) bool {
+		return l.index.Heights(index.RotationKey, tree.N, func(h int64) bool {
 			if h >= from {
 				heights = append(heights, h)
 			}
@@ -180,8 +181,8 @@ func (l *Ledger) rotationBlocks(ctx context.Context, tree tlog.Tree, from int64)
 		})
 	}
 	err = look()
-	if damaged, ok := errors.AsType[*damagedError](err); ok {
-		if err = l.remake(ctx, damaged.segment, tree); err == nil {
+	if damaged, ok := errors.AsType[*index.DamagedError](err); ok {
+		if err = l.remake(ctx, damaged, tree); err == nil {
 			err = look()
 		}
 	}
@@ -203,11 +204,11 @@ func (l *Ledger) rotationBlocks(ctx context.Context, tree tlog.Tree, from int64)
 
 // entryAt reads a block's bytes by the index as it is.
 func (l *Ledger) entryAt(tree tlog.Tree, height int64) ([]byte, error) {
-	leaf, err := l.index.leaves(height, 1)
+	leaf, err := l.index.Leaves(height, 1)
 	if err != nil {
 		return nil, err
 	}
-	offset, err := l.index.offset(height)
+	offset, err := l.index.Offset(height)
 	if err != nil {
 		return nil, err
 	}

@@ -1,11 +1,8 @@
 package replica
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
-	"net/http"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
@@ -14,7 +11,6 @@ import (
 
 	"filippo.io/torchwood"
 
-	"github.com/pyrsia/pyrsia-operator/node/client"
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
 )
 
@@ -287,62 +283,6 @@ func TestPeerBehindTheRotationIsNoThief(t *testing.T) {
 	mustFollow(t, behind, r.publisher)
 }
 
-// The thief cuts the copy before the rotation: two histories, each with a key that
-// the pinned one has named. Whichever a mirror hears of first, it adopts neither
-// once it knows of both, and serves on.
-func TestTwoSuccessorsAreNotFollowed(t *testing.T) {
-	t.Parallel()
-	r := newRotated(t)
-	stolen, _ := newKey(t)
-	offline := func() *Follower {
-		f := newFollower(t, r.oldVkey)
-		old := &publisher{path: copyDir(t, r.before), skey: r.oldSkey, vkey: r.oldVkey}
-		old.open(t)
-		mustFollow(t, f, old)
-		if err := old.Close(); err != nil {
-			t.Fatal(err)
-		}
-		return f
-	}
-	victims := []*Follower{offline(), offline()}
-	thief := r.thief(t, r.before, r.oldSkey, stolen)
-	thief.mustAppend(t, "docker.io/library/evil:1", "evil")
-	if err := thief.Close(); err != nil {
-		t.Fatal(err)
-	}
-	thief.openAnyway(t, stolen)
-	thief.mustAppend(t, "docker.io/library/evil:1", "more evil")
-	evil, honest := serve(t, thief.Ledger), serve(t, r.publisher.Ledger)
-	for i, first := range []*client.Client{evil, honest} {
-		f := victims[i]
-		f.Others = func() []torchwood.TileReader { return []torchwood.TileReader{evil, honest} }
-		size := f.Size()
-		for _, source := range []*client.Client{first, evil, honest} {
-			if grown, err := f.Sync(t.Context(), source); !errors.Is(err, ErrTwoSuccessors) || grown {
-				t.Errorf("with both to be heard of, %s was followed: %v, %v", source, grown, err)
-			}
-		}
-		mustNewestKey(t, f, r.oldVkey)
-		image, _ := ledger.ParseImage(alpine)
-		if _, err := f.Latest(t.Context(), image); err != nil || f.Size() != size {
-			t.Errorf("it does not serve on: %d blocks, %v", f.Size(), err)
-		}
-		evidence, err := f.Evidence()
-		if err != nil || len(evidence) == 0 || evidence[0].Kind != ledger.EvidenceTwoSuccessors || len(evidence[0].Rotations) != 2 {
-			t.Errorf("evidence %+v, %v", evidence, err)
-		}
-		// After a restart it still knows, though only one of them is there.
-		f = f.reopen(t, r.oldVkey)
-		if _, err := f.Sync(t.Context(), first); !errors.Is(err, ErrTwoSuccessors) {
-			t.Errorf("after a restart: %v", err)
-		}
-		// A person pins the publisher's.
-		f = f.reopen(t, r.newVkey)
-		mustFollow(t, f, r.publisher)
-		mustNewestKey(t, f, r.newVkey)
-	}
-}
-
 // reopen opens the same copy, with the key that somebody pins now.
 func (f *Follower) reopen(t *testing.T, vkey string) *Follower {
 	t.Helper()
@@ -355,142 +295,4 @@ func (f *Follower) reopen(t *testing.T, vkey string) *Follower {
 	}
 	t.Cleanup(func() { _ = again.Close() })
 	return again
-}
-
-// A chain of keys, of which a mirror has seen none but the first.
-func TestLongChainsAreFollowed(t *testing.T) {
-	t.Parallel()
-	p := newPublisher(t)
-	keys, vkeys := []string{p.skey}, []string{p.vkey}
-	early := newFollower(t, p.vkey)
-	p.mustAppend(t, alpine, "one")
-	mustFollow(t, early, p)
-	for i := range 6 {
-		skey, vkey := newKey(t)
-		if err := p.reopen(t, keys[i], skey); err != nil {
-			t.Fatal(err)
-		}
-		if err := p.reopen(t, skey); err != nil {
-			t.Fatal(err)
-		}
-		keys, vkeys = append(keys, skey), append(vkeys, vkey)
-		p.mustAppend(t, alpine, fmt.Sprint(i))
-	}
-	mustFollow(t, early, p)
-	for i, vkey := range vkeys {
-		f := newFollower(t, vkey)
-		mirror := serve(t, early.Ledger)
-		if _, err := f.Sync(t.Context(), mirror); err != nil {
-			t.Errorf("who pinned key %d: %v", i, err)
-			continue
-		}
-		mustNewestKey(t, f, vkeys[len(vkeys)-1])
-		f = f.reopen(t, vkey)
-		mustNewestKey(t, f, vkeys[len(vkeys)-1])
-		if f.Size() != p.Size() {
-			t.Errorf("who pinned key %d has %d blocks after a restart", i, f.Size())
-		}
-	}
-}
-
-// A proof of a hand-over counts only for a ledger that begins with the one which
-// the key before has signed.
-func TestProofOfAnotherLedgerProvesNothing(t *testing.T) {
-	t.Parallel()
-	p := newPublisher(t)
-	p.mustAppend(t, alpine, "one")
-	f := newFollower(t, p.vkey)
-	mustFollow(t, f, p)
-	second, _ := newKey(t)
-	if err := p.reopen(t, p.skey, second); err != nil {
-		t.Fatal(err)
-	}
-	cut := &publisher{path: copyDir(t, p.path), skey: second}
-	p.mustAppend(t, alpine, "two") // the old key signs this one, and no other history
-	entry, proof, err := p.Block(t.Context(), 1)
-	if err != nil || entry.Rotation == nil {
-		t.Fatal(entry, err)
-	}
-	cut.open(t)
-	for _, content := range []string{"other", "and another"} {
-		cut.mustAppend(t, alpine, content)
-	}
-	told, err := json.Marshal([]ledger.Rotation{{Entry: string(entry.Data), Proof: string(proof)}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	forger := altered(t, cut.Ledger, func(path string, b []byte) []byte {
-		if path == "/api/v1/rotations" {
-			return told
-		}
-		return b
-	})
-	mustRefuse(t, f, forger, ledger.EvidenceBadSignature, p)
-}
-
-// Whatever a source tells of rotations, nothing of it is kept before the tree is.
-func TestToldRotationsAreNotKeptAlone(t *testing.T) {
-	t.Parallel()
-	r := newRotated(t)
-	f := newFollower(t, r.oldVkey)
-	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		if strings.HasPrefix(req.URL.Path, "/tile") || strings.HasPrefix(req.URL.Path, "/api/v1/entries") {
-			http.Error(w, "the source goes away", http.StatusServiceUnavailable)
-			return
-		}
-		r.Handler().ServeHTTP(w, req)
-	}))
-	defer s.Close()
-	if _, err := f.Sync(t.Context(), client.New(s.URL, http.DefaultClient)); err == nil {
-		t.Fatal("a ledger without blocks was adopted")
-	}
-	mustNewestKey(t, f, r.oldVkey)
-	if _, err := os.Stat(filepath.Join(f.dir.path, rotationsFile)); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("what a source told was kept: %v", err)
-	}
-	mustFollow(t, f, r.publisher)
-}
-
-// A crash between keeping the proofs and storing the checkpoint: the key does not
-// count, because its block is not in the tree; and then it does.
-func TestCrashBetweenTheProofAndTheHead(t *testing.T) {
-	t.Parallel()
-	r := newRotated(t)
-	f := newFollower(t, r.oldVkey)
-	old := &publisher{path: copyDir(t, r.before), skey: r.oldSkey, vkey: r.oldVkey}
-	old.open(t)
-	mustFollow(t, f, old)
-	head, err := os.ReadFile(filepath.Join(f.dir.path, checkpointFile))
-	if err != nil {
-		t.Fatal(err)
-	}
-	mustFollow(t, f, r.publisher)
-	if err := os.WriteFile(filepath.Join(f.dir.path, checkpointFile), head, 0o644); err != nil {
-		t.Fatal(err)
-	}
-	f = f.reopen(t, r.oldVkey)
-	mustNewestKey(t, f, r.oldVkey)
-	if n := len(f.Rotations()); n != 0 {
-		t.Errorf("%d rotations count that are not in the tree", n)
-	}
-	mustFollow(t, f, r.publisher)
-	mustNewestKey(t, f, r.newVkey)
-}
-
-// A publisher that dies between signing the block that hands over and keeping its
-// proof makes the proof at its next start.
-func TestPublisherKeepsTheProofAfterACrash(t *testing.T) {
-	t.Parallel()
-	r := newRotated(t)
-	if err := os.Remove(filepath.Join(r.both, rotationsFile)); err != nil {
-		t.Fatal(err)
-	}
-	p := &publisher{path: r.both, skey: r.oldSkey + "\n" + r.newSkey}
-	p.open(t)
-	if err := p.reopen(t, r.newSkey); err != nil {
-		t.Fatal(err)
-	}
-	f := newFollower(t, r.oldVkey)
-	mustFollow(t, f, p)
-	mustNewestKey(t, f, r.newVkey)
 }

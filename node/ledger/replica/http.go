@@ -12,11 +12,13 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync"
 
 	"filippo.io/torchwood"
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/mod/sumdb/tlog"
 
+	"github.com/pyrsia/pyrsia-operator/node/internal/answers"
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
 )
 
@@ -42,8 +44,12 @@ func (l *Ledger) Handler() http.Handler {
 	mux.HandleFunc("GET /api/v1/entries/{height}", l.serveEntries)
 	mux.HandleFunc("GET /api/v1/rotations", l.serveRotations)
 	mux.HandleFunc("GET /api/v1/evidence", l.serveEvidence)
-	return l.answers.bound(mux)
+	return l.limit.Handler(mux)
 }
+
+// Bound bounds what the clients of a handler can make it hold in memory, as a
+// Ledger's own handler does.
+func Bound(h http.Handler) http.Handler { return answers.New().Handler(h) }
 
 func (l *Ledger) serveCheckpoint(w http.ResponseWriter, _ *http.Request) {
 	head, ok := l.Head()
@@ -74,7 +80,7 @@ func (l *Ledger) serveTile(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Content-Type", "application/octet-stream")
 	w.Header().Set("Cache-Control", "public, max-age=31536000, immutable")
-	writeWhole(w, data)
+	answers.WriteWhole(w, data)
 }
 
 // serveArtifacts answers with a page of blocks. A further one is announced by a
@@ -267,7 +273,7 @@ func (l *Ledger) serveEntries(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Cache-Control", "public, max-age=31536000, immutable")
 	w.Header().Set("Vary", "Accept-Encoding")
 	if !strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") {
-		writeWhole(w, body)
+		answers.WriteWhole(w, body)
 		return
 	}
 	w.Header().Set("Content-Encoding", "gzip")
@@ -314,6 +320,9 @@ func (l *Ledger) blockJSON(ctx context.Context, b *ledger.Entry, proof []byte) (
 	}
 	return out, err
 }
+
+// compressors are reused: each takes a megabyte.
+var compressors = sync.Pool{New: func() any { return gzip.NewWriter(nil) }}
 
 func writeJSON(w http.ResponseWriter, v any) {
 	w.Header().Set("Content-Type", "application/json")

@@ -1,3 +1,9 @@
+// Package replica keeps a ledger on this machine's disk: a Writer appends to the
+// publisher's, a Follower keeps a verified copy of it. Both are a Ledger, which
+// answers from that copy: who published which image, and the proof.
+//
+// It may import ledger, answers, durable and turn, and no other part of a node; nodes
+// and pyrsia's commands call it. It needs the locks and memory maps of Linux.
 package replica
 
 import (
@@ -20,7 +26,9 @@ import (
 	"golang.org/x/mod/sumdb/note"
 	"golang.org/x/mod/sumdb/tlog"
 
+	"github.com/pyrsia/pyrsia-operator/node/internal/answers"
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
+	"github.com/pyrsia/pyrsia-operator/node/ledger/replica/internal/index"
 )
 
 const (
@@ -39,10 +47,10 @@ type Ledger struct {
 	heals   bool     // it has others to fetch from what is damaged
 	cache   *tileCache
 	entries *lru.Cache[int64, *ledger.Entry]
-	index   *index // may be ahead of head: queries go below head's size
+	index   *index.Index // may be ahead of head: queries go below head's size
 	log     *slog.Logger
 
-	answers *answers
+	limit   *answers.Limit // of what clients of the handler take
 	refused refusals
 	// evidence is what was refused, as far as it is kept.
 	evidence evidences
@@ -74,7 +82,7 @@ func open(ctx context.Context, path, vkey string, heals bool, log *slog.Logger) 
 	if err := os.MkdirAll(path, 0o755); err != nil {
 		return nil, fmt.Errorf("opening the ledger: %w", err)
 	}
-	l := &Ledger{vkey: strings.TrimSpace(vkey), dir: dir{path}, heals: heals, log: log, answers: newAnswers(), changed: make(chan struct{})}
+	l := &Ledger{vkey: strings.TrimSpace(vkey), dir: dir{path}, heals: heals, log: log, limit: answers.New(), changed: make(chan struct{})}
 	l.position.Store(&position{trust: &trust{newest: pinned}})
 	if l.lock, err = lockFile(filepath.Join(path, lockName)); err != nil {
 		return nil, err
@@ -105,7 +113,7 @@ func (l *Ledger) load(ctx context.Context) (err error) {
 	if l.entries, err = lru.New[int64, *ledger.Entry](maxEntries); err != nil {
 		return fmt.Errorf("opening the ledger: %w", err)
 	}
-	if l.index, err = openIndex(filepath.Join(l.dir.path, indexFolder), segmentBlocks); err != nil {
+	if l.index, err = index.Open(filepath.Join(l.dir.path, indexFolder), index.SegmentBlocks); err != nil {
 		return err
 	}
 	if l.cache, err = newTileCache(local{l.dir, l.index}); err != nil {
@@ -137,7 +145,7 @@ func (l *Ledger) load(ctx context.Context) (err error) {
 func (l *Ledger) loadHead(ctx context.Context, pinned *ledger.Verifier, rotations []ledger.Rotation) error {
 	signed, err := l.dir.ReadEndpoint(ctx, checkpointFile)
 	if errors.Is(err, fs.ErrNotExist) {
-		return l.index.keep(0, 0, nil) // what a first sync left that did not end
+		return l.index.Keep(0, 0, nil) // what a first sync left that did not end
 	}
 	if err != nil {
 		return fmt.Errorf("opening the ledger: %w", err)
@@ -163,7 +171,7 @@ func (l *Ledger) distrust(signed []byte, cause error) error {
 	if err != nil || c.Origin != l.Origin() {
 		return untrusted
 	}
-	if err := l.index.keep(0, 0, nil); err != nil {
+	if err := l.index.Keep(0, 0, nil); err != nil {
 		return err
 	}
 	l.log.Warn("another key was pinned: its ledger must contain what is on this disk", "key", l.vkey, "blocks", c.Tree.N)
@@ -181,7 +189,7 @@ func (l *Ledger) loadCheckpoint(ctx context.Context, c ledger.Checkpoint) error 
 		case l.heals: // it is not what this copy has verified
 			l.log.Error("the checkpoint on this disk is signed by a key that has handed the ledger over: it is not believed", "error", err)
 			l.before.Store(&c)
-			return l.index.keep(0, 0, nil)
+			return l.index.Keep(0, 0, nil)
 		}
 	}
 	if l.heals && (isDamage(err) || errors.Is(err, errHandOver)) {
@@ -233,7 +241,7 @@ func (l *Ledger) Changed() <-chan struct{} {
 func (l *Ledger) Close() error {
 	var err error
 	if l.index != nil {
-		err = l.index.close()
+		err = l.index.Close()
 	}
 	return errors.Join(err, l.lock.Close())
 }
@@ -319,7 +327,7 @@ func (l *Ledger) indexTo(ctx context.Context, tr torchwood.TileReader, tree tlog
 	if err := l.fitIndex(ctx, tr, tree); err != nil {
 		return err
 	}
-	if l.index.blocks() >= tree.N {
+	if l.index.Blocks() >= tree.N {
 		return nil
 	}
 	l.indexed = tlog.Tree{N: -1}
@@ -336,11 +344,11 @@ func (l *Ledger) indexTo(ctx context.Context, tr torchwood.TileReader, tree tlog
 // caller holds mu, and has proven that the tree extends the head.
 func (l *Ledger) fitIndex(ctx context.Context, tr torchwood.TileReader, tree tlog.Tree) error {
 	head, _ := l.Head()
-	if l.index.blocks() == l.indexed.N && (l.indexed == head.Tree || l.agree(ctx, tr, tree, l.indexed)) {
+	if l.index.Blocks() == l.indexed.N && (l.indexed == head.Tree || l.agree(ctx, tr, tree, l.indexed)) {
 		return nil
 	}
 	l.cache.tiles.Purge()
-	return l.index.keep(tree.N, head.Tree.N, proven{ctx, l.cache.over(tr), tree}.root)
+	return l.index.Keep(tree.N, head.Tree.N, proven{ctx, l.cache.over(tr), tree}.root)
 }
 
 // forget drops from the index what is above the head, after a sync that failed:
@@ -349,12 +357,12 @@ func (l *Ledger) forget(ctx context.Context) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	head, _ := l.Head()
-	if l.index.blocks() <= head.Tree.N {
+	if l.index.Blocks() <= head.Tree.N {
 		return nil
 	}
 	l.indexed = tlog.Tree{N: -1}
 	l.cache.tiles.Purge() // the next tree may have others at its edge
-	return l.index.keep(head.Tree.N, head.Tree.N, proven{context.WithoutCancel(ctx), l.cache.over(l.dir), head.Tree}.root)
+	return l.index.Keep(head.Tree.N, head.Tree.N, proven{context.WithoutCancel(ctx), l.cache.over(l.dir), head.Tree}.root)
 }
 
 // agree tells whether one of two trees begins with the other.

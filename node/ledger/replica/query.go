@@ -12,6 +12,7 @@ import (
 	"golang.org/x/mod/sumdb/tlog"
 
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
+	"github.com/pyrsia/pyrsia-operator/node/ledger/replica/internal/index"
 )
 
 // Entry reads the block at a height, checked against the head.
@@ -49,41 +50,26 @@ func (l *Ledger) readEntry(ctx context.Context, tree tlog.Tree, height int64) (d
 // made again.
 func (l *Ledger) ask(ctx context.Context, question func() error) error {
 	err := question()
-	damaged, ok := errors.AsType[*damagedError](err)
+	damaged, ok := errors.AsType[*index.DamagedError](err)
 	if !ok {
 		return err
 	}
 	l.log.Warn("making a piece of the index again", "error", err)
-	if rerr := l.reindex(ctx, damaged.segment); rerr != nil {
+	l.mu.Lock()
+	head, _ := l.Head()
+	rerr := l.remake(ctx, damaged, head.Tree)
+	l.mu.Unlock()
+	if rerr != nil {
 		return errors.Join(err, rerr)
 	}
 	return question()
 }
 
-// reindex makes a damaged segment again from its bundles.
-func (l *Ledger) reindex(ctx context.Context, damaged *segment) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if !l.index.uses(damaged) {
-		return nil // a concurrent call was faster
-	}
-	head, _ := l.Head()
-	return l.remake(ctx, damaged, head.Tree)
-}
-
-// remake makes a segment of a tree again; the caller holds mu.
-func (l *Ledger) remake(ctx context.Context, damaged *segment, tree tlog.Tree) error {
+// remake makes a damaged part of the index again from the bundles of a tree; the
+// caller holds mu.
+func (l *Ledger) remake(ctx context.Context, damaged *index.DamagedError, tree tlog.Tree) error {
 	p := proven{ctx, l.cache.over(l.dir), tree}
-	again := newTail(damaged.from)
-	for again.end() < damaged.to {
-		b, err := l.checkBundle(p, again.end())
-		if err != nil {
-			return fmt.Errorf("making %s again: %w", damaged.file, err)
-		}
-		again.add(b)
-		batches.Put(b)
-	}
-	return l.index.replace(damaged, again)
+	return l.index.Remake(damaged, func(height int64) (*index.Batch, error) { return l.checkBundle(p, height) })
 }
 
 // Block reads the block at a height, with a tlog-proof under the head.
@@ -112,7 +98,7 @@ func (l *Ledger) Prove(ctx context.Context, height int64, c ledger.Checkpoint) (
 
 // Latest finds the newest block of an image.
 func (l *Ledger) Latest(ctx context.Context, image ledger.Image) (*ledger.Entry, error) {
-	found, err := l.find(ctx, imageKey([]byte(image.String())), l.Size(), 1, func(e *ledger.Entry) bool { return records(e, image) })
+	found, err := l.find(ctx, index.ImageKey([]byte(image.String())), l.Size(), 1, func(e *ledger.Entry) bool { return records(e, image) })
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", image, err)
 	}
@@ -128,7 +114,7 @@ func (l *Ledger) History(ctx context.Context, image ledger.Image, limit int) ([]
 }
 
 func (l *Ledger) historyBelow(ctx context.Context, image ledger.Image, below int64, limit int) ([]*ledger.Entry, error) {
-	return l.find(ctx, imageKey([]byte(image.String())), below, limit, func(e *ledger.Entry) bool { return records(e, image) })
+	return l.find(ctx, index.ImageKey([]byte(image.String())), below, limit, func(e *ledger.Entry) bool { return records(e, image) })
 }
 
 // records tells whether a block records an image.
@@ -143,7 +129,7 @@ func (l *Ledger) ByDigest(ctx context.Context, d digest.Digest, limit int) ([]*l
 }
 
 func (l *Ledger) byDigestBelow(ctx context.Context, d digest.Digest, below int64, limit int) ([]*ledger.Entry, error) {
-	key, ok := digestKey([]byte(d))
+	key, ok := index.DigestKey([]byte(d))
 	if !ok {
 		return nil, fmt.Errorf("digest %.80q: only sha256 is supported", string(d))
 	}
@@ -168,7 +154,7 @@ const maxNamesakes = 1000
 func (l *Ledger) wholeDigest(ctx context.Context, digits string) (digest.Digest, error) {
 	begins := digest.NewDigestFromEncoded(digest.SHA256, digits)
 	filled := begins + digest.Digest(strings.Repeat("0", 2*digest.SHA256.Size()-len(digits)))
-	key, _ := digestKey([]byte(filled)) // MinDigits are all of it
+	key, _ := index.DigestKey([]byte(filled)) // MinDigits are all of it
 	var found []digest.Digest
 	_, err := l.find(ctx, key, l.Size(), maxNamesakes, func(e *ledger.Entry) bool {
 		if e.Artifact == nil {
@@ -194,7 +180,7 @@ func (l *Ledger) wholeDigest(ctx context.Context, digits string) (digest.Digest,
 
 // Find finds the newest block that records an image with a digest.
 func (l *Ledger) Find(ctx context.Context, image ledger.Image, d digest.Digest) (*ledger.Entry, error) {
-	key, ok := digestKey([]byte(d))
+	key, ok := index.DigestKey([]byte(d))
 	if !ok {
 		return nil, fmt.Errorf("digest %.80q: only sha256 is supported", string(d))
 	}
@@ -209,13 +195,13 @@ func (l *Ledger) Find(ctx context.Context, image ledger.Image, d digest.Digest) 
 }
 
 // find reads the blocks under a key and below a height that match, newest first.
-func (l *Ledger) find(ctx context.Context, key indexKey, below int64, limit int, match func(*ledger.Entry) bool) (out []*ledger.Entry, err error) {
+func (l *Ledger) find(ctx context.Context, key index.Key, below int64, limit int, match func(*ledger.Entry) bool) (out []*ledger.Entry, err error) {
 	below = min(below, l.Size())
 	for len(out) < limit && below > 0 {
 		var heights []int64
 		err := l.ask(ctx, func() error {
 			heights = heights[:0]
-			return l.index.heights(key, below, func(h int64) bool {
+			return l.index.Heights(key, below, func(h int64) bool {
 				heights = append(heights, h)
 				return len(heights) < limit
 			})
@@ -240,14 +226,14 @@ func (l *Ledger) find(ctx context.Context, key indexKey, below int64, limit int,
 // Tags lists up to limit tags of a repository that sort after the tag after.
 func (l *Ledger) Tags(ctx context.Context, repository, after string, limit int) (tags []string, err error) {
 	err = l.ask(ctx, func() (err error) {
-		tags, err = l.index.tagsOf(repository, after, limit)
+		tags, err = l.index.Tags(repository, after, limit)
 		return err
 	})
 	return tags, err
 }
 
 // Repositories lists the names of all repositories, sorted.
-func (l *Ledger) Repositories() []string { return l.index.repositories() }
+func (l *Ledger) Repositories() []string { return l.index.Repositories() }
 
 // HeadSince is the head with the proof that its tree extends that of the first since
 // blocks (RFC 6962, section 2.1.2), of the same moment: the ledger grows all the time.

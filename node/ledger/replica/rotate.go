@@ -12,6 +12,7 @@ import (
 
 	"github.com/pyrsia/pyrsia-operator/node/internal/durable"
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
+	"github.com/pyrsia/pyrsia-operator/node/ledger/replica/internal/index"
 )
 
 // rotationsFile holds the proofs that the ledger was handed over.
@@ -68,7 +69,7 @@ func (w *Writer) rotate(ctx context.Context, keys []ledger.SigningKey, now time.
 			return err
 		}
 		_, err = w.append(ctx, "the rotation to key "+k.Key, data, func() (*ledger.Entry, error) {
-			found, err := w.find(ctx, rotationKey, w.Size(), 1, func(f *ledger.Entry) bool {
+			found, err := w.find(ctx, index.RotationKey, w.Size(), 1, func(f *ledger.Entry) bool {
 				return f.Rotation != nil && f.Rotation.Previous == e.Previous && f.Rotation.Key == e.Key
 			})
 			if err != nil || len(found) == 0 {

@@ -7,12 +7,13 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
+	"github.com/pyrsia/pyrsia-operator/node/ledger/replica/internal/index"
 )
 
 // has tells whether the ledger may have a block under a key.
-func (l *Ledger) has(key indexKey) (found bool, err error) {
+func (l *Ledger) has(key index.Key) (found bool, err error) {
 	err = l.ask(context.Background(), func() error {
-		return l.index.heights(key, l.Size(), func(int64) bool { found = true; return false })
+		return l.index.Heights(key, l.Size(), func(int64) bool { found = true; return false })
 	})
 	return found, err
 }
@@ -24,7 +25,7 @@ func (l *Ledger) RevokedBy(ctx context.Context, block *ledger.Entry) (*ledger.En
 		return nil, nil
 	}
 	repository := block.Artifact.Repository()
-	if some, err := l.has(withdrawalsKey(repository)); err != nil || !some {
+	if some, err := l.has(index.WithdrawalsKey(repository)); err != nil || !some {
 		return nil, err // most repositories: one look
 	}
 	by, err := l.revocation(ctx, block)
@@ -36,12 +37,12 @@ func (l *Ledger) RevokedBy(ctx context.Context, block *ledger.Entry) (*ledger.En
 
 // revocation finds the block of version 1 that names a block.
 func (l *Ledger) revocation(ctx context.Context, block *ledger.Entry) (*ledger.Entry, error) {
-	return l.first(ctx, blockKey(block.Height), func(e *ledger.Entry) bool {
+	return l.first(ctx, index.BlockKey(block.Height), func(e *ledger.Entry) bool {
 		return e.Revocation != nil && e.Height > block.Height && revokes(e.Revocation, block)
 	})
 }
 
-func (l *Ledger) first(ctx context.Context, key indexKey, match func(*ledger.Entry) bool) (*ledger.Entry, error) {
+func (l *Ledger) first(ctx context.Context, key index.Key, match func(*ledger.Entry) bool) (*ledger.Entry, error) {
 	found, err := l.find(ctx, key, l.Size(), 1, match)
 	if err != nil || len(found) == 0 {
 		return nil, err
@@ -59,7 +60,7 @@ func (l *Ledger) Withdrawal(ctx context.Context, repository string, d digest.Dig
 // RestoreArtifact lifts it.
 func (l *Ledger) unlifted(ctx context.Context, repository string, d digest.Digest, kind func(*ledger.Entry) bool) (*ledger.Entry, error) {
 	lifted := int64(-1)
-	newest, err := l.first(ctx, withdrawalsKey(repository+"@"+d.String()), func(e *ledger.Entry) bool {
+	newest, err := l.first(ctx, index.WithdrawalsKey(repository+"@"+d.String()), func(e *ledger.Entry) bool {
 		if r, of := e.Withdraws(); r != repository || of != d {
 			return false // another key that begins alike
 		}
@@ -97,7 +98,7 @@ func (l *Ledger) RevokedIn(ctx context.Context, block *ledger.Entry, d digest.Di
 // that are withdrawn by themselves, with the blocks that do so.
 func (l *Ledger) WithdrawnPlatforms(ctx context.Context, block *ledger.Entry) (map[digest.Digest]*ledger.Entry, error) {
 	repository := block.Artifact.Repository()
-	if some, err := l.has(withdrawalsKey(repository)); err != nil || !some {
+	if some, err := l.has(index.WithdrawalsKey(repository)); err != nil || !some {
 		return nil, err
 	}
 	var out map[digest.Digest]*ledger.Entry
@@ -169,7 +170,7 @@ func (l *Ledger) Naming(ctx context.Context, d digest.Digest) func(yield func(*l
 
 // StandingTags is Tags without those whose newest block is withdrawn.
 func (l *Ledger) StandingTags(ctx context.Context, repository, after string, limit int) ([]string, error) {
-	some, err := l.has(withdrawalsKey(repository))
+	some, err := l.has(index.WithdrawalsKey(repository))
 	if err != nil {
 		return nil, err
 	}
@@ -205,13 +206,13 @@ func (l *Ledger) StandingTags(ctx context.Context, repository, after string, lim
 }
 
 // WithdrawsAny tells whether anything on the ledger is, or was, withdrawn.
-func (l *Ledger) WithdrawsAny() (bool, error) { return l.has(withdrawalsKey("")) }
+func (l *Ledger) WithdrawsAny() (bool, error) { return l.has(index.WithdrawalsKey("")) }
 
 // Withdrawals lists the blocks from a height on that withdraw something or
 // restore it, newest first.
 func (l *Ledger) Withdrawals(ctx context.Context, from int64) (out []*ledger.Entry, err error) {
 	for below := l.Size(); below > from; {
-		found, err := l.find(ctx, withdrawalsKey(""), below, namingPage, func(e *ledger.Entry) bool { _, d := e.Withdraws(); return d != "" })
+		found, err := l.find(ctx, index.WithdrawalsKey(""), below, namingPage, func(e *ledger.Entry) bool { _, d := e.Withdraws(); return d != "" })
 		if err != nil {
 			return nil, err
 		}

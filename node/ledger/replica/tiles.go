@@ -14,6 +14,7 @@ import (
 	"golang.org/x/mod/sumdb/tlog"
 
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
+	"github.com/pyrsia/pyrsia-operator/node/ledger/replica/internal/index"
 )
 
 // maxTiles bounds the hash tiles in memory: 16 KiB each.
@@ -105,7 +106,7 @@ func (c *tileCache) SaveTiles(tiles []tlog.Tile, data [][]byte) {
 // proven reads the hashes of one tree from tiles that are proven to be its.
 // It implements tlog.HashReader.
 type proven struct {
-	ctx   context.Context
+	ctx   context.Context // of the one call it is made for: ReadHashes has no parameter for it
 	cache *tileCache
 	tree  tlog.Tree
 }
@@ -113,8 +114,8 @@ type proven struct {
 // ReadHashes implements tlog.HashReader.
 func (p proven) ReadHashes(indexes []int64) ([]tlog.Hash, error) {
 	out := make([]tlog.Hash, len(indexes))
-	for i, index := range indexes {
-		level, n := tlog.SplitStoredHashIndex(index)
+	for i, x := range indexes {
+		level, n := tlog.SplitStoredHashIndex(x)
 		h, err := p.hash(level, n)
 		if err != nil {
 			return nil, err
@@ -179,8 +180,8 @@ func (p proven) root(size int64) (tlog.Hash, error) { return tlog.TreeHash(size,
 // prove reads a tile at the tree's right edge, which only the whole edge
 // together with the root proves.
 func (p proven) prove(t tlog.Tile) (*hashTile, error) {
-	index := tlog.StoredHashIndex(t.L*torchwood.TileHeight, t.N*torchwood.TileWidth)
-	if _, err := torchwood.TileHashReaderWithContext(p.ctx, p.tree, p.cache).ReadHashes([]int64{index}); err != nil {
+	first := tlog.StoredHashIndex(t.L*torchwood.TileHeight, t.N*torchwood.TileWidth)
+	if _, err := torchwood.TileHashReaderWithContext(p.ctx, p.tree, p.cache).ReadHashes([]int64{first}); err != nil {
 		if _, unread := errors.AsType[*fs.PathError](err); !unread && !errors.Is(err, ledger.ErrNoAnswer) && p.ctx.Err() == nil {
 			err = fmt.Errorf("%w: %w", &CorruptError{Path: torchwood.TilePath(t)}, err)
 		}
@@ -196,7 +197,7 @@ func (p proven) prove(t tlog.Tile) (*hashTile, error) {
 // local reads tiles of this disk. The hashes of entries come from the index.
 type local struct {
 	dir
-	index *index
+	index *index.Index
 }
 
 // ReadTiles implements torchwood.TileReader.
@@ -214,7 +215,7 @@ func (r local) ReadTiles(_ context.Context, tiles []tlog.Tile) ([][]byte, error)
 
 func (r local) readTile(t tlog.Tile) ([]byte, error) {
 	if t.L == 0 && t.H == torchwood.TileHeight {
-		if leaves, err := r.index.leaves(t.N*torchwood.TileWidth, t.W); err == nil {
+		if leaves, err := r.index.Leaves(t.N*torchwood.TileWidth, t.W); err == nil {
 			return leaves, nil
 		}
 	}
@@ -245,7 +246,7 @@ func (l *Ledger) readTile(ctx context.Context, t tlog.Tile) ([]byte, error) {
 // leaves are the hashes of the entries of a tile of the lowest level.
 func (l *Ledger) leaves(ctx context.Context, t tlog.Tile) (leaves []byte, err error) {
 	err = l.ask(ctx, func() (err error) {
-		leaves, err = l.index.leaves(t.N*torchwood.TileWidth, t.W)
+		leaves, err = l.index.Leaves(t.N*torchwood.TileWidth, t.W)
 		return err
 	})
 	return leaves, err
@@ -273,4 +274,52 @@ type CorruptError struct{ Path string }
 
 func (e *CorruptError) Error() string {
 	return fmt.Sprintf("%s is corrupt: it is not what the checkpoint commits to", e.Path)
+}
+
+// storedHashes are all hashes of a tree (x/mod/sumdb/tlog). It implements
+// tlog.HashReader.
+type storedHashes struct {
+	leaves int64
+	hashes []tlog.Hash
+}
+
+// ReadHashes implements tlog.HashReader.
+func (s *storedHashes) ReadHashes(indexes []int64) ([]tlog.Hash, error) {
+	out := make([]tlog.Hash, len(indexes))
+	for i, x := range indexes {
+		if x < 0 || x >= int64(len(s.hashes)) {
+			return nil, fmt.Errorf("the tree has no hash %d", x)
+		}
+		out[i] = s.hashes[x]
+	}
+	return out, nil
+}
+
+// add adds the next leaves.
+func (s *storedHashes) add(leaves []byte) error {
+	for ; len(leaves) > 0; leaves = leaves[tlog.HashSize:] {
+		added, err := tlog.StoredHashesForRecordHash(s.leaves, tlog.Hash(leaves[:tlog.HashSize]), s)
+		if err != nil {
+			return fmt.Errorf("hashing the ledger: %w", err)
+		}
+		s.hashes = append(s.hashes, added...)
+		s.leaves++
+	}
+	return nil
+}
+
+// entryHashes are the leaf hashes of a bundle's entries.
+func entryHashes(t tlog.Tile, bundle []byte) (leaves []byte, err error) {
+	for range t.W {
+		var entry []byte
+		if entry, bundle, err = torchwood.ReadTileEntry(bundle); err != nil {
+			return nil, fmt.Errorf("it is too short: %w", err)
+		}
+		h := tlog.RecordHash(entry)
+		leaves = append(leaves, h[:]...)
+	}
+	if len(bundle) > 0 {
+		return nil, fmt.Errorf("%d bytes follow on its %d entries", len(bundle), t.W)
+	}
+	return leaves, nil
 }

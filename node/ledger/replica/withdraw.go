@@ -3,12 +3,14 @@ package replica
 import (
 	"context"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
+	"github.com/pyrsia/pyrsia-operator/node/ledger/replica/internal/index"
 )
 
 // revokeAtOnce is how many blocks are withdrawn together: appends share the
@@ -135,7 +137,7 @@ func (w *Writer) RestoreArtifact(ctx context.Context, repository string, d diges
 		return 0, err
 	}
 	if by == nil {
-		last, err := w.first(ctx, withdrawalsKey(repository+"@"+d.String()), func(e *ledger.Entry) bool {
+		last, err := w.first(ctx, index.WithdrawalsKey(repository+"@"+d.String()), func(e *ledger.Entry) bool {
 			return e.Restoration != nil && e.Restoration.Repository == repository && e.Restoration.Digest == d
 		})
 		if err == nil && last == nil {
@@ -172,4 +174,52 @@ func (w *Writer) Withdrawn(ctx context.Context, repository string, d digest.Dige
 		err = &ledger.WithdrawnError{By: by}
 	}
 	return err
+}
+
+// digestLocks is a lock for each digest of a repository.
+type digestLocks struct {
+	mu    sync.Mutex // guards what follows
+	locks map[string]*digestLock
+}
+
+type digestLock struct {
+	sync.RWMutex
+	users int // that hold it or wait for it; guarded by digestLocks.mu
+}
+
+// lock locks a digest.
+func (l *digestLocks) lock(key string) (unlock func()) {
+	d := l.use(key)
+	d.Lock()
+	return func() { d.Unlock(); l.leave(key, d) }
+}
+
+// share locks a digest for any number of concurrent callers.
+func (l *digestLocks) share(key string) (unlock func()) {
+	d := l.use(key)
+	d.RLock()
+	return func() { d.RUnlock(); l.leave(key, d) }
+}
+
+func (l *digestLocks) use(key string) *digestLock {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.locks == nil {
+		l.locks = map[string]*digestLock{}
+	}
+	d := l.locks[key]
+	if d == nil {
+		d = new(digestLock)
+		l.locks[key] = d
+	}
+	d.users++
+	return d
+}
+
+func (l *digestLocks) leave(key string, d *digestLock) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if d.users--; d.users == 0 {
+		delete(l.locks, key)
+	}
 }

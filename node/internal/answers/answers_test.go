@@ -1,4 +1,4 @@
-package replica
+package answers
 
 import (
 	"fmt"
@@ -14,9 +14,9 @@ import (
 // others are answered as before.
 func TestSlowReadersHoldAFixedSum(t *testing.T) {
 	t.Parallel()
-	a := newAnswers()
+	a := New()
 	const size = 1 << 20
-	s := httptest.NewServer(a.bound(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(make([]byte, size)) })))
+	s := httptest.NewServer(a.Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(make([]byte, size)) })))
 	defer s.Close()
 	for i := range 4 * maxHeldBy / size {
 		// From another address, so that a share is all that one gets.
@@ -52,11 +52,11 @@ func TestSlowReadersHoldAFixedSum(t *testing.T) {
 // is answered when nothing else is held.
 func TestRoomForAnswers(t *testing.T) {
 	t.Parallel()
-	a := newAnswers()
+	a := New()
 	if !a.take("one", maxHeldBy+1) || a.take("one", 1) || !a.take("two", maxHeldBy) {
 		t.Error("the shares are not kept")
 	}
-	s := httptest.NewServer(a.bound(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+	s := httptest.NewServer(a.Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/octet-stream")
 		_, _ = w.Write(make([]byte, smallBody+1))
 	})))
@@ -82,9 +82,9 @@ func TestRoomForAnswers(t *testing.T) {
 // them are answered.
 func TestManyQuestionsOfOneClientKeepNobodyWaiting(t *testing.T) {
 	t.Parallel()
-	a := newAnswers()
+	a := New()
 	making, done := make(chan struct{}, 4*maxBuilding), make(chan struct{})
-	s := httptest.NewServer(a.bound(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+	s := httptest.NewServer(a.Handler(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/large" {
 			making <- struct{}{}
 			<-done

@@ -1,4 +1,4 @@
-package replica
+package index
 
 import (
 	"cmp"
@@ -7,58 +7,37 @@ import (
 	"slices"
 
 	"golang.org/x/mod/sumdb/tlog"
-
-	"github.com/pyrsia/pyrsia-operator/node/ledger/internal/plain"
 )
-
-// batch is what the index keeps of consecutive blocks.
-type batch struct {
-	bundle  []byte   // leaf hashes of all blocks of their bundle
-	leaves  []byte   // their leaf hashes
-	offsets []uint32 // of their entries in their bundle
-	records []record // heights are above the batch's first block
-	names   []byte   // image names, a line each
-	unread  []unreadBlock
-	plain   plain.Entry // the block that is being read
-}
-
-// unreadBlock is one that says nothing to this version.
-type unreadBlock struct {
-	above int // the batch's first block
-	err   error
-}
-
-func (b *batch) blocks() int { return len(b.offsets) }
 
 // tail is the index of the blocks that no segment has yet.
 type tail struct {
-	batch
+	Batch
 	from int64
 
 	// What makes it searchable is made when somebody asks: a follower that
 	// copies a long ledger fills many tails before that.
 	mapped int // records that newest and prev know
-	newest map[indexKey]int32
+	newest map[Key]int32
 	prev   []int32 // of each record: the key's one before; -1: none
 	named  int     // bytes of names that images knows
 	images names
 }
 
 func newTail(from int64) *tail {
-	return &tail{from: from, newest: map[indexKey]int32{}, images: names{}}
+	return &tail{from: from, newest: map[Key]int32{}, images: names{}}
 }
 
 // next is the empty tail after a full one, whose space it takes.
 func (t *tail) next() *tail {
 	n := newTail(t.end())
-	n.batch = batch{leaves: t.leaves[:0], offsets: t.offsets[:0], records: t.records[:0], names: t.names[:0]}
+	n.Batch = Batch{leaves: t.leaves[:0], offsets: t.offsets[:0], records: t.records[:0], names: t.names[:0]}
 	n.prev = t.prev[:0]
 	return n
 }
 
 func (t *tail) end() int64 { return t.from + int64(t.blocks()) }
 
-func (t *tail) add(b *batch) {
+func (t *tail) add(b *Batch) {
 	above := record(t.blocks())
 	for _, r := range b.records {
 		t.records = append(t.records, r+above)
@@ -133,7 +112,7 @@ func (t *tail) search() {
 
 // heights yields the blocks below a height that have a key, the newest first.
 // It tells whether yield wants more.
-func (t *tail) heights(key indexKey, below int64, yield func(int64) bool) (more bool) {
+func (t *tail) heights(key Key, below int64, yield func(int64) bool) (more bool) {
 	i, ok := t.newest[key]
 	for ; ok && i >= 0; i = t.prev[i] {
 		if h := t.from + int64(uint16(t.records[i])); h < below && !yield(h) {

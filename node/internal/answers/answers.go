@@ -1,8 +1,10 @@
-package replica
+// Package answers bounds the memory that clients can make a node hold in answers. It
+// may import server, which tells clients apart; the handlers of what is open to
+// everyone call it.
+package answers
 
 import (
 	"bytes"
-	"compress/gzip"
 	"context"
 	"net/http"
 	"strconv"
@@ -25,10 +27,10 @@ const (
 	heldRetry = 5
 )
 
-// answers bounds what its clients can make a ledger hold in memory: a client
-// that asks for a lot and reads nothing costs a share of a fixed sum. Beyond it
-// clients get a 503; a follower asks the next node.
-type answers struct {
+// Limit bounds what clients can make a node hold in memory: a client that asks
+// for a lot and reads nothing costs a share of a fixed sum. Beyond it clients get
+// a 503; a follower asks the next node.
+type Limit struct {
 	building chan struct{}
 
 	mu     sync.Mutex // guards what follows
@@ -43,17 +45,14 @@ type queue struct {
 	users  int
 }
 
-func newAnswers() *answers {
-	return &answers{building: make(chan struct{}, maxBuilding), queues: map[string]*queue{}, by: map[string]int64{}}
+// New returns a limit that nothing counts against yet.
+func New() *Limit {
+	return &Limit{building: make(chan struct{}, maxBuilding), queues: map[string]*queue{}, by: map[string]int64{}}
 }
 
-// Bound bounds what the clients of a handler can make it hold in memory, as a
-// Ledger's own handler does.
-func Bound(h http.Handler) http.Handler { return newAnswers().bound(h) }
-
-// bound has h make its answers in memory, and sends them when they are made:
-// how long a client takes is nothing that h waits for.
-func (a *answers) bound(h http.Handler) http.Handler {
+// Handler has h make its answers in memory, and sends them when they are made: h
+// never waits for a slow client.
+func (a *Limit) Handler(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		client := server.Client(r)
 		made := &answer{header: w.Header(), code: http.StatusOK}
@@ -83,7 +82,7 @@ func (a *answers) bound(h http.Handler) http.Handler {
 
 // build makes an answer when it is its turn. A client with many parallel
 // requests waits for its own.
-func (a *answers) build(ctx context.Context, client string, serve func()) error {
+func (a *Limit) build(ctx context.Context, client string, serve func()) error {
 	own, leave := a.queue(client)
 	defer leave()
 	for _, places := range []chan struct{}{own, a.building} {
@@ -99,7 +98,7 @@ func (a *answers) build(ctx context.Context, client string, serve func()) error 
 }
 
 // queue is the client's, until it leaves.
-func (a *answers) queue(client string) (places chan struct{}, leave func()) {
+func (a *Limit) queue(client string) (places chan struct{}, leave func()) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	q, ok := a.queues[client]
@@ -125,9 +124,9 @@ type answer struct {
 	whole  []byte // instead of body
 }
 
-// writeWhole answers with data, which is kept until it is sent: a copy of a
+// WriteWhole answers with data, which is kept until it is sent: a copy of a
 // bundle takes longer than all else.
-func writeWhole(w http.ResponseWriter, data []byte) {
+func WriteWhole(w http.ResponseWriter, data []byte) {
 	if made, ok := w.(*answer); ok {
 		made.whole = data
 		return
@@ -141,7 +140,7 @@ func (a *answer) Write(p []byte) (int, error) { return a.body.Write(p) }
 
 // take takes room for an answer, if there is enough. One that is larger than
 // all of a client's share goes alone.
-func (a *answers) take(client string, n int64) bool {
+func (a *Limit) take(client string, n int64) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.held > 0 && a.held+n > maxHeld || a.by[client] > 0 && a.by[client]+n > maxHeldBy {
@@ -152,7 +151,7 @@ func (a *answers) take(client string, n int64) bool {
 	return true
 }
 
-func (a *answers) give(client string, n int64) {
+func (a *Limit) give(client string, n int64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.held -= n
@@ -160,6 +159,3 @@ func (a *answers) give(client string, n int64) {
 		delete(a.by, client)
 	}
 }
-
-// compressors are kept, for each takes a megabyte.
-var compressors = sync.Pool{New: func() any { return gzip.NewWriter(nil) }}

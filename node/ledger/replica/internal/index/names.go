@@ -1,4 +1,4 @@
-package replica
+package index
 
 import (
 	"bytes"
@@ -43,8 +43,8 @@ func (n names) encode() (out []byte) {
 	return out
 }
 
-// tagsOf lists up to limit tags of a repository that sort after the tag after.
-func (x *index) tagsOf(repository, after string, limit int) ([]string, error) {
+// Tags lists up to limit tags of a repository that sort after the tag after.
+func (x *Index) Tags(repository, after string, limit int) ([]string, error) {
 	defer x.searchable()()
 	out := slices.Clone(x.tail.images[repository])
 	for _, s := range x.segments {
@@ -63,8 +63,8 @@ func (x *index) tagsOf(repository, after string, limit int) ([]string, error) {
 	return out[at:min(len(out), at+limit)], nil
 }
 
-// repositories lists the names of all repositories, sorted.
-func (x *index) repositories() []string {
+// Repositories lists the names of all repositories, sorted.
+func (x *Index) Repositories() []string {
 	defer x.searchable()()
 	all := slices.Collect(maps.Keys(x.tail.images))
 	for _, s := range x.segments {

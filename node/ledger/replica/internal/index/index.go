@@ -1,4 +1,12 @@
-package replica
+// Package index finds the blocks of a ledger by image name and by digest, and keeps
+// their leaf hashes. It may import ledger's formats and durable; replica alone calls
+// it, and gives it the bundles of blocks that it has verified.
+//
+// It is not a database because its keys are uniformly random and all of it can be
+// derived from the blocks again: no append has to write it, what is damaged is made
+// again, and files that are written once, in order, are small and quick.
+// docs/decisions/ledger-index.md has the whole reason.
+package index
 
 import (
 	"errors"
@@ -14,15 +22,15 @@ import (
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
 )
 
-// segmentBlocks is how many blocks a segment holds.
-const segmentBlocks = 1 << 16
+// SegmentBlocks is how many blocks a segment of a ledger holds.
+const SegmentBlocks = 1 << 16
 
-// index finds blocks by image name and by the digests that they name, and
+// Index finds blocks by image name and by the digests that they name, and
 // knows each block's leaf hash and where in its bundle the entry is. Full
 // segments are on disk; the blocks after them are in memory, and are read from
-// the tiles again at the next start. All of it is derived from the blocks.
-// One goroutine at a time changes it; any number asks.
-type index struct {
+// the tiles again at the next start. One goroutine at a time changes it; any
+// number asks.
+type Index struct {
 	folder string
 	full   int // blocks in a segment
 
@@ -31,21 +39,28 @@ type index struct {
 	tail     *tail        // of the blocks after the segments
 }
 
-// rootFunc gives the root of a ledger's first blocks.
-type rootFunc func(size int64) (tlog.Hash, error)
+// RootFunc returns the root of a ledger's first size blocks.
+type RootFunc func(size int64) (tlog.Hash, error)
 
-// openIndex opens the segments that follow on each other from block 0 on.
-// What comes after a gap or a corrupt one is dropped and indexed again.
-func openIndex(folder string, full int) (*index, error) {
+// Files lists the files of the index in a folder, in the order of their blocks.
+func Files(folder string) ([]string, error) {
+	files, err := filepath.Glob(filepath.Join(folder, "*"+segmentSuffix))
+	slices.Sort(files)
+	return files, err
+}
+
+// Open opens the index in a folder, of segments of full blocks each: those that
+// follow on each other from block 0 on. What comes after a gap or a corrupt one
+// is removed; the caller adds those blocks again.
+func Open(folder string, full int) (*Index, error) {
 	if err := os.MkdirAll(folder, 0o755); err != nil {
 		return nil, fmt.Errorf("opening the index: %w", err)
 	}
-	x := &index{folder: folder, full: full, tail: newTail(0)}
-	files, err := filepath.Glob(filepath.Join(folder, "*"+segmentSuffix))
+	x := &Index{folder: folder, full: full, tail: newTail(0)}
+	files, err := Files(folder)
 	if err != nil {
 		return nil, fmt.Errorf("opening the index: %w", err)
 	}
-	slices.Sort(files)
 	for _, f := range files {
 		s, err := readSegment(f)
 		if err == nil && s.from == x.tail.from && s.blocks() == full {
@@ -54,19 +69,20 @@ func openIndex(folder string, full int) (*index, error) {
 			continue
 		}
 		if err == nil {
-			err = errors.Join(s.close(), &CorruptError{Path: f})
+			err = errors.Join(s.close(), &corruptError{f})
 		}
-		if _, corrupt := errors.AsType[*CorruptError](err); !corrupt {
-			return nil, errors.Join(err, x.close())
+		if _, corrupt := errors.AsType[*corruptError](err); !corrupt {
+			return nil, errors.Join(err, x.Close())
 		}
 		if err := os.Remove(f); err != nil {
-			return nil, errors.Join(fmt.Errorf("dropping a piece of the index: %w", err), x.close())
+			return nil, errors.Join(fmt.Errorf("dropping a piece of the index: %w", err), x.Close())
 		}
 	}
 	return x, nil
 }
 
-func (x *index) close() error {
+// Close gives the files back.
+func (x *Index) Close() error {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	var errs []error
@@ -77,17 +93,17 @@ func (x *index) close() error {
 	return errors.Join(errs...)
 }
 
-// blocks is the number of blocks that are indexed.
-func (x *index) blocks() int64 {
+// Blocks is the number of blocks that are indexed.
+func (x *Index) Blocks() int64 {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
 	return x.tail.end()
 }
 
-// keep drops what is not of the ledger that has size blocks and whose roots
-// root gives, and what is above its first head blocks in no segment. Those are
+// Keep drops what is not of the ledger that has size blocks and whose roots
+// root returns, and what is above its first head blocks in no segment. Those are
 // always kept: they are being asked for.
-func (x *index) keep(size, head int64, root rootFunc) error {
+func (x *Index) Keep(size, head int64, root RootFunc) error {
 	kept := slices.Clone(x.segments) // only this goroutine changes it
 	tail := x.tail.cut(head)
 	var dropped []*segment
@@ -117,7 +133,7 @@ func (x *index) keep(size, head int64, root rootFunc) error {
 }
 
 // isOf tells whether a segment is of the ledger of size blocks with these roots.
-func (s *segment) isOf(size int64, root rootFunc) (bool, error) {
+func (s *segment) isOf(size int64, root RootFunc) (bool, error) {
 	if s.to > size {
 		return false, nil
 	}
@@ -125,11 +141,12 @@ func (s *segment) isOf(size int64, root rootFunc) (bool, error) {
 	return h == s.root, err
 }
 
-// add indexes the next blocks, of one bundle. root is asked when a segment is
-// full.
-func (x *index) add(b *batch, root rootFunc) error {
+// Add indexes the next blocks, and takes the batch back. root is asked when a
+// segment is full.
+func (x *Index) Add(b *Batch, root RootFunc) error {
 	x.mu.Lock()
 	x.tail.add(b)
+	batches.Put(b)
 	full := x.tail.blocks() == x.full
 	x.mu.Unlock()
 	if !full {
@@ -150,8 +167,22 @@ func (x *index) add(b *batch, root rootFunc) error {
 	return nil
 }
 
-// replace puts a segment that was made again in the place of a damaged one.
-func (x *index) replace(damaged *segment, again *tail) error {
+// Remake makes a damaged part again and puts it in the place of the damaged one.
+// read returns the blocks of one bundle from a height on.
+func (x *Index) Remake(d *DamagedError, read func(height int64) (*Batch, error)) error {
+	damaged := d.segment
+	if !x.uses(damaged) {
+		return nil // a concurrent call was faster
+	}
+	again := newTail(damaged.from)
+	for again.end() < damaged.to {
+		b, err := read(again.end())
+		if err != nil {
+			return fmt.Errorf("making %s again: %w", damaged.file, err)
+		}
+		again.add(b)
+		batches.Put(b)
+	}
 	if err := os.Remove(damaged.file); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("replacing a piece of the index: %w", err)
 	}
@@ -166,7 +197,7 @@ func (x *index) replace(damaged *segment, again *tail) error {
 }
 
 // uses tells whether a segment is in use.
-func (x *index) uses(s *segment) bool {
+func (x *Index) uses(s *segment) bool {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
 	return slices.Contains(x.segments, s)
@@ -174,7 +205,7 @@ func (x *index) uses(s *segment) bool {
 
 // searchable locks the index for reading, with all of the tail findable. The
 // caller calls the result at its end.
-func (x *index) searchable() (unlock func()) {
+func (x *Index) searchable() (unlock func()) {
 	x.mu.RLock()
 	if !x.tail.searchable() {
 		x.mu.RUnlock()
@@ -186,9 +217,9 @@ func (x *index) searchable() (unlock func()) {
 	return x.mu.RUnlock
 }
 
-// heights yields the blocks below a height that have a key, the newest first,
-// until yield returns false.
-func (x *index) heights(key indexKey, below int64, yield func(int64) bool) error {
+// Heights yields the blocks below a height that have a key, the newest first,
+// until yield returns false. A *DamagedError says that Remake must run first.
+func (x *Index) Heights(key Key, below int64, yield func(int64) bool) error {
 	defer x.searchable()()
 	if !x.tail.heights(key, below, yield) {
 		return nil
@@ -204,9 +235,9 @@ func (x *index) heights(key indexKey, below int64, yield func(int64) bool) error
 	return nil
 }
 
-// leaves gives the leaf hashes of n blocks of one bundle from a height on, if
-// all are indexed.
-func (x *index) leaves(height int64, n int) ([]byte, error) {
+// Leaves returns the leaf hashes of n blocks of one bundle from a height on, or a
+// ledger.ErrNotFound if not all of them are indexed.
+func (x *Index) Leaves(height int64, n int) ([]byte, error) {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
 	out := make([]byte, 0, n*tlog.HashSize)
@@ -219,8 +250,8 @@ func (x *index) leaves(height int64, n int) ([]byte, error) {
 	return x.segments[int(height)/x.full].leaves(out, height, n)
 }
 
-// offset is where in its bundle a block's entry is.
-func (x *index) offset(height int64) (uint32, error) {
+// Offset is where in its bundle a block's entry is.
+func (x *Index) Offset(height int64) (uint32, error) {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
 	if height >= x.tail.end() {

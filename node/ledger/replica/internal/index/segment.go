@@ -1,4 +1,4 @@
-package replica
+package index
 
 import (
 	"bytes"
@@ -64,9 +64,9 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 // block's height above its segment's first one.
 type record uint64
 
-func makeRecord(key indexKey, above int) record { return record(key)<<16 | record(above) }
+func makeRecord(key Key, above int) record { return record(key)<<16 | record(above) }
 
-func (r record) key() indexKey { return indexKey(r >> 16) }
+func (r record) key() Key { return Key(r >> 16) }
 
 func pages(bytes int) int { return (bytes + pageSize - 1) / pageSize * pageSize }
 
@@ -119,16 +119,16 @@ func segmentSum(data []byte) [sha256.Size]byte {
 func readSegment(name string) (*segment, error) {
 	data, err := os.ReadFile(name)
 	if errors.Is(err, syscall.EIO) {
-		return nil, &CorruptError{Path: name}
+		return nil, &corruptError{name}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("opening the index: %w", err)
 	}
 	if len(data) < segmentHeader+sha256.Size {
-		return nil, &CorruptError{Path: name}
+		return nil, &corruptError{name}
 	}
 	if sum := segmentSum(data); !bytes.Equal(sum[:], data[segmentHeader:segmentHeader+sha256.Size]) {
-		return nil, &CorruptError{Path: name}
+		return nil, &corruptError{name}
 	}
 	return openSegment(name, data)
 }
@@ -154,9 +154,9 @@ func (s *segment) parse(data []byte) error {
 	field := func(i int) int64 { return int64(binary.BigEndian.Uint64(data[len(segmentMagic)+i*8:])) }
 	s.layout = layout{from: field(0), to: field(1), records: int(field(2)), names: int(field(3))}
 	copy(s.root[:], data[segmentHeader-tlog.HashSize:])
-	if !bytes.HasPrefix(data, []byte(segmentMagic)) || s.from < 0 || s.to <= s.from || s.to-s.from > segmentBlocks ||
+	if !bytes.HasPrefix(data, []byte(segmentMagic)) || s.from < 0 || s.to <= s.from || s.to-s.from > SegmentBlocks ||
 		s.records < 0 || s.records > len(data) || s.names < 0 || s.names > len(data) || s.size() != len(data) {
-		return &CorruptError{Path: s.file}
+		return &corruptError{s.file}
 	}
 	for page := range slices.Chunk(data, pageSize) {
 		s.sums = append(s.sums, crc32.Checksum(page, castagnoli))
@@ -204,12 +204,12 @@ func (s *segment) read(at, n int, use func([]byte)) error {
 	defer buffers.Put(buf)
 	*buf = slices.Grow((*buf)[:0], to-from)[:to-from]
 	if err := s.fetch(*buf, from); err != nil {
-		return &damagedError{s, err}
+		return &DamagedError{s, err}
 	}
 	i := from / pageSize
 	for page := range slices.Chunk(*buf, pageSize) {
 		if crc32.Checksum(page, castagnoli) != s.sums[i] {
-			return &damagedError{s, &CorruptError{Path: s.file}}
+			return &DamagedError{s, &corruptError{s.file}}
 		}
 		i++
 	}
@@ -217,14 +217,22 @@ func (s *segment) read(at, n int, use func([]byte)) error {
 	return nil
 }
 
-// damagedError is what is returned when a segment cannot be read any more.
-type damagedError struct {
+// DamagedError is what is returned when a segment cannot be read any more: Remake
+// makes it again.
+type DamagedError struct {
 	segment *segment
 	cause   error
 }
 
-func (e *damagedError) Error() string { return e.cause.Error() }
-func (e *damagedError) Unwrap() error { return e.cause }
+func (e *DamagedError) Error() string { return e.cause.Error() }
+func (e *DamagedError) Unwrap() error { return e.cause }
+
+// corruptError names a file that is not what was written.
+type corruptError struct{ path string }
+
+func (e *corruptError) Error() string {
+	return e.path + " is corrupt: it is not what the checkpoint commits to"
+}
 
 // leaves appends the leaf hashes of n blocks from a height on.
 func (s *segment) leaves(to []byte, height int64, n int) (out []byte, err error) {
@@ -242,7 +250,7 @@ func (s *segment) offset(height int64) (offset uint32, err error) {
 
 // heights yields the blocks below a height that have a key, the newest first.
 // It tells whether yield wants more.
-func (s *segment) heights(key indexKey, below int64, yield func(int64) bool) (more bool, err error) {
+func (s *segment) heights(key Key, below int64, yield func(int64) bool) (more bool, err error) {
 	if !s.keys.has(key) {
 		return true, nil
 	}
