@@ -8,20 +8,15 @@ import (
 	"io/fs"
 	"maps"
 	"net/url"
-	"os"
-	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 
 	"github.com/pyrsia/pyrsia-operator/node/internal/containerd"
 	"github.com/pyrsia/pyrsia-operator/node/internal/containerd/criconfig"
-	"github.com/pyrsia/pyrsia-operator/node/internal/datafolder"
 	"github.com/pyrsia/pyrsia-operator/node/internal/portproof"
 )
 
@@ -154,8 +149,8 @@ type portQuestion struct {
 
 func (q *portQuestion) flags(cmd *cobra.Command) {
 	f := cmd.Flags()
-	f.StringVar(&q.secretFile, "port-secret", "", "file by which the port proves that it is this node's: frontend/port.secret in its data folder, or port.secret in the --dir of its frontend")
-	f.StringVar(&q.socket, "port-socket", "", "port.sock in the --dir of the node's frontend, which then asks the port: for where it is out of reach, as in a pod")
+	f.StringVar(&q.secretFile, "port-secret", "", "file by which the port proves that it is this node's: frontend/port.secret in its data folder, or port.secret in the --dir of its 'pyrsia frontend'")
+	f.StringVar(&q.socket, "port-socket", "", "port.sock in the --dir of the node's 'pyrsia frontend', which then asks the port: for where it is out of reach, as in a pod")
 	f.DurationVar(&q.wait, "wait", 5*time.Second, "how long to wait for the node's port to answer")
 }
 
@@ -183,7 +178,7 @@ func (q portQuestion) ask(cmd *cobra.Command, s containerd.Setup, mirror string)
 func (q portQuestion) check(ctx context.Context, mirror string) (err error) {
 	var secret []byte
 	for end := time.Now().Add(q.wait); q.secretFile != ""; time.Sleep(100 * time.Millisecond) {
-		// A frontend that comes up at this moment is about to make it.
+		// A socket proxy that comes up at this moment is about to make it.
 		if secret, err = portproof.ReadSecret(q.secretFile); err == nil {
 			break
 		}
@@ -327,86 +322,6 @@ func checkMirror(mirror string) error {
 		return fmt.Errorf("%w: --mirror %q: containerd 1.6, podman and others cannot read an IPv6 address there; give a name that stands for it in /etc/hosts, such as http://ip6-localhost:5001", errUsage, mirror)
 	}
 	return nil
-}
-
-// initDataCommand prepares a host path for a node that runs without
-// privileges: the one thing that needs root there.
-func initDataCommand() *cobra.Command {
-	var owner, claim string
-	cmd := &cobra.Command{
-		Use:    "init-data DIR... --owner UID:GID [--claim NAMESPACE/NAME/UID]",
-		Short:  "Give a node's data folder, and folders in it, to the user that the node runs as, unless it is another node's",
-		Hidden: true,
-		Args:   cobra.MinimumNArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error {
-			u, g, _ := strings.Cut(owner, ":")
-			uid, err1 := strconv.Atoi(u)
-			gid, err2 := strconv.Atoi(g)
-			if err1 != nil || err2 != nil {
-				return fmt.Errorf("%w: --owner UID:GID", errUsage)
-			}
-			for i, dir := range args {
-				if i == 0 && claim != "" { // first: what is another's is not given
-					if err := datafolder.Claim(dir, claim); err != nil {
-						return err
-					}
-				}
-				if err := giveFolder(dir, uid, gid); err != nil {
-					return fmt.Errorf("preparing the data folder: %w", err)
-				}
-			}
-			return nil
-		},
-	}
-	cmd.Flags().StringVar(&owner, "owner", "65532:65532", "UID:GID")
-	cmd.Flags().StringVar(&claim, "claim", "", "whose the first folder is from now on; exit status 5 if it is another namespace's")
-	return cmd
-}
-
-// giveFolder makes a folder its user's, and no other one: the user may have put a
-// link in its place, which root must not follow.
-func giveFolder(dir string, uid, gid int) error {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
-	f, err := os.OpenFile(dir, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_DIRECTORY, 0)
-	if err != nil {
-		return fmt.Errorf("%w: is it a link? Remove it", err)
-	}
-	return errors.Join(f.Chown(uid, gid), f.Close())
-}
-
-// nodeData is all that a node, or the frontend before it, makes in its data folder.
-var nodeData = []string{"ledger", "store", "frontend", "identity.key", "peers.json", "receipts.json", datafolder.OwnerFile}
-
-// removeDataCommand removes a node's data from a host path when the node is
-// deleted: another ledger may be followed there next. What else is in that
-// folder is the user's, and what another node has claimed since is that node's.
-func removeDataCommand() *cobra.Command {
-	var claim string
-	cmd := &cobra.Command{
-		Use:    "remove-data DIR [--claim NAMESPACE/NAME/UID]",
-		Short:  "Remove a node's data from its data folder, and nothing else",
-		Hidden: true,
-		Args:   exactly(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if claim != "" {
-				// What cannot be read is of the node's own making.
-				if owner, err := datafolder.Owner(args[0]); err == nil && owner != "" && owner != claim {
-					fmt.Fprintf(cmd.ErrOrStderr(), "The data folder belongs to %s by now: it stays.\n", owner)
-					return nil
-				}
-			}
-			for _, name := range nodeData {
-				if err := os.RemoveAll(filepath.Join(args[0], name)); err != nil {
-					return fmt.Errorf("removing the node's data: %w", err)
-				}
-			}
-			return nil
-		},
-	}
-	cmd.Flags().StringVar(&claim, "claim", "", "whose data it is; what another one has claimed stays")
-	return cmd
 }
 
 // pauseCommand is what a pod runs whose work its init containers have done.
