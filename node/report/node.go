@@ -8,6 +8,8 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/dustin/go-humanize"
+
 	"github.com/pyrsia/pyrsia-operator/node/client"
 )
 
@@ -30,7 +32,7 @@ func Status(w io.Writer, s client.Status) error {
 	fmt.Fprintf(tw, "Ledger:\t%s, %d blocks verified\n", s.Ledger, s.Blocks)
 	fmt.Fprintf(tw, "Ledger key:\t%s\n", s.LedgerKey)
 	fmt.Fprintf(tw, "Peers:\t%d connected\n", s.Peers)
-	fmt.Fprintf(tw, "Content:\t%d blobs, %s, of %d artifacts\n", s.Blobs, bytesText(s.Bytes), s.Artifacts)
+	fmt.Fprintf(tw, "Content:\t%d blobs, %s, of %d artifacts\n", s.Blobs, humanize.IBytes(uint64(s.Bytes)), s.Artifacts)
 	fmt.Fprintf(tw, "Announced:\t%d keys\n", s.Announced)
 	fmt.Fprintf(tw, "On the way:\t%d blobs, %d pieces to come\n", s.Downloads, s.Queued)
 	for i, registry := range slices.Sorted(maps.Keys(s.Asked)) {
@@ -56,20 +58,7 @@ func Peers(w io.Writer, peers []client.Peer) error {
 			latency = time.Duration(p.Latency * float64(time.Second)).Round(10 * time.Microsecond).String()
 		}
 		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", p.ID, p.Addr, p.Direction,
-			time.Since(p.Since).Round(time.Second), latency, p.Via, bytesText(p.Received), p.State)
+			time.Since(p.Since).Round(time.Second), latency, p.Via, humanize.IBytes(uint64(p.Received)), p.State)
 	}
 	return tw.Flush()
-}
-
-// bytesText writes a number of bytes for people.
-func bytesText(n int64) string {
-	unit, value := 0, float64(n)
-	for value >= 1024 && unit < 4 {
-		value /= 1024
-		unit++
-	}
-	if unit == 0 {
-		return fmt.Sprintf("%d B", n)
-	}
-	return fmt.Sprintf("%.1f %ciB", value, " KMGT"[unit])
 }

@@ -15,6 +15,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/cenkalti/backoff/v5"
 	"github.com/minio/minio-go/v7"
 	"github.com/opencontainers/go-digest"
 )
@@ -168,7 +169,9 @@ func (b *Bucket) Get(ctx context.Context, d digest.Digest, to io.Writer) error {
 	ctx, cancel := within(ctx, size)
 	defer cancel()
 	var have int64
-	pause, failed := retryPause, 0
+	// The bound on attempts ends it before the longest pause.
+	pause := &backoff.ExponentialBackOff{InitialInterval: retryPause, Multiplier: 2, MaxInterval: time.Minute}
+	failed := 0
 	for have < size {
 		n, err := b.get(ctx, d, have, size, to)
 		have += n
@@ -181,14 +184,14 @@ func (b *Bucket) Get(ctx context.Context, d digest.Digest, to io.Writer) error {
 			return fmt.Errorf("downloading %s from bucket %s: %w", d, b.location, explain(err))
 		}
 		if failed++; n > 0 {
-			pause, failed = retryPause, 0
+			pause.Reset()
+			failed = 0
 		}
 		if failed == attempts {
 			return fmt.Errorf("downloading %s from bucket %s: %w", d, b.location, err)
 		}
 		select {
-		case <-time.After(pause):
-			pause *= 2
+		case <-time.After(pause.NextBackOff()):
 		case <-ctx.Done():
 			return fmt.Errorf("downloading %s from bucket %s: %w", d, b.location, errors.Join(context.Cause(ctx), err))
 		}

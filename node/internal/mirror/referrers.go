@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"github.com/opencontainers/go-digest"
+	specs "github.com/opencontainers/image-spec/specs-go"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/pyrsia/pyrsia-operator/node/internal/bounded"
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
@@ -20,19 +22,9 @@ const (
 	maxManifestValues = 1 << 16
 )
 
-// descriptor is a descriptor of the OCI image-spec, as far as the referrers
-// API fills it in.
-type descriptor struct {
-	MediaType    string            `json:"mediaType"`
-	Digest       digest.Digest     `json:"digest"`
-	Size         int64             `json:"size"`
-	ArtifactType string            `json:"artifactType,omitempty"`
-	Annotations  map[string]string `json:"annotations,omitempty"`
-}
-
 // referrer is a manifest that refers to another one as its subject.
 type referrer struct {
-	descriptor
+	ocispec.Descriptor
 	subject digest.Digest
 }
 
@@ -45,7 +37,7 @@ func (m *Mirror) referrers(ctx context.Context, w http.ResponseWriter, r *http.R
 	if err := subject.Validate(); err != nil {
 		return &refusal{http.StatusBadRequest, "DIGEST_INVALID", "referrers of " + req.reference + ": " + err.Error()}
 	}
-	found := map[digest.Digest]descriptor{}
+	found := map[digest.Digest]ocispec.Descriptor{}
 	if ledger.CheckDigest(subject) == nil {
 		blocks, err := m.Ledger.ByDigest(ctx, subject, maxReferring)
 		if err != nil {
@@ -58,7 +50,7 @@ func (m *Mirror) referrers(ctx context.Context, w http.ResponseWriter, r *http.R
 		}
 	}
 	wanted := r.URL.Query().Get("artifactType")
-	list := []descriptor{}
+	list := []ocispec.Descriptor{}
 	for _, d := range slices.Sorted(maps.Keys(found)) {
 		if wanted == "" || found[d].ArtifactType == wanted {
 			list = append(list, found[d])
@@ -67,14 +59,13 @@ func (m *Mirror) referrers(ctx context.Context, w http.ResponseWriter, r *http.R
 	if wanted != "" {
 		w.Header().Set("OCI-Filters-Applied", "artifactType")
 	}
-	const index = "application/vnd.oci.image.index.v1+json"
-	w.Header().Set("Content-Type", index)
-	writeJSON(w, http.StatusOK, map[string]any{"schemaVersion": 2, "mediaType": index, "manifests": list})
+	w.Header().Set("Content-Type", ocispec.MediaTypeImageIndex)
+	writeJSON(w, http.StatusOK, ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex, Manifests: list})
 	return nil
 }
 
 // referrersIn adds the referrers that came with one block's artifact.
-func (m *Mirror) referrersIn(ctx context.Context, b *ledger.Entry, repository string, subject digest.Digest, found map[digest.Digest]descriptor) error {
+func (m *Mirror) referrersIn(ctx context.Context, b *ledger.Entry, repository string, subject digest.Digest, found map[digest.Digest]ocispec.Descriptor) error {
 	v, err := m.resolver.inBlock(ctx, b, repository, subject)
 	if err != nil {
 		return ignoreRefusal(err)
@@ -85,7 +76,7 @@ func (m *Mirror) referrersIn(ctx context.Context, b *ledger.Entry, repository st
 	}
 	for _, r := range all {
 		if r.subject == subject {
-			found[r.Digest] = r.descriptor
+			found[r.Digest] = r.Descriptor
 		}
 	}
 	return nil
@@ -120,7 +111,7 @@ func (m *Mirror) subjectsOf(ctx context.Context, v resolved) ([]referrer, error)
 		if bounded.Unmarshal(data, maxManifestValues, &manifest) != nil || manifest.Subject == nil {
 			continue
 		}
-		d := descriptor{MediaType: b.MediaType, Digest: b.Digest, Size: b.Size, ArtifactType: manifest.ArtifactType, Annotations: manifest.Annotations}
+		d := ocispec.Descriptor{MediaType: b.MediaType, Digest: b.Digest, Size: b.Size, ArtifactType: manifest.ArtifactType, Annotations: manifest.Annotations}
 		if d.ArtifactType == "" && strings.Contains(b.MediaType, ".manifest.") {
 			d.ArtifactType = manifest.Config.MediaType
 		}

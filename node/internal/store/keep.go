@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/cenkalti/backoff/v5"
 	"github.com/opencontainers/go-digest"
 
 	"github.com/pyrsia/pyrsia-operator/node/internal/bucket"
@@ -73,8 +74,9 @@ func (s *Store) Unsettled() []digest.Digest {
 // dead process or a bucket that was away has left, what was healed, and all
 // content of a node that has been given a bucket.
 func (s *Store) Backup(ctx context.Context) {
-	pause := backupPause
+	retry := &backoff.ExponentialBackOff{InitialInterval: 2 * backupPause, Multiplier: 2, MaxInterval: maxBackupPause}
 	for {
+		pause := backupPause
 		var failure error
 		for _, d := range s.Unsettled() {
 			err := s.Settle(ctx, d)
@@ -87,10 +89,10 @@ func (s *Store) Backup(ctx context.Context) {
 			}
 		}
 		if failure == nil {
-			pause = backupPause
+			retry.Reset()
 		} else {
 			s.config.Log.Error("content is on this disk alone: it is uploaded again later", "error", failure)
-			pause = min(2*pause, maxBackupPause)
+			pause = retry.NextBackOff()
 		}
 		select {
 		case <-time.After(pause):
@@ -102,23 +104,10 @@ func (s *Store) Backup(ctx context.Context) {
 
 // fetch brings a blob back from the bucket, once for all that wait.
 func (s *Store) fetch(ctx context.Context, d digest.Digest) error {
-	s.mu.Lock()
-	c := s.fetching[d]
-	if c == nil {
-		c = &check{done: make(chan struct{})}
-		s.fetching[d] = c
-		go func() {
-			c.err = s.fetchNow(d)
-			s.mu.Lock()
-			delete(s.fetching, d)
-			s.mu.Unlock()
-			close(c.done)
-		}()
-	}
-	s.mu.Unlock()
+	fetched := s.fetching.DoChan(d.String(), func() (any, error) { return nil, s.fetchNow(d) })
 	select {
-	case <-c.done:
-		return c.err
+	case r := <-fetched:
+		return r.Err
 	case <-ctx.Done():
 		return fmt.Errorf("it is still on its way from the bucket: ask again soon (%w)", context.Cause(ctx))
 	}

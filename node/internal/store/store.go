@@ -18,6 +18,7 @@ import (
 	"sync/atomic"
 
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sync/singleflight"
 
 	"github.com/pyrsia/pyrsia-operator/node/internal/bucket"
 	"github.com/pyrsia/pyrsia-operator/node/internal/durable"
@@ -54,17 +55,17 @@ type Store struct {
 
 	mu       sync.Mutex // guards what follows, the fields of entries, and the names in blobs/
 	blobs    map[digest.Digest]*entry
-	used     *list.List               // of *entry, the least recently used first
-	size     int64                    // of the blobs, bytes
-	reserved int64                    // for those that are being written
-	fetching map[digest.Digest]*check // from the bucket
-	trash    int                      // number of files that were thrown away
+	used     *list.List // of *entry, the least recently used first
+	size     int64      // of the blobs, bytes
+	reserved int64      // for those that are being written
+	trash    int        // number of files that were thrown away
 
 	arriving       map[digest.Digest]int // how often a partial blob is open
 	unfinished     []unfinished          // those that are not; the one that was left first is first
 	unfinishedSize int64                 // of them, bytes
 
-	uploads chan struct{} // has an element for each upload under way
+	uploads  chan struct{}      // has an element for each upload under way
+	fetching singleflight.Group // from the bucket, by digest
 }
 
 type entry struct {
@@ -81,7 +82,7 @@ type entry struct {
 func Open(root string, c Config) (*Store, error) {
 	s := &Store{
 		root: root, config: c, blobs: map[digest.Digest]*entry{}, used: list.New(),
-		fetching: map[digest.Digest]*check{}, arriving: map[digest.Digest]int{}, uploads: make(chan struct{}, maxUploads),
+		arriving: map[digest.Digest]int{}, uploads: make(chan struct{}, maxUploads),
 	}
 	if err := s.open(); err != nil {
 		return nil, fmt.Errorf("opening the store: %w", err)

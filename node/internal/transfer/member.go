@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/cenkalti/backoff/v5"
 	"github.com/opencontainers/go-digest"
 
 	"github.com/pyrsia/pyrsia-operator/node/internal/p2p"
@@ -44,7 +45,7 @@ type member struct {
 // delivered, a second slot hides the time between two pieces; the first backs
 // off when the peer does not deliver.
 func (m *member) work(ctx context.Context, first bool) {
-	backOff := backOffMin
+	pause := &backoff.ExponentialBackOff{InitialInterval: backOffMin, Multiplier: 2, MaxInterval: backOffMax}
 	failures := 0
 	declined := -1
 	for ctx.Err() == nil {
@@ -75,7 +76,8 @@ func (m *member) work(ctx context.Context, first bool) {
 		}
 		if err == nil {
 			m.s.delivered(m)
-			failures, backOff = 0, backOffMin
+			failures = 0
+			pause.Reset()
 			if m.second.CompareAndSwap(false, true) {
 				m.s.done.Go(func() { m.work(ctx, false) })
 			}
@@ -102,10 +104,9 @@ func (m *member) work(ctx context.Context, first bool) {
 			m.s.d.f.holders.lacks(m.s.d.key, m.peer.ID)
 		}
 		m.s.markUnavailable(m, err)
-		if !m.awaken(ctx, backOff) {
+		if !m.awaken(ctx, pause.NextBackOff()) {
 			return
 		}
-		backOff = min(2*backOff, backOffMax)
 	}
 }
 
@@ -128,11 +129,11 @@ func (m *member) pause(ctx context.Context, d time.Duration) {
 }
 
 // awaken waits until the peer is worth being asked again. A banned one is not.
-func (m *member) awaken(ctx context.Context, backOff time.Duration) bool {
+func (m *member) awaken(ctx context.Context, pause time.Duration) bool {
 	if m.peer.Banned() {
 		return false
 	}
-	timer := time.NewTimer(backOff)
+	timer := time.NewTimer(pause)
 	defer timer.Stop()
 	select {
 	case <-m.wake:

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 
 	"golang.org/x/sync/errgroup"
 
@@ -118,6 +117,7 @@ func (c *copier) receive(ctx context.Context, b *pieces.Blob, ingest *store.Inge
 		c.progress.Done.Add(int64(n))
 		return n, err
 	})
+	pause := newBackOff()
 	for attempt := 1; ; attempt++ {
 		before := have
 		err := c.registry.Blob(ctx, c.image, b.Digest, have, b.Size, to)
@@ -128,8 +128,7 @@ func (c *copier) receive(ctx context.Context, b *pieces.Blob, ingest *store.Inge
 		if !ok || u.Kind != Unavailable || attempt >= blobAttempts && have == before || attempt == 10*blobAttempts {
 			return err
 		}
-		backoff := firstBackoff << min(attempt-1, 5)
-		if err := sleep(ctx, backoff/2+rand.N(backoff)); err != nil {
+		if err := sleep(ctx, pause.NextBackOff()); err != nil {
 			return err
 		}
 	}

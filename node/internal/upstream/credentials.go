@@ -1,8 +1,7 @@
 package upstream
 
 import (
-	"encoding/base64"
-	"encoding/json"
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -10,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/docker/cli/cli/config/configfile"
 	"github.com/google/go-containerregistry/pkg/authn"
 
 	"github.com/pyrsia/pyrsia-operator/node/internal/durable"
@@ -87,34 +87,17 @@ func (c credentials) read(name string) (string, error) {
 // parseDockerConfig finds the credentials of a registry in Docker's
 // config.json, by any of its names.
 func parseDockerConfig(data []byte, hosts []string) (*authn.AuthConfig, error) {
-	var config struct {
-		Auths map[string]struct {
-			Auth          string `json:"auth"`
-			Username      string `json:"username"`
-			Password      string `json:"password"`
-			IdentityToken string `json:"identitytoken"`
-		} `json:"auths"`
+	config := configfile.New(dockerConfigFile)
+	if err := config.LoadFromReader(bytes.NewReader(data)); err != nil {
+		return nil, fmt.Errorf("%s: %w: each auth is base64 of USER:PASSWORD", dockerConfigFile, err)
 	}
-	if err := json.Unmarshal(data, &config); err != nil {
-		return nil, fmt.Errorf("%s: %w", dockerConfigFile, err)
-	}
-	for key, a := range config.Auths {
+	for key, a := range config.AuthConfigs {
 		host := strings.TrimPrefix(strings.TrimPrefix(key, "https://"), "http://")
 		host, _, _ = strings.Cut(host, "/")
 		for _, want := range hosts {
-			if host != want {
-				continue
+			if host == want {
+				return &authn.AuthConfig{Username: a.Username, Password: a.Password, IdentityToken: a.IdentityToken}, nil
 			}
-			out := &authn.AuthConfig{Username: a.Username, Password: a.Password, IdentityToken: a.IdentityToken}
-			if a.Auth != "" && a.Username == "" {
-				plain, err := base64.StdEncoding.DecodeString(a.Auth)
-				user, password, ok := strings.Cut(string(plain), ":")
-				if err != nil || !ok {
-					return nil, fmt.Errorf("%s: auth of %s is not base64 of USER:PASSWORD", dockerConfigFile, key)
-				}
-				out.Username, out.Password = user, password
-			}
-			return out, nil
 		}
 	}
 	return nil, fmt.Errorf("%s has no credentials for %s", dockerConfigFile, strings.Join(hosts, " or "))

@@ -10,9 +10,9 @@ import (
 )
 
 const (
-	// patience is how long a request waits for its turn; one that would wait
+	// turnTimeout is how long a request waits for its turn; one that would wait
 	// longer fails immediately, so that it does not hold up running work.
-	patience = 10 * time.Second
+	turnTimeout = 10 * time.Second
 	// defaultRetryAfter is for a 429 that does not say when to come again.
 	defaultRetryAfter = time.Minute
 	maxRetryAfter     = 6 * time.Hour
@@ -50,7 +50,7 @@ type governor struct {
 
 // take reserves a turn, and returns how long to wait for it. pull tells
 // whether the upstream counts the request. Nothing is reserved if that takes
-// longer than patience.
+// longer than turnTimeout.
 func (g *governor) take(pull bool) time.Duration {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -63,7 +63,7 @@ func (g *governor) take(pull bool) time.Duration {
 		at = g.next
 	}
 	wait := at.Sub(now)
-	if wait > patience {
+	if wait > turnTimeout {
 		return wait
 	}
 	if pull {

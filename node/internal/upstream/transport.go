@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/netip"
@@ -15,6 +14,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/cenkalti/backoff/v5"
 
 	"github.com/pyrsia/pyrsia-operator/node/internal/durable"
 )
@@ -30,9 +31,13 @@ const (
 	stallBytes   = 64 << 10
 
 	attempts     = 3 // of one request, before it fails
-	firstBackoff = 250 * time.Millisecond
 	maxRedirects = 5
 )
+
+// newBackOff spaces the attempts of one request.
+func newBackOff() *backoff.ExponentialBackOff {
+	return &backoff.ExponentialBackOff{InitialInterval: 250 * time.Millisecond, Multiplier: 2, RandomizationFactor: 0.5, MaxInterval: 8 * time.Second}
+}
 
 // guard is the way of every request to an upstream: it keeps to the rate
 // limits, tries again what may pass, and bounds every body.
@@ -83,9 +88,10 @@ func (g *guard) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	manifest := strings.Contains(req.URL.Path, "/manifests/")
 	pull := manifest && req.Method == http.MethodGet && req.URL.Host == g.host
+	pause := newBackOff()
 	for attempt := 1; ; attempt++ {
 		wait := g.governor.take(pull)
-		if wait > patience {
+		if wait > turnTimeout {
 			return nil, limitedError(g.host, wait)
 		}
 		if err := sleep(req.Context(), wait); err != nil {
@@ -102,8 +108,7 @@ func (g *guard) RoundTrip(req *http.Request) (*http.Response, error) {
 		if resp != nil {
 			_ = resp.Body.Close() // its status has said all
 		}
-		backoff := firstBackoff << (attempt - 1)
-		if err := sleep(req.Context(), backoff/2+rand.N(backoff)); err != nil {
+		if err := sleep(req.Context(), pause.NextBackOff()); err != nil {
 			return nil, err
 		}
 	}
@@ -158,7 +163,7 @@ func (g *guard) once(req *http.Request, manifest bool) (*http.Response, error) {
 // watchedBody is a body whose reads restart the timer, if they bring enough.
 type watchedBody struct {
 	io.ReadCloser
-	ctx    context.Context
+	ctx    context.Context // of the one request: Read has no parameter for it
 	timer  *time.Timer
 	limit  *Limit
 	since  int // bytes since the timer was started; owned by the reader
