@@ -16,7 +16,7 @@ func frontendCommand() *cobra.Command {
 		Short: "Hold a mirror's port while the mirror restarts or is replaced",
 		Long: `Listens for container clients and passes their connections on to the mirror
 whose --mirror-addr is unix:DIR/mirror.sock. While the mirror does not run, its
-clients wait, once for --wait. A second frontend with the same DIR takes the listening socket
+clients wait, once for --wait. A second one with the same DIR takes the listening socket
 over from the first, which is never closed: start it, then end the first.`,
 		Example: `  pyrsia frontend --listen 127.0.0.1:5001 --dir /run/pyrsia
   pyrsia node --role Mirror --mirror-addr unix:/run/pyrsia/mirror.sock ...`,
@@ -32,7 +32,7 @@ over from the first, which is never closed: start it, then end the first.`,
 	f.StringVar(&c.Dir, "dir", "", "folder that it shares with the mirror alone")
 	f.DurationVar(&c.Wait, "wait", 25*time.Second, "how long a mirror that does not run is waited for; containerd gives a request up after 30s")
 	f.DurationVar(&c.PortWait, "port-wait", time.Minute, "how long to wait for the port while another process has it")
-	f.DurationVar(&c.Succession, "succession", 10*time.Second, "how long to wait for the next frontend at the end")
+	f.DurationVar(&c.Succession, "succession", 10*time.Second, "how long to wait for the next one at the end")
 	f.DurationVar(&c.Drain, "drain", 2*time.Minute, "how long connections may go on at the end")
 	f.StringVar(&c.Canary, "canary", "", "name of the mirror, such as the UID of its PyrsiaNode, to answer for the image NAME.canary.pyrsia.invalid/canary, by which it is proven that containerd asks it")
 	_ = cmd.MarkFlagRequired("dir") // the flag exists

@@ -80,7 +80,7 @@ upstream registry.`,
 	f.Var((*byteSize)(&c.PeerLimit), "peer-limit", "bound on bytes per second each way with each peer (0: no bound)")
 	f.IntVar(&p2pPort, "p2p-port", 4001, "TCP and UDP port for peers; 0 takes any")
 	f.StringVar(&c.OpenAddr, "open-addr", "127.0.0.1:8080", "HOST:PORT of health, metrics, the ledger, and content for peers")
-	f.StringVar(&c.MirrorAddr, "mirror-addr", "", "HOST:PORT of the registry mirror, such as 127.0.0.1:5001, or unix:PATH behind a frontend")
+	f.StringVar(&c.MirrorAddr, "mirror-addr", "", "HOST:PORT of the registry mirror, such as 127.0.0.1:5001, or unix:PATH behind 'pyrsia frontend'")
 	f.BoolVar(&c.MirrorFallback, "mirror-fallback", false, "mirror: its clients go on to the registry with what is not on the ledger, and are told 404 as by any registry, instead of 403 and why")
 	f.StringVar(&c.MirrorCertFile, "mirror-tls-cert", "", "mirror: file with a certificate, to speak TLS on the mirror port")
 	f.StringVar(&c.MirrorKeyFile, "mirror-tls-key", "", "mirror: file with its private key")

@@ -39,7 +39,7 @@ const Path = "/.well-known/pyrsia-mirror"
 const (
 	// SecretFile is the secret's name in the folder of the mirror's sockets.
 	SecretFile = "port.secret"
-	// SocketFile is where a frontend serves Relay in that folder.
+	// SocketFile is where a socket proxy serves Relay in that folder.
 	SocketFile = "port.sock"
 	secretSize = 32
 	// greeting begins each answer.
@@ -88,7 +88,7 @@ func ReadSecret(name string) ([]byte, error) {
 	return secret, nil
 }
 
-// makeSecret puts a new secret at name, unless one is there: two frontends may
+// makeSecret puts a new secret at name, unless one is there: two socket proxies may
 // start at the same time, and the later one has the secret of the first.
 func makeSecret(dir, name string) error {
 	f, err := os.CreateTemp(dir, ".new-secret-*") // for this user alone

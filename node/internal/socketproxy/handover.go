@@ -51,7 +51,7 @@ func takeOver(ctx context.Context, c Config) (_ *net.TCPListener, former formerS
 		_ = before.Close()
 		before = predecessor{}
 	case !errors.Is(err, os.ErrNotExist) && !errors.Is(err, syscall.ECONNREFUSED):
-		c.Log.Warn("cannot take over from the frontend that runs", "error", err)
+		c.Log.Warn("cannot take over from the socket proxy that runs", "error", err)
 	}
 	l, err := listen(ctx, c)
 	if errors.Is(err, syscall.EADDRINUSE) {

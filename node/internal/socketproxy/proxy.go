@@ -116,7 +116,7 @@ func Run(ctx context.Context, c Config) error {
 	defer stop()
 	p := &proxy{Config: c, secret: secret, slots: make(chan struct{}, maxConns), end: end}
 	if err := predecessor.confirm(); err != nil {
-		c.Log.Warn("the frontend before this one does not know that it has a successor", "error", err)
+		c.Log.Warn("the socket proxy before this one does not know that it has a successor", "error", err)
 	}
 	c.Log.Info("serving container clients", "address", c.Addr, "taken over", predecessor.Conn != nil)
 	failed := make(chan error, 1)
