@@ -38,6 +38,7 @@ func ledgerBenchmarks() []benchmark {
 		{[]string{"ledger-append"}, benchAppend},
 		{[]string{"ledger-visible-p50", "ledger-visible-p99"}, benchVisible},
 		{[]string{"ledger-cold-sync", "ledger-cold-sync-rss", "ledger-incremental-bytes", "ledger-lookup-p99", "ledger-proof"}, benchBig},
+		{[]string{"index-bbolt-time", "index-bbolt-disk", "index-bbolt-cold", "index-bbolt-warm", "index-bbolt-memory"}, benchIndex},
 	}
 }
 

@@ -55,6 +55,13 @@ func main() {
 		}
 		return
 	}
+	if len(os.Args) == 5 && os.Args[1] == indexCommand {
+		if err := indexAlone(context.Background(), os.Args[2], os.Args[3], os.Args[4]); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	if len(os.Args) == 4 && os.Args[1] == rawCommand {
 		fmt.Fprintln(os.Stderr, "bench:", serveFile(os.Args[2], os.Args[3]))
 		os.Exit(1)
