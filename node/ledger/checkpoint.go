@@ -6,6 +6,8 @@ import (
 
 	"filippo.io/torchwood"
 	"golang.org/x/mod/sumdb/tlog"
+
+	"github.com/pyrsia/pyrsia-operator/node/ledger/cosign"
 )
 
 // Checkpoint is a verified checkpoint of the ledger (c2sp.org/tlog-checkpoint).
@@ -20,10 +22,8 @@ type Checkpoint struct {
 	Signers []string
 }
 
-// MaxCheckpoint bounds a signed checkpoint in bytes. A verifier must accept 16
-// signatures of 5 kB each beside those of the log itself (c2sp.org/signed-note);
-// five of ML-DSA-44 are 16.7 kB already.
-const MaxCheckpoint = 96 << 10
+// MaxCheckpoint bounds a signed checkpoint in bytes.
+const MaxCheckpoint = cosign.MaxNote
 
 // maxCheckpointText bounds what is signed: origin, size, root and extensions, of
 // which this program knows none.

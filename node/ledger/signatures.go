@@ -8,40 +8,13 @@ import (
 	"strings"
 
 	"golang.org/x/mod/sumdb/note"
+
+	"github.com/pyrsia/pyrsia-operator/node/ledger/cosign"
 )
 
-// Own is a signed note with the signatures of these keys alone, the first of each; nil if there is
-// none. Anyone can add signatures to a checkpoint, as many as it may have: what this node keeps and
-// passes on would grow by them, and a broken one under the name of a key that others trust would
-// make them refuse the whole note. To keep cosignatures of further keys, such as witnesses, add the
-// keys here.
-func (v *Verifier) Own(signed []byte) []byte {
-	// With no keys at all a well-formed note is one of which no signature is verified.
-	_, err := note.Open(signed, note.VerifierList())
-	unverified, ok := errors.AsType[*note.UnverifiedNoteError](err)
-	if !ok {
-		return nil
-	}
-	out := []byte(unverified.Note.Text + "\n")
-	seen := map[uint32]bool{}
-	for _, s := range unverified.Note.UnverifiedSigs {
-		key, err := v.Verifier(s.Name, s.Hash)
-		if err != nil || seen[s.Hash] {
-			continue
-		}
-		// Four bytes of key ID stand before the signature.
-		raw, err := base64.StdEncoding.DecodeString(s.Base64)
-		if err != nil || len(raw) < 4 || !key.Verify([]byte(unverified.Note.Text), raw[4:]) {
-			continue
-		}
-		seen[s.Hash] = true
-		out = fmt.Appendf(out, "— %s %s\n", s.Name, s.Base64)
-	}
-	if len(seen) == 0 {
-		return nil
-	}
-	return out
-}
+// Own is a signed note with the signatures of these keys alone; nil if there is none. To keep the cosignatures
+// of a policy too, see its Keep.
+func (v *Verifier) Own(signed []byte) []byte { return cosign.Keep(signed, v) }
 
 // Essence is all of a signed checkpoint that decides whether these keys signed it:
 // the text, and of each of the keys the first signature. It is a signed checkpoint

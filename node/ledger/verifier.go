@@ -1,18 +1,18 @@
 package ledger
 
 import (
-	"crypto"
 	"crypto/ed25519"
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"strings"
 	"time"
 
 	"filippo.io/torchwood"
 	"golang.org/x/mod/sumdb/note"
+
+	"github.com/pyrsia/pyrsia-operator/node/ledger/cosign"
 )
 
 // MaxRotations bounds the keys that follow each other.
@@ -29,7 +29,7 @@ type Verifier struct {
 type publicKey struct {
 	note.Verifier
 	vkey  string
-	clock *torchwood.CosignatureVerifier // c2sp.org/tlog-cosignature
+	clock *cosign.Key // the same key, for signatures with a time (c2sp.org/tlog-cosignature)
 }
 
 // NewVerifier reads a verifier key (c2sp.org/signed-note, "NAME+HASH+DATA").
@@ -52,23 +52,10 @@ func readPublicKey(vkey string) (k publicKey, err error) {
 		return k, fmt.Errorf("verifier key %.80q: not an ed25519 key", vkey)
 	}
 	k.vkey = vkey
-	cosigner, err := torchwood.NewCosignatureSigner(k.Name(), verifyOnly(raw[1:]))
-	if err != nil {
+	if k.clock, err = cosign.NewKey(k.Name(), cosign.Ed25519, raw[1:]); err != nil {
 		return k, fmt.Errorf("verifier key %.80q: %w", vkey, err)
 	}
-	k.clock = cosigner.Verifier()
 	return k, nil
-}
-
-// verifyOnly is a key of which the secret half is not known.
-type verifyOnly ed25519.PublicKey
-
-// Public implements crypto.Signer.
-func (k verifyOnly) Public() crypto.PublicKey { return ed25519.PublicKey(k) }
-
-// Sign implements crypto.Signer.
-func (k verifyOnly) Sign(io.Reader, []byte, crypto.SignerOpts) ([]byte, error) {
-	return nil, errors.New("a verifier key signs nothing")
 }
 
 // Origin is the ledger's name (c2sp.org/tlog-checkpoint).
