@@ -18,9 +18,9 @@ func evidenceCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "evidence",
 		Short: "Show what a node has refused of the ledger that its peers offered",
-		Long: `Fork proves that the publisher misbehaved, to anyone who has its key: both signed
-checkpoints are in '-o json'. Do not trust the ledger before you know why; two
-publishers with one key do this too.
+		Long: `Fork proves that the publisher misbehaved, to anyone who has its key: give others the
+file of it, which they judge by 'pyrsia evidence verify'. Do not trust the ledger
+before you know why; two publishers with one key do this too.
 Rollback is a publisher whose disk was rolled back, or whose clock was wrong.
 RetiredKey and TwoSuccessors say that somebody else has a key of the ledger: the
 node follows only the publisher, or neither of two; pin the key that is the
@@ -56,7 +56,7 @@ each as a file in ledger/evidence of its data folder.`,
 	}
 	nodeFlag(cmd, &nodeURL)
 	outputFlag(cmd, &output)
-	cmd.AddCommand(acknowledgeCommand())
+	cmd.AddCommand(acknowledgeCommand(), verifyEvidenceCommand())
 	return cmd
 }
 

@@ -5,8 +5,8 @@ import "time"
 // EvidenceKind says what a peer, or the publisher, has done.
 type EvidenceKind string
 
-// The kinds of evidence. A Fork proves that the publisher misbehaved, because it
-// signed both checkpoints. A Rollback is a publisher on an older disk, or with a
+// The kinds of evidence. A Fork proves that the publisher misbehaved, if one key
+// signed both checkpoints (Convict). A Rollback is a publisher on an older disk, or with a
 // clock that was wrong. RetiredKey and TwoSuccessors mean that somebody else may
 // have the ledger's keys, and NewKey is not a refusal but has to be
 // acknowledged. The others are about a peer only.
@@ -43,6 +43,14 @@ type Evidence struct {
 	Key string `json:"key,omitempty"`
 	// Rotations are the hand-overs that it is about.
 	Rotations []Rotation `json:"rotations,omitempty"`
+	// Keys are the verifier keys of those that signed Verified and Received, so that the evidence needs nothing else
+	// to be judged (Convict).
+	Keys []string `json:"keys,omitempty"`
+	// Root is the root of the larger tree's first blocks, as many as the smaller one has, and Proof the consistency
+	// proof of it in base64. They are there if the sizes of Verified and Received differ, and the roots contradict
+	// each other.
+	Root  string   `json:"root,omitempty"`
+	Proof []string `json:"proof,omitempty"`
 	// Acknowledged says that a person has looked at it, which ends its alarm. It
 	// is not in the file.
 	Acknowledged bool `json:"acknowledged,omitempty"`

@@ -106,7 +106,12 @@ func ProofHeight(proof string) (int64, error) {
 	head, _, _ := strings.Cut(proof, "\n\n")
 	for line := range strings.Lines(head) {
 		if s, ok := strings.CutPrefix(line, "index "); ok {
-			return strconv.ParseInt(strings.TrimSpace(s), 10, 64)
+			s = strings.TrimSuffix(s, "\n")
+			height, err := strconv.ParseInt(s, 10, 64)
+			if err != nil || height < 0 || strconv.FormatInt(height, 10) != s {
+				return 0, fmt.Errorf("inclusion proof: index %.40q: want a decimal without leading zeroes", s)
+			}
+			return height, nil
 		}
 	}
 	return 0, errors.New("inclusion proof: no index line")

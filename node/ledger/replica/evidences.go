@@ -68,10 +68,13 @@ func (l *Ledger) keepEvidence(refused ledger.Evidence, by ...string) error {
 	e := piece{Evidence: refused}
 	l.refused.of(e.Kind).Add(1)
 	e.Time = time.Now().UTC()
-	if head, ok := l.Head(); ok {
+	if head, ok := l.Head(); ok && e.Verified == "" {
 		e.Verified = string(head.Signed)
 	}
-	e.Received = l.signedPart(refused, by)
+	v := l.signersOf(refused, by)
+	// Without the cosignatures, by which they may be too long to be kept whole.
+	e.Verified, e.Received = signedPart(v, e.Verified), signedPart(v, refused.Received)
+	e.Keys = signersAmong(v, e.Verified, e.Received)
 	e.shorten()
 	// The same thing again is the same file.
 	sum := sha256.Sum256([]byte(e.identity()))
@@ -106,20 +109,36 @@ func (l *Ledger) keepEvidence(refused ledger.Evidence, by ...string) error {
 	return nil
 }
 
-// signedPart is what was received, with the signatures alone of the keys that are,
-// or were, the ledger's, or that it is about; all of it if none of them signed it.
-func (l *Ledger) signedPart(e ledger.Evidence, by []string) string {
+// signersOf are the keys that are, or were, the ledger's, or that the evidence is about.
+func (l *Ledger) signersOf(e ledger.Evidence, by []string) *ledger.Verifier {
 	trust := l.now().trust
 	v := trust.newest
 	for _, vkey := range slices.Concat(trust.given, by, []string{e.Key}) {
-		if k, err := ledger.NewVerifier(vkey); err == nil {
+		if k, err := ledger.NewVerifier(vkey); err == nil && !v.Trusts(vkey) {
 			v = v.And(k)
 		}
 	}
-	if own := v.Own([]byte(e.Received)); own != nil {
+	return v
+}
+
+// signedPart is a checkpoint with the signatures alone of some keys; all of it if none of them signed it.
+func signedPart(v *ledger.Verifier, signed string) string {
+	if own := v.Own([]byte(signed)); own != nil {
 		return string(own)
 	}
-	return e.Received
+	return signed
+}
+
+// signersAmong are those of the keys that signed one of the checkpoints: with them the evidence can be judged
+// by anyone who has nothing else.
+func signersAmong(v *ledger.Verifier, checkpoints ...string) (vkeys []string) {
+	for _, signed := range checkpoints {
+		if c, err := ledger.VerifyCheckpoint(v, []byte(signed)); err == nil {
+			vkeys = append(vkeys, c.Signers...)
+		}
+	}
+	slices.Sort(vkeys)
+	return slices.Compact(vkeys)
 }
 
 // shorten cuts the fields that only a refused sender can have made long.
@@ -151,6 +170,8 @@ func (e *piece) encode() ([]byte, error) {
 			e.Verified = ""
 		case e.Rotations != nil:
 			e.Rotations = nil
+		case e.Keys != nil || e.Proof != nil:
+			e.Keys, e.Root, e.Proof = nil, "", nil
 		default:
 			e.Message, e.Peer, e.Key = "it is too long to be kept", "", ""
 		}

@@ -179,6 +179,9 @@ func (f *Follower) refuseOffer(ctx context.Context, c ledger.Checkpoint, offer *
 	case errors.Is(err, errHandOver), errors.Is(err, errNoTime):
 		e.Kind = ledger.EvidenceBadSignature
 	}
+	if fork, ok := errors.AsType[*forkedError](err); ok {
+		e.Verified, e.Root, e.Proof = string(fork.head.Signed), fork.proof.Root, fork.proof.Proof
+	}
 	return f.refuse(e, err, c.Signers...)
 }
 
@@ -201,7 +204,7 @@ func (f *Follower) checkOlder(ctx context.Context, head, c ledger.Checkpoint) er
 	}
 	switch {
 	case root != c.Tree.Hash:
-		return fmt.Errorf("%w: at %d blocks, root %s was verified and the checkpoint has root %s", ErrForked, c.Tree.N, root, c.Tree.Hash)
+		return newForkedError(head, c, c.Tree.N, root, c.Tree.Hash, head.Tree, proven{ctx, f.cache, head.Tree})
 	case rolledBack(c, head, time.Now()):
 		return fmt.Errorf("%w: %d blocks at %s, and %d blocks at %s", ErrRolledBack,
 			head.Tree.N, head.Time.Format(time.RFC3339), c.Tree.N, c.Time.Format(time.RFC3339))
@@ -291,21 +294,17 @@ func (f *Follower) checkGrowth(ctx context.Context, tr torchwood.TileReader, hea
 		return nil
 	}
 	root := c.Tree.Hash
+	hashes := torchwood.TileHashReaderWithContext(ctx, c.Tree, tr)
 	if c.Tree.N != head.Tree.N {
 		var err error
-		if root, err = tlog.TreeHash(head.Tree.N, torchwood.TileHashReaderWithContext(ctx, c.Tree, tr)); err != nil {
+		if root, err = tlog.TreeHash(head.Tree.N, hashes); err != nil {
 			return fmt.Errorf("checking consistency: %w", err)
 		}
 	}
 	if root == head.Tree.Hash {
 		return nil
 	}
-	return forked(head, c, root)
-}
-
-func forked(head, c ledger.Checkpoint, root tlog.Hash) error {
-	return fmt.Errorf("%w: at %d blocks, root %s was verified and the new checkpoint of %d blocks has root %s",
-		ErrForked, head.Tree.N, head.Tree.Hash, c.Tree.N, root)
+	return newForkedError(head, c, head.Tree.N, head.Tree.Hash, root, c.Tree, hashes)
 }
 
 // Age is how long ago the publisher signed the head, by its clock; or since when this

@@ -310,14 +310,15 @@ func (l *Ledger) extends(ctx context.Context, tr torchwood.TileReader, c ledger.
 		return nil
 	}
 	root := c.Tree.Hash
+	hashes := proven{ctx, l.cache.over(tr), c.Tree}
 	if c.Tree.N != head.Tree.N {
 		var err error
-		if root, err = (proven{ctx, l.cache.over(tr), c.Tree}).root(head.Tree.N); err != nil {
+		if root, err = hashes.root(head.Tree.N); err != nil {
 			return fmt.Errorf("checking consistency: %w", err)
 		}
 	}
 	if root != head.Tree.Hash {
-		return forked(head, c, root)
+		return newForkedError(head, c, head.Tree.N, head.Tree.Hash, root, c.Tree, hashes)
 	}
 	return nil
 }
