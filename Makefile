@@ -25,6 +25,8 @@ BENCH ?= .
 OFFICIAL_IMAGES ?= $(PYRSIA_OFFICIAL_IMAGES)
 # docker.io: the demo publishes from Docker Hub and not from a registry on this machine.
 UPSTREAM ?=
+# How many schedules test-consensus runs.
+SEEDS ?= 100000
 # Which steps of e2e to run, as a regular expression, on the cluster of an earlier run. All by default, on a new one.
 STEPS ?=
 
@@ -110,6 +112,10 @@ test-families: build ## Run the demo, and join nodes, on a cluster without IPv4 
 test-crash: ## Kill publishers and mirrors of the ledger at 300 random moments, and 50 times while a set is published
 	PYRSIA_CRASH_ROUNDS=300 go test -count=1 -v -timeout 30m ./hack/crash
 	@$(REAL_PARTS); PYRSIA_CRASH_ROUNDS=50 go test -count=1 -v -timeout 30m -run '^TestPublisherIsKilled' ./controllers
+
+.PHONY: test-consensus
+test-consensus: ## Run the consensus protocol through schedules of all that can go wrong (SEEDS=how many, 100,000 by default)
+	PYRSIA_SCHEDULES=$(SEEDS) go test -count=1 -v -timeout 60m -run '^Test(Schedules|Mutations)$$' ./node/internal/quorum
 
 .PHONY: test-attacks
 test-attacks: build ## Run the attacks that SECURITY.md names, on real processes and a real cluster (root; RUN=REGEXP)

@@ -8,8 +8,8 @@ package quorum
 type AddCheckpoint struct {
 	Old    int64 // the size that the sender believes is on record
 	Signed Signed
-	// Proof is verified here.
-	Proof Proof
+	// Proof is a Proof, as the request has it. It is verified here.
+	Proof Consistency
 }
 
 // AddCheckpoint makes a signed tree the pending one. A witness cosigns it then; a
@@ -28,14 +28,14 @@ func (s State) AddCheckpoint(req AddCheckpoint) (State, Reply, error) {
 	if t.Size == 0 && t.Root != emptyRoot {
 		return s, Reply{}, refuse(Contradicts, "a checkpoint of size 0 with root %v: that of the empty tree is %v", t.Root, emptyRoot)
 	}
-	if (req.Old == 0 || req.Old == t.Size) && len(req.Proof) > 0 {
-		return s, Reply{}, refuse(Contradicts, "a proof of %d hashes from size %d to %d: send none", len(req.Proof), req.Old, t.Size)
+	if proof, ok := req.Proof.(Proof); ok && len(proof) > 0 && (req.Old == 0 || req.Old == t.Size) {
+		return s, Reply{}, refuse(Contradicts, "a proof of %d hashes from size %d to %d: send none", len(proof), req.Old, t.Size)
 	}
 	if err := grew(req.Proof, old, t); err != nil {
 		return s, Reply{}, refuse(Contradicts, "%v does not continue %v: %v", t, old, err)
 	}
 	s.Pending = req.Signed
-	s = s.next()
+	s = s.changed()
 	return s, s.Reply(), nil
 }
 
@@ -74,7 +74,7 @@ func (s State) Advance(req Advance) (State, Reply, error) {
 		return s, Reply{}, refuse(Contradicts, "advancing to %v: the pending %v does not continue it: %v", t, s.Pending.Tree, err)
 	}
 	s.Log = req.Signed
-	s = s.next()
+	s = s.changed()
 	return s, s.Reply(), nil
 }
 

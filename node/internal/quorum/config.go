@@ -156,6 +156,13 @@ func (c Config) Validate() error {
 		if err := c.Next.Validate(); err != nil {
 			return fmt.Errorf("next list of members: %w", err)
 		}
+		for _, m := range c.List.Members {
+			for _, n := range c.Next.Members {
+				if m.Name == n.Name && m.Key != n.Key {
+					return fmt.Errorf("member %q has two keys, one in each list: give the new one another name", m.Name)
+				}
+			}
+		}
 	}
 	return nil
 }
@@ -176,6 +183,11 @@ func (c Config) Staged(in func(name string) bool) bool {
 // Restored tells whether the members that in reports are enough to restore from.
 func (c Config) Restored(in func(name string) bool) bool {
 	return c.Version != 0 && c.List.R.Satisfied(in) && (c.Next == nil || c.Next.R.Satisfied(in))
+}
+
+// lists tells whether m is in one of the lists.
+func (c Config) lists(m Member) bool {
+	return slices.Contains(c.List.Members, m) || c.Next != nil && slices.Contains(c.Next.Members, m)
 }
 
 // Members are those of both lists, each once.

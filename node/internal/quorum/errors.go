@@ -14,8 +14,9 @@ const (
 	// Stale: the tree is smaller than what is on record, or the sender names
 	// another size than Refusal.Size. Begin from that one. C2SP: 409.
 	Stale Reason = "Stale"
-	// Contradicts: the tree cannot be continued from one that the log has signed.
-	// If it is signed too, the log's key was misused. C2SP: 422.
+	// Contradicts: the tree does not agree with one that the log has signed. If it is
+	// signed too, the log's key was misused; if not, another publisher may be ahead of
+	// the sender: start again. C2SP: 422.
 	Contradicts Reason = "Contradicts"
 	// NotStaged: the sender has nothing staged here under its ballot. Stage first.
 	NotStaged Reason = "NotStaged"
@@ -24,6 +25,13 @@ const (
 	// StateLost: the record is not the one that the key has made its promises by.
 	// Replace the member by one with a new key.
 	StateLost Reason = "CosignerStateLost"
+
+	// NotServing: the publisher is not in office. Ask again, or the one that is.
+	NotServing Reason = "NotServing"
+	// Held: the same is under way. Wait for its end.
+	Held Reason = "Held"
+	// Full: too much waits already. Ask again later.
+	Full Reason = "Full"
 )
 
 // Refusal is the error of all transitions. The record has not changed, unless the

@@ -5,14 +5,21 @@ package quorum
 // ledger may prepare, stage, keep and confirm. Signatures of the log in notes are
 // verified by the caller too.
 
+// Look asks for the record and changes nothing. A start begins with it: a publisher
+// that has been replaced learns so without disturbing the one in office.
+type Look struct{}
+
+// Promise answers a Look and a Prepare with all that the member has accepted.
+type Promise struct {
+	State State `json:"state"`
+}
+
+// Look answers with the record.
+func (s State) Look(Look) (State, Promise, error) { return s, Promise{s}, s.stores() }
+
 // Prepare asks for the promise to accept nothing of a lower ballot.
 type Prepare struct {
 	Ballot Ballot `json:"ballot"`
-}
-
-// Promise answers a Prepare with all that the member has accepted.
-type Promise struct {
-	State State `json:"state"`
 }
 
 // Prepare promises req.Ballot. A promise is never taken back.
@@ -22,7 +29,7 @@ func (s State) Prepare(req Prepare) (State, Promise, error) {
 	}
 	if s.Promised != req.Ballot {
 		s.Promised = req.Ballot
-		s = s.next()
+		s = s.changed()
 	}
 	return s, Promise{s}, nil
 }
@@ -51,47 +58,51 @@ func (s State) Stage(req Stage) (State, Reply, error) {
 			return s, Reply{}, refuse(Malformed, "staging %v: %v", req.Tree, err)
 		}
 	}
-	if req.Ballot == s.Staged.Ballot {
-		done, err := s.restage(req)
-		if done || err != nil {
-			return s, s.Reply(), err
-		}
+	own := req.Ballot == s.Staged.Ballot
+	if own && (req.Config.Version < s.Staged.Config.Version || req.Tree.Size < s.Staged.Tree.Size) {
+		return s, s.Reply(), nil // an earlier proposal of the same ballot, late or twice
 	}
-	for _, signed := range []Tree{s.Log.Tree, s.Pending.Tree} {
-		if signed.Size > req.Tree.Size {
-			r := refuse(Stale, "staging %v: the log has signed %v already; stage a tree that continues it", req.Tree, signed)
-			r.Size = signed.Size
-			return s, Reply{}, r
-		}
-		if err := grew(req.Evidence, signed, req.Tree); err != nil {
-			return s, Reply{}, refuse(Contradicts, "staging %v: it does not continue %v, which the log has signed: %v", req.Tree, signed, err)
-		}
+	if signed := s.Pending.Tree; signed.Size > req.Tree.Size {
+		r := refuse(Stale, "staging %v: the log has signed %v already; stage a tree that continues it", req.Tree, signed)
+		r.Size = signed.Size
+		return s, Reply{}, r
 	}
+	// First whether the entries are here: without them the caller has no evidence.
 	if have := s.have(req.Evidence, req.Tree); req.From > have {
 		r := refuse(Behind, "staging %v from entry %d: the entries from %d on are missing here; send them too", req.Tree, req.From, have)
 		r.Size = have
 		return s, Reply{}, r
 	}
+	for _, signed := range []Tree{s.Log.Tree, s.Pending.Tree} {
+		if err := grew(req.Evidence, signed, req.Tree); err != nil {
+			return s, Reply{}, refuse(Contradicts, "staging %v: it does not continue %v, which the log has signed: %v", req.Tree, signed, err)
+		}
+	}
+	if own {
+		if err := s.continues(req); err != nil {
+			return s, Reply{}, err
+		}
+		if req.Tree == s.Staged.Tree && req.Config.Version == s.Staged.Config.Version {
+			return s, s.Reply(), nil
+		}
+	}
 	s.Promised = req.Ballot
 	s.Staged = Staged{Ballot: req.Ballot, Config: req.Config, Tree: req.Tree}
-	s = s.next()
+	s = s.changed()
 	return s, s.Reply(), nil
 }
 
-// restage compares a proposal with the one accepted under the same ballot, whose
-// proposals are one line. It is done if it is no news, as a message that came twice.
-func (s State) restage(req Stage) (done bool, err error) {
+// continues refuses a proposal that is not in one line with the one accepted before
+// it under the same ballot.
+func (s State) continues(req Stage) error {
 	old := s.Staged
-	switch {
-	case req.Config.Version < old.Config.Version || req.Tree.Size < old.Tree.Size:
-		return true, nil
-	case req.Config.Version == old.Config.Version && !req.Config.Equal(old.Config):
-		return false, refuse(Contradicts, "staging %v: %v has two configurations of version %d", req.Tree, req.Ballot, req.Config.Version)
+	if req.Config.Version == old.Config.Version && !req.Config.Equal(old.Config) {
+		return refuse(Contradicts, "staging %v: %v has two configurations of version %d", req.Tree, req.Ballot, req.Config.Version)
 	}
 	if err := grew(req.Evidence, old.Tree, req.Tree); err != nil {
-		return false, refuse(Contradicts, "staging %v: it does not continue %v of the same ballot: %v", req.Tree, old.Tree, err)
+		return refuse(Contradicts, "staging %v: it does not continue %v of the same ballot: %v", req.Tree, old.Tree, err)
 	}
-	return req.Tree == old.Tree && req.Config.Version == old.Config.Version, nil
+	return nil
 }
 
 // have is up to which size this member holds entries of t: those of its log, and
@@ -120,26 +131,24 @@ func (s State) Commit(req Commit) (State, Reply, error) {
 	if err := s.stores(); err != nil {
 		return s, Reply{}, err
 	}
+	if signed := s.Pending.Tree; signed.Size > t.Size {
+		// To cosign it would say that nothing larger is known.
+		r := refuse(Stale, "committing %v: %v is known already; commit that or a later one", t, signed)
+		r.Size = signed.Size
+		return s, Reply{}, r
+	}
+	if t.Size > s.Log.Tree.Size && (t.Size > s.Staged.Tree.Size || grew(req.Evidence, t, s.Staged.Tree) != nil) {
+		r := refuse(Behind, "committing %v: its entries from %d on are not staged here; stage them first", t, s.Log.Tree.Size)
+		r.Size = s.Log.Tree.Size
+		return s, Reply{}, r
+	}
 	for _, signed := range []Tree{s.Log.Tree, s.Pending.Tree} {
-		if signed.Size > t.Size {
-			// To cosign it would say that nothing larger is known.
-			r := refuse(Stale, "committing %v: %v is known already; commit that or a later one", t, signed)
-			r.Size = signed.Size
-			return s, Reply{}, r
-		}
 		if err := grew(req.Evidence, signed, t); err != nil {
 			return s, Reply{}, refuse(Contradicts, "committing %v: it does not continue %v, which the log has signed too: %v", t, signed, err)
 		}
 	}
-	if t.Size > s.Log.Tree.Size {
-		if t.Size > s.Staged.Tree.Size || grew(req.Evidence, t, s.Staged.Tree) != nil {
-			r := refuse(Behind, "committing %v: its entries from %d on are not staged here; stage them first", t, s.Log.Tree.Size)
-			r.Size = s.Log.Tree.Size
-			return s, Reply{}, r
-		}
-	}
 	s.Log, s.Pending = req.Signed, req.Signed
-	s = s.next()
+	s = s.changed()
 	return s, s.Reply(), nil
 }
 
@@ -166,7 +175,7 @@ func (s State) Keep(req Keep) (State, Reply, error) {
 		return s, Reply{}, refuse(Contradicts, "keeping the cosignatures of %v: the staged %v does not continue it: %v", t, s.Staged.Tree, err)
 	}
 	s.Proven = req.Proven
-	s = s.next()
+	s = s.changed()
 	return s, s.Reply(), nil
 }
 
@@ -175,8 +184,8 @@ func (s State) Keep(req Keep) (State, Reply, error) {
 type Confirm struct {
 	Ballot Ballot `json:"ballot"`
 	Tree   Tree   `json:"tree"`
-	// Round tells the answers of one refresh from those of an earlier one, which
-	// say nothing about now.
+	// Round counts the refreshes of the ballot: the answer to an earlier one says
+	// nothing about now.
 	Round uint64 `json:"round"`
 }
 
@@ -190,9 +199,7 @@ func (s State) Confirm(req Confirm) (State, Reply, error) {
 		r.Size = known.Size
 		return s, Reply{}, r
 	}
-	reply := s.Reply()
-	reply.Round = req.Round
-	return s, reply, nil
+	return s, s.Reply(), nil
 }
 
 // fence refuses a ballot below the promised one.

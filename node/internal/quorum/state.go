@@ -109,10 +109,13 @@ func (s State) Cosigned() Signed {
 	return s.Log
 }
 
+// signed are the trees of the record that the log has signed.
+func (s State) signed() [3]Tree { return [...]Tree{s.Pending.Tree, s.Log.Tree, s.Proven.Tree} }
+
 // Reply is what a member answers: its record after the request, without notes.
 type Reply struct {
+	Key      string `json:"key"`
 	Serial   uint64 `json:"serial"`
-	Round    uint64 `json:"round,omitempty"` // of a Confirm
 	Promised Ballot `json:"promised"`
 	Staged   Staged `json:"staged"`
 	Pending  Tree   `json:"pending"`
@@ -122,11 +125,11 @@ type Reply struct {
 
 // Reply is the record as an answer.
 func (s State) Reply() Reply {
-	return Reply{Serial: s.Serial, Promised: s.Promised, Staged: s.Staged, Pending: s.Pending.Tree, Log: s.Log.Tree, Proven: s.Proven.Tree}
+	return Reply{Key: s.Key, Serial: s.Serial, Promised: s.Promised, Staged: s.Staged, Pending: s.Pending.Tree, Log: s.Log.Tree, Proven: s.Proven.Tree}
 }
 
-// next is the record as changed, with its new serial.
-func (s State) next() State {
+// changed is the record with its new serial.
+func (s State) changed() State {
 	s.Serial++
 	return s
 }
