@@ -17,7 +17,8 @@ func (Keep) request()    {}
 func (Confirm) request() {}
 
 // Send sends a request to a member. The caller adds the entries of a Stage. The
-// answer goes to Promised, Replied or Refused together with the request.
+// answer goes to Promised, Replied or Refused together with the request. One request
+// at a time is enough for a member: a newer one replaces one that is not sent yet.
 type Send struct {
 	To      Member
 	Request Request

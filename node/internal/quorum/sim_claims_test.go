@@ -34,6 +34,9 @@ func (f *facts) published(s Signed) {
 // sign is the log's key at work in the hands of its holder.
 func (w *world) sign(s *start, t Tree, at int64) Signed {
 	b, f := w.history.block(t), &w.facts
+	if w.mutation.lateTime {
+		at = w.now
+	}
 	if !w.history.grew(f.signed, b) && !w.history.grew(b, f.signed) {
 		w.breaks("no two histories are signed", "p%d signs %v beside %v", s.id, t, w.history.tree(f.signed))
 	}
@@ -41,6 +44,9 @@ func (w *world) sign(s *start, t Tree, at int64) Signed {
 		if other.at < at && other.size > t.Size || other.at > at && other.size < t.Size {
 			w.breaks("time and size grow together", "p%d signs size %d for time %d, and there is size %d for %d", s.id, t.Size, at, other.size, other.at)
 		}
+	}
+	if b == f.signed && len(f.signatures) > 0 {
+		w.reach(signedAgain)
 	}
 	f.signatures = append(f.signatures, signature{at, t.Size})
 	if w.history[b].size > w.history[f.signed].size {
@@ -137,7 +143,10 @@ func (w *world) satisfied(c Config, lines uint64) bool {
 				n += w.count(lines >> (2 * d.id) & 3)
 			}
 		}
-		if n < l.W.K {
+		if n < l.W.K && len(l.W.Groups) == 0 {
+			return false
+		}
+		if len(l.W.Groups) > 0 && !l.W.Satisfied(func(name string) bool { return w.signed(name, lines) }) {
 			return false
 		}
 	}
@@ -148,6 +157,16 @@ func (w *world) satisfied(c Config, lines uint64) bool {
 		}
 	}
 	return n >= w.plan.outsideK
+}
+
+// signed tells whether a member of that name has signed.
+func (w *world) signed(name string, lines uint64) bool {
+	for _, d := range w.disks {
+		if d.member.Name == name {
+			return lines>>(2*d.id)&3 != 0
+		}
+	}
+	return false
 }
 
 // count is how often a cosigner with these lines counts.
@@ -172,6 +191,7 @@ func (w *world) satisfy(b int32) {
 
 func (w *world) acked(b int32) {
 	w.log("acknowledged %v", w.history.tree(b))
+	w.reach(acknowledgement)
 	if w.history[b].size > w.history[w.facts.acked].size {
 		w.facts.acked = b
 	}
@@ -181,6 +201,7 @@ func (w *world) acked(b int32) {
 
 // alarm is a publisher that stops for good. Without a thief nobody may be accused.
 func (w *world) alarm(s *start) {
+	w.reach(foundMisuse)
 	if !w.plan.theft {
 		w.breaks("no honest publisher is accused", "p%d stops with %s: %s", s.id, s.p.phase, s.p.reason)
 	}

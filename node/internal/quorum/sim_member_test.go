@@ -29,6 +29,7 @@ func (w *world) newDisk(role Role) *disk {
 // and a record that are new; a mutation brings the old key back.
 func (d *disk) lose(w *world) {
 	w.log("%s loses its disk", d.member.Name)
+	w.reach(lostDisk)
 	d.entries = nil
 	if _, err := Open(State{}, false, d.state.Origin, d.state.Key, d.state.Serial); err != nil && !w.mutation.sameKey {
 		d.lost = true
@@ -114,6 +115,12 @@ func (d *disk) answer(w *world, m *message) {
 	case Keep:
 		req.Evidence = evidence
 		next, a.reply, err = d.state.Keep(req)
+		if w.mutation.looseKeep && req.Proven.Tree.Size > next.Proven.Tree.Size {
+			next, err = d.state.changed(), nil
+			next.Proven = req.Proven
+			a.reply = next.Reply()
+			a.reply.Promised = req.Ballot
+		}
 	case Confirm:
 		next, a.reply, err = d.state.Confirm(req)
 	}

@@ -93,13 +93,24 @@ func (s *start) do(w *world, effects []Effect) {
 		case Acked:
 			s.indexed = w.history.block(e.Proven.Tree)
 			w.acked(s.indexed)
+		case Moved:
+			if e.Config.Next != nil {
+				w.reach(movedToBoth)
+			} else {
+				w.reach(movedToNew)
+			}
 		}
 		if s.p == nil {
 			return
 		}
 	}
-	if s.p.phase == KeyMisused || s.p.phase == Alarm {
+	switch {
+	case s.p.phase == KeyMisused || s.p.phase == Alarm:
 		w.alarm(s)
+	case s.p.phase == Superseded:
+		w.reach(steppedDown)
+	case s.p.phase == Looking && len(s.p.seen) > 0 && s.p.rival == (Ballot{}):
+		w.reach(lookedAgain)
 	}
 }
 
@@ -129,6 +140,12 @@ func (s *start) receive(w *world, m *message) {
 			}
 		}
 	case fetched:
+		if w.history[h.block(m.tree)].size > w.history[w.facts.acked].size {
+			w.reach(restoredTail)
+		}
+		if m.disk != nil {
+			w.reach(othersEntries)
+		}
 		s.entries.store(h, h.block(m.tree), 0)
 		s.do(w, s.p.Fetched(w.now, m.tree, computed{h, s.entries}))
 	case index:

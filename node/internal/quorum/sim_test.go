@@ -104,6 +104,9 @@ var mutations = map[string]mutation{
 	"the key survives its disk": {sameKey: true},
 	"two lines count twice":     {countLines: true},
 	"released at a time-out":    {release: true},
+
+	"the time of the signature":   {lateTime: true},
+	"proof kept under any ballot": {looseKeep: true},
 }
 
 func anyone(c Config, in func(string) bool) bool {
@@ -139,4 +142,23 @@ func TestMutations(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestSchedulesReachWhatTheyAreFor sees to it that schedules do not pass because
+// nothing happens in them.
+func TestSchedulesReachWhatTheyAreFor(t *testing.T) {
+	var reached [milestones]int
+	for seed := range uint64(300) {
+		w := newWorld(seed, mutation{})
+		w.run()
+		for m, n := range w.reached {
+			reached[m] += min(n, 1)
+		}
+	}
+	for m, n := range reached {
+		if n == 0 {
+			t.Errorf("no schedule of 300 reaches milestone %d", m)
+		}
+	}
+	t.Logf("schedules of 300 that reach each milestone: %v", reached)
 }

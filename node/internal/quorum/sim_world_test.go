@@ -21,6 +21,7 @@ type world struct {
 	rotated    int // 0 the old key of the log signs, 1 both, 2 the new one
 	healed     bool
 	mutation   mutation
+	reached    [milestones]int
 	tracing    bool
 	trace      []string
 	broken     string // the first claim that does not hold
@@ -32,7 +33,8 @@ const maxStarts = 40
 // at once finds less than many that differ.
 type plan struct {
 	members, w          int
-	outside, outsideK   int // cosigners that are not ours, and how many a policy wants
+	nested              bool // W is one member of each half
+	outside, outsideK   int  // cosigners that are not ours, and how many a policy wants
 	steps               int
 	lose, twice, newest int // percent of messages lost, doubled, delivered out of turn
 	crash               int // percent of durable writes that crash
@@ -48,6 +50,8 @@ type mutation struct {
 	sameKey    bool // a disk that was lost comes back under its old key
 	countLines bool // each signature counts, and not each cosigner
 	release    bool // an image is released when its time is over
+	lateTime   bool // a signature states the time at which it was made
+	looseKeep  bool // a proof is kept under any ballot
 }
 
 func newWorld(seed uint64, m mutation) *world {
@@ -72,6 +76,11 @@ func (w *world) begin() {
 		w.newDisk(role).outside = true
 	}
 	w.founding = &Founding{Config: Config{Version: 1, List: NewList(w.plan.w, list...)}, Tree: w.history.tree(0)}
+	if l := &w.founding.Config.List; w.plan.nested {
+		half := len(list) / 2
+		l.W = Group{K: 2, Groups: []Group{{K: 1, Members: l.W.Members[:half]}, {K: 1, Members: l.W.Members[half:]}}}
+		l.R = l.W.Dual()
+	}
 	w.foundation = w.founding.Config
 	var base int32
 	for range w.plan.base {
@@ -106,6 +115,7 @@ func (w *world) draw() {
 	if w.in(15) {
 		p.w = 1 + w.n(p.members)
 	}
+	p.nested = p.members > 1 && w.in(10)
 	p.outside = []int{0, 0, 1, 2}[w.n(4)]
 	p.outsideK = w.n(p.outside + 1)
 	p.steps = 60 + w.n(200)
@@ -126,7 +136,7 @@ func (w *world) draw() {
 	if p.theft {
 		// A policy whose quorums share more members than are bad, and stays as it is.
 		p.faults[steal], p.faults[change], p.w = 10, 0, p.members/2+1+w.n((p.members+1)/2)
-		p.outside, p.outsideK = 0, 0
+		p.outside, p.outsideK, p.nested = 0, 0, false
 	}
 }
 
@@ -160,6 +170,25 @@ func (w *world) step() {
 		}
 	}
 }
+
+// A milestone is something that schedules must reach, or they would show nothing.
+type milestone int
+
+const (
+	acknowledgement milestone = iota
+	restoredTail              // more was restored than was acknowledged
+	steppedDown
+	movedToBoth
+	movedToNew
+	foundMisuse // by the key's owner, in a schedule with a thief
+	lookedAgain // after a checkpoint that came from ahead
+	lostDisk
+	signedAgain // the minute's refresh
+	othersEntries
+	milestones
+)
+
+func (w *world) reach(m milestone) { w.reached[m]++ }
 
 // breaks notes the first claim that does not hold.
 func (w *world) breaks(claim, format string, args ...any) {
