@@ -141,12 +141,19 @@ func (p *Proposer) Change(list List) ([]Effect, error) {
 	return p.run(), nil
 }
 
-// caughtUp tells whether the members to be hold all that was signed and proven.
+// caughtUp tells whether the list to change to could take over now: each new member,
+// and W and R of the list, hold all that was chosen and proven. Once members have
+// staged both lists there is no way back.
 func (p *Proposer) caughtUp() bool {
-	return !slices.ContainsFunc(p.wish.Members, func(m Member) bool {
+	ready := func(m Member) bool {
 		q := p.peer(m)
-		return !p.config.lists(m) && (q.staged.Tree != p.chosen || q.proven < p.proven.Tree.Size)
-	})
+		return q.staged.Tree == p.chosen && q.proven >= p.proven.Tree.Size
+	}
+	in := func(name string) bool {
+		return slices.ContainsFunc(p.wish.Members, func(m Member) bool { return m.Name == name && ready(m) })
+	}
+	late := slices.ContainsFunc(p.wish.Members, func(m Member) bool { return !p.config.lists(m) && !ready(m) })
+	return !late && p.wish.W.Satisfied(in) && p.wish.R.Satisfied(in)
 }
 
 // change takes the next step of a change: to both lists, then to the new one. Each

@@ -160,9 +160,9 @@ type Keep struct {
 	Evidence Consistency `json:"-"`
 }
 
-// Keep stores the proof of what is about to be acknowledged. It is fenced like
-// Stage: the next publisher must find it at any R members, also if the list of
-// members has changed in between.
+// Keep stores the proof of what is about to be acknowledged, so that R members have
+// one for every acknowledged block. It is fenced like Stage: a publisher that was
+// replaced hears of it here, too.
 func (s State) Keep(req Keep) (State, Reply, error) {
 	t := req.Proven.Tree
 	if err := s.accepted(req.Ballot, t); err != nil {

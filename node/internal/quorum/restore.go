@@ -102,7 +102,7 @@ func (p *Proposer) Fetched(now int64, tree Tree, evidence Consistency) []Effect 
 		if q.state.Proven.Tree.Size > p.proven.Tree.Size {
 			p.proven = q.state.Proven
 		}
-		q.learn(q.state, p.own.Ballot)
+		q.learn(q.state)
 	}
 	p.phase, p.config = Restoring, p.restored.Config
 	p.leave()

@@ -133,7 +133,11 @@ func (w *world) alive() bool {
 		if s.p == nil || s.p.phase.over() || s.p.goal.config.Version == 0 {
 			continue
 		}
-		for _, c := range []Config{s.p.config, s.p.goal.config} {
+		wish := s.p.config
+		if s.p.wish != nil {
+			wish = Config{Version: 1, List: *s.p.wish}
+		}
+		for _, c := range []Config{s.p.config, s.p.goal.config, wish} {
 			if !c.Staged(w.intact) || !c.Restored(w.intact) {
 				return false
 			}

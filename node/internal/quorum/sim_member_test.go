@@ -115,12 +115,6 @@ func (d *disk) answer(w *world, m *message) {
 	case Keep:
 		req.Evidence = evidence
 		next, a.reply, err = d.state.Keep(req)
-		if w.mutation.looseKeep && req.Proven.Tree.Size > next.Proven.Tree.Size {
-			next, err = d.state.changed(), nil
-			next.Proven = req.Proven
-			a.reply = next.Reply()
-			a.reply.Promised = req.Ballot
-		}
 	case Confirm:
 		next, a.reply, err = d.state.Confirm(req)
 	}

@@ -104,9 +104,7 @@ var mutations = map[string]mutation{
 	"the key survives its disk": {sameKey: true},
 	"two lines count twice":     {countLines: true},
 	"released at a time-out":    {release: true},
-
-	"the time of the signature":   {lateTime: true},
-	"proof kept under any ballot": {looseKeep: true},
+	"the time of the signature": {lateTime: true},
 }
 
 func anyone(c Config, in func(string) bool) bool {

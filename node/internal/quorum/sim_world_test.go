@@ -51,7 +51,6 @@ type mutation struct {
 	countLines bool // each signature counts, and not each cosigner
 	release    bool // an image is released when its time is over
 	lateTime   bool // a signature states the time at which it was made
-	looseKeep  bool // a proof is kept under any ballot
 }
 
 func newWorld(seed uint64, m mutation) *world {

@@ -117,20 +117,16 @@ func (p *Proposer) Promised(from Member, req Request, promise Promise) []Effect 
 		}
 	case Restoring, Indexing, Serving:
 		if q.state == nil && (look || prepared) {
-			q.learn(&promise.State, p.own.Ballot)
+			q.learn(&promise.State)
 		}
 	}
 	q.refusal = ""
 	return p.run()
 }
 
-// learn notes what the member holds. What it keeps counts only while it refuses
-// everybody else: see Keep.
-func (q *peer) learn(s *State, own Ballot) {
-	q.state, q.from = s, s.Log.Tree.Size
-	if s.Promised == own {
-		q.proven = s.Proven.Tree.Size
-	}
+// learn notes what the member holds.
+func (q *peer) learn(s *State) {
+	q.state, q.from, q.proven = s, s.Log.Tree.Size, s.Proven.Tree.Size
 }
 
 // Replied is a member's answer to a Stage, Commit, Keep or Confirm.
@@ -156,9 +152,7 @@ func (p *Proposer) Replied(from Member, req Request, reply Reply) []Effect {
 			q.round = max(q.round, req.Round)
 		}
 	}
-	if reply.Promised == p.own.Ballot {
-		q.proven = max(q.proven, reply.Proven.Size)
-	}
+	q.proven = max(q.proven, reply.Proven.Size)
 	return p.run()
 }
 
