@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	"github.com/opencontainers/go-digest"
-	specs "github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/pyrsia/pyrsia-operator/node/internal/bounded"
@@ -60,7 +59,7 @@ func (m *Mirror) referrers(ctx context.Context, w http.ResponseWriter, r *http.R
 		w.Header().Set("OCI-Filters-Applied", "artifactType")
 	}
 	w.Header().Set("Content-Type", ocispec.MediaTypeImageIndex)
-	writeJSON(w, http.StatusOK, ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex, Manifests: list})
+	writeJSON(w, http.StatusOK, map[string]any{"schemaVersion": 2, "mediaType": ocispec.MediaTypeImageIndex, "manifests": list})
 	return nil
 }
 
