@@ -19,12 +19,13 @@ func (n *Node) stale(now time.Time) bool {
 }
 
 // warnStale logs when the ledger becomes stale, and when it is fresh again.
-func (n *Node) warnStale() {
-	now := time.Now()
+func (m *mirrorRole) warnStale() {
+	now, n := time.Now(), m.n
 	stale := n.stale(now)
-	if was := n.wasStale.Swap(stale); was == stale {
+	if stale == m.wasStale {
 		return
 	}
+	m.wasStale = stale
 	if stale {
 		n.log.Error("the publisher has not signed the ledger for long: it is down, or this node is kept from it", "alarm", true,
 			"age", n.ledger.Age(now).Round(time.Second), "bound", n.config.MaxLedgerAge)
@@ -54,7 +55,7 @@ func (n *Node) alarms(now time.Time) ([]control.Alarm, error) {
 		out = append(out, control.Alarm{Kind: control.AlarmLedgerStale,
 			Message: fmt.Sprintf("the publisher has not signed the ledger for more than %s: it is down, or this node is kept from it", n.config.MaxLedgerAge)})
 	}
-	if n.mirror != nil && n.mirror.Unavailable(now.Add(-outageFor)) {
+	if n.clients != nil && n.clients.mirror.Unavailable(now.Add(-outageFor)) {
 		out = append(out, control.Alarm{Kind: control.AlarmContentUnavailable,
 			Message: "pulls were refused because no node within reach had the content of images that are on the ledger"})
 	}

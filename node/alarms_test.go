@@ -81,20 +81,20 @@ func TestMirrorOverPlainHTTPRaisesAlarms(t *testing.T) {
 	}
 	// Its tags are resolved, until it is stale; digests are served on.
 	for at, want := range map[time.Time]bool{now: false, now.Add(11 * time.Minute): true} {
-		n.mirror.Stale = func() error { return n.refuseStale(at) }
+		n.clients.mirror.Stale = func() error { return n.refuseStale(at) }
 		rec := httptest.NewRecorder()
-		n.mirror.ServeHTTP(rec, httptest.NewRequest(http.MethodHead, "/v2/library/alpine/manifests/3.20", nil))
+		n.clients.mirror.ServeHTTP(rec, httptest.NewRequest(http.MethodHead, "/v2/library/alpine/manifests/3.20", nil))
 		if refused := rec.Code == http.StatusForbidden && strings.Contains(rec.Body.String(), "pull by digest"); refused != want {
 			t.Errorf("a tag %s from now: %d %s, want a refusal: %v", at.Sub(now), rec.Code, rec.Body, want)
 		}
 		rec = httptest.NewRecorder()
-		n.mirror.ServeHTTP(rec, httptest.NewRequest(http.MethodHead, "/v2/library/alpine/manifests/"+digest.FromString("two").String(), nil))
+		n.clients.mirror.ServeHTTP(rec, httptest.NewRequest(http.MethodHead, "/v2/library/alpine/manifests/"+digest.FromString("two").String(), nil))
 		if rec.Code == http.StatusForbidden {
 			t.Errorf("a digest %s from now: %d %s", at.Sub(now), rec.Code, rec.Body)
 		}
 	}
 	// The same key with another history.
-	if _, err := n.follower.Sync(t.Context(), client.New(publisher("x", "y", "z"), http.DefaultClient)); err == nil {
+	if _, err := n.role.(*mirrorRole).follower.Sync(t.Context(), client.New(publisher("x", "y", "z"), http.DefaultClient)); err == nil {
 		t.Error("a second history was followed")
 	}
 	status, err := n.Status(t.Context(), 0)

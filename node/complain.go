@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/pyrsia/pyrsia-operator/node/client"
@@ -19,7 +18,6 @@ const (
 
 // complaint is the last log message about a missing ledger.
 type complaint struct {
-	mu     sync.Mutex // guards what follows
 	said   string
 	logged time.Time
 }
@@ -30,10 +28,8 @@ func (n *Node) problems() (out []client.Problem) {
 	for _, u := range n.host.Unreached() {
 		out = append(out, problem(u.Addr, u.Err, u.Since, u.Tries))
 	}
-	if n.rounds != nil {
-		for name, s := range n.rounds.failing() {
-			out = append(out, problem(name, s.err, s.since, s.fails))
-		}
+	for name, s := range n.failing() {
+		out = append(out, problem(name, s.err, s.since, s.fails))
 	}
 	slices.SortStableFunc(out, func(a, b client.Problem) int { return strings.Compare(a.Source, b.Source) })
 	return out[:min(len(out), maxProblems)]
@@ -60,22 +56,20 @@ func (n *Node) noLedger() string {
 
 // complain logs that there is no ledger yet: the first time, when the reason
 // changes, and once a minute.
-func (n *Node) complain(now time.Time) {
+func (m *mirrorRole) complain(now time.Time) {
 	var what []string
-	problems := n.problems()
+	problems := m.n.problems()
 	for _, p := range problems {
 		what = append(what, p.Source+": "+p.Error)
 	}
 	said := strings.Join(what, "\n")
-	c := &n.complaint
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	switch age := now.Sub(n.started); {
+	c := &m.complaint
+	switch age := now.Sub(m.n.started); {
 	case len(problems) == 0 && age < complaintInterval:
 		return // it is just starting
 	case said == c.said && now.Sub(c.logged) < complaintInterval:
 		return
 	}
 	c.said, c.logged = said, now
-	n.log.Warn("no ledger yet", "peers", len(n.host.Peers()), "reason", n.noLedger())
+	m.n.log.Warn("no ledger yet", "peers", len(m.n.host.Peers()), "reason", m.n.noLedger())
 }

@@ -100,7 +100,7 @@ type Config struct {
 
 	OpenAddr string // health, metrics, the ledger and content for peers
 	// MirrorAddr is the registry mirror for container clients, or unix:PATH of
-	// a socket behind a frontend, which no other node may have.
+	// a socket behind a socket proxy, which no other node may have.
 	MirrorAddr string
 	// MirrorFallback says that the mirror's clients ask the registry for what is
 	// not on the ledger, and so get a plain 404 for it.

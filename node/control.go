@@ -39,28 +39,12 @@ func (n *Node) Status(ctx context.Context, since int64) (*control.Status, error)
 	return s, nil
 }
 
-// Resolve implements control.Node.
-func (n *Node) Resolve(ctx context.Context, req control.ResolveRequest) (*control.ResolveResponse, error) {
-	if n.publisher == nil {
-		return nil, n.notPublisher()
-	}
-	return n.publisher.Resolve(ctx, req)
-}
-
-// Publish implements control.Node.
-func (n *Node) Publish(ctx context.Context, req control.PublishRequest) (*control.PublishResponse, error) {
-	if n.publisher == nil {
-		return nil, n.notPublisher()
-	}
-	return n.publisher.Publish(ctx, req)
-}
-
 // Receipts implements control.Node.
 func (n *Node) Receipts(_ context.Context, since int64) (*control.Receipts, error) {
-	if n.receipts == nil {
-		return &control.Receipts{}, nil // a publisher serves no container clients
+	if n.clients == nil {
+		return &control.Receipts{}, nil
 	}
-	return &control.Receipts{Receipts: n.receipts.Since(since, control.MaxReceipts)}, nil
+	return &control.Receipts{Receipts: n.clients.receipts.Since(since, control.MaxReceipts)}, nil
 }
 
 // Find implements control.Node.
@@ -105,41 +89,4 @@ func (n *Node) provenBlock(ctx context.Context, height int64) (*control.Block, e
 		return nil, err
 	}
 	return &control.Block{Height: e.Height, Entry: string(e.Data), Proof: string(proof)}, nil
-}
-
-// List implements control.Node.
-func (n *Node) List(ctx context.Context, req control.ListRequest) (*control.ListResponse, error) {
-	if n.publisher == nil {
-		return nil, n.notPublisher()
-	}
-	return n.publisher.List(ctx, req)
-}
-
-// Revoke implements control.Node.
-func (n *Node) Revoke(ctx context.Context, req control.RevokeRequest) (*control.RevokeResponse, error) {
-	if n.publisher == nil {
-		return nil, n.notPublisher()
-	}
-	return n.publisher.Revoke(ctx, req)
-}
-
-// Restore implements control.Node.
-func (n *Node) Restore(ctx context.Context, req control.RestoreRequest) (*control.RestoreResponse, error) {
-	if n.publisher == nil {
-		return nil, n.notPublisher()
-	}
-	return n.publisher.Restore(ctx, req)
-}
-
-// Drop implements control.Node.
-func (n *Node) Drop(ctx context.Context, req control.DropRequest) (*control.DropResponse, error) {
-	if n.publisher == nil {
-		return nil, n.notPublisher()
-	}
-	return n.publisher.Drop(ctx, req)
-}
-
-func (n *Node) notPublisher() error {
-	return &control.Error{Reason: control.ReasonNotPublisher,
-		Message: fmt.Sprintf("this node is a %s: only a publisher asks upstream registries", n.config.Role)}
 }

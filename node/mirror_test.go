@@ -28,7 +28,7 @@ func TestRevokedImagesAreRefused(t *testing.T) {
 	if _, err := m.pull(t.Context(), "bad:1"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := publisher.writer.Revoke(t.Context(), 0, "contains malware", time.Now()); err != nil {
+	if _, err := publisher.role.(*publisherRole).Writer.Revoke(t.Context(), 0, "contains malware", time.Now()); err != nil {
 		t.Fatal(err)
 	}
 	m.awaitBlocks(t, 2)

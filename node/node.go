@@ -19,57 +19,55 @@ import (
 	"github.com/pyrsia/pyrsia-operator/node/control"
 	"github.com/pyrsia/pyrsia-operator/node/internal/mirror"
 	"github.com/pyrsia/pyrsia-operator/node/internal/p2p"
-	"github.com/pyrsia/pyrsia-operator/node/internal/prefetch"
-	"github.com/pyrsia/pyrsia-operator/node/internal/publish"
 	"github.com/pyrsia/pyrsia-operator/node/internal/receipts"
 	"github.com/pyrsia/pyrsia-operator/node/internal/store"
 	"github.com/pyrsia/pyrsia-operator/node/internal/transfer"
+	"github.com/pyrsia/pyrsia-operator/node/ledger"
 	"github.com/pyrsia/pyrsia-operator/node/ledger/replica"
 )
 
 // shutdownTimeout bounds how long pulls under way may go on at the end.
 const shutdownTimeout = 20 * time.Second
 
-// Node is a running node.
+// Node is a running node: what publishers and mirrors have in common, and the part
+// of its role.
 type Node struct {
+	role
+
 	config   Config
 	log      *slog.Logger
 	registry *prometheus.Registry
-	store    *store.Store
-	plain    *http.Client // to LedgerURLs
+	started  time.Time
 
-	ledger    *replica.Ledger   // the verified copy, of either role
-	writer    *replica.Writer   // publishers
-	follower  *replica.Follower // mirrors
+	ledger    *replica.Ledger // the verified copy, of either role
+	store     *store.Store
 	host      *p2p.Host
-	publisher *publish.Publisher // publishers
-	fetcher   *transfer.Fetcher  // a publisher heals its store by it
+	news      *news
+	fetcher   *transfer.Fetcher // a publisher heals its store by it
 	sharing   *transfer.Server
 	bandwidth *transfer.Limits
-	started   time.Time
 	healer    *mirror.Healer
-	withheld  *mirror.Withheld     // from peers
-	mirror    *mirror.Mirror       // mirrors
-	prefetch  *prefetch.Prefetcher // of mirrors with patterns
-	receipts  *receipts.Book       // of nodes that serve container clients
+	withheld  *mirror.Withheld // from peers
+	clients   *clients         // nil on a publisher that serves no container clients
 
 	ready       atomic.Bool
 	becameReady chan struct{} // closed with the first ready
 	onceReady   sync.Once
-	wasStale    atomic.Bool
 	disk        disk
-	wake        chan struct{}          // a peer has a new checkpoint, or has just been connected
-	lastSender  atomic.Pointer[string] // the peer that gossiped one last
-	missing     chan digest.Digest     // corrupt blobs to fetch again
+	missing     chan digest.Digest // corrupt blobs to fetch again
 	servers     []*http.Server
-	rounds      *rounds       // mirrors
-	joining     time.Duration // owned by rounds: how long it waited last for a first checkpoint
-	complaint   complaint
-	failed      chan error // a server that ended by itself
+	failed      chan error              // a server that ended by itself
+	background  []func(context.Context) // the work of parts, which the method work starts
 	stop        context.CancelFunc
 	done        sync.WaitGroup
 	closers     []func() error // in the order of opening
 	close       func() error   // shutdown, once
+}
+
+// clients is what answers container clients.
+type clients struct {
+	mirror   *mirror.Mirror
+	receipts *receipts.Book
 }
 
 // Run runs a node until ctx ends, and then ends it gracefully.
@@ -96,9 +94,10 @@ func Start(ctx context.Context, c Config) (*Node, error) {
 	}
 	n := &Node{
 		config: c, log: c.Logger, started: time.Now(), registry: prometheus.NewRegistry(),
-		wake: make(chan struct{}, 1), missing: make(chan digest.Digest, maxMissing), failed: make(chan error, 4),
+		missing: make(chan digest.Digest, maxMissing), failed: make(chan error, 4),
 		becameReady: make(chan struct{}),
-		plain:       &http.Client{Timeout: syncTimeout},
+		news:        &news{wake: make(chan struct{}, 1)},
+		bandwidth:   transfer.NewLimits(transfer.Bandwidth{Upload: c.UploadLimit, Download: c.DownloadLimit, Peer: c.PeerLimit}),
 	}
 	n.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	run, stop := context.WithCancel(context.WithoutCancel(ctx))
@@ -111,7 +110,8 @@ func Start(ctx context.Context, c Config) (*Node, error) {
 }
 
 func (n *Node) open(ctx, run context.Context) (err error) {
-	if err := n.openLedger(ctx); err != nil {
+	openRole, err := n.openLedger(ctx)
+	if err != nil {
 		return err
 	}
 	if err := n.openStore(ctx); err != nil {
@@ -120,12 +120,17 @@ func (n *Node) open(ctx, run context.Context) (err error) {
 	if err := n.openHost(ctx); err != nil {
 		return err
 	}
-	if err := n.openRole(); err != nil {
+	n.fetcher = transfer.New(n.store, n.host, n.announceContent, n.bandwidth, n.registry, n.log)
+	n.closers = append(n.closers, func() error { n.fetcher.Close(); return nil })
+	n.withheld = mirror.NewWithheld(n.ledger, n.store, n.log)
+	if n.healer, err = mirror.NewHealer(n.ledger, n.fetcher); err != nil {
+		return err
+	}
+	if n.role, err = openRole(); err != nil {
 		return err
 	}
 	// Peers may ask as soon as the host has started.
-	n.sharing = transfer.NewServer(n.store, n.fetcher, n.limits(), n.registry, n.log)
-	n.sharing.Withhold = n.withheld.Check
+	n.sharing = transfer.NewServer(n.store, n.fetcher, n.withheld.Check, n.bandwidth, n.registry, n.log)
 	if err := n.host.Start(n.peerHandler()); err != nil {
 		return err
 	}
@@ -134,30 +139,30 @@ func (n *Node) open(ctx, run context.Context) (err error) {
 	return n.listen(run)
 }
 
-func (n *Node) openLedger(ctx context.Context) error {
+// openLedger opens the node's copy of the ledger. What it returns makes the part of
+// the role, once all is there that this works with.
+func (n *Node) openLedger(ctx context.Context) (openRole func() (role, error), err error) {
 	path := filepath.Join(n.config.DataDir, "ledger")
 	if n.config.Role == control.Mirror {
 		f, err := replica.OpenFollower(ctx, path, n.config.LedgerKey, n.log)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		n.follower, n.ledger = f, f.Ledger
-		n.rounds = n.newRounds()
-		f.Others = n.witnesses
+		n.ledger = f.Ledger
 		n.closers = append(n.closers, f.Close)
-		return nil
+		return func() (role, error) { return n.openMirror(f) }, nil
 	}
 	skey, err := n.config.signingKey()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	w, err := replica.OpenWriter(ctx, path, skey, n.log)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	n.writer, n.ledger = w, w.Ledger
+	n.ledger = w.Ledger
 	n.closers = append(n.closers, w.Close)
-	return nil
+	return func() (role, error) { return n.openPublisher(w) }, nil
 }
 
 // openHost makes the node's place in the peer-to-peer network.
@@ -178,7 +183,7 @@ func (n *Node) openHost(ctx context.Context) (err error) {
 		NAT:           n.config.NAT,
 		HTTPPort:      n.httpPort(),
 		Complete:      n.config.Role == control.Publisher,
-		Joined:        n.wakeUp,
+		Joined:        n.news.wakeUp,
 		// An artifact's piece list is used whenever one of its blobs is, so it
 		// leaves the store after them.
 		Holds:   n.store.Has,
@@ -187,7 +192,7 @@ func (n *Node) openHost(ctx context.Context) (err error) {
 			_, err := n.ledger.VerifyCheckpoint(essence)
 			return err
 		},
-		OnCheckpoint: n.onCheckpoint,
+		OnCheckpoint: n.news.checkpoint,
 		Log:          n.log,
 	})
 	if err != nil {
@@ -197,60 +202,30 @@ func (n *Node) openHost(ctx context.Context) (err error) {
 	return nil
 }
 
-func (n *Node) openRole() (err error) {
-	n.fetcher = transfer.New(n.store, n.host, n.announceContent, n.limits(), n.registry, n.log)
-	n.closers = append(n.closers, func() error { n.fetcher.Close(); return nil })
-	n.withheld = mirror.NewWithheld(n.ledger, n.store, n.log)
-	if n.healer, err = mirror.NewHealer(n.ledger, n.fetcher); err != nil {
-		return err
-	}
-	if n.config.Role == control.Publisher {
-		if err := n.openPublisher(); err != nil {
-			return err
-		}
-		if n.config.MirrorAddr == "" {
-			return nil
-		}
-	}
-	n.receipts = receipts.Open(filepath.Join(n.config.DataDir, "receipts.json"), n.log)
-	c := mirror.Config{Ledger: n.ledger, Fetcher: n.fetcher, Receipts: n.receipts, Metrics: n.registry, Log: n.log, Fallback: n.config.MirrorFallback}
+// openClients makes the part that answers container clients. onMiss is asked for
+// what the ledger does not have; nil if nothing more can be done.
+func (n *Node) openClients(onMiss func(context.Context, ledger.Image) error) (err error) {
+	book := receipts.Open(filepath.Join(n.config.DataDir, "receipts.json"), n.log)
+	n.background = append(n.background, book.Run)
+	c := mirror.Config{Ledger: n.ledger, Fetcher: n.fetcher, Receipts: book, Metrics: n.registry, Log: n.log, Fallback: n.config.MirrorFallback, OnMiss: onMiss}
 	if n.config.AccessLog {
 		c.AccessLog = n.log
 	}
 	if n.config.RefuseStaleTags {
 		c.Stale = func() error { return n.refuseStale(time.Now()) }
 	}
-	if len(n.config.OnPullAllow) > 0 {
-		c.OnMiss = n.publishOnPull
-	}
-	if len(n.config.Prefetch) > 0 {
-		n.openPrefetch()
-	}
-	n.mirror, err = mirror.New(c)
+	m, err := mirror.New(c)
+	n.clients = &clients{m, book}
 	return err
 }
 
 // work starts the node's background work.
 func (n *Node) work(run context.Context) {
-	n.done.Go(func() { n.announceStore(run) })
-	n.done.Go(func() { n.heal(run) })
-	n.done.Go(func() { n.withheld.Run(run) })
-	n.done.Go(func() { n.store.Scrub(run, scrubRate, scrubRest) })
-	if n.prefetch != nil {
-		n.done.Go(func() { n.prefetch.Run(run) })
+	scrub := func(ctx context.Context) { n.store.Scrub(ctx, scrubRate, scrubRest) }
+	for _, do := range append(n.background, n.announceStore, n.heal, n.withheld.Run, scrub) {
+		n.done.Go(func() { do(run) })
 	}
-	if n.receipts != nil {
-		n.done.Go(func() { n.receipts.Run(run) })
-	}
-	if n.config.Role == control.Publisher {
-		if n.config.Bucket != "" {
-			n.done.Go(func() { n.store.Backup(run) })
-		}
-		n.done.Go(func() { n.spread(run) })
-		n.setReady()
-		return
-	}
-	n.done.Go(func() { n.follow(run) })
+	n.start(run)
 }
 
 // Close ends the node: pulls under way may end, bounded.

@@ -10,12 +10,19 @@ import (
 	"github.com/pyrsia/pyrsia-operator/node/internal/mirror"
 	"github.com/pyrsia/pyrsia-operator/node/internal/publish"
 	"github.com/pyrsia/pyrsia-operator/node/ledger"
+	"github.com/pyrsia/pyrsia-operator/node/ledger/replica"
 )
 
-// openPublisher makes this node a publisher.
-func (n *Node) openPublisher() (err error) {
-	n.publisher, err = publish.New(publish.Config{
-		Writer: n.writer, Store: n.store,
+// publisherRole is a publisher's part of a node.
+type publisherRole struct {
+	*publish.Publisher
+	n *Node
+}
+
+// openPublisher makes the part of a publisher.
+func (n *Node) openPublisher(w *replica.Writer) (role, error) {
+	p, err := publish.New(publish.Config{
+		Writer: w, Store: n.store,
 		Upstreams: n.config.Upstreams, SecretDir: n.config.UpstreamSecrets, Private: n.config.UpstreamPrivate,
 		StateFile:        filepath.Join(n.config.DataDir, "dropped.json"),
 		AttachmentsEvery: n.config.AttachmentsEvery,
@@ -25,11 +32,31 @@ func (n *Node) openPublisher() (err error) {
 		Metrics: n.registry, Log: n.log,
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
-	n.closers = append(n.closers, func() error { n.publisher.Close(); return nil })
-	return nil
+	n.closers = append(n.closers, func() error { p.Close(); return nil })
+	r := &publisherRole{p, n}
+	switch {
+	case n.config.MirrorAddr == "":
+		return r, nil
+	case len(n.config.OnPullAllow) == 0:
+		return r, n.openClients(nil)
+	default:
+		return r, n.openClients(r.publishOnPull)
+	}
 }
+
+// start has each new checkpoint gossiped, and uploaded what the bucket lacks. A
+// publisher is ready when it starts: the ledger is its own.
+func (r *publisherRole) start(run context.Context) {
+	if r.n.config.Bucket != "" {
+		r.n.done.Go(func() { r.n.store.Backup(run) })
+	}
+	r.n.done.Go(func() { r.n.spread(run) })
+	r.n.setReady()
+}
+
+func (r *publisherRole) failing() map[string]standing { return nil }
 
 // onPullWait bounds how long a client waits for a publication before it gets an
 // answer to retry: container clients wait half a minute or longer.
@@ -37,10 +64,10 @@ const onPullWait = 20 * time.Second
 
 // publishOnPull is where a pull leads to an upstream: on a publisher that was
 // told to, and nowhere else.
-func (n *Node) publishOnPull(ctx context.Context, image ledger.Image) error {
+func (r *publisherRole) publishOnPull(ctx context.Context, image ledger.Image) error {
 	ctx, cancel := context.WithTimeout(ctx, onPullWait)
 	defer cancel()
-	err := n.publisher.Pull(ctx, image)
+	err := r.Pull(ctx, image)
 	refusal, ok := errors.AsType[*control.Error](err)
 	switch {
 	case !ok:

@@ -52,7 +52,7 @@ func TestReasonsAreToldWhereUsersLook(t *testing.T) {
 	push(t, registry.Addr, "bad:1", 1<<10)
 	publisher := newPublisher(t, registry.Addr)
 	publisher.publish(t, "bad:1")
-	if _, err := publisher.writer.Revoke(t.Context(), 0, "contains malware", time.Now()); err != nil {
+	if _, err := publisher.role.(*publisherRole).Writer.Revoke(t.Context(), 0, "contains malware", time.Now()); err != nil {
 		t.Fatal(err)
 	}
 	strict := newMirror(t, publisher)

@@ -68,12 +68,13 @@ type rounds struct {
 	standings map[string]*standing
 }
 
+func newRounds(ask func(context.Context, source) (bool, error), list func() []source, first func() string, pause func() time.Duration, wake <-chan struct{}) *rounds {
+	return &rounds{ask: ask, list: list, first: first, pause: pause, wake: wake,
+		ended: make(chan ending), busy: map[string]*asking{}, standings: map[string]*standing{}}
+}
+
 // run asks until ctx ends, and returns when no request is under way.
 func (r *rounds) run(ctx context.Context) {
-	r.ended, r.busy = make(chan ending), map[string]*asking{}
-	r.mu.Lock()
-	r.standings = map[string]*standing{}
-	r.mu.Unlock()
 	queue, width := r.order(), 1
 	next := time.NewTimer(0)
 	next.Stop()

@@ -56,10 +56,8 @@ func (p *pool) ask(ctx context.Context, s source) (bool, error) {
 }
 
 func (p *pool) rounds() *rounds {
-	return &rounds{
-		ask: p.ask, list: func() []source { return append([]source{}, p.sources...) }, wake: p.wake,
-		first: func() string { return "" }, pause: func() time.Duration { return pollInterval },
-	}
+	return newRounds(p.ask, func() []source { return append([]source{}, p.sources...) },
+		func() string { return "" }, func() time.Duration { return pollInterval }, p.wake)
 }
 
 func (p *pool) setHang(name string, hang bool) {

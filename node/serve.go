@@ -36,7 +36,7 @@ func (n *Node) listen(ctx context.Context) error {
 	if err := n.serveAt(ctx, "open", n.config.OpenAddr, openBounds, server.Pace(open), nil); err != nil {
 		return err
 	}
-	if n.mirror != nil {
+	if n.clients != nil {
 		if err := n.serveMirror(ctx); err != nil {
 			return err
 		}
@@ -60,7 +60,7 @@ func (n *Node) serveMirror(ctx context.Context) error {
 		}
 	}
 	if socket, ok := strings.CutPrefix(n.config.MirrorAddr, unixPrefix); ok {
-		return n.serveFrontend(ctx, socket)
+		return n.serveSocketProxy(ctx, socket)
 	}
 	if n.config.MirrorAddr == "" {
 		return nil
@@ -73,7 +73,7 @@ func (n *Node) serveMirror(ctx context.Context) error {
 }
 
 // provenMirror is the mirror with the proof that its port is this node's, which
-// a frontend gives in its place if there is one.
+// a socket proxy gives in its place if there is one.
 func (n *Node) provenMirror() (http.Handler, error) {
 	dir := filepath.Join(n.config.DataDir, "frontend")
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -89,7 +89,7 @@ func (n *Node) provenMirror() (http.Handler, error) {
 			proof.ServeHTTP(w, r)
 			return
 		}
-		n.mirror.ServeHTTP(w, r)
+		n.clients.mirror.ServeHTTP(w, r)
 	}), nil
 }
 

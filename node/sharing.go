@@ -4,15 +4,12 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
-	"runtime"
 	"time"
 
 	"github.com/opencontainers/go-digest"
 
 	"github.com/pyrsia/pyrsia-operator/node/client"
 	"github.com/pyrsia/pyrsia-operator/node/internal/pieces"
-	"github.com/pyrsia/pyrsia-operator/node/internal/prefetch"
-	"github.com/pyrsia/pyrsia-operator/node/internal/transfer"
 )
 
 // announceContent has the network told that this node holds something of an
@@ -30,25 +27,6 @@ func (n *Node) announceStore(ctx context.Context) {
 	if n.config.Bucket != "" {
 		n.announceBucket(ctx)
 	}
-}
-
-// limits are the bounds on the node's bandwidth.
-func (n *Node) limits() *transfer.Limits {
-	if n.bandwidth == nil {
-		n.bandwidth = transfer.NewLimits(transfer.Bandwidth{
-			Upload: n.config.UploadLimit, Download: n.config.DownloadLimit, Peer: n.config.PeerLimit,
-		})
-	}
-	return n.bandwidth
-}
-
-// openPrefetch makes the part that fetches images before anyone asks. It takes
-// at most half of the cache: the other half is for what clients ask for.
-func (n *Node) openPrefetch() {
-	n.prefetch = prefetch.New(prefetch.Config{
-		Patterns: n.config.Prefetch, Platform: runtime.GOOS + "/" + runtime.GOARCH, Budget: n.config.CacheSize / 2,
-		Ledger: n.ledger, Fetcher: n.fetcher, Store: n.store, Metrics: n.registry, Log: n.log,
-	})
 }
 
 // httpPort is the port at which peers reach this node by plain HTTP; 0 if they
@@ -72,8 +50,8 @@ func (n *Node) serveStatus(w http.ResponseWriter, _ *http.Request) {
 	s.Blobs, s.Bytes = n.store.Usage()
 	s.Artifacts, s.Announced = n.host.Announced()
 	s.Downloads, s.Queued = n.fetcher.Queue()
-	if n.mirror != nil {
-		s.Asked = n.mirror.Asked().Registries
+	if n.clients != nil {
+		s.Asked = n.clients.mirror.Asked().Registries
 	}
 	s.Problems = n.problems()
 	writeJSON(w, s)

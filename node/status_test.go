@@ -25,7 +25,7 @@ func TestStatusIsOfOneMoment(t *testing.T) {
 	}
 	add := func(ctx context.Context, i int) error {
 		content := digest.FromString(fmt.Sprint(i))
-		_, err := p.writer.Append(ctx, &ledger.AddArtifact{
+		_, err := p.role.(*publisherRole).Writer.Append(ctx, &ledger.AddArtifact{
 			Type: ledger.TypeAddArtifact, Version: 1, Artifact: fmt.Sprintf("docker.io/library/i%d:1", i), Digest: content,
 			MediaType: "application/vnd.oci.image.index.v1+json", Size: 100, Pieces: content, Upstream: "registry.example", Time: time.Now().UTC().Truncate(time.Second),
 			Platforms: []ledger.Platform{{Platform: "linux/amd64", Digest: content, Config: content, Size: 7}},
@@ -66,7 +66,7 @@ func TestStatusIsOfOneMoment(t *testing.T) {
 		if err := ledger.VerifyConsistency(head, seen, s.Ledger.Consistency); err != nil {
 			t.Fatalf("%d blocks after %d: %v", seen.Tree.N, head.Tree.N, err)
 		}
-		if err := p.writer.CheckFloor(t.Context(), head.Signed); err != nil {
+		if err := p.role.(*publisherRole).Writer.CheckFloor(t.Context(), head.Signed); err != nil {
 			t.Fatal(err)
 		}
 	}

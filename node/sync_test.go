@@ -23,7 +23,7 @@ func TestWhoIsConfiguredIsAWitness(t *testing.T) {
 		Bootstrap: []string{"/ip4/127.0.0.1/tcp/1/p2p/" + away, "http://127.0.0.1:1", there.address()}})
 	want := []string{away, there.host.ID().String(), "http://127.0.0.1:1", "http://127.0.0.1:2"}
 	var got []string
-	for _, w := range m.witnesses() {
+	for _, w := range m.role.(*mirrorRole).witnesses() {
 		got = append(got, w.(source).name)
 	}
 	slices.Sort(got)

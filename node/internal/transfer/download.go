@@ -11,6 +11,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/opencontainers/go-digest"
 
+	"github.com/pyrsia/pyrsia-operator/node/internal/p2p"
 	"github.com/pyrsia/pyrsia-operator/node/internal/pieces"
 	"github.com/pyrsia/pyrsia-operator/node/internal/store"
 )
@@ -70,7 +71,7 @@ func newDownload(f *Fetcher, b pieces.Blob, key digest.Digest, part *store.Parti
 		refs: 1, have: pieces.NewSet(b.Count()), left: b.Count(), fetches: map[int][]*fetch{},
 		readers: map[int]time.Time{}, progress: time.Now(), changed: make(chan struct{}), whole: wholeHash{h: digest.SHA256.Hash()},
 	}
-	d.swarm = swarm{d: d, members: map[peer.ID]*member{}, left: map[peer.ID]time.Time{}}
+	d.swarm = swarm{d: d, members: map[peer.ID]*member{}, invited: map[peer.ID]*p2p.Peer{}, left: map[peer.ID]time.Time{}}
 	return d
 }
 

@@ -176,7 +176,7 @@ func (l *Limits) reader(ctx context.Context, r io.Reader, peer string, size int6
 }
 
 type limitedReader struct {
-	ctx     context.Context
+	ctx     context.Context // of the one request: Read has no parameter for it
 	r       io.Reader
 	limits  []*turns
 	began   time.Time
@@ -209,7 +209,7 @@ func (l *Limits) writer(r *http.Request, w http.ResponseWriter, peer string, siz
 
 type limitedWriter struct {
 	http.ResponseWriter
-	ctx    context.Context
+	ctx    context.Context // of the one request: Write has no parameter for it
 	limits []*turns
 	began  time.Time
 }

@@ -3,10 +3,8 @@ package transfer
 import (
 	"bytes"
 	"context"
-
 	"log/slog"
 	"math/rand/v2"
-
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -83,7 +81,7 @@ func newPeer(t testing.TB, c setUp) *testPeer {
 	p := &testPeer{host: host, plain: plain, dir: c.dir, registry: prometheus.NewRegistry()}
 	limits := NewLimits(c.bandwidth)
 	p.Fetcher = New(s, host, host.Announce, limits, p.registry, log)
-	NewServer(s, p.Fetcher, limits, p.registry, log).Register(mux)
+	NewServer(s, p.Fetcher, nil, limits, p.registry, log).Register(mux)
 	var handler http.Handler = mux
 	if c.libp2p != nil {
 		handler = c.libp2p(mux)

@@ -46,15 +46,15 @@ type Server struct {
 	grants  *grants
 	log     *slog.Logger
 	sent    prometheus.Counter // bytes
-	// Withhold, if there is one, is asked before a blob is served: what it
-	// refuses is not. It is set before the first request.
-	Withhold func(context.Context, digest.Digest) error
+	// withhold, unless it is nil, is asked before a blob is served: what it
+	// refuses is not.
+	withhold func(context.Context, digest.Digest) error
 }
 
 // NewServer makes a server and registers its metrics.
-func NewServer(s *store.Store, f *Fetcher, limits *Limits, reg prometheus.Registerer, log *slog.Logger) *Server {
+func NewServer(s *store.Store, f *Fetcher, withhold func(context.Context, digest.Digest) error, limits *Limits, reg prometheus.Registerer, log *slog.Logger) *Server {
 	connected := func(id peer.ID) bool { _, ok := f.network.Peer(id); return ok }
-	srv := &Server{store: s, fetcher: f, limits: limits, grants: newGrants(connected), log: log,
+	srv := &Server{store: s, fetcher: f, withhold: withhold, limits: limits, grants: newGrants(connected), log: log,
 		sent: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "pyrsia_transfer_sent_bytes_total", Help: "Bytes of content that were sent to peers.",
 		}),
@@ -114,10 +114,10 @@ func (s *Server) blob(w http.ResponseWriter, r *http.Request) {
 
 // withheld refuses what is withheld, as what is not here: peers ask on.
 func (s *Server) withheld(w http.ResponseWriter, r *http.Request, d digest.Digest) bool {
-	if s.Withhold == nil {
+	if s.withhold == nil {
 		return false
 	}
-	err := s.Withhold(r.Context(), d)
+	err := s.withhold(r.Context(), d)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusNotFound)
 	}

@@ -33,8 +33,8 @@ type swarm struct {
 	lost atomic.Bool // no peer can deliver now
 
 	mu        sync.Mutex // guards what follows
-	ctx       context.Context
 	members   map[peer.ID]*member
+	invited   map[peer.ID]*p2p.Peer // that asked for the same blob, for run to add
 	left      map[peer.ID]time.Time // that were dropped for others, and when
 	lookingUp bool
 	lookedUp  time.Time // when the last lookup ended
@@ -44,18 +44,16 @@ type swarm struct {
 
 // run brings the missing pieces.
 func (s *swarm) run(ctx context.Context) error {
-	s.mu.Lock()
-	s.ctx = ctx
-	s.mu.Unlock()
 	s.d.f.awaitPeers(ctx)
 	tick := time.NewTicker(lookAgain)
 	defer tick.Stop()
 	begun := time.Now()
 	for {
-		s.add(s.d.f.network.Peers())
+		s.addInvited(ctx)
+		s.add(ctx, s.d.f.network.Peers())
 		silent := !s.d.hasSource() && time.Since(begun) > soon
 		if (silent || !s.hasAvailable()) && len(s.d.f.network.Peers()) > 0 {
-			s.lookUp()
+			s.lookUp(ctx)
 		}
 		s.lost.Store(!s.hasAvailable())
 		s.d.mu.Lock()
@@ -82,13 +80,13 @@ func (s *swarm) run(ctx context.Context) error {
 
 // add makes peers members, the most promising first. If some do not fit, a piece
 // that hardly moves is given up.
-func (s *swarm) add(peers []*p2p.Peer) {
+func (s *swarm) add(ctx context.Context, peers []*p2p.Peer) {
 	ordered := s.d.f.holders.order(s.d.key, peers, false)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	waiting := false
 	for _, p := range ordered {
-		if time.Since(s.left[p.ID]) > backOffMax && !s.join(p) {
+		if time.Since(s.left[p.ID]) > backOffMax && !s.join(ctx, p) {
 			waiting = true
 		}
 	}
@@ -97,11 +95,21 @@ func (s *swarm) add(peers []*p2p.Peer) {
 	}
 }
 
+// addInvited makes peers members that have asked for the same blob.
+func (s *swarm) addInvited(ctx context.Context) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, p := range s.invited {
+		s.join(ctx, p)
+	}
+	clear(s.invited)
+}
+
 // join makes a peer a member, if it may be one; false if the swarm is full. In
 // a full swarm a member that does not deliver is replaced. The caller holds mu.
-func (s *swarm) join(p *p2p.Peer) bool {
+func (s *swarm) join(ctx context.Context, p *p2p.Peer) bool {
 	old, ok := s.members[p.ID]
-	if ok && old.peer == p || s.ctx == nil || s.ctx.Err() != nil || p.Banned() {
+	if ok && old.peer == p || ctx.Err() != nil || p.Banned() {
 		return true
 	}
 	if !ok && len(s.members) >= maxMembers && !s.dropUnavailable() {
@@ -110,7 +118,7 @@ func (s *swarm) join(p *p2p.Peer) bool {
 	if ok {
 		old.leave() // it went, and came back
 	}
-	ctx, leave := context.WithCancel(s.ctx)
+	ctx, leave := context.WithCancel(ctx)
 	m := &member{s: s, peer: p, wake: make(chan struct{}, 1), leave: leave, available: true}
 	s.members[p.ID] = m
 	s.done.Go(func() { m.work(ctx, true) })
@@ -120,15 +128,24 @@ func (s *swarm) join(p *p2p.Peer) bool {
 // dropUnavailable ends a member that does not deliver; false if there is none. The
 // caller holds mu.
 func (s *swarm) dropUnavailable() bool {
-	for id, m := range s.members {
+	m := s.unavailable()
+	if m == nil {
+		return false
+	}
+	m.leave()
+	delete(s.members, m.peer.ID)
+	s.left[m.peer.ID] = time.Now()
+	return true
+}
+
+// unavailable is a member that does not deliver; nil if all do. The caller holds mu.
+func (s *swarm) unavailable() *member {
+	for _, m := range s.members {
 		if !m.available || m.failing {
-			m.leave()
-			delete(s.members, id)
-			s.left[id] = time.Now()
-			return true
+			return m
 		}
 	}
-	return false
+	return nil
 }
 
 // fails notes that a member did not deliver, and delivered that it did.
@@ -150,33 +167,37 @@ func (s *swarm) delivered(m *member) {
 func (d *download) invite(id peer.ID) {
 	s := &d.swarm
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	m, ok := s.members[id]
-	if !ok {
-		if p, ok := d.f.network.Peer(id); ok {
-			s.join(p)
-		}
-		return
+	m := s.members[id]
+	p, connected := d.f.network.Peer(id)
+	fits := m == nil && connected && s.invited[id] != p && (len(s.members) < maxMembers || s.unavailable() != nil)
+	if fits {
+		s.invited[id] = p
 	}
-	select {
-	case m.wake <- struct{}{}:
-	default: // it is awake
+	s.mu.Unlock()
+	switch {
+	case m != nil:
+		select {
+		case m.wake <- struct{}{}:
+		default: // it is awake
+		}
+	case fits:
+		s.changed() // run adds it
 	}
 }
 
 // lookUp looks for peers in the background that are not connected yet, unless it
 // has done so a moment ago.
-func (s *swarm) lookUp() {
+func (s *swarm) lookUp(run context.Context) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.lookingUp || time.Since(s.lookedUp) < findTimeout || s.ctx.Err() != nil {
+	if s.lookingUp || time.Since(s.lookedUp) < findTimeout || run.Err() != nil {
 		return
 	}
 	s.lookingUp = true
 	s.done.Go(func() {
-		ctx, cancel := context.WithTimeout(s.ctx, findTimeout)
+		ctx, cancel := context.WithTimeout(run, findTimeout)
 		defer cancel()
-		err := s.d.f.network.Find(ctx, s.d.key, func(p *p2p.Peer) { s.add([]*p2p.Peer{p}) })
+		err := s.d.f.network.Find(ctx, s.d.key, func(p *p2p.Peer) { s.add(run, []*p2p.Peer{p}) })
 		s.mu.Lock()
 		s.lookingUp, s.lookedUp = false, time.Now()
 		if s.last == nil {

@@ -71,7 +71,7 @@ type Fetcher struct {
 	failures *lru.Cache[digest.Digest, attempt]
 	fastest  fastest
 
-	ctx        context.Context // of all downloads
+	ctx        context.Context // until Close: a download outlives the request that began it
 	stop       context.CancelFunc
 	done       sync.WaitGroup
 	mu         sync.Mutex // guards what follows

@@ -13,33 +13,33 @@ import (
 )
 
 // unixPrefix in Config.MirrorAddr is before the path of a Unix socket, where a
-// frontend ('pyrsia frontend') passes connections on.
+// socket proxy ('pyrsia frontend') passes connections on.
 const unixPrefix = "unix:"
 
-// serveFrontend serves container clients at a Unix socket. The socket gets its
-// name when the node is ready: until then frontends have their clients wait.
+// serveSocketProxy serves container clients at a Unix socket. The socket gets its
+// name when the node is ready: until then socket proxies have their clients wait.
 // What a killed node leaves at that name refuses connections, which is waiting too.
-func (n *Node) serveFrontend(ctx context.Context, socket string) error {
+func (n *Node) serveSocketProxy(ctx context.Context, socket string) error {
 	if err := os.MkdirAll(filepath.Dir(socket), 0o700); err != nil {
-		return fmt.Errorf("listening for the frontend: %w", err)
+		return fmt.Errorf("listening for the socket proxy: %w", err)
 	}
 	unnamed := socket + ".new"
 	if err := os.Remove(unnamed); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("listening for the frontend: %w", err)
+		return fmt.Errorf("listening for the socket proxy: %w", err)
 	}
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: unnamed})
 	if err != nil {
-		return fmt.Errorf("listening for the frontend: %w", err)
+		return fmt.Errorf("listening for the socket proxy: %w", err)
 	}
 	l.SetUnlinkOnClose(false)
-	n.serveOn(server.Limit(l, mirrorBounds, n.log), socket, n.mirror)
+	n.serveOn(server.Limit(l, mirrorBounds, n.log), socket, n.clients.mirror)
 	n.done.Go(func() {
 		select {
 		case <-ctx.Done():
 		case <-n.becameReady:
 			// Not synced: after a power cut no socket leads anywhere.
 			if err := os.Rename(unnamed, socket); err != nil {
-				n.failed <- fmt.Errorf("listening for the frontend: %w", err)
+				n.failed <- fmt.Errorf("listening for the socket proxy: %w", err)
 			}
 		}
 	})
