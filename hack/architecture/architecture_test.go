@@ -1,11 +1,13 @@
 // Package architecture holds ARCHITECTURE.md to the code: every package has its line
 // in the page's table, and imports no other package of this project than the line
-// allows. It has tests only.
+// allows. It also keeps files and packages small. It has tests only.
 package architecture
 
 import (
+	"bytes"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -48,6 +50,32 @@ func TestPackagesImportWhatTheirLineAllows(t *testing.T) {
 	}
 }
 
+// A file that is read in one go, and a package whose files fit on one screen.
+const (
+	maxLines = 400
+	maxFiles = 25 // without tests
+)
+
+func TestFilesAndPackagesStaySmall(t *testing.T) {
+	generated := regexp.MustCompile(`(?m)^// Code generated .* DO NOT EDIT\.$`)
+	for _, l := range goList(t, `{{.Dir}}|{{join .GoFiles " "}}|{{join .TestGoFiles " "}} {{join .XTestGoFiles " "}} {{join .IgnoredGoFiles " "}}`) {
+		parts := strings.Split(l, "|")
+		dir, files, tests := parts[0], strings.Fields(parts[1]), strings.Fields(parts[2])
+		if len(files) > maxFiles {
+			t.Errorf("%s has %d files without tests, at most %d: what of it is a package of its own?", dir, len(files), maxFiles)
+		}
+		for _, name := range append(files, tests...) {
+			data, err := os.ReadFile(filepath.Join(dir, name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if n := bytes.Count(data, []byte("\n")); n > maxLines && !generated.Match(data) {
+				t.Errorf("%s has %d lines, at most %d: split it by topic", filepath.Join(dir, name), n, maxLines)
+			}
+		}
+	}
+}
+
 // readTable returns what each package may import.
 func readTable(t *testing.T) map[string][]string {
 	t.Helper()
@@ -74,14 +102,8 @@ func readTable(t *testing.T) map[string][]string {
 // listPackages returns what each package imports of this project, tests aside.
 func listPackages(t *testing.T) map[string][]string {
 	t.Helper()
-	list := exec.Command("go", "list", "-f", `{{.ImportPath}} {{join .Imports " "}}`, "./...")
-	list.Dir = "../.."
-	out, err := list.Output()
-	if err != nil {
-		t.Fatalf("go list: %v", err)
-	}
 	packages := map[string][]string{}
-	for l := range strings.Lines(string(out)) {
+	for _, l := range goList(t, `{{.ImportPath}} {{join .Imports " "}}`) {
 		fields := strings.Fields(l)
 		p := strings.TrimPrefix(fields[0], module)
 		packages[p] = nil
@@ -92,4 +114,16 @@ func listPackages(t *testing.T) map[string][]string {
 		}
 	}
 	return packages
+}
+
+// goList returns a line for each package of the project.
+func goList(t *testing.T, format string) []string {
+	t.Helper()
+	list := exec.Command("go", "list", "-f", format, "./...")
+	list.Dir = "../.."
+	out, err := list.Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	return strings.Split(strings.TrimSpace(string(out)), "\n")
 }
