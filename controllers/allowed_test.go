@@ -198,7 +198,7 @@ func TestMirrorsFromBeforeTheRulesGoOn(t *testing.T) {
 	never.Annotations = map[string]string{"pyrsia.io/allowed": "true"} // what a tenant may try
 	c.create(t, old, never)
 	// As the operator of v0.1.0 has left it.
-	a := apply.Applier{Client: c.WithWatch, Live: c.WithWatch}
+	a := apply.New(c.WithWatch, c.WithWatch)
 	must(t, a.Apply(t.Context(), new(appsv1.DaemonSet), desired.DaemonSet(old, desired.Inputs{Image: "ghcr.io/pyrsia/pyrsia:v0.1.0", LedgerKey: old.Spec.Network.LedgerKey, Host: claimOf(old)})))
 
 	stop := c.operate(t, pyrsianode.DefaultHostRules("pyrsia-system"))

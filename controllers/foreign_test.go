@@ -79,7 +79,7 @@ func someService(name string) client.Object {
 // What somebody makes between the look and the write is not taken over either.
 func TestForeignObjectsThatComeMeanwhile(t *testing.T) {
 	c, ns := ownNamespace(t)
-	a := apply.Applier{Client: c.WithWatch, Live: c.WithWatch}
+	a := apply.New(c.WithWatch, c.WithWatch)
 	n := fixtures.Node(v1alpha1.RoleMirror, "payments")
 	n.Namespace = ns
 	in := desired.Inputs{Image: "ghcr.io/pyrsia/pyrsia:v0.1.0", LedgerKey: "key", Host: claimOf(n)}

@@ -81,7 +81,7 @@ func TestDefaultFolders(t *testing.T) {
 			v.HostPath.WithPath("/var/lib/pyrsia/" + a + "-old")
 		}
 	}
-	must(t, (apply.Applier{Client: c.WithWatch, Live: c.WithWatch}).Apply(t.Context(), new(appsv1.DaemonSet), was))
+	must(t, apply.New(c.WithWatch, c.WithWatch).Apply(t.Context(), new(appsv1.DaemonSet), was))
 	stop := c.operate(t, pyrsianode.DefaultHostRules("pyrsia-system"))
 	upgraded := func() {
 		t.Helper()
@@ -205,7 +205,7 @@ func TestMirrorsFromBeforeTheClaimsGoOn(t *testing.T) {
 func mirrorsFromBeforeTheClaims(t *testing.T, recorded bool) {
 	c := withoutPolicy(t)
 	record := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "pyrsia-system", Name: pyrsianode.HostRecordName}, Data: map[string]string{pyrsianode.RecordedSince: "2026-11-24T00:00:00Z"}}
-	a := apply.Applier{Client: c.WithWatch, Live: c.WithWatch}
+	a := apply.New(c.WithWatch, c.WithWatch)
 	var old []*v1alpha1.PyrsiaNode
 	for range 2 {
 		n := lonely(t, c.namespace(t), "old")

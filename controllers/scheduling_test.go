@@ -29,7 +29,7 @@ func TestMirrorFromBeforeKeepsItsMachines(t *testing.T) {
 	c.create(t, old)
 	was := desired.DaemonSet(old, desired.Inputs{Image: "ghcr.io/pyrsia/pyrsia:v0.1.0", LedgerKey: old.Spec.Network.LedgerKey, Host: claimOf(old)})
 	was.Spec.Template.Spec.Tolerations, was.Spec.Template.Spec.NodeSelector = nil, nil // it knew none of its own
-	must(t, (apply.Applier{Client: c.WithWatch, Live: c.WithWatch}).Apply(t.Context(), new(appsv1.DaemonSet), was))
+	must(t, apply.New(c.WithWatch, c.WithWatch).Apply(t.Context(), new(appsv1.DaemonSet), was))
 	stands := func(n *v1alpha1.PyrsiaNode, want string) {
 		t.Helper()
 		eventually(t, func() error {
@@ -97,7 +97,7 @@ func TestMirrorFromBeforeLeavesWindows(t *testing.T) {
 	c.create(t, old)
 	was := desired.DaemonSet(old, desired.Inputs{Image: "ghcr.io/pyrsia/pyrsia:v0.1.0", LedgerKey: old.Spec.Network.LedgerKey, Host: claimOf(old)})
 	was.Spec.Template.Spec.Tolerations, was.Spec.Template.Spec.NodeSelector = nil, nil
-	must(t, (apply.Applier{Client: c.WithWatch, Live: c.WithWatch}).Apply(t.Context(), new(appsv1.DaemonSet), was))
+	must(t, apply.New(c.WithWatch, c.WithWatch).Apply(t.Context(), new(appsv1.DaemonSet), was))
 	on := func(want string) {
 		t.Helper()
 		eventually(t, func() error {

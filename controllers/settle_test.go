@@ -62,7 +62,7 @@ func TestDesiredObjectsSettle(t *testing.T) {
 	c := testCluster(t)
 	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "images"}}
 	c.create(t, ns)
-	a := apply.Applier{Client: c.WithWatch, Live: c.WithWatch}
+	a := apply.New(c.WithWatch, c.WithWatch)
 	want := goldenObjects(t) // the answers overwrite what is applied
 	for name, desired := range goldenObjects(t) {
 		if err := a.Apply(t.Context(), new(appsv1.DaemonSet), desired); err != nil { // creates it

@@ -82,7 +82,7 @@ func New(c Config) *Reconciler {
 	c.KeysEvery, c.KeyOverlap = cmp.Or(c.KeysEvery, keysEvery), cmp.Or(c.KeyOverlap, keyOverlap)
 	r := &Reconciler{
 		Config:  c,
-		applier: apply.Applier{Client: c.Client, Live: c.Live},
+		applier: apply.New(c.Client, c.Live),
 		record:  &hostRecord{client: c.Client, live: c.Live, namespace: c.Hosts.Namespace, now: c.Now},
 	}
 	r.status = status.Writer[*v1alpha1.PyrsiaNode]{Client: c.Client, Recorder: c.Recorder, Remarks: v1alpha1.NodeRemarks, TellMore: r.tellAlarms}

@@ -6,11 +6,13 @@ package apply
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
 
+	lru "github.com/hashicorp/golang-lru/v2"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -41,6 +43,28 @@ func (e *ForeignError) Error() string {
 type Applier struct {
 	Client client.Client
 	Live   client.Reader // not cached: sees what lacks the operator's label too
+
+	// current are the states of objects in which they were found to be as desired:
+	// which fields of an object the operator owns takes a while to find out.
+	current *lru.Cache[types.UID, state]
+}
+
+// state is an object at a resourceVersion, and what was desired of it.
+type state struct {
+	resourceVersion string
+	desired         [sha256.Size]byte // of its JSON
+}
+
+// maxCurrent bounds the objects whose state is kept: 100 bytes of each.
+const maxCurrent = 4096
+
+// New is an Applier of a client, and of a reader that is not cached.
+func New(c client.Client, live client.Reader) Applier {
+	current, err := lru.New[types.UID, state](maxCurrent)
+	if err != nil {
+		panic(err) // only for a size that is not positive
+	}
+	return Applier{c, live, current}
 }
 
 // Outdated reads the object (from the cache) into live, and tells whether the
@@ -63,12 +87,27 @@ func Outdated[O client.Object, A runtime.ApplyConfiguration](ctx context.Context
 	if !metav1.IsControlledBy(live, n) {
 		return false, &ForeignError{kind, name}
 	}
+	data, err := json.Marshal(desired)
+	if err != nil {
+		return false, fmt.Errorf("comparing %s %s: %w", kind, name, err)
+	}
+	now := state{live.GetResourceVersion(), sha256.Sum256(data)}
+	if was, ok := a.current.Get(live.GetUID()); ok && was == now {
+		return false, nil
+	}
 	owned, err := extract(live, objects.FieldOwner)
 	if err != nil {
 		return false, fmt.Errorf("reading the owned fields of %s %s: %w", kind, name, err)
 	}
-	same, err := EqualJSON(owned, desired)
-	return !same, err
+	has, err := json.Marshal(owned)
+	if err != nil {
+		return false, fmt.Errorf("comparing %s %s: %w", kind, name, err)
+	}
+	if !bytes.Equal(has, data) {
+		return true, nil
+	}
+	a.current.Add(live.GetUID(), now)
+	return false, nil
 }
 
 // Apply makes the object as desired. live is the object as outdated has read
