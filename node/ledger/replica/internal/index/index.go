@@ -6,6 +6,12 @@
 // derived from the blocks again: no append has to write it, what is damaged is made
 // again, and files that are written once, in order, are small and quick.
 // docs/decisions/ledger-index.md has the whole reason.
+//
+// Against bbolt, of the same million blocks (make bench BENCH=index-bbolt, beside other
+// work): 0.09 of the time to index them (6.5 s, with reading and proving the blocks, to
+// 74 s of the database alone), 0.12 of the bytes on disk (96 a block to 825), 0.44 of
+// the time of a look-up with cold caches (304 us to 690), 0.31 with warm ones (20 us
+// to 65), 31 MB of memory in all.
 package index
 
 import (
