@@ -61,7 +61,8 @@ type Start struct {
 	// TakeOver says that the operator wants this start to replace one with another
 	// disk. Without it a start that finds another one's ballot is Superseded.
 	TakeOver bool
-	// Members are those to ask first. Who counts is what they answer.
+	// Members are those to ask first: all that there are now. Who counts is what they
+	// answer.
 	Members  []Member
 	Founding *Founding
 	// Patience is after how many seconds without progress the quorum counts as

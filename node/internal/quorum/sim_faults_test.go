@@ -279,6 +279,11 @@ func (w *world) heal() {
 			wanted = w.newStart(true)
 		case wanted.p == nil:
 			wanted.boot(w)
+		case wanted.p.phase == Looking && round == 10:
+			// It was told of members that are all gone. The operator tells it of those
+			// there are, by starting it again.
+			wanted.crash(w)
+			wanted.boot(w)
 		}
 		for image := int32(1); image <= w.images && wanted.p != nil && wanted.p.phase == Serving; image++ {
 			wanted.submit(w, image)
