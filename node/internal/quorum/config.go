@@ -124,7 +124,7 @@ func (l List) Validate() error {
 		in := func(name string) bool { return set>>slices.Index(names, name)&1 == 1 }
 		out := func(name string) bool { return !in(name) }
 		if l.R.Satisfied(in) && l.W.Satisfied(out) {
-			return errors.New("R can be satisfied by members that miss a whole W: raise R, or leave it to follow from W")
+			return errors.New("members that miss a whole W can satisfy R: raise R, or leave it to follow from W")
 		}
 	}
 	return nil
