@@ -176,8 +176,9 @@ func TestPortIsLeftWhenThePodsHaveLeftIt(t *testing.T) {
 	})
 	c.create(t, second)
 	c.awaitRefused(t, second, "the port 5600 of the Kubernetes nodes is that of the PyrsiaNode "+a+"/first")
-	c.setWorkloadStatus(t, first, 1, 1)
-	c.until(t, second, func() error { // each change has it look again
+	c.until(t, second, func() error {
+		c.setWorkloadStatus(t, first, 1, 1) // the operator may have written the mirror's own DaemonSet since
+		// Each change has it look again.
 		second.Spec.PodAnnotations = map[string]string{"example.com/a": second.ResourceVersion}
 		if err := c.Update(t.Context(), second); err != nil {
 			return err

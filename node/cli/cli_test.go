@@ -189,7 +189,9 @@ func TestWrongUse(t *testing.T) {
 		want int
 	}{
 		"no such flag":     {[]string{"node", "--nonsense"}, 2},
-		"too few":          {[]string{"log"}, 2},
+		"too few":          {[]string{"proof"}, 2},
+		"too many":         {[]string{"log", "alpine", "busybox"}, 2},
+		"of no image":      {[]string{"log", "--since", "1h", "alpine"}, 2},
 		"unknown role":     {[]string{"node", "--role", "Boss", "--data", t.TempDir()}, 1},
 		"malformed key":    {[]string{"node", "--role", "Mirror", "--data", t.TempDir(), "--ledger-key", "nonsense"}, 1},
 		"mirror that asks": {[]string{"node", "--role", "Mirror", "--data", t.TempDir(), "--upstream", "docker.io=https://registry.example"}, 1},
