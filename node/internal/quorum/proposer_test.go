@@ -82,6 +82,26 @@ func TestOutbidInOfficeStepsDown(t *testing.T) {
 	w.expect(t, next, Serving, 2)
 }
 
+// A member that knows a larger signed tree will never cosign this publisher's again, even
+// if it has not heard of the ballot by which another one signed that.
+func TestAnOvertakenPublisherStepsDown(t *testing.T) {
+	w := calm(3)
+	s := w.starts[0]
+	w.publish(s, 1)
+	stale := func(size int64) *Refusal {
+		r := refuse(Stale, "tree %d is known already", size)
+		r.Size = size
+		return r
+	}
+	commit, from := Commit{Signed: s.p.own.Signed}, w.disks[0].member
+	s.do(w, s.p.Refused(from, commit, stale(1))) // the late answer to an earlier request
+	w.expect(t, s, Serving, 1)
+	s.do(w, s.p.Refused(from, Stage{}, stale(2)))
+	w.expect(t, s, Serving, 1)
+	s.do(w, s.p.Refused(from, commit, stale(2)))
+	w.expect(t, s, Superseded, 1)
+}
+
 func refused(err error, reason Reason) bool {
 	r, ok := errors.AsType[*Refusal](err)
 	return ok && r.Reason == reason

@@ -168,6 +168,8 @@ func (p *Proposer) Refused(from Member, req Request, r *Refusal) []Effect {
 		p.outbid(r.Promised)
 	case Contradicts:
 		p.contradicted(from, req, r)
+	case Stale:
+		p.overtaken(from, req, r)
 	case Behind, NotStaged:
 		q.from = r.Size
 		if _, staging := req.(Stage); !staging {
@@ -202,6 +204,15 @@ func (p *Proposer) contradicted(from Member, req Request, r *Refusal) {
 		return
 	}
 	p.end(Superseded, "the log has signed another continuation, as member "+from.Name+" shows: "+r.Text)
+}
+
+// overtaken is the answer of a member that knows a larger signed tree than the one that
+// it is to cosign. If this start has not signed that tree, another publisher has, by a
+// ballot that this member may not have heard of: no member will cosign ours any more.
+func (p *Proposer) overtaken(from Member, req Request, r *Refusal) {
+	if _, signed := req.(Commit); signed && r.Size > p.own.Signed.Tree.Size {
+		p.end(Superseded, "the log has signed more than this publisher, as member "+from.Name+" shows: "+r.Text)
+	}
 }
 
 func strange(m Member, key string) *Refusal {
