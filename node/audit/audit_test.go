@@ -141,6 +141,12 @@ func TestVerdicts(t *testing.T) {
 		{"alpine:3.20", "something", Unknown, "", "", "which has no digest"},
 		{"not an image", "docker.io/library/alpine@" + of("alpine new").String(), Unknown, "", "", "more than one word"},
 
+		// Any string may stand in a pod: it costs the answers to no other.
+		{"alpine@sha256:0123456789ab", "", Unknown, "", "", "is no image's name with a whole digest"},
+		{"\"alpine\"", "", Unknown, "", "", "is no image's name with a whole digest"},
+		{"sha256:0123456789ab", "", Unknown, "", "", "is no image's name with a whole digest"},
+		{"0123456789ab", "", Unknown, "", "", "nothing of its repository is on the ledger"},
+
 		{"ghcr.io/org/x:1", "ghcr.io/org/x@" + of("stranger").String(), Foreign, "", "", "no mirror is for its registry"},
 		{"quay.io/org/tool:v1", "quay.io/org/tool@" + of("tool").String(), Vouched, "quay.io/org/tool:v1", "index", ""},
 

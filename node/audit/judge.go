@@ -32,10 +32,12 @@ func read(image Image) use {
 	case err != nil:
 		u.problem = err.Error()
 		return u
-	case !ref.Named():
+	case ref.Whole() && !ref.Named():
 		u.digest, u.pinned, name = ref.Digest(), true, ""
 	default:
-		u.name, u.digest, u.pinned = ref, ref.Digest(), pinned != ""
+		if u.name, u.pinned = ref, pinned != ""; u.pinned {
+			u.digest = ref.Digest()
+		}
 		if !u.pinned && !strings.Contains(name[strings.LastIndexByte(name, '/')+1:], ":") {
 			name += ":latest"
 		}
@@ -58,6 +60,10 @@ func read(image Image) use {
 		u.question = u.digest.String()
 	default:
 		u.question = name + "@" + u.digest.String()
+	}
+	// One question that the node cannot read would cost the answers to all others.
+	if ref, err := ledger.ParseReference(u.question); err != nil || ref.Digits != "" && !ref.Whole() {
+		u.problem, u.question = fmt.Sprintf("%.80q is no image's name with a whole digest", image.Name), ""
 	}
 	return u
 }

@@ -7,8 +7,8 @@ import (
 	"net/http"
 	"strconv"
 
+	"github.com/pyrsia/pyrsia-operator/node/internal/answers"
 	"github.com/pyrsia/pyrsia-operator/node/internal/quorum"
-	"github.com/pyrsia/pyrsia-operator/node/ledger/replica"
 )
 
 // Submission serves the submission prefix, which the caller has cut off. It wants a
@@ -31,7 +31,7 @@ func (c *Cosigner) Monitoring() http.Handler {
 	if c.options.Role == quorum.Mirror {
 		mux.HandleFunc("GET /{hash}/tile/{path...}", c.serveTile)
 	}
-	return replica.Bound(mux)
+	return answers.New().Handler(mux)
 }
 
 // httpError is a refusal that the specifications give a status code.

@@ -18,27 +18,31 @@ import (
 
 // serveAddCheckpoint is add-checkpoint (c2sp.org/tlog-witness).
 func (c *Cosigner) serveAddCheckpoint(w http.ResponseWriter, r *http.Request) {
+	c.serveLines(w, r, func(body string) (string, error) {
+		req, err := parseCheckpointRequest(body)
+		if err != nil {
+			return "", &httpError{http.StatusBadRequest, err.Error()}
+		}
+		m, err := c.memberOf(req.checkpoint)
+		if err != nil {
+			return "", err
+		}
+		signed, err := m.log.verify(req.checkpoint)
+		if err != nil {
+			return "", err
+		}
+		return m.addCheckpoint(req.old, req.proof, signed)
+	})
+}
+
+// serveLines answers a small request with signature lines.
+func (c *Cosigner) serveLines(w http.ResponseWriter, r *http.Request, answer func(body string) (lines string, err error)) {
 	body, err := readBody(w, r)
 	if err != nil {
 		c.fail(w, err)
 		return
 	}
-	req, err := parseCheckpointRequest(body)
-	if err != nil {
-		c.fail(w, &httpError{http.StatusBadRequest, err.Error()})
-		return
-	}
-	m, err := c.memberOf(req.checkpoint)
-	if err != nil {
-		c.fail(w, err)
-		return
-	}
-	signed, err := m.log.verify(req.checkpoint)
-	if err != nil {
-		c.fail(w, err)
-		return
-	}
-	lines, err := m.addCheckpoint(req.old, req.proof, signed)
+	lines, err := answer(body)
 	if err != nil {
 		c.fail(w, err)
 		return
@@ -75,27 +79,17 @@ func (m *Member) addCheckpoint(old int64, proof quorum.Proof, signed quorum.Sign
 
 // serveSignSubtree is sign-subtree (c2sp.org/tlog-witness).
 func (c *Cosigner) serveSignSubtree(w http.ResponseWriter, r *http.Request) {
-	body, err := readBody(w, r)
-	if err != nil {
-		c.fail(w, err)
-		return
-	}
-	req, err := parseSubtreeRequest(body)
-	if err != nil {
-		c.fail(w, &httpError{http.StatusBadRequest, err.Error()})
-		return
-	}
-	m, err := c.memberOf(req.checkpoint)
-	if err != nil {
-		c.fail(w, err)
-		return
-	}
-	line, err := m.signSubtree(req)
-	if err != nil {
-		c.fail(w, err)
-		return
-	}
-	writeLines(w, line)
+	c.serveLines(w, r, func(body string) (string, error) {
+		req, err := parseSubtreeRequest(body)
+		if err != nil {
+			return "", &httpError{http.StatusBadRequest, err.Error()}
+		}
+		m, err := c.memberOf(req.checkpoint)
+		if err != nil {
+			return "", err
+		}
+		return m.signSubtree(req)
+	})
 }
 
 // signSubtree cosigns a subtree of a tree that these keys have cosigned.

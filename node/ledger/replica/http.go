@@ -47,10 +47,6 @@ func (l *Ledger) Handler() http.Handler {
 	return l.limit.Handler(mux)
 }
 
-// Bound bounds what the clients of a handler can make it hold in memory, as a
-// Ledger's own handler does.
-func Bound(h http.Handler) http.Handler { return answers.New().Handler(h) }
-
 func (l *Ledger) serveCheckpoint(w http.ResponseWriter, _ *http.Request) {
 	head, ok := l.Head()
 	if !ok {
