@@ -56,6 +56,10 @@ func TestAlertsHaveRunbooks(t *testing.T) {
 					t.Errorf("%s lacks %q", page, want)
 				}
 			}
+			// The node is one of several containers, and its program is at the image's root.
+			if strings.Count(string(text), "exec POD") != strings.Count(string(text), "exec POD -c node -- /pyrsia ") {
+				t.Errorf("%s runs something else than /pyrsia in the container node", page)
+			}
 			if row := "| [" + r.Alert + "](" + page + ") | " + r.Labels.Severity + " |"; !strings.Contains(string(list), row) {
 				t.Errorf("README.md lacks %q", row)
 			}
